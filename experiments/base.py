@@ -1,0 +1,74 @@
+"""The reference localisation recipe of LEGION, with every knob a run can have.
+
+    python -m legion_jax.train --config experiments/base.py --workdir runs/legion \\
+        --config.init_from=DIR --config.data.data_dir=DIR
+
+`init_from` is made by `tools.convert_from_torch`, `data_dir` by `tools.prepare_data`. Other files
+of this folder call `get_config()` and change what differs.
+"""
+
+import ml_collections
+
+from input_pipeline.conversation import INSTRUCTION
+from legion_jax import partition
+
+
+def get_config() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.seed = 0  # initialisation, shuffling and dropout
+    c.mesh = (1, -1, 1)  # data, fsdp, tensor; -1 takes the devices that are left
+    c.init_from = ""  # converted checkpoint; empty: from scratch, everything must be trainable
+    c.trainable = partition.LOCALISATION  # patterns over parameter paths
+    c.frozen_dtype = "bfloat16"  # dtype frozen parameters are held in
+
+    c.model = ml_collections.ConfigDict()
+    c.model.name = "legion_7b"  # legion_7b or tiny; with init_from the checkpoint decides the sizes
+    c.model.lora_rank = 8
+    c.model.lora_alpha = 16.0
+    c.model.lora_dropout = 0.05
+    c.model.dtype = "bfloat16"  # float32: full-precision arithmetic everywhere
+    c.model.position_dtype = "bfloat16"  # the published weights were trained with rounded positions
+    c.model.remat = True  # recompute layer activations in the backward pass
+
+    c.data = ml_collections.ConfigDict()
+    c.data.data_dir = ""  # folder written by tools.prepare_data
+    c.data.train_split = "train"
+    c.data.eval_split = "test"
+    c.data.tokenizer = ""  # folder with tokenizer.model; empty: the one of init_from
+    c.data.instruction = INSTRUCTION  # the question of every conversation
+    c.data.text_length = 961  # ids per row, the image placeholder counting as one
+    c.data.mask_slots = 8  # masks per photo; further regions stay plain text
+    c.data.mask_canvas = 1024  # side of the frame losses are computed in; larger photos are scaled
+    # The published training resized the longest side to 512 but inference to 1024. Here both use
+    # this one value; 0 means the whole SAM canvas.
+    c.data.sam_longest = 0
+    c.data.threads = 2  # threads that prepare batches
+
+    c.batch_size = 16  # global, per update
+    c.accumulation = 1  # parts a batch is cut into to save memory
+    c.log_every = 10
+    c.checkpoint_every = 100
+    c.checkpoint_keep = 2
+
+    c.loss = ml_collections.ConfigDict()  # weights of the terms
+    c.loss.ce = 1.0
+    c.loss.bce = 0.4
+    c.loss.dice = 0.2
+    c.loss.verdict = 0.0  # the published verdict head is trained on its own, see detect_tiny.py
+
+    c.optimizer = ml_collections.ConfigDict()
+    c.optimizer.learning_rate = 1e-4
+    c.optimizer.schedule = "linear"
+    c.optimizer.warmup_steps = 100
+    c.optimizer.total_steps = 2109
+    c.optimizer.beta1 = 0.9
+    c.optimizer.beta2 = 0.95
+    c.optimizer.epsilon = 1e-8
+    c.optimizer.weight_decay = 0.0
+    c.optimizer.clip_norm = 1.0
+
+    c.eval = ml_collections.ConfigDict()
+    c.eval.batch_size = 8
+    c.eval.max_new_tokens = 512
+    c.lock()
+    return c

@@ -1,0 +1,120 @@
+"""One record -> one training example of fixed shape, in numpy.
+
+An example is what the compiled train step reads:
+
+| key           | type                       | meaning                                             |
+|---------------|----------------------------|-----------------------------------------------------|
+| clip_image    | uint8[S, S, 3]             | short side resized to S, centre crop                |
+| sam_image     | uint8[C, C, 3]             | longest side resized, zero-padded right and bottom  |
+| resized_size  | int32[2]                   | rows and columns of sam_image that are photo        |
+| original_size | int32[2]                   | rows and columns of the frame the masks live in     |
+| ids           | int32[T]                   | conversation; the image placeholder is -200         |
+| valid         | bool[T]                    | False at padding                                    |
+| loss_mask     | bool[T]                    | True where the token is a target                    |
+| masks         | uint8[K, M, M / 8]         | ground truth, one bit per pixel, in [SEG] order     |
+| mask_valid    | bool[K]                    | which slots hold a mask                             |
+| label         | int32                      | -1 unknown, 0 real, 1 fully synthetic, 2 tampered   |
+| dropped       | int32                      | regions without slot or cut off with the text       |
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+import numpy as np
+
+from input_pipeline import conversation, images, regions
+from input_pipeline.errors import UserError
+from input_pipeline.tokenizer import Tokenizer
+
+
+class ExampleError(UserError):
+    """A record that cannot become an example; the message names it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleSpec:
+    """Fixed shapes of a run and the question that is asked."""
+
+    clip_size: int
+    sam_canvas: int
+    sam_longest: int
+    text_length: int
+    mask_slots: int
+    mask_canvas: int
+    instruction: str
+
+    def __post_init__(self):
+        if not 0 < self.sam_longest <= self.sam_canvas:
+            raise ValueError(f"sam_longest: 1 to sam_canvas ({self.sam_canvas}), "
+                             f"got {self.sam_longest}")
+        if self.mask_canvas % 8:
+            raise ValueError(f"mask_canvas: a multiple of 8, got {self.mask_canvas}")
+
+
+def record_id(record: Mapping) -> str:
+    """Identifier of a record, for messages."""
+    value = record["id"]
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def image_fields(image: np.ndarray, spec: ExampleSpec) -> dict[str, np.ndarray]:
+    """Both resized views of a photo uint8[H, W, 3] and the sizes that lead back."""
+    sam, resized = images.sam_image(image, spec.sam_longest, spec.sam_canvas)
+    return {"clip_image": images.clip_image(image, spec.clip_size), "sam_image": sam,
+            "resized_size": np.array(resized, np.int32),
+            "original_size": np.array(image.shape[:2], np.int32)}
+
+
+def frame_size(height: int, width: int, canvas: int) -> tuple[int, int, float]:
+    """Size of the frame masks are compared in, and its scale against the photo.
+
+    That is the photo itself unless it is larger than the mask canvas.
+    """
+    scale = min(1.0, canvas / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale)), scale
+
+
+def ground_truth(record: Mapping, spec: ExampleSpec, size: tuple[int, int]):
+    """Usable regions of a record: char spans, and masks uint8[N, h, w] in span order."""
+    height, width, scale = frame_size(*size, spec.mask_canvas)
+    spans, masks = [], []
+    for start, end, polygons in zip(record["regions"]["start"], record["regions"]["end"],
+                                    record["regions"]["polygons"], strict=True):
+        polygons = json.loads(polygons)
+        scaled = [[v * scale for v in polygon] for polygon in polygons]
+        spans.append((int(start), int(end)))
+        masks.append(regions.polygons_to_mask(scaled, height, width))
+    order = sorted(range(len(spans)), key=lambda i: spans[i])
+    masks = np.stack([masks[i] for i in order]) if masks else np.zeros((0, height, width), np.uint8)
+    return [spans[i] for i in order], masks, (height, width)
+
+
+def training_example(record: Mapping, tokenizer: Tokenizer, spec: ExampleSpec) -> dict:
+    """The example of a record (see the module's table).
+
+    Phrases beyond `mask_slots` stay plain text and are counted in `dropped`, like masks whose
+    [SEG] was cut off with the text.
+
+    Raises:
+        ExampleError: naming the record, when its image or a polygon is unusable.
+    """
+    name = record_id(record)
+    try:
+        image = images.read_image(record["image"], name=name)
+        spans, masks, size = ground_truth(record, spec, image.shape[:2])
+    except (images.ImageError, regions.RegionError, json.JSONDecodeError) as error:
+        raise ExampleError(f"record {name}: {error}") from error
+    used = spans[:spec.mask_slots]
+    caption = record["caption"]
+    answer = conversation.tag_phrases(
+        caption.decode() if isinstance(caption, bytes) else caption, used)
+    text = conversation.encode_example(tokenizer, spec.instruction, answer,
+                                       length=spec.text_length)
+    if not text.truncated and text.num_segs != len(used):
+        raise ExampleError(f"record {name}: {text.num_segs} [SEG] tokens for {len(used)} masks")
+    packed, valid = regions.pack_masks(masks[:text.num_segs], spec.mask_slots, spec.mask_canvas)
+    return image_fields(image, spec) | {
+        "original_size": np.array(size, np.int32), "ids": text.ids, "valid": text.valid,
+        "loss_mask": text.loss_mask, "masks": packed, "mask_valid": valid,
+        "label": np.int32(record["label"]), "dropped": np.int32(len(spans) - valid.sum())}

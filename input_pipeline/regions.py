@@ -1,0 +1,132 @@
+"""Artifact regions: polygons, run-length text and bit-packed masks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from input_pipeline.errors import UserError
+
+# Published annotations overshoot the border by rounding; anything within a pixel is such a case.
+BORDER_SLACK = 1.0
+
+
+class RegionError(UserError):
+    """A polygon, a mask or a run-length code that cannot be used; the message names the reason."""
+
+
+def _check_polygon(polygon: Sequence[float], height: int, width: int) -> list[float]:
+    """Returns the polygon as clean floats x1, y1, x2, y2, ...; raises RegionError otherwise."""
+    try:
+        flat = np.asarray(polygon, np.float64)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise RegionError("polygon is not a flat list of numbers") from error
+    if flat.ndim != 1:
+        raise RegionError("polygon is not a flat list of numbers")
+    if flat.size % 2:
+        raise RegionError(f"polygon has an odd number of values: {flat.size}")
+    if flat.size < 6:
+        raise RegionError(f"polygon has fewer than 3 points: {flat.size // 2}")
+    if not np.isfinite(flat).all():
+        raise RegionError("polygon has a value that is not finite")
+    points = flat.reshape(-1, 2)
+    limits = np.array([width, height], np.float64)
+    if (points.max(axis=0) <= 0).any() or (points.min(axis=0) >= limits).any():
+        raise RegionError(f"polygon lies wholly outside the {width}x{height} image")
+    clipped = np.clip(points, 0.0, limits)
+    # Farther points stay where they are: the rasteriser cuts their edges at the true slope.
+    points = np.where(np.abs(clipped - points) <= BORDER_SLACK, clipped, points)
+    return points.reshape(-1).tolist()
+
+
+def polygons_to_mask(polygons: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
+    """Rasterises polygons with COCO's rule and joins them.
+
+    Args:
+        polygons: flat lists x1, y1, x2, y2, ... in pixels of the image, at least one.
+        height: image height in pixels.
+        width: image width in pixels.
+
+    Returns:
+        uint8[height, width], 1 inside any polygon, 0 elsewhere.
+
+    Raises:
+        RegionError: no polygon; or one with fewer than 3 points, an odd number of values, a value
+            that is not finite, or wholly outside the image; or the union covers no pixel.
+    """
+    if not polygons:
+        raise RegionError("region has no polygon")
+    clean = [_check_polygon(polygon, height, width) for polygon in polygons]
+    merged = coco_mask.merge(coco_mask.frPyObjects(clean, height, width))
+    mask = coco_mask.decode(merged)
+    if not mask.any():
+        raise RegionError("polygon covers no pixel")
+    return mask
+
+
+def pack_masks(masks: np.ndarray, slots: int, canvas: int) -> tuple[np.ndarray, np.ndarray]:
+    """Packs masks eight pixels to a byte on a fixed canvas.
+
+    Args:
+        masks: uint8[K, H, W] of 0 and 1, K <= slots, H and W <= canvas.
+        slots: number of mask slots of the result.
+        canvas: side of the square canvas in pixels, a multiple of 8.
+
+    Returns:
+        packed: uint8[slots, canvas, canvas // 8], bits along x, the leftmost pixel in the highest
+            bit; zero to the right of and below each mask, and in unused slots.
+        valid: bool[slots], true for the first K.
+
+    Raises:
+        RegionError: wrong rank, too many masks, a mask larger than the canvas, or a canvas that
+            is not a multiple of 8.
+    """
+    masks = np.asarray(masks)
+    if masks.ndim != 3:
+        raise RegionError(f"masks need three axes [K, H, W], got shape {masks.shape}")
+    count, height, width = masks.shape
+    if canvas % 8:
+        raise RegionError(f"canvas {canvas} is not a multiple of 8")
+    if count > slots:
+        raise RegionError(f"{count} masks do not fit {slots} slots")
+    if height > canvas or width > canvas:
+        raise RegionError(f"mask of {width}x{height} does not fit a canvas of {canvas}")
+    packed = np.zeros((slots, canvas, canvas // 8), np.uint8)
+    rows = np.packbits(masks.astype(bool), axis=-1, bitorder="big")  # [K, H, ceil(W / 8)]
+    packed[:count, :height, : rows.shape[-1]] = rows
+    return packed, np.arange(slots) < count
+
+
+def unpack_masks(packed: np.ndarray) -> np.ndarray:
+    """Undoes the packing of `pack_masks`: uint8[..., Y, X // 8] -> uint8[..., Y, X] of 0 and 1."""
+    return np.unpackbits(np.asarray(packed, np.uint8), axis=-1, bitorder="big")
+
+
+def mask_to_rle(mask: np.ndarray) -> dict:
+    """Encodes uint8[H, W] or bool[H, W] as COCO run lengths.
+
+    Returns:
+        {"size": [H, W], "counts": str}, the counts in COCO's compressed ASCII form; fits JSON.
+
+    Raises:
+        RegionError: the mask has not two axes.
+    """
+    mask = np.asarray(mask)
+    if mask.ndim != 2:
+        raise RegionError(f"mask needs two axes [H, W], got shape {mask.shape}")
+    code = coco_mask.encode(np.asfortranarray(mask.astype(bool).astype(np.uint8)))
+    return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")}
+
+
+def rle_to_mask(rle: dict) -> np.ndarray:
+    """Decodes the result of `mask_to_rle` to uint8[H, W] of 0 and 1.
+
+    Raises:
+        RegionError: a key is missing, or the counts are not ASCII text.
+    """
+    try:
+        counts = rle["counts"].encode("ascii")
+        height, width = (int(side) for side in rle["size"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RegionError("run-length code needs 'size' [H, W] and ASCII 'counts'") from error
+    return coco_mask.decode({"size": [height, width], "counts": counts})

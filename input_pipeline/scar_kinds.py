@@ -1,0 +1,158 @@
+"""The kinds of artifact that are put into a photo on purpose.
+
+Three categories, as annotators of synthetic images name them: distortion (grain, blur, blocks,
+colour), structure (a twisted, rotated or doubled piece) and physics (light and shadow).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Bounding box of a polygon in pixels, ends excluded."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index of the window in an [H, W, ...] array."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.bottom - self.top, self.right - self.left
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One sort of artifact.
+
+    Attributes:
+        name: the words of the phrase before the place.
+        explanation: one sentence saying what is wrong.
+        change: (uint8[H, W, 3], Window, rng) -> [h, w, 3] in 0..255, the window's new content.
+        least: smallest mean absolute change inside the polygon, in steps of 255.
+        moved: the content is a piece of the photo, so it must differ from what it covers in more
+            than its texture.
+    """
+
+    name: str
+    explanation: str
+    change: Callable[[np.ndarray, Window, np.random.Generator], np.ndarray]
+    least: float
+    moved: bool = False
+
+
+def _grain(image, window, rng):
+    height, width = window.shape
+    planes = int(rng.choice([1, 3]))
+    noise = rng.normal(0.0, rng.uniform(65, 90), ((height + 1) // 2, (width + 1) // 2, planes))
+    noise = noise.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]  # 2-pixel grain
+    return image[window.slices] + noise
+
+
+def _blur(image, window, rng):
+    margin = 12
+    top, left = max(window.top - margin, 0), max(window.left - margin, 0)
+    patch = image[top : window.bottom + margin, left : window.right + margin]
+    soft = Image.fromarray(patch).filter(ImageFilter.GaussianBlur(rng.uniform(6, 9)))
+    height, width = window.shape
+    y, x = window.top - top, window.left - left
+    return np.asarray(soft)[y : y + height, x : x + width]
+
+
+def _blocks(image, window, rng):
+    side = int(rng.integers(9, 14))
+    small = Image.fromarray(image[window.slices]).reduce(side)
+    blocks = np.asarray(small).repeat(side, axis=0).repeat(side, axis=1)
+    return blocks[: window.shape[0], : window.shape[1]]
+
+
+def _colour(image, window, rng):
+    hsv = np.array(Image.fromarray(image[window.slices]).convert("HSV"))
+    turn = rng.uniform(120, 180) * rng.choice([-1, 1]) / 360 * 256
+    hue = hsv[..., 0].astype(np.float64) + turn
+    if hsv[..., 1].mean() < 40:  # a grey patch has no hue to turn: give it one
+        hue[:] = rng.uniform(0, 256)
+    hsv[..., 0] = hue.astype(np.int64) % 256
+    hsv[..., 1] = np.maximum(hsv[..., 1], 150)
+    hsv[..., 2] = np.maximum(hsv[..., 2], 60)
+    return np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
+
+
+def _sample(image, y, x):
+    """Bilinear reading of uint8[H, W, 3] at float coordinates y, x [h, w], clamped at the edge."""
+    height, width = image.shape[:2]
+    y, x = np.clip(y, 0, height - 1.001), np.clip(x, 0, width - 1.001)
+    row, column = y.astype(np.int64), x.astype(np.int64)
+    dy, dx = (y - row)[..., None], (x - column)[..., None]
+    upper = image[row, column] * (1 - dx) + image[row, column + 1] * dx
+    lower = image[row + 1, column] * (1 - dx) + image[row + 1, column + 1] * dx
+    return upper * (1 - dy) + lower * dy
+
+
+def _turned(image, window, angle_at):
+    """Turns the window about its centre by angle_at(distance / mean radius) radians."""
+    height, width = window.shape
+    cy, cx = window.top + height / 2, window.left + width / 2
+    y, x = np.mgrid[window.top : window.bottom, window.left : window.right]
+    y, x = y - cy, x - cx
+    angle = angle_at(np.hypot(y, x) / ((height + width) / 4))
+    sine, cosine = np.sin(angle), np.cos(angle)
+    return _sample(image, cy + cosine * y - sine * x, cx + sine * y + cosine * x)
+
+
+def _twist(image, window, rng):
+    strength = rng.uniform(3.5, 5.0) * rng.choice([-1, 1])
+    # The rim still turns by a quarter of the strength, so the edge of the region is hard.
+    return _turned(image, window, lambda radius: strength * np.clip(1 - 0.75 * radius, 0.2, 1))
+
+
+def _rotate(image, window, rng):
+    angle = rng.uniform(np.pi / 2, 3 * np.pi / 2)
+    return _turned(image, window, lambda radius: angle + 0 * radius)
+
+
+def _double(image, window, rng):
+    (height, width), (full_height, full_width) = window.shape, image.shape[:2]
+    top = int(rng.integers(0, full_height - height + 1))
+    left = int(rng.integers(0, full_width - width + 1))
+    return image[top : top + height, left : left + width][:, ::-1]
+
+
+def _light(image, window, rng):
+    return image[window.slices] * rng.uniform(2.0, 2.6) + 60.0
+
+
+def _shadow(image, window, rng):
+    return image[window.slices] * rng.uniform(0.15, 0.25)
+
+
+DISTORTION = (
+    Kind("grainy patch", "The grain here is far coarser than in the rest.", _grain, 25),
+    Kind("blurred patch", "The detail is smeared away while the rest is sharp.", _blur, 15),
+    Kind("blocky patch", "The texture breaks up into square blocks.", _blocks, 14),
+    Kind("colour shift", "The colour does not fit the things it lies on.", _colour, 30),
+)
+STRUCTURE = (
+    Kind("twisted piece", "The shapes wind around a point.", _twist, 25, True),
+    Kind(
+        "rotated piece", "The lines break off at the edge and turn another way.", _rotate, 32, True
+    ),
+    Kind("doubled piece", "A piece from elsewhere is repeated in mirror image.", _double, 36, True),
+)
+PHYSICS = (
+    Kind("light spot", "The light is hard-edged and has no source in the scene.", _light, 45),
+    Kind("dark shadow", "The shadow is hard-edged and nothing casts it.", _shadow, 45),
+)
+CATEGORIES = (DISTORTION, STRUCTURE, PHYSICS)
+# Gravel moved into gravel changes every pixel and still shows nothing; a whirl in it does show.
+CATEGORIES_ON_EVEN_TEXTURE = (DISTORTION, STRUCTURE[:1], PHYSICS)

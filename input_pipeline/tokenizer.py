@@ -1,0 +1,219 @@
+"""Text to ids and back, by the rules of transformers 4.28's slow LLaMA tokenizer.
+
+Later tokenizer releases give other ids for the same text without a word, so the rules are written
+out here on top of plain SentencePiece:
+
+* The text is split at the added tokens (`[SEG]`, `<p>`, ...) and at `<s>`, `</s>`, `<unk>`.
+* White space on both sides of an added token is dropped; beside the other three it stays.
+* Every piece of text between them is encoded on its own, with its own leading "▁".
+* Decoding joins added tokens and runs of text by single spaces.
+"""
+
+import io
+import os
+import re
+from collections.abc import Iterable, Mapping
+
+import sentencepiece
+
+from input_pipeline.tokenizer_files import (
+    ADDED_FILE,
+    MODEL_FILE,
+    TokenizerError,
+    as_json,
+    llama_settings,
+    load_added,
+    load_pieces,
+    read_files,
+    write_files,
+)
+
+IMAGE_TOKEN = "<image>"
+IMAGE_ID = -200  # stands where the image features are spliced in; never reaches an embedding
+ADDED_TOKENS = ("<im_start>", "<im_end>", "<bbox>", "<point>", "[SEG]", "<p>", "</p>")
+
+
+class Tokenizer:
+    """Vocabulary and rules of one checkpoint; picklable, so data workers can hold one.
+
+    Attributes: `vocab_size` (pieces + added tokens), `bos_id`, `eos_id`, `pad_id` (the unknown
+    token doubles as padding), `seg_id`, `phrase_start_id`, `phrase_end_id`, `added` (token -> id).
+    """
+
+    def __init__(self, files: Mapping[str, bytes], *, name: str):
+        """`files` maps the tokenizer's file names to their bytes; `name` is used in errors."""
+        self.name = name
+        self.files = dict(files)
+        self._pieces = load_pieces(self.files[MODEL_FILE], file=f"{name}/{MODEL_FILE}")
+        self.added = load_added(self.files[ADDED_FILE], file=f"{name}/{ADDED_FILE}")
+        self.vocab_size = self._pieces.get_piece_size() + len(self.added)
+        self.bos_id = self._pieces.bos_id()
+        self.eos_id = self._pieces.eos_id()
+        self.pad_id = self._pieces.unk_id()
+        self.seg_id = self.added.get("[SEG]")
+        self.phrase_start_id = self.added.get("<p>")
+        self.phrase_end_id = self.added.get("</p>")
+        self._names = {index: token for token, index in self.added.items()}
+        # Decoded by hand: SentencePiece would drop <s> and </s> and rewrite <unk>.
+        control = [index for index in (self.pad_id, self.bos_id, self.eos_id) if index >= 0]
+        self._control = {index: self._pieces.id_to_piece(index) for index in control}
+        self._whole = {token: index for index, token in self._control.items()} | self.added
+        self._split = _any_of(self._whole)
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike) -> "Tokenizer":
+        """Reads `tokenizer.model` and `added_tokens.json`, and keeps the other files' bytes.
+
+        Raises TokenizerError naming the file that is missing or broken, or the token that is not
+        what the model needs (see `check`).
+        """
+        tokenizer = cls(read_files(folder), name=str(folder))
+        tokenizer.check()
+        return tokenizer
+
+    def check(self) -> None:
+        """Verifies that every id is its own and every needed token is one id, there and back.
+
+        Raises TokenizerError naming the folder, the token and what was found.
+        """
+        if self._control != {0: "<unk>", 1: "<s>", 2: "</s>"}:
+            raise TokenizerError(
+                f"{self.name}: ids 0, 1, 2 must be <unk>, <s>, </s>, found {self._control}"
+            )
+        missing = [token for token in ADDED_TOKENS if token not in self.added]
+        if missing:
+            raise TokenizerError(
+                f"{self.name}: {ADDED_FILE} has no {missing[0]}, found {sorted(self.added)}"
+            )
+        for token in self._control.values():
+            if token in self.added:
+                raise TokenizerError(
+                    f"{self.name}: {ADDED_FILE} must leave {token} to {MODEL_FILE}, "
+                    f"found it with id {self.added[token]}"
+                )
+        first = self._pieces.get_piece_size()
+        in_order = sorted(self.added.items(), key=lambda item: item[1])
+        for wanted, (token, index) in enumerate(in_order, first):
+            if index != wanted:
+                raise TokenizerError(
+                    f"{self.name}: {ADDED_FILE} must use each id from {first} to "
+                    f"{self.vocab_size - 1} once, found {token} with {index} in place of {wanted}"
+                )
+        for token in self.added:
+            ids, index = self.encode(token, bos=False), self.added[token]
+            if ids != [index] or self.decode(ids) != token:
+                raise TokenizerError(
+                    f"{self.name}: {token} must become id {index} and come back, "
+                    f"found {ids} and {self.decode(ids)!r}"
+                )
+
+    def encode(self, text: str, bos: bool = True) -> list[int]:
+        """Ids of `text`, `<s>` first if `bos`; never adds `</s>`. A literal `<image>` is text."""
+        ids = [self.bos_id] if bos else []
+        for piece in self._split_text(text):
+            whole = self._whole.get(piece)
+            ids.extend(self._pieces.encode(piece) if whole is None else [whole])
+        return ids
+
+    def encode_with_image(self, text: str, bos: bool = True) -> list[int]:
+        """Like `encode`, with every literal `<image>` becoming IMAGE_ID.
+
+        The texts between images are encoded apart, so each starts with its own "▁".
+        """
+        first, *others = text.split(IMAGE_TOKEN)
+        ids = self.encode(first, bos=bos)
+        for part in others:
+            ids += [IMAGE_ID, *self.encode(part, bos=False)]
+        return ids
+
+    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """Text of `ids`: IMAGE_ID is left out, and `<s>`, `</s>`, `<unk>` too if `skip_special`.
+
+        `[SEG]`, `<p>` and the other added tokens always stay, with one space between neighbours.
+        Raises TokenizerError for an id outside the vocabulary.
+        """
+        parts: list[str] = []
+        run: list[int] = []
+        for index in map(int, ids):
+            if index == IMAGE_ID or (skip_special and index in self._control):
+                continue
+            if index in self._names:
+                # A run may decode to nothing (a lone "▁") and still counts as a part.
+                parts += [self._decode_run(run)] if run else []
+                parts.append(self._names[index])
+                run = []
+            elif 0 <= index < self.vocab_size:
+                run.append(index)
+            else:
+                raise TokenizerError(
+                    f"{self.name}: id {index} is outside the vocabulary of {self.vocab_size}"
+                )
+        parts += [self._decode_run(run)] if run else []
+        return " ".join(parts)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes the tokenizer's files unchanged; a new folder appears whole or not at all."""
+        write_files(folder, self.files)
+
+    def _split_text(self, text: str) -> list[str]:
+        """Texts and whole tokens in order, white space beside added tokens and empties gone."""
+        pieces = self._split.split(text)  # odd places hold the tokens: the pattern has one group
+        for place in range(1, len(pieces), 2):
+            if pieces[place] in self.added:
+                pieces[place - 1] = pieces[place - 1].rstrip()
+                pieces[place + 1] = pieces[place + 1].lstrip()
+        return [piece for piece in pieces if piece]
+
+    def _decode_run(self, run: list[int]) -> str:
+        """Text of ids without added tokens; a control token after text gets a space before it."""
+        text = ""
+        pending: list[int] = []
+        after_control = True
+        for index in run:
+            control = self._control.get(index)
+            if control is None:
+                pending.append(index)
+            else:
+                text += ("" if after_control else " ") + self._pieces.decode(pending) + control
+                pending = []
+            after_control = control is not None
+        return text + self._pieces.decode(pending)
+
+
+def _any_of(tokens: Iterable[str]) -> re.Pattern:
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike) -> Tokenizer:
+    """Learns a LLaMA-like vocabulary from `texts` and writes it to `folder`; returns it.
+
+    Byte-pair pieces with byte fallback, so every text can be encoded; `vocab_size` counts pieces
+    and is lowered to what the texts can fill. The added tokens take the ids after the last piece.
+    Same texts, same files, byte for byte. Raises TokenizerError when `vocab_size` cannot hold
+    the 256 bytes, the control tokens and the characters of the texts.
+    """
+    breaks = (*ADDED_TOKENS, IMAGE_TOKEN, "\n")  # encoding never lets a piece span one of these
+    lines = [line.strip() for text in texts for line in _any_of(breaks).split(text)]
+    lines = [line for line in lines if line and line not in breaks]
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=model, model_type="bpe",
+            vocab_size=vocab_size, hard_vocab_limit=False, byte_fallback=True, split_digits=True,
+            character_coverage=0.9999, normalization_rule_name="identity",
+            remove_extra_whitespaces=False, allow_whitespace_only_pieces=True,
+            add_dummy_prefix=True, max_sentence_length=1 << 20, unk_id=0, bos_id=1, eos_id=2,
+            pad_id=-1, num_threads=1, minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise TokenizerError(
+            f"{folder}: cannot learn {vocab_size} pieces from {len(lines)} lines: {error}"
+        ) from error
+    pieces = load_pieces(model.getvalue(), file=f"{folder}/{MODEL_FILE}").get_piece_size()
+    added = {token: pieces + place for place, token in enumerate(ADDED_TOKENS)}
+    files = {MODEL_FILE: model.getvalue(), ADDED_FILE: as_json(added), **llama_settings()}
+    tokenizer = Tokenizer(files, name=str(folder))
+    tokenizer.check()
+    tokenizer.save(folder)
+    return tokenizer

@@ -1,0 +1,104 @@
+"""The files of a LLaMA tokenizer folder: read, checked for form, and written."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import sentencepiece
+
+from input_pipeline.errors import UserError
+
+MODEL_FILE = "tokenizer.model"
+ADDED_FILE = "added_tokens.json"
+CARRIED_FILES = ("tokenizer_config.json", "special_tokens_map.json")  # for other programs
+
+
+class TokenizerError(UserError):
+    """A tokenizer folder that cannot be used, or an id that is not in its vocabulary."""
+
+
+def read_files(folder: str | os.PathLike) -> dict[str, bytes]:
+    """Returns file name -> bytes; TokenizerError names a needed file that cannot be read."""
+    folder = Path(folder)
+    files = {}
+    for file in (MODEL_FILE, ADDED_FILE, *CARRIED_FILES):
+        if file in CARRIED_FILES and not (folder / file).exists():
+            continue
+        try:
+            files[file] = (folder / file).read_bytes()
+        except OSError as error:
+            raise TokenizerError(f"{folder / file}: {error.strerror}") from error
+    return files
+
+
+def write_files(folder: str | os.PathLike, files: Mapping[str, bytes]) -> None:
+    """Writes `files` into `folder`, each appearing whole or not at all.
+
+    A folder that does not exist yet appears with all its files in one step.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=folder.parent) as scratch:
+        staged = Path(scratch) / "staged"  # a plain mkdir, so the usual permissions apply
+        staged.mkdir()
+        for file, content in files.items():
+            (staged / file).write_bytes(content)
+        if not folder.exists():
+            staged.rename(folder)
+            return
+        for file in files:
+            os.replace(staged / file, folder / file)
+
+
+def load_pieces(model: bytes, *, file: str) -> sentencepiece.SentencePieceProcessor:
+    """Parses the bytes of `tokenizer.model`; TokenizerError names `file` when they are broken."""
+    pieces = sentencepiece.SentencePieceProcessor()
+    try:
+        pieces.LoadFromSerializedProto(model)
+    except RuntimeError as error:
+        raise TokenizerError(f"{file}: not a SentencePiece model ({len(model)} bytes)") from error
+    if not pieces.get_piece_size():
+        raise TokenizerError(f"{file}: holds no pieces ({len(model)} bytes)")
+    return pieces
+
+
+def load_added(text: bytes, *, file: str) -> dict[str, int]:
+    """Parses the bytes of `added_tokens.json` into token -> id; TokenizerError names `file`."""
+    try:
+        added = json.loads(text)
+    except ValueError as error:
+        raise TokenizerError(f"{file}: not valid JSON: {error}") from error
+    ok = isinstance(added, dict) and "" not in added
+    if not ok or not all(type(index) is int for index in added.values()):
+        raise TokenizerError(f"{file}: must map tokens to whole numbers, found {str(added)[:80]}")
+    return added
+
+
+def llama_settings() -> dict[str, bytes]:
+    """Returns the two settings files as LLaMA checkpoints have them, for other programs."""
+    flags = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokens = {key: {"content": token, **flags} for key, token in names.items()}
+    config = {
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "legacy": True,  # newer releases: encode each text with its own "▁", as here
+        "model_max_length": 1536,
+        "pad_token": None,
+        "padding_side": "right",
+        "sp_model_kwargs": {},
+        "tokenizer_class": "LlamaTokenizer",
+        **{key: {"__type": "AddedToken", **token} for key, token in tokens.items()},
+    }
+    return {
+        "tokenizer_config.json": as_json(config),
+        "special_tokens_map.json": as_json({**tokens, "pad_token": "<unk>"}),
+    }
+
+
+def as_json(value: Mapping) -> bytes:
+    """Returns `value` as indented JSON with sorted keys, UTF-8."""
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,1 @@
+"""LEGION in JAX: a verdict, an explanation and artifact masks for a photo."""

@@ -1,0 +1,45 @@
+"""Command lines: absl flags, one sentence for anything the user can mend, and exit codes."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+from absl import app
+from absl import logging as absl_logging
+
+from input_pipeline.errors import UserError
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parse flags and run `main()`; its return value is the exit code.
+
+    A UserError is printed as one sentence with exit code 1 (its traceback with --verbosity=1).
+    """
+    def parse(argv):
+        try:
+            return app.parse_flags_with_usage(argv)
+        except (UserError, AttributeError, KeyError, TypeError, ImportError, SyntaxError,
+                OSError) as error:
+            # Raised by a config file while --config reads it.
+            return _fail(error)
+
+    def guarded(argv):
+        if extra := argv[1:]:
+            return _fail(UserError(f"unexpected argument {extra[0]!r}; every argument is a --flag"))
+        try:
+            return main()
+        except UserError as error:
+            return _fail(error)
+
+    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and TFDS say much at INFO
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.getLogger("legion_jax").setLevel(logging.INFO)
+    app.run(guarded, flags_parser=parse)
+
+
+def _fail(error: BaseException) -> None:
+    absl_logging.debug("where it happened:", exc_info=error)
+    # KeyError's own str() quotes its message.
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(1)

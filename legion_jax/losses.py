@@ -1,0 +1,110 @@
+"""Losses as sums with validity masks; the caller divides by counts of the *global* batch.
+
+Counts depend on the data alone, so gradient accumulation and any sharding give the same loss as
+one large batch on one device.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from legion_jax import masks
+from legion_jax.models.legion import Legion, seg_slots, splice_flags
+
+DICE_SCALE, DICE_EPS = 1000.0, 1e-6  # of the published code: dice smoothed by 1e-3 pixels
+
+
+@flax.struct.dataclass
+class Terms:
+    """One number per loss term: a sum, a count or a weight."""
+
+    ce: jax.Array | float
+    bce: jax.Array | float
+    dice: jax.Array | float
+    verdict: jax.Array | float
+
+
+def text_sums(model: Legion, states: jax.Array, batch: dict, image_index: int) -> jax.Array:
+    """Sum of next-token cross-entropies over the targets (`loss_mask`) of a batch.
+
+    Only positions from the last patch on can predict text after the image, so the vocabulary
+    projection runs on those alone.
+    """
+    start = image_index + model.config.clip.num_patches - 1
+    logits = model.language.logits(states[:, start:-1])  # [B, T - image_index - 1, V]
+    targets = batch["ids"][:, image_index + 1:]
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return jnp.where(batch["loss_mask"][:, image_index + 1:], losses, 0).sum()
+
+
+def mask_sums(logits: jax.Array, targets: jax.Array, pixels: jax.Array, valid: jax.Array):
+    """Binary cross-entropy and dice, each summed over masks.
+
+    Args:
+        logits, targets: float32[B, K, C, C]; pixels: bool[B, C, C], inside the photo.
+        valid: bool[B, K].
+
+    Returns:
+        (sum over masks of the pixel-mean cross-entropy, sum over masks of the dice loss).
+    """
+    pixels = pixels[:, None]
+
+    def total(x):
+        return jnp.where(pixels, x, 0).sum((-2, -1))  # [B, K]
+
+    bce = total(optax.sigmoid_binary_cross_entropy(logits, targets)) / total(jnp.ones_like(logits))
+    p = jax.nn.sigmoid(logits)
+    overlap = 2 * total(p / DICE_SCALE * targets) + DICE_EPS
+    size = total(p / DICE_SCALE) + total(targets / DICE_SCALE) + DICE_EPS
+    return jnp.where(valid, bce, 0).sum(), jnp.where(valid, 1 - overlap / size, 0).sum()
+
+
+def verdict_classes(label: jax.Array) -> jax.Array:
+    """Record labels (0 real, 1 synthetic, 2 tampered) -> class index (0 fake, 1 real)."""
+    return (label == 0).astype(jnp.int32)
+
+
+def counts(batch: dict, seg_id: int) -> Terms:
+    """Denominators of a whole batch: target tokens, masks, labelled photos."""
+    segs = (batch["ids"] == seg_id).sum(axis=1)
+    used = jnp.minimum(segs, batch["mask_valid"].sum(axis=1)).sum()
+    return Terms(ce=batch["loss_mask"].sum(), bce=used, dice=used,
+                 verdict=(batch["label"] >= 0).sum())
+
+
+def sums(model: Legion, batch: dict, *, image_index: int, seg_id: int, key=None) -> Terms:
+    """All loss sums of a batch of training examples (see `input_pipeline.examples`).
+
+    A row with more ground-truth masks than [SEG]s (its text was truncated) uses the first ones;
+    `key` switches LoRA dropout on.
+    """
+    slots = batch["masks"].shape[1]
+    num_patches = model.config.clip.num_patches
+    seen = model.see(batch["clip_image"])
+    embeddings = model.embed(batch["ids"], seen, image_index)
+    valid = splice_flags(batch["valid"], image_index, num_patches, True)
+    states = model.read(embeddings, valid, key=key)
+    positions, has_seg, _ = seg_slots(batch["ids"], seg_id, slots, num_patches)
+    prompts = model.prompt(jnp.take_along_axis(states, positions[..., None], axis=1))
+    grounded = model.ground(batch["sam_image"], batch["resized_size"])
+    logits, _ = model.draw(grounded, prompts)
+    canvas = batch["masks"].shape[-2]
+    framed = masks.to_frame(logits, batch["resized_size"], batch["original_size"],
+                            sam_size=model.config.sam.image_size, canvas=canvas)
+    bce, dice = mask_sums(framed, masks.unpack(batch["masks"]),
+                          masks.inside(batch["original_size"], canvas),
+                          has_seg & batch["mask_valid"])
+    if model.verdict is None:
+        verdict = jnp.zeros(())
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            model.judge(seen), verdict_classes(batch["label"]))
+        verdict = jnp.where(batch["label"] >= 0, losses, 0).sum()
+    return Terms(ce=text_sums(model, states, batch, image_index), bce=bce, dice=dice,
+                 verdict=verdict)
+
+
+def weighted_means(sums: Terms, counts: Terms, weights: Terms) -> Terms:
+    """weight * sum / count per term; a term that nothing in the batch feeds is zero."""
+    return jax.tree.map(lambda s, n, w: w * s / jnp.maximum(n, 1), sums, counts, weights)

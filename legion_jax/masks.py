@@ -1,0 +1,86 @@
+"""From the mask decoder's logits to the frame of the original photo, at fixed shapes.
+
+The reference upsamples the 4Y x 4X logits to SAM's canvas, crops the part the photo covers and
+resizes that to the photo, bilinearly and without antialiasing. Both resizes are linear maps along
+each axis, so one small matrix per axis, built from *traced* sizes, does them together: one
+executable serves every photo that fits the output canvas.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _upsampling_matrix(source: int, target: int) -> np.ndarray:
+    """float32[target, source]: half-pixel bilinear resize with clamped edges."""
+    centre = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+    low = np.floor(centre).astype(int)
+    high = np.minimum(low + 1, source - 1)
+    matrix = np.zeros((target, source), np.float32)
+    np.add.at(matrix, (np.arange(target), low), 1 - (centre - low))
+    np.add.at(matrix, (np.arange(target), high), centre - low)
+    return matrix
+
+
+def frame_matrix(source: int, sam_size: int, resized: jax.Array, original: jax.Array,
+                 canvas: int) -> jax.Array:
+    """Matrix of one axis from mask-decoder cells to output pixels.
+
+    Args:
+        source: number of mask-decoder cells, 4Y.
+        sam_size: side of SAM's canvas in pixels.
+        resized: int scalar, pixels of that canvas the photo covers.
+        original: int scalar, size of the photo.
+        canvas: rows of the result; those from `original` on carry no meaning.
+
+    Returns:
+        float32[canvas, source].
+    """
+    up = jnp.asarray(_upsampling_matrix(source, sam_size))
+    scale = resized.astype(jnp.float32) / original.astype(jnp.float32)
+    centre = jnp.clip((jnp.arange(canvas) + 0.5) * scale - 0.5, 0, resized - 1)
+    low = jnp.floor(centre).astype(jnp.int32)
+    high = jnp.minimum(low + 1, resized - 1)  # clamps at the crop, not at the canvas
+    part = (centre - low)[:, None]
+    return (1 - part) * up[low] + part * up[high]
+
+
+def to_frame(logits: jax.Array, resized: jax.Array, original: jax.Array, *, sam_size: int,
+             canvas: int) -> jax.Array:
+    """Mask logits in the frame of each photo.
+
+    Args:
+        logits: float32[B, K, 4Y, 4X].
+        resized: int[B, 2], rows and columns of SAM's canvas that the photo covers.
+        original: int[B, 2], rows and columns of the photo, at most `canvas`.
+        sam_size: side of SAM's canvas; canvas: side C of the output.
+
+    Returns:
+        float32[B, K, C, C]; only the first `original` rows and columns carry meaning.
+    """
+    def one(logits, resized, original):
+        rows, columns = (
+            frame_matrix(logits.shape[1 + a], sam_size, resized[a], original[a], canvas)
+            for a in (0, 1))
+        return jnp.einsum("hy,kyx,wx->khw", rows, logits, columns,
+                          precision=jax.lax.Precision.HIGHEST)
+
+    return jax.vmap(one)(logits.astype(jnp.float32), resized, original)
+
+
+def inside(original: jax.Array, canvas: int) -> jax.Array:
+    """bool[B, C, C]: which pixels of the canvas belong to the photo, int[B, 2]."""
+    steps = jnp.arange(canvas)
+    rows, columns = steps < original[:, :1], steps < original[:, 1:]
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def unpack(packed: jax.Array) -> jax.Array:
+    """uint8[..., C, C / 8] -> float32[..., C, C] of 0 and 1; first bit is the leftmost pixel."""
+    bits = (packed[..., None] >> jnp.arange(7, -1, -1, dtype=jnp.uint8)) & 1
+    return bits.reshape(*packed.shape[:-1], -1).astype(jnp.float32)
+
+
+def union(logits: jax.Array, valid: jax.Array) -> jax.Array:
+    """logits [B, K, C, C], valid bool[B, K] -> bool[B, C, C], any valid mask above zero."""
+    return ((logits > 0) & valid[..., None, None]).any(axis=1)

@@ -1,0 +1,165 @@
+"""LLaMA decoder with optional LoRA and a preallocated key/value cache (Touvron et al., 2023)."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from legion_jax.config import LanguageConfig, LoraConfig
+from legion_jax.models.layers import Dense, rms_norm, run_stack, stack
+from legion_jax.sharding import BATCH, constrain
+
+
+@flax.struct.dataclass
+class Cache:
+    """Keys and values of every layer, each [L, B, S, N, H]; S is the longest sequence allowed."""
+
+    key: jax.Array
+    value: jax.Array
+
+
+def round_to_bf16(x: jax.Array) -> jax.Array:
+    """Round float32 values to bfloat16 and back, in a way the compiler may not undo."""
+    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+
+
+def rope_tables(positions: jax.Array, config: LanguageConfig, position_dtype: str):
+    """Rotary angles (Su et al., 2021): positions int[B, S] -> cos, sin float32[B, S, 1, H/2].
+
+    `position_dtype="bfloat16"` rounds the tables as the published code does.
+    """
+    H = config.head_width
+    frequency = 1.0 / config.rope_base ** (jnp.arange(0, H, 2, dtype=jnp.float32) / H)
+    angle = positions[..., None, None].astype(jnp.float32) * frequency
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return (round_to_bf16(cos), round_to_bf16(sin)) if position_dtype == "bfloat16" else (cos, sin)
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Apply rotary positions to x [B, S, N, H], half-split layout."""
+    cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+class LlamaLayer(nnx.Module):
+    """Pre-norm block: rotary attention and a SiLU-gated MLP, no biases."""
+
+    def __init__(self, config: LanguageConfig, lora: LoraConfig, dtype, *, key: jax.Array):
+        D, F = config.width, config.mlp
+        keys = iter(jax.random.split(key, 7))
+
+        def dense(i, o, lora=None):
+            return Dense(i, o, bias=False, lora=lora, key=next(keys))
+
+        self.norm1 = rms_norm(D, config.norm_eps, dtype)
+        self.norm2 = rms_norm(D, config.norm_eps, dtype)
+        self.query, self.value = dense(D, D, lora), dense(D, D, lora)
+        self.key, self.out = dense(D, D), dense(D, D)
+        self.gate, self.up, self.down = dense(D, F), dense(D, F), dense(F, D)
+        self.heads = config.heads
+
+    def __call__(self, x, rope, mask, *, update=None, key=None):
+        """x [B, T, D] -> ([B, T, D], whatever `update` returned as the cache).
+
+        `update(k, v)` stores the new keys and values and returns those to attend to, [B, S, N, H],
+        with the new cache; without it a token attends to the T given here. mask bool[B, 1, T, S].
+        """
+        B, T, D = x.shape
+        query_key, value_key = (None, None) if key is None else jax.random.split(key)
+        h = self.norm1(x)
+        q, k, v = (constrain(y.reshape(B, T, self.heads, -1), BATCH, None, "tensor", None)
+                   for y in (self.query(h, query_key), self.key(h), self.value(h, value_key)))
+        q, k = rotate(q, *rope), rotate(k, *rope)
+        k, v, cache = update(k, v) if update else (k, v, None)
+        attended = jax.nn.dot_product_attention(q, k, v, mask=mask)  # [B, T, N, H]
+        x = x + self.out(attended.reshape(B, T, D))
+        h = self.norm2(x)
+        x = x + self.down(jax.nn.silu(self.gate(h)) * self.up(h))
+        return constrain(x, BATCH, None, None), cache
+
+
+class Llama(nnx.Module):
+    """Token embeddings, layers, final norm and output head."""
+
+    def __init__(self, config: LanguageConfig, lora: LoraConfig, dtype=jnp.float32, *,
+                 position_dtype: str = "float32", remat: bool = False, key: jax.Array):
+        embed_key, layers_key, head_key = jax.random.split(key, 3)
+        self.embed = nnx.Embed(config.padded_vocab, config.width, dtype=dtype,
+                               embedding_init=nnx.initializers.normal(0.02),
+                               rngs=nnx.Rngs(embed_key))
+        self.layers = stack(lambda k: LlamaLayer(config, lora, dtype, key=k), config.layers,
+                            key=layers_key)
+        self.norm = rms_norm(config.width, config.norm_eps, dtype)
+        self.head = Dense(config.width, config.padded_vocab, bias=False, key=head_key)
+        self.config, self.position_dtype = config, position_dtype
+        self.dtype, self.remat = dtype, remat
+
+    def __call__(self, x, positions, mask, *, key=None, capture: bool = False):
+        """Uncached pass, as in training.
+
+        Args:
+            x: embeddings [B, S, D].
+            positions: int[B, S], rotary positions.
+            mask: bool[B, 1, S, S] or [1, 1, S, S], True where a query may see a key.
+            key: switches LoRA dropout on.
+            capture: also return the input of every layer and the output of the last.
+
+        Returns:
+            States after the final norm [B, S, D]; with `capture` a pair of it and
+            [1 + L, B, S, D], whose last entry is after the final norm.
+        """
+        rope = rope_tables(positions, self.config, self.position_dtype)
+        keys = None if key is None else jax.random.split(key, self.config.layers)
+
+        def body(x, layer_and_key):
+            layer, key = layer_and_key
+            y, _ = layer(x, rope, mask, key=key)
+            return y, x if capture else None
+
+        x, states = run_stack(body, x, (self.layers, keys), remat=self.remat)
+        x = self.norm(x)
+        return (x, jnp.concatenate([states, x[None]])) if capture else x
+
+    def init_cache(self, batch: int, length: int) -> Cache:
+        """Empty cache for `batch` rows of up to `length` positions."""
+        c = self.config
+        shape = (c.layers, batch, length, c.heads, c.head_width)
+        empty = constrain(jnp.zeros(shape, self.dtype), None, BATCH, None, "tensor", None)
+        return Cache(empty, empty)
+
+    def extend(self, x, positions, mask, cache: Cache, index) -> tuple[jax.Array, Cache]:
+        """Cached pass over T new positions written at `index`.
+
+        Args:
+            x: embeddings [B, T, D]; positions: int[B, T]; mask: bool[B, 1, T, S].
+            cache: holds S positions; index: int scalar, where the new ones go.
+
+        Returns:
+            States after the final norm [B, T, D] and the new cache.
+        """
+        rope = rope_tables(positions, self.config, self.position_dtype)
+
+        def body(carry, layer_and_number):
+            x, cache = carry
+            layer, number = layer_and_number
+
+            def update(k, v):
+                # The cache travels in the carry, so each write changes one slice in place.
+                start = (number, 0, index, 0, 0)
+                new = Cache(jax.lax.dynamic_update_slice(cache.key, k[None], start),
+                            jax.lax.dynamic_update_slice(cache.value, v[None], start))
+                return new.key[number], new.value[number], new
+
+            x, cache = layer(x, rope, mask, update=update)
+            return (x, cache), None
+
+        numbers = jnp.arange(self.config.layers)
+        (x, cache), _ = jax.lax.scan(body, (x, cache), (self.layers, numbers))
+        return self.norm(x), cache
+
+    def logits(self, states: jax.Array) -> jax.Array:
+        """states [..., D] -> float32[..., V padded]; padding rows hold the lowest float."""
+        logits = self.head(states.astype(self.dtype)).astype(jnp.float32)
+        real = jnp.arange(self.config.padded_vocab) < self.config.vocab
+        return jnp.where(real, logits, jnp.finfo(jnp.float32).min)

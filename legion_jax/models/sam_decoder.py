@@ -1,0 +1,183 @@
+"""SAM's prompt encoder and mask decoder: a [SEG] prompt and an image embedding -> mask logits.
+
+Only the text-prompt path of the prompt encoder exists here: it adds nothing to the prompt, so all
+that is left is the dense no-mask embedding and the Fourier positions of the image grid
+(Kirillov et al., 2023; Tancik et al., 2020).
+"""
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from legion_jax.config import SamConfig
+from legion_jax.models.layers import Dense, Mlp, gelu, layer_norm, stack
+from legion_jax.models.llama import round_to_bf16
+
+TOKEN_EPS = 1e-5  # norms of the two-way transformer; the upscaling norm uses the encoder's eps
+NUM_MASKS = 4
+
+
+class PromptEncoder(nnx.Module):
+    """Dense "no mask" embedding and Fourier positions; both frozen in the published training."""
+
+    def __init__(self, config: SamConfig, *, position_dtype: str, key: jax.Array):
+        D = config.prompt_width
+        no_mask_key, frequency_key = jax.random.split(key)
+        self.no_mask = nnx.Param(0.02 * jax.random.normal(no_mask_key, (D,)))
+        self.frequencies = nnx.Param(jax.random.normal(frequency_key, (2, D // 2)))
+        self.grid, self.position_dtype = config.grid, position_dtype
+
+    def positions(self) -> jax.Array:
+        """Fourier features of the grid's cell centres, float32[Y, X, D].
+
+        Row 0 of `frequencies` multiplies x, row 1 y. With bfloat16 positions every elementary
+        operation is rounded, which is what the published mask decoder was trained on.
+        """
+        rounded = round_to_bf16 if self.position_dtype == "bfloat16" else lambda x: x
+        frequencies = rounded(self.frequencies[...].astype(jnp.float32))
+        centre = rounded(2 * rounded((jnp.arange(self.grid) + 0.5) / self.grid) - 1)
+        y, x = jnp.meshgrid(centre, centre, indexing="ij")
+        # Two products per output, written out: a matmul would not round like the reference's,
+        # which accumulates both in float32 and rounds once.
+        angle = rounded(x[..., None] * frequencies[0] + y[..., None] * frequencies[1])
+        angle = rounded(rounded(jnp.float32(2 * jnp.pi) * angle))
+        return jnp.concatenate([rounded(jnp.sin(angle)), rounded(jnp.cos(angle))], axis=-1)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention with an inner width of its own; unbatched."""
+
+    def __init__(self, width: int, inner: int, heads: int, *, key: jax.Array):
+        keys = jax.random.split(key, 4)
+        self.query, self.key, self.value = (Dense(width, inner, key=k) for k in keys[:3])
+        self.out = Dense(inner, width, key=keys[3])
+        self.heads = heads
+
+    def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        """q [T, D], k and v [S, D] -> [T, D]."""
+        q, k, v = (einops.rearrange(p(x), "S (N H) -> S N H", N=self.heads)
+                   for p, x in ((self.query, q), (self.key, k), (self.value, v)))
+        return self.out(einops.rearrange(jax.nn.dot_product_attention(q, k, v),
+                                         "T N H -> T (N H)"))
+
+
+class TwoWayLayer(nnx.Module):
+    """Post-norm layer that updates tokens from the image and the image from the tokens."""
+
+    def __init__(self, config: SamConfig, *, key: jax.Array):
+        D, N = config.prompt_width, config.decoder_heads
+        keys = jax.random.split(key, 4)
+        self.self_attention = Attention(D, D, N, key=keys[0])
+        self.token_to_image = Attention(D, D // 2, N, key=keys[1])
+        self.image_to_token = Attention(D, D // 2, N, key=keys[2])
+        self.mlp = Mlp(D, config.decoder_mlp, D, key=keys[3])
+        self.norm1, self.norm2, self.norm3, self.norm4 = (
+            layer_norm(D, TOKEN_EPS) for _ in range(4))
+
+    def __call__(self, tokens, image, start, positions, keep):
+        """tokens and start [T, D], image and positions [Y * X, D].
+
+        `start` are the initial tokens, the positional term of every query. `keep` is 0 in the
+        first layer, whose self-attention replaces the tokens and sees no positional term, else 1.
+        """
+        q = tokens + keep * start
+        tokens = self.norm1(keep * tokens + self.self_attention(q, q, tokens))
+        tokens = self.norm2(tokens + self.token_to_image(tokens + start, image + positions, image))
+        tokens = self.norm3(tokens + self.mlp(tokens, jax.nn.relu))
+        image = self.norm4(image + self.image_to_token(image + positions, tokens + start, tokens))
+        return tokens, image
+
+
+class MlpStack(nnx.Module):
+    """`depth` Dense layers with ReLU between them."""
+
+    def __init__(self, in_width: int, hidden: int, out_width: int, depth: int, *, key: jax.Array):
+        first_key, middle_key, last_key = jax.random.split(key, 3)
+        self.first = Dense(in_width, hidden, key=first_key)
+        self.middle = stack(lambda k: Dense(hidden, hidden, key=k), depth - 2, key=middle_key)
+        self.last = Dense(hidden, out_width, key=last_key)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = jax.nn.relu(self.first(x))
+        x, _ = jax.lax.scan(lambda x, layer: (jax.nn.relu(layer(x)), None), x, self.middle)
+        return self.last(x)
+
+
+class MaskDecoder(nnx.Module):
+    """Two-way transformer, upscaling and hyper-networks; always computed in float32.
+
+    LEGION asks for a single mask, which is the first of the four; the other three and the IoU head
+    exist because they are trained and exported with the rest.
+    """
+
+    def __init__(self, config: SamConfig, *, key: jax.Array):
+        D = config.prompt_width
+        keys = jax.random.split(key, 8)
+        self.iou_token = nnx.Param(jax.random.normal(keys[0], (1, D)))
+        self.mask_tokens = nnx.Param(jax.random.normal(keys[1], (NUM_MASKS, D)))
+        self.layers = stack(lambda k: TwoWayLayer(config, key=k), config.decoder_layers,
+                            key=keys[2])
+        self.final_attention = Attention(D, D // 2, config.decoder_heads, key=keys[3])
+        self.final_norm = layer_norm(D, TOKEN_EPS)
+        # Transposed 2 x 2 convolutions of stride 2: every input cell makes its own 2 x 2 cells.
+        self.upscale1 = UpscaleBy2(D, D // 4, key=keys[4])
+        self.upscale_norm = layer_norm(D // 4, config.norm_eps)
+        self.upscale2 = UpscaleBy2(D // 4, D // 8, key=keys[5])
+        self.hyper = stack(lambda k: MlpStack(D, D, D // 8, 3, key=k), NUM_MASKS, key=keys[6])
+        self.iou_head = MlpStack(D, config.iou_hidden, NUM_MASKS, config.iou_layers, key=keys[7])
+        self.depth = config.decoder_layers
+
+    def __call__(self, image: jax.Array, dense: jax.Array, positions: jax.Array,
+                 prompts: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Decode K prompts of each of B images.
+
+        Args:
+            image: image embedding [B, Y, X, D].
+            dense: dense prompt, broadcastable to [Y, X, D].
+            positions: [Y, X, D].
+            prompts: [B, K, D].
+
+        Returns:
+            Mask logits float32[B, K, 4Y, 4X] and the IoU head's output for that mask,
+            float32[B, K].
+        """
+        image = image.astype(jnp.float32) + dense
+        per_image = jax.vmap(self._decode_one, in_axes=(None, None, 0))
+        return jax.vmap(per_image, in_axes=(0, None, 0))(
+            image, positions.reshape(-1, positions.shape[-1]), prompts.astype(jnp.float32))
+
+    def _decode_one(self, image, positions, prompt):
+        Y = image.shape[0]
+        start = jnp.concatenate(
+            [self.iou_token[...], self.mask_tokens[...], prompt[None]])  # [6, D]
+
+        def body(carry, layer_and_keep):
+            layer, keep = layer_and_keep
+            return layer(*carry, start, positions, keep), None
+
+        keep = (jnp.arange(self.depth) > 0).astype(jnp.float32)
+        (tokens, cells), _ = jax.lax.scan(
+            body, (start, einops.rearrange(image, "Y X D -> (Y X) D")), (self.layers, keep))
+        attended = self.final_attention(tokens + start, cells + positions, cells)
+        tokens = self.final_norm(tokens + attended)
+        x = einops.rearrange(cells, "(Y X) D -> Y X D", Y=Y)
+        x = gelu(self.upscale_norm(self.upscale1(x)))
+        x = gelu(self.upscale2(x))  # [4Y, 4X, D / 8]
+        first = jax.tree.map(lambda a: a[0], self.hyper)
+        return x @ first(tokens[1]), self.iou_head(tokens[0])[0]
+
+
+class UpscaleBy2(nnx.Module):
+    """Transposed convolution with kernel 2 and stride 2; kernel [D in, 2 * 2 * D out]."""
+
+    def __init__(self, in_width: int, out_width: int, *, key: jax.Array):
+        scale = nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(scale(key, (in_width, 4 * out_width), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(out_width))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [Y, X, D] -> [2Y, 2X, F]."""
+        y = einops.rearrange(x @ self.kernel[...].astype(x.dtype),
+                             "Y X (a b F) -> (Y a) (X b) F", a=2, b=2)
+        return y + self.bias[...].astype(x.dtype)

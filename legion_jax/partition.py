@@ -1,0 +1,96 @@
+"""Which parameters are trained: path patterns split a model into a trainable and a frozen tree."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+from input_pipeline.errors import UserError
+from legion_jax.config import LegionConfig
+from legion_jax.models.legion import Legion
+from legion_jax.sharding import path_name
+
+
+class PartitionError(UserError):
+    """A pattern that selects nothing."""
+
+
+EVERYTHING = (r".*",)
+# LEGION, section 4: LoRA on query and value, vocabulary matrices, [SEG] projection, mask decoder.
+LOCALISATION = (r"/lora_[ab]$", r"^language/(embed|head)/", r"^text_projection/", r"^mask_decoder/")
+VERDICT_ONLY = (r"^verdict/",)
+
+
+def split_params(model: Legion, trainable: Sequence[str]) -> tuple[nnx.GraphDef, dict, dict]:
+    """Split a model (or its `nnx.eval_shape`) into (graph, trainable, frozen) plain dicts.
+
+    Raises PartitionError when a pattern matches no parameter: it would silently freeze what its
+    author meant to train.
+    """
+    hit = set()
+
+    def is_trainable(path, _):
+        name = "/".join(map(str, path))
+        found = [p for p in trainable if re.search(p, name)]
+        hit.update(found)
+        return bool(found)
+
+    graph, train, frozen = nnx.split(model, is_trainable, ...)
+    if unused := [p for p in trainable if p not in hit]:
+        raise PartitionError(f"trainable: pattern {', '.join(unused)} matches no parameter")
+    return graph, nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
+
+
+def abstract_model(config: LegionConfig) -> Legion:
+    """The model with shapes in place of arrays; costs no memory at any size."""
+    return nnx.eval_shape(lambda: Legion(config, key=jax.random.key(0)))
+
+
+def new_params(config: LegionConfig, key: jax.Array) -> dict:
+    """Freshly initialised parameters, float32; under jit only those that are used are made."""
+    return nnx.to_pure_dict(nnx.split(Legion(config, key=key))[1])
+
+
+def abstract_params(config: LegionConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """{path: shape and dtype} of every parameter."""
+    return flatten(nnx.to_pure_dict(nnx.split(abstract_model(config))[1]))
+
+
+def merge(graph: nnx.GraphDef, *trees: dict) -> Legion:
+    """The model again, from the trees of `split_params`."""
+    return nnx.merge(graph, *trees)
+
+
+def cast(tree: dict, dtype: Any) -> dict:
+    """Every array of a tree in `dtype`; works on abstract trees too."""
+    def one(x):
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
+        return x.astype(dtype)
+    return jax.tree.map(one, tree)
+
+
+def flatten(tree: dict) -> dict[str, Any]:
+    """{parameter path: leaf}."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {path_name(path): leaf for path, leaf in leaves}
+
+
+def unflatten(flat: dict[str, Any]) -> dict:
+    """Inverse of `flatten`."""
+    tree: dict = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = leaf
+    return tree
+
+
+def count(tree: dict) -> int:
+    """Number of values in a tree, concrete or abstract."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))

@@ -1,0 +1,209 @@
+"""Train LEGION: `python -m legion_jax.train --config experiments/RUN.py --workdir DIR`.
+
+Reads top to bottom: devices, tokenizer and shapes, parameters, data, steps. A run that was killed
+continues from its newest checkpoint and logs what an unbroken one would have logged.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+
+import jax
+import ml_collections
+import optax
+from absl import flags
+from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import config_flags
+
+from experiments import run_config
+from input_pipeline import batches, conversation, synthscars
+from input_pipeline.examples import ExampleSpec, training_example
+from input_pipeline.tokenizer import Tokenizer
+from legion_jax import checkpoint, command, losses, optim, partition, report, sharding
+from legion_jax import config as config_lib
+from legion_jax.config import LegionConfig, LoraConfig
+from legion_jax.train_step import TrainState, init_state, make_step
+
+LOG = logging.getLogger("legion_jax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a run's config means once its files have been read."""
+
+    model: LegionConfig
+    tokenizer: Tokenizer
+    examples: ExampleSpec
+    image_index: int
+
+
+def read_task(config: ml_collections.ConfigDict) -> Task:
+    """Tokenizer, architecture and example shapes of a run. Raises ValueError on a misfit."""
+    folder = config.data.tokenizer or (config.init_from and f"{config.init_from}/tokenizer")
+    if not folder:
+        raise run_config.ConfigError("data.tokenizer: needed when init_from is empty")
+    tokenizer = Tokenizer.from_folder(folder)
+    model = model_config(config, tokenizer.vocab_size)
+    examples = ExampleSpec(
+        clip_size=model.clip.image_size, sam_canvas=model.sam.image_size,
+        sam_longest=config.data.sam_longest or model.sam.image_size,
+        text_length=config.data.text_length, mask_slots=config.data.mask_slots,
+        mask_canvas=config.data.mask_canvas, instruction=config.data.instruction)
+    prompt = conversation.encode_prompt(tokenizer, config.data.instruction)
+    if len(prompt) >= config.data.text_length:
+        raise run_config.ConfigError(f"data.text_length: the prompt alone takes {len(prompt)} ids, "
+                                     f"got {config.data.text_length}")
+    return Task(model, tokenizer, examples, conversation.image_index(prompt))
+
+
+def model_config(config: ml_collections.ConfigDict, vocab: int) -> LegionConfig:
+    """Architecture of a run: the checkpoint's, or a named size for training from scratch."""
+    knobs = config.model
+    sizes = {"legion_7b": config_lib.legion_7b, "tiny": lambda: config_lib.tiny(vocab)}
+    if config.init_from:
+        model = checkpoint.read_meta(config.init_from)["config"]
+    elif knobs.name in sizes:
+        model = sizes[knobs.name]()
+    else:
+        raise run_config.ConfigError(f"model.name: {', '.join(sizes)}, not {knobs.name!r}")
+    if vocab != model.language.vocab:
+        raise run_config.ConfigError(f"data.tokenizer: {vocab} tokens, the model has "
+                                     f"{model.language.vocab}")
+    return dataclasses.replace(
+        model, dtype=knobs.dtype, position_dtype=knobs.position_dtype, remat=knobs.remat,
+        lora=LoraConfig(knobs.lora_rank, knobs.lora_alpha, knobs.lora_dropout))
+
+
+def abstract_state(config, model: LegionConfig, optimizer, mesh):
+    """Graph, and the abstract, sharded train state and frozen tree of a run."""
+    graph, params, frozen = partition.split_params(
+        partition.abstract_model(model), config.trainable)
+    params = sharding.shard_abstract(partition.cast(params, "float32"), mesh)
+    frozen = sharding.shard_abstract(partition.cast(frozen, config.frozen_dtype), mesh)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    layout = optax.tree_utils.tree_map_params(
+        optimizer, lambda _, p: p.sharding, jax.eval_shape(optimizer.init, params), params,
+        transform_non_params=lambda _: everywhere)
+    state = jax.eval_shape(lambda p: init_state(p, optimizer), params)
+    layout = TrainState(everywhere, jax.tree.map(lambda p: p.sharding, params), layout)
+    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+                         state, layout)
+    return graph, state, frozen
+
+
+def first_params(config, model: LegionConfig, params: dict, frozen: dict) -> tuple[dict, dict]:
+    """Parameters a fresh run starts from: the base checkpoint's, random where it has none.
+
+    Raises CheckpointError when a frozen parameter is not in the base.
+    """
+    wanted, kept = partition.flatten(params), partition.flatten(frozen)
+    known = checkpoint.param_paths(config.init_from) if config.init_from else set()
+    if homeless := sorted(kept.keys() - known):
+        source = config.init_from or "init_from is empty"
+        raise checkpoint.CheckpointError(
+            f"{homeless[0]}: frozen, but there is nothing to take it from ({source}); "
+            f"{len(homeless)} such parameters")
+    loaded = checkpoint.load_some(
+        config.init_from, {p: a for p, a in (wanted | kept).items() if p in known}) if known else {}
+    fresh = {p: a for p, a in wanted.items() if p not in known}
+
+    def init(key):
+        everything = partition.flatten(partition.new_params(model, key))
+        return {p: everything[p].astype(a.dtype) for p, a in fresh.items()}
+
+    shardings = {p: a.sharding for p, a in fresh.items()}
+    made = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed)) if fresh else {}
+    return (partition.unflatten({p: (loaded | made)[p] for p in wanted}),
+            partition.unflatten({p: loaded[p] for p in kept}))
+
+
+def write_run_files(config, task: Task, params: dict, workdir: epath.Path) -> None:
+    """Make the work directory loadable on its own: architecture, question, tokenizer, config.
+
+    Raises ConfigError when the directory belongs to a run with another config.
+    """
+    text = json.loads(config.to_json())
+    path = workdir / "config.json"
+    if path.exists() and (old := json.loads(path.read_text())) != text:
+        raise run_config.ConfigError(f"{workdir}: belongs to a run with another config: "
+                                     f"{run_config.differences(old, text)}")
+    workdir.mkdir(parents=True, exist_ok=True)
+    base = {"path": str(epath.Path(config.init_from).resolve()),
+            "fingerprint": checkpoint.fingerprint(config.init_from)} if config.init_from else None
+    checkpoint.write_meta(
+        workdir, task.model, base=base, trained=sorted(partition.flatten(params)),
+        question={"instruction": config.data.instruction,
+                  "sam_longest": task.examples.sam_longest,
+                  "max_new_tokens": config.eval.max_new_tokens,
+                  "mask_slots": config.data.mask_slots})
+    task.tokenizer.save(workdir / "tokenizer")
+    report.write_json(path, text)
+
+
+def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainState:
+    """Run the training described by a config; returns the final state."""
+    workdir = epath.Path(workdir)
+    mesh = sharding.make_mesh(config.mesh)
+    task = read_task(config)
+    optimizer = optim.make(config.optimizer)
+    with jax.set_mesh(mesh):
+        graph, abstract, frozen = abstract_state(config, task.model, optimizer, mesh)
+        write_run_files(config, task, abstract.params, workdir)
+        checkpoints = checkpoint.RunCheckpoints(workdir, every=config.checkpoint_every,
+                                                keep=config.checkpoint_keep)
+        params, frozen = first_params(config, task.model, abstract.params, frozen)
+        layout = jax.tree.map(lambda x: x.sharding, abstract)
+        state = jax.jit(lambda p: init_state(p, optimizer), out_shardings=layout)(params)
+        if restored := checkpoints.restore(abstract.params, abstract.optimizer):
+            step, params, opt_state = restored
+            state = TrainState(jax.device_put(step, layout.step).astype("int32"), params, opt_state)
+        LOG.info("%s trainable, %s frozen parameters on %d devices",
+                     f"{partition.count(state.params):,}", f"{partition.count(frozen):,}",
+                     mesh.size)
+        step = jax.jit(
+            make_step(graph, optimizer, optim.schedule(config.optimizer),
+                      weights=losses.Terms(**config.loss), image_index=task.image_index,
+                      seg_id=task.tokenizer.seg_id, accumulation=config.accumulation,
+                      seed=config.seed),
+            donate_argnums=0, out_shardings=(layout, None))
+        state = run_steps(config, task, step, state, frozen, mesh, checkpoints, workdir)
+        checkpoints.close()
+    return state
+
+
+def run_steps(config, task: Task, step: Callable, state: TrainState, frozen: dict, mesh,
+              checkpoints: checkpoint.RunCheckpoints, workdir: epath.Path) -> TrainState:
+    """The loop: one compiled call per update; metrics are fetched only when they are logged."""
+    start, total = int(state.step), config.optimizer.total_steps
+    source = synthscars.open_split(config.data.data_dir, config.data.train_split)
+    data = batches.train_batches(
+        source, lambda record: training_example(record, task.tokenizer, task.examples),
+        batch_size=config.batch_size, seed=config.seed, process_index=jax.process_index(),
+        process_count=jax.process_count())
+    rows = batches.iterate(data, start, threads=config.data.threads)
+    log = report.MetricsLog(workdir, start=start, total=total)
+    layout, pending = sharding.batch_sharding(mesh), []
+    for number in range(start, total):
+        batch = jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(layout, x), next(rows))
+        state, metrics = step(state, frozen, batch)
+        pending.append((number, metrics))
+        done = number + 1
+        checkpoints.save(done, state.params, state.optimizer, force=done == total)
+        if done % config.log_every == 0 or done == total:
+            values = jax.device_get([m for _, m in pending])
+            log.write([(n, {k: float(v) for k, v in row.items()})
+                       for (n, _), row in zip(pending, values, strict=True)],
+                      images_per_step=config.batch_size)
+            pending = []
+    log.close()
+    return state
+
+
+if __name__ == "__main__":
+    CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config().")
+    WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go.")
+    flags.mark_flags_as_required(["config", "workdir"])
+    command.run(lambda: train(run_config.check(CONFIG.value), WORKDIR.value) and None)

@@ -1,0 +1,147 @@
+"""Preparing SynthScars: repeated, interrupted and wrong runs, and the command."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from fake_synthscars import DEFECTS, GOOD, IMAGES, encode_image, write_split
+
+from input_pipeline import synthscars
+from input_pipeline.annotations import AnnotationError, find_splits
+from input_pipeline.synthscars import open_split, prepare
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("source")
+    (root / "secret.png").write_bytes(encode_image(99))
+    return write_split(root, "train", GOOD + DEFECTS, folder="annoations", images=IMAGES)
+
+
+@pytest.fixture(scope="module")
+def published(source, tmp_path_factory):
+    return prepare(source, tmp_path_factory.mktemp("data"), config="published")
+
+
+def test_second_run_changes_nothing(published, source):
+    before = {path: path.stat().mtime for path in published.data_path.iterdir()}
+    again = prepare(source, published.data_dir_root, config="published")
+    assert {path: path.stat().mtime for path in again.data_path.iterdir()} == before
+
+
+def test_other_annotations_are_not_taken_for_the_same(published, tmp_path):
+    other = write_split(tmp_path / "other", "train", GOOD[:1], images=IMAGES)
+    with pytest.raises(AnnotationError, match="other annotations"):
+        prepare(other, published.data_dir_root, config="published")
+
+
+def test_two_builds_give_the_same_records_in_the_same_order(published, source, tmp_path):
+    again = prepare(source, tmp_path, config="published")
+    first, second = (open_split(b.data_path, "train") for b in (published, again))
+    assert [r["id"] for r in first] == [r["id"] for r in second]
+    assert (published.data_path / "skipped.jsonl").read_text() == (
+        again.data_path / "skipped.jsonl"
+    ).read_text()
+
+
+def test_test_annotations_beside_train_are_found(tmp_path):
+    write_split(tmp_path, "train", GOOD, images=IMAGES)
+    test_file = tmp_path / "train" / "annotations" / "test.json"
+    test_file.write_text(json.dumps(GOOD[:1]))
+    assert [files.images.parent.name for files in find_splits(tmp_path)] == ["train", "train"]
+    (tmp_path / "test" / "images").mkdir(parents=True)
+    train, test = find_splits(tmp_path)
+    assert (train.images.parent.name, test.images.parent.name) == ("train", "test")
+    assert str(test.annotations) == str(test_file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("[{", "not valid JSON.*line 1"), ("{}", "expected a list.*dict")]
+)
+def test_a_broken_file_is_one_clear_error(tmp_path, content, message):
+    write_split(tmp_path, "train", [])
+    path = tmp_path / "train" / "annotations" / "train.json"
+    path.write_text(content)
+    with pytest.raises(AnnotationError, match=f"{path}: .*{message}"):
+        prepare(tmp_path, tmp_path / "data", config="published")
+    assert not (tmp_path / "data").exists()
+
+
+def test_missing_source_and_unknown_config_are_named(tmp_path):
+    with pytest.raises(AnnotationError, match="no such folder"):
+        prepare(tmp_path / "none", tmp_path, config="published")
+    with pytest.raises(AnnotationError, match="found no train/annotations/train.json"):
+        prepare(tmp_path, tmp_path, config="published")
+    with pytest.raises(AnnotationError, match="published, photos"):
+        prepare(tmp_path, tmp_path, config="all")
+
+
+def test_a_split_without_usable_records_is_an_error_and_leaves_nothing(tmp_path):
+    source = write_split(tmp_path / "source", "train", DEFECTS[1:4], images=IMAGES)
+    with pytest.raises(AnnotationError, match="no usable record.*no usable ref"):
+        prepare(source, tmp_path / "data", config="published")
+    with pytest.raises(AnnotationError, match="no prepared data set here"):
+        open_split(tmp_path / "data", "train")
+
+
+def test_an_interrupted_build_is_never_read_as_complete(source, tmp_path, monkeypatch):
+    def stop(items, *args, **kwargs):
+        yield next(complete(items, *args, **kwargs))
+        raise KeyboardInterrupt
+
+    complete = synthscars.read_records
+    monkeypatch.setattr(synthscars, "read_records", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, tmp_path, config="published")
+    with pytest.raises(AnnotationError, match="no prepared data set here"):
+        open_split(tmp_path, "train")
+    # A killed process cannot tidy up: what it leaves has TFDS' longer name.
+    monkeypatch.undo()
+    builder = prepare(source, tmp_path, config="published")
+    shutil.copytree(builder.data_path, builder.data_path.parent / "incomplete.X1Y2Z3_1.0.0")
+    assert len(open_split(tmp_path, "train")) == 5
+
+
+def test_missing_split_lists_the_available_ones(published):
+    with pytest.raises(AnnotationError, match="no split 'test'; available: train"):
+        open_split(published.data_path, "test")
+    assert len(open_split(published.data_dir_root, "train[:40%]")) == 2
+
+
+def test_several_data_sets_in_one_folder_must_be_named(source, published, tmp_path):
+    shutil.copytree(published.data_path, tmp_path / "a" / "1.0.0")
+    shutil.copytree(published.data_path, tmp_path / "b" / "1.0.0")
+    with pytest.raises(AnnotationError, match="name one of"):
+        open_split(tmp_path, "train")
+    assert len(open_split(tmp_path / "a", "train")) == 5
+
+
+def _run_tool(*arguments):
+    command = [sys.executable, "-m", "tools.prepare_data", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_tool_prints_a_table_and_needs_no_tensorflow(source, tmp_path):
+    done = _run_tool(
+        "--dataset=synthscars/published", f"--source={source}", f"--data_dir={tmp_path}"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3 image name outside" in done.stdout and "skipped.jsonl" in done.stdout
+
+
+def test_tool_fails_in_one_sentence(tmp_path):
+    done = _run_tool(f"--source={tmp_path}/none", f"--data_dir={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"prepare_data: {tmp_path}/none: no such folder"
+
+
+def test_reading_imports_neither_tensorflow_nor_jax(published):
+    code = (
+        "import sys; from input_pipeline.synthscars import open_split;"
+        f"print(len(open_split({str(published.data_path)!r}, 'train')[0]['image']) > 0,"
+        " [m for m in ('tensorflow', 'jax', 'torch', 'cv2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split("\n")[0] == "True []", done.stderr

@@ -1,0 +1,121 @@
+"""Polygons, run lengths and bit-packed masks."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from input_pipeline.regions import (
+    RegionError,
+    mask_to_rle,
+    pack_masks,
+    polygons_to_mask,
+    rle_to_mask,
+    unpack_masks,
+)
+
+SQUARE = [2, 1, 6, 1, 6, 4, 2, 4]  # x 2..6, y 1..4
+
+
+def test_square_covers_its_pixels():
+    mask = polygons_to_mask([SQUARE], 8, 10)
+    expected = np.zeros((8, 10), np.uint8)
+    expected[1:4, 2:6] = 1
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_overlapping_polygons_join_and_stay_binary():
+    other = [4, 2, 9, 2, 9, 7, 4, 7]
+    joined = polygons_to_mask([SQUARE, other], 8, 10)
+    parts = [polygons_to_mask([polygon], 8, 10) for polygon in (SQUARE, other)]
+    np.testing.assert_array_equal(joined, parts[0] | parts[1])
+    assert joined.max() == 1
+
+
+def test_rounding_beyond_the_border_is_clipped():
+    inside = polygons_to_mask([[0, 0, 10, 0, 10, 8, 0, 8]], 8, 10)
+    beyond = polygons_to_mask([[-1e-12, -0.5, 10.5, -0.5, 10.9, 8.2, 0, 8.7]], 8, 10)
+    np.testing.assert_array_equal(inside, beyond)
+    assert inside.all()
+
+
+def test_far_points_are_cut_at_the_border():
+    mask = polygons_to_mask([[5, 2, 40, 2, 40, 6, 5, 6]], 8, 10)
+    expected = np.zeros((8, 10), np.uint8)
+    expected[2:6, 5:] = 1
+    np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize(
+    ("polygons", "message"),
+    [
+        ([], "no polygon"),
+        ([[1, 1, 5, 5]], "fewer than 3 points: 2"),
+        ([[]], "fewer than 3 points: 0"),
+        ([[1, 1, 5, 1, 5]], "odd number of values: 5"),
+        ([[1, 1, 5, 1, math.nan, 5]], "not finite"),
+        ([[1, 1, 5, 1, math.inf, 5]], "not finite"),
+        ([[20, 1, 25, 1, 25, 5]], "wholly outside the 10x8 image"),
+        ([[1, -9, 5, -9, 5, -3]], "wholly outside"),
+        ([[3, 3, 3, 3, 3, 3]], "covers no pixel"),
+        ([["a", 1, 5, 1, 5, 5]], "not a flat list of numbers"),
+        ([[[1, 1], [5, 1], [5, 5]]], "not a flat list of numbers"),
+        ([None], "not a flat list of numbers"),
+        ([SQUARE, [1, 1]], "fewer than 3 points: 1"),
+    ],
+)
+def test_unusable_polygons_are_named(polygons, message):
+    with pytest.raises(RegionError, match=message):
+        polygons_to_mask(polygons, 8, 10)
+
+
+def test_packing_round_trip_pads_right_and_bottom():
+    masks = np.random.default_rng(0).integers(0, 2, (3, 11, 13), np.uint8)
+    packed, valid = pack_masks(masks, 5, 16)
+    assert packed.shape == (5, 16, 2) and packed.dtype == np.uint8
+    np.testing.assert_array_equal(valid, [True, True, True, False, False])
+    full = unpack_masks(packed)
+    np.testing.assert_array_equal(full[:3, :11, :13], masks)
+    assert full.sum() == masks.sum()
+
+
+def test_leftmost_pixel_is_the_highest_bit():
+    mask = np.zeros((1, 8, 16), np.uint8)
+    mask[0, 0, 0] = mask[0, 1, 9] = 1
+    packed, _ = pack_masks(mask, 1, 16)
+    assert packed[0, 0].tolist() == [0b10000000, 0] and packed[0, 1].tolist() == [0, 0b01000000]
+
+
+def test_no_masks_give_empty_slots():
+    packed, valid = pack_masks(np.zeros((0, 4, 4), np.uint8), 2, 8)
+    assert not packed.any() and not valid.any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "slots", "canvas", "message"),
+    [
+        ((3, 4, 4), 2, 8, "3 masks do not fit 2 slots"),
+        ((1, 4, 9), 2, 8, "9x4 does not fit a canvas of 8"),
+        ((1, 4, 4), 2, 12, "12 is not a multiple of 8"),
+        ((4, 4), 2, 8, "three axes"),
+    ],
+)
+def test_packing_refuses_what_does_not_fit(shape, slots, canvas, message):
+    with pytest.raises(RegionError, match=message):
+        pack_masks(np.zeros(shape, np.uint8), slots, canvas)
+
+
+def test_run_lengths_round_trip_through_json():
+    mask = polygons_to_mask([SQUARE], 8, 10)
+    rle = json.loads(json.dumps(mask_to_rle(mask)))
+    assert rle["size"] == [8, 10]
+    np.testing.assert_array_equal(rle_to_mask(rle), mask)
+    np.testing.assert_array_equal(rle_to_mask(mask_to_rle(mask.astype(bool) * True)), mask)
+
+
+@pytest.mark.parametrize("rle", [{}, {"size": [2, 2]}, {"size": [2], "counts": "04"}, None])
+def test_broken_run_lengths_are_named(rle):
+    with pytest.raises(RegionError, match="size"):
+        rle_to_mask(rle)

@@ -1,0 +1,136 @@
+"""SynthScars as TFDS: what is read back, which defects are tolerated, and how they are counted."""
+
+import json
+
+import numpy as np
+import pytest
+from fake_synthscars import (
+    DEFECTS,
+    DROPPED,
+    GOOD,
+    IMAGES,
+    SKIPPED,
+    SQUARE,
+    encode_image,
+    make_record,
+    make_ref,
+    write_split,
+)
+
+from input_pipeline.scarred_photos import make_dataset
+from input_pipeline.synthscars import open_split, prepare, read_summary
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("source")
+    (root / "secret.png").write_bytes(encode_image(99))
+    return write_split(root, "train", GOOD + DEFECTS, folder="annoations", images=IMAGES)
+
+
+@pytest.fixture(scope="module")
+def published(source, tmp_path_factory):
+    return prepare(source, tmp_path_factory.mktemp("data"), config="published")
+
+
+def _by_id(builder, split="train"):
+    return {record["id"].decode(): record for record in open_split(builder.data_path, split)}
+
+
+def test_usable_records_come_back_with_their_bytes(published):
+    records = _by_id(published)
+    assert sorted(records) == [f"train_{i}" for i in range(5)]
+    names = {key: record["file_name"].decode() for key, record in records.items()}
+    for key, name in names.items():
+        assert records[key]["image"] == IMAGES[name]
+        assert records[key]["label"] == 1
+    sizes = {key: (int(r["height"]), int(r["width"])) for key, r in records.items()}
+    assert sizes["train_0"] == (16, 24) and sizes["train_2"] == (24, 16)
+
+
+def test_record_has_exactly_the_documented_features(published):
+    record = _by_id(published)["train_0"]
+    texts = {"id", "image", "group_id", "file_name", "caption"}
+    assert set(record) == texts | {"height", "width", "label", "regions"}
+    assert all(isinstance(record[key], bytes) for key in texts)
+    assert set(record["regions"]) == {"phrase", "start", "end", "explanation", "polygons"}
+
+
+def test_regions_follow_the_cleaned_caption(published):
+    record = _by_id(published)["train_0"]
+    caption, regions = record["caption"].decode(), record["regions"]
+    # Quotes go first, then spaces: a quote behind a space stays, as in the published code.
+    assert caption == '"The hand and the left foot. "'
+    assert regions["phrase"] == [b"hand", b"left foot"]
+    spans = zip(regions["start"], regions["end"], strict=True)
+    assert [caption[start:end] for start, end in spans] == ["hand", "left foot"]
+    assert [json.loads(text) for text in regions["polygons"]] == [SQUARE, SQUARE]
+
+
+def test_quotes_are_stripped_and_an_empty_explanation_is_kept(published):
+    record = _by_id(published)["train_1"]
+    assert record["caption"] == b"A sign." and record["regions"]["explanation"] == [b""]
+
+
+def test_group_is_the_image_itself(published):
+    groups = {key: record["group_id"] for key, record in _by_id(published).items()}
+    assert groups["train_0"] == groups["train_3"] == groups["train_4"]
+    assert len({groups["train_0"], groups["train_1"], groups["train_2"]}) == 3
+
+
+def test_every_defect_is_counted(published):
+    counts = read_summary(published)["splits"]["train"]
+    assert counts["annotations"] == len(GOOD + DEFECTS)
+    assert counts["records"] == 5 and counts["regions"] == 6
+    assert counts["skipped"] == SKIPPED and counts["dropped"] == DROPPED
+
+
+def test_every_defect_is_named(published):
+    lines = (published.data_path / "skipped.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert len(entries) == sum(SKIPPED.values()) + sum(DROPPED.values())
+    found = {(entry["id"], entry["ref"]): entry for entry in entries}
+    assert found["7", None]["file"] == "gone.png"
+    assert found["8", None]["reason"] == found["9", None]["reason"] == "unreadable image"
+    assert found["4", 1] | {"detail": "sign"} == found["4", 1]
+    assert found["4", 3]["detail"] == "polygon has fewer than 3 points: 2"
+    assert "wholly outside the 24x16 image" in found["4", 4]["detail"]
+    assert found["#15", None]["detail"] == "not an object with one key"
+    assert all(
+        set(entry) == {"split", "id", "file", "ref", "reason", "detail"} for entry in entries
+    )
+
+
+def test_photos_are_real_or_tampered(tmp_path):
+    pytest.importorskip("skimage")
+    made = make_dataset(tmp_path / "made", num_train=10, num_test=5, size=96)
+    builder = prepare(made, tmp_path / "data", config="photos")
+    counts = read_summary(builder)["splits"]
+    assert all(not counts[split]["skipped"] and not counts[split]["dropped"] for split in counts)
+    for split, number in (("train", 10), ("test", 5)):
+        records = _by_id(builder, split).values()
+        assert len(records) == number
+        for record in records:
+            assert record["label"] == (2 if record["regions"]["phrase"] else 0)
+            assert record["group_id"] == record["file_name"].rpartition(b"_")[0]
+            stored = made / split / "images" / record["file_name"].decode()
+            assert record["image"] == stored.read_bytes()
+        assert sorted({int(record["label"]) for record in records}) == [0, 2]
+
+
+def test_a_photo_whose_refs_are_all_broken_is_not_called_real(tmp_path):
+    items = [
+        {"0": make_record("a.png", "No artifact.")},
+        {"1": make_record("a.png", "A spot.", make_ref("spot", polygons=[[1, 1]]))},
+    ]
+    source = write_split(tmp_path / "source", "train", items, images=IMAGES)
+    builder = prepare(source, tmp_path / "data", config="photos")
+    assert [key for key in _by_id(builder)] == ["train_0"]
+    assert read_summary(builder)["splits"]["train"]["skipped"] == {"no usable ref": 1}
+
+
+def test_image_bytes_may_hold_zeros_at_the_end(tmp_path):
+    content = IMAGES["a.png"] + b"\0\0\0"  # fixed-width byte strings would lose them
+    source = write_split(tmp_path / "s", "train", GOOD[:1], images={"a.png": content})
+    builder = prepare(source, tmp_path / "data", config="published")
+    assert np.array_equal(open_split(builder.data_path, "train")[0]["image"], content)
