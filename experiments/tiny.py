@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # A short question: the published one alone would be half of the sequence.
     c.data.instruction = "Is this photo real? Name and mask every artifact."
-    c.data.text_length = 160
+    c.data.text_length = 144
     c.data.mask_slots = 3
     c.data.mask_canvas = 176
 

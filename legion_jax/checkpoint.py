@@ -88,8 +88,7 @@ def load_tree(path: epath.Path, abstract: dict) -> dict:
     """
     if not path.exists():
         raise CheckpointError(f"{path}: not found")
-    found = ocp.checkpointables_metadata(path).metadata["params"]
-    check_shapes(str(path), partition.flatten(found), partition.flatten(abstract))
+    check_shapes(str(path), _stored(path), partition.flatten(abstract))
     return ocp.load_checkpointables(path, {"params": abstract})["params"]
 
 
@@ -118,8 +117,7 @@ class RunCheckpoints:
         if step is None:
             return None
         path = step_folder(self.directory.parent, step)
-        found = ocp.checkpointables_metadata(path).metadata["params"]
-        check_shapes(str(path), partition.flatten(found), partition.flatten(params))
+        check_shapes(str(path), _stored(path), partition.flatten(params))
         loaded = self._orbax.load_checkpointables(
             step, {"params": params, "optimizer": optimizer})
         LOG.info("resumed from step %d (%s)", step, path)
@@ -172,6 +170,27 @@ def load_params(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, A
     return params | (load_base(meta["base"], frozen) if frozen else {})
 
 
+def as_stored(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]:
+    """`abstract` with every dtype replaced by the one on disk, for bit-exact export."""
+    folder = epath.Path(folder)
+    meta = read_meta(folder)
+    stored = {}
+    if meta["base"]:
+        stored |= _stored(epath.Path(meta["base"]["path"]) / "params")
+    if (folder / "params").exists():
+        stored |= _stored(folder / "params")
+    elif (step := latest_step(folder)) is not None:
+        stored |= _stored(step_folder(folder, step))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return {path: jax.ShapeDtypeStruct(a.shape, stored[path].dtype if path in stored else a.dtype,
+                                       sharding=device)
+            for path, a in abstract.items()}
+
+
+def _stored(path: epath.Path) -> dict[str, Any]:
+    return partition.flatten(ocp.checkpointables_metadata(path).metadata["params"])
+
+
 def load_base(base: dict | None, abstract: dict[str, Any]) -> dict[str, Any]:
     """The frozen parameters of a run, from the converted checkpoint it started from."""
     if not base:
@@ -188,13 +207,13 @@ def param_paths(folder: epath.PathLike) -> set[str]:
     path = epath.Path(folder) / "params"
     if not path.exists():
         raise CheckpointError(f"{folder}: no params/ here; this is not a converted checkpoint")
-    return set(partition.flatten(ocp.checkpointables_metadata(path).metadata["params"]))
+    return set(_stored(path))
 
 
 def load_some(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]:
     """Part of a converted checkpoint: the paths of `abstract`, and nothing else is read."""
     path = epath.Path(folder) / "params"
-    found = partition.flatten(ocp.checkpointables_metadata(path).metadata["params"])
+    found = _stored(path)
     check_shapes(str(path), {p: found[p] for p in abstract if p in found}, abstract)
     context = ocp.Context()
     context.pytree.loading.partial_load = True

@@ -1,0 +1,174 @@
+"""One table between published tensor names and our parameter paths, used in both directions.
+
+Key names are those of LEGION and GLaMM checkpoints, of a CLIP vision folder and of the detection
+variant's head. LoRA factors are not in the table: published checkpoints hold them merged.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from legion_jax.config import LegionConfig
+from legion_jax.convert import layout
+from legion_jax.convert.layout import Layout
+
+SAM = "model.grounding_encoder."
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One parameter and the tensors it is made of.
+
+    Attributes:
+        path: our parameter path.
+        keys: array of tensor names; its shape is that of the stacking axes of the parameter,
+            () for a parameter that is not stacked.
+        layout: layout of one tensor.
+    """
+
+    path: str
+    keys: np.ndarray
+    layout: Layout
+
+
+def _rule(path: str, key: str, kind: Layout, *numbers) -> Rule:
+    """`key` may hold {i} (and {j}) for the stacking axes; `numbers` are their values."""
+    if not numbers:
+        return Rule(path, np.array(key, object), kind)
+    if len(numbers) == 1:
+        names = [key.format(i=i) for i in numbers[0]]
+        return Rule(path, np.array(names, object).reshape(len(names)), kind)
+    names = [[key.format(i=i, j=j) for j in numbers[1]] for i in numbers[0]]
+    return Rule(path, np.array(names, object).reshape(len(numbers[0]), len(numbers[1])), kind)
+
+
+def _dense(path: str, key: str, *numbers, bias: bool = True) -> list[Rule]:
+    weight = _rule(f"{path}/kernel", f"{key}.weight", layout.linear(), *numbers)
+    return [weight] + ([_rule(f"{path}/bias", f"{key}.bias", layout.same(), *numbers)]
+                       if bias else [])
+
+
+def _norm(path: str, key: str, *numbers, bias: bool = True) -> list[Rule]:
+    scale = _rule(f"{path}/scale", f"{key}.weight", layout.same(), *numbers)
+    return [scale] + ([_rule(f"{path}/bias", f"{key}.bias", layout.same(), *numbers)]
+                      if bias else [])
+
+
+def clip_rules(config: LegionConfig) -> list[Rule]:
+    c, root, n = config.clip, "vision_model.", range(config.clip.depth)
+    block = root + "encoder.layers.{i}."
+    rules = [
+        _rule("clip/cls", root + "embeddings.class_embedding", layout.same()),
+        _rule("clip/patch/kernel", root + "embeddings.patch_embedding.weight",
+              layout.convolution(c.patch)),
+        _rule("clip/position", root + "embeddings.position_embedding.weight", layout.same()),
+        *_norm("clip/pre_norm", root + "pre_layrnorm"),  # sic, CLIP's own spelling
+        *_norm("clip/layers/norm1", block + "layer_norm1", n),
+        *_norm("clip/layers/norm2", block + "layer_norm2", n),
+        *_dense("clip/layers/mlp/up", block + "mlp.fc1", n),
+        *_dense("clip/layers/mlp/down", block + "mlp.fc2", n)]
+    for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "out")):
+        rules += _dense(f"clip/layers/{ours}", f"{block}self_attn.{theirs}_proj", n)
+    return rules
+
+
+def language_rules(config: LegionConfig) -> list[Rule]:
+    c, n = config.language, range(config.language.layers)
+    block = "model.layers.{i}."
+    rules = [
+        _rule("language/embed/embedding", "model.embed_tokens.weight",
+              layout.vocabulary(c.vocab, c.padded_vocab, transpose=False)),
+        _rule("language/head/kernel", "lm_head.weight",
+              layout.vocabulary(c.vocab, c.padded_vocab, transpose=True)),
+        *_norm("language/norm", "model.norm", bias=False),
+        *_norm("language/layers/norm1", block + "input_layernorm", n, bias=False),
+        *_norm("language/layers/norm2", block + "post_attention_layernorm", n, bias=False)]
+    for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "o")):
+        rules += _dense(f"language/layers/{ours}", f"{block}self_attn.{theirs}_proj", n, bias=False)
+    for name in ("gate", "up", "down"):
+        rules += _dense(f"language/layers/{name}", f"{block}mlp.{name}_proj", n, bias=False)
+    return rules
+
+
+def sam_encoder_rules(config: LegionConfig) -> list[Rule]:
+    c, root = config.sam, SAM + "image_encoder."
+    kinds = (("window_layers", [i for i in range(c.layers) if i not in c.global_blocks]),
+             ("global_layers", list(c.global_blocks)))
+    block = root + "blocks.{i}."
+    rules = [
+        _rule("sam_encoder/patch/kernel", root + "patch_embed.proj.weight",
+              layout.convolution(c.patch)),
+        _rule("sam_encoder/patch/bias", root + "patch_embed.proj.bias", layout.same()),
+        _rule("sam_encoder/position", root + "pos_embed", layout.unsqueezed()),
+        _rule("sam_encoder/neck_conv1/kernel", root + "neck.0.weight", layout.convolution(1)),
+        *_norm("sam_encoder/neck_norm1", root + "neck.1"),
+        _rule("sam_encoder/neck_conv2/kernel", root + "neck.2.weight", layout.convolution(3)),
+        *_norm("sam_encoder/neck_norm2", root + "neck.3")]
+    for kind, n in kinds:
+        path = f"sam_encoder/{kind}"
+        rules += [
+            *_norm(f"{path}/norm1", block + "norm1", n), *_norm(f"{path}/norm2", block + "norm2", n),
+            *_dense(f"{path}/attention/qkv", block + "attn.qkv", n),
+            *_dense(f"{path}/attention/out", block + "attn.proj", n),
+            _rule(f"{path}/attention/relative_rows", block + "attn.rel_pos_h", layout.same(), n),
+            _rule(f"{path}/attention/relative_columns", block + "attn.rel_pos_w", layout.same(), n),
+            *_dense(f"{path}/mlp/up", block + "mlp.lin1", n),
+            *_dense(f"{path}/mlp/down", block + "mlp.lin2", n)]
+    return rules
+
+
+def mask_decoder_rules(config: LegionConfig) -> list[Rule]:
+    c, root, n = config.sam, SAM + "mask_decoder.", range(config.sam.decoder_layers)
+    block = root + "transformer.layers.{i}."
+    hyper = root + "output_hypernetworks_mlps.{i}.layers."
+    iou = root + "iou_prediction_head.layers."
+    middle = range(1, c.iou_layers - 1)
+    rules = [
+        _rule("mask_decoder/iou_token", root + "iou_token.weight", layout.same()),
+        _rule("mask_decoder/mask_tokens", root + "mask_tokens.weight", layout.same()),
+        *_norm("mask_decoder/final_norm", root + "transformer.norm_final_attn"),
+        _rule("mask_decoder/upscale1/kernel", root + "output_upscaling.0.weight",
+              layout.upscaling()),
+        _rule("mask_decoder/upscale1/bias", root + "output_upscaling.0.bias", layout.same()),
+        *_norm("mask_decoder/upscale_norm", root + "output_upscaling.1"),
+        _rule("mask_decoder/upscale2/kernel", root + "output_upscaling.3.weight",
+              layout.upscaling()),
+        _rule("mask_decoder/upscale2/bias", root + "output_upscaling.3.bias", layout.same()),
+        *_dense("mask_decoder/layers/mlp/up", block + "mlp.lin1", n),
+        *_dense("mask_decoder/layers/mlp/down", block + "mlp.lin2", n),
+        *_dense("mask_decoder/hyper/first", hyper + "0", range(4)),
+        *_dense("mask_decoder/hyper/middle", hyper + "{j}", range(4), (1,)),
+        *_dense("mask_decoder/hyper/last", hyper + "2", range(4)),
+        *_dense("mask_decoder/iou_head/first", iou + "0"),
+        *_dense("mask_decoder/iou_head/middle", iou + "{i}", middle),
+        *_dense("mask_decoder/iou_head/last", f"{iou}{c.iou_layers - 1}")]
+    for number in range(1, 5):
+        rules += _norm(f"mask_decoder/layers/norm{number}", f"{block}norm{number}", n)
+    for path, key, numbers in (
+        ("layers/self_attention", block + "self_attn", (n,)),
+        ("layers/token_to_image", block + "cross_attn_token_to_image", (n,)),
+        ("layers/image_to_token", block + "cross_attn_image_to_token", (n,)),
+        ("final_attention", root + "transformer.final_attn_token_to_image", ()),
+    ):
+        for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "out")):
+            rules += _dense(f"mask_decoder/{path}/{ours}", f"{key}.{theirs}_proj", *numbers)
+    return rules
+
+
+def rules(config: LegionConfig) -> list[Rule]:
+    """The whole table for a model of these sizes."""
+    prompt = SAM + "prompt_encoder."
+    table = [
+        *clip_rules(config), *language_rules(config), *sam_encoder_rules(config),
+        *mask_decoder_rules(config),
+        *_dense("projector/up", "model.mm_projector.0"),
+        *_dense("projector/down", "model.mm_projector.2"),
+        *_dense("text_projection/up", "model.text_hidden_fcs.0.0"),
+        *_dense("text_projection/down", "model.text_hidden_fcs.0.2"),
+        _rule("prompt_encoder/no_mask", prompt + "no_mask_embed.weight", layout.unsqueezed()),
+        _rule("prompt_encoder/frequencies",
+              prompt + "pe_layer.positional_encoding_gaussian_matrix", layout.same())]
+    if config.verdict_classes:
+        table += [*_dense("verdict/up", "prediction_head.0"),
+                  *_dense("verdict/down", "prediction_head.2")]
+    return table
