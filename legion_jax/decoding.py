@@ -18,6 +18,8 @@ from legion_jax.models.legion import Legion, seg_slots, splice_flags
 from legion_jax.models.llama import Cache
 from legion_jax.sharding import BATCH, constrain
 
+FRAME_PIXELS = 1024 * 1024
+
 
 @flax.struct.dataclass
 class DecodeState:
@@ -128,16 +130,22 @@ def draw_masks(model: Legion, seg_states: jax.Array, sam_image: jax.Array, resiz
 
     Args:
         seg_states: [B, K, D]; sam_image: uint8[B, C, C, 3]; resized, original: int[B, 2].
-        canvas: static side of the output, at least the longest side of any photo.
+        canvas: static side of the output, a multiple of 8 and at least any photo's longest side.
 
     Returns:
-        float32[B, K, canvas, canvas] logits and float32[B, K] scores: the mean probability inside
-        the mask (0 for an empty mask).
+        uint8[B, K, canvas, canvas / 8], one bit per pixel as `np.packbits` makes them, and
+        float32[B, K] scores: the mean probability inside the mask (0 for an empty mask).
     """
     logits, _ = model.draw(model.ground(sam_image, resized), model.prompt(seg_states))
-    logits = masks.to_frame(logits, resized, original, sam_size=model.config.sam.image_size,
-                            canvas=canvas)
-    positive = (logits > 0) & masks.inside(original, canvas)[:, None]
-    area = positive.sum((-2, -1))
-    score = jnp.where(positive, jax.nn.sigmoid(logits), 0).sum((-2, -1)) / jnp.maximum(area, 1)
-    return jnp.where(masks.inside(original, canvas)[:, None], logits, -jnp.inf), score
+
+    def place(row):
+        logits, resized, original = (x[None] for x in row)
+        logits = masks.to_frame(logits, resized, original, canvas=canvas,
+                                sam_size=model.config.sam.image_size)[0]
+        positive = (logits > 0) & masks.inside(original, canvas)
+        total = jnp.where(positive, jax.nn.sigmoid(logits), 0).sum((-2, -1))
+        return jnp.packbits(positive, axis=-1), total / jnp.maximum(positive.sum((-2, -1)), 1)
+
+    # Large frames are made a few photos at a time, which bounds memory.
+    at_once = max(1, 8 * FRAME_PIXELS // (canvas * canvas))
+    return jax.lax.map(place, (logits, resized, original), batch_size=at_once)

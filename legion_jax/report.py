@@ -23,7 +23,7 @@ class MetricsLog:
         self.total = total
         if self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step_of(line) < start]
-            _write_atomically(self.path, "".join(line + "\n" for line in kept))
+            write_text(self.path, "".join(line + "\n" for line in kept))
         self.tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"),
                                                       purge_step=start)
         self._since, self._step = time.monotonic(), start
@@ -61,10 +61,11 @@ def duration(seconds: float) -> str:
 
 def write_json(path: epath.PathLike, value: Any) -> None:
     """Indented JSON, complete or not there at all."""
-    _write_atomically(epath.Path(path), json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(epath.Path(path), json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def _write_atomically(path: epath.Path, text: str) -> None:
+def write_text(path: epath.Path, text: str) -> None:
+    """Text, complete or not there at all."""
     temporary = path.parent / f".{path.name}.writing"
     temporary.write_text(text)
     temporary.replace(path)

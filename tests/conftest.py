@@ -1,9 +1,20 @@
-"""What all tests share."""
+"""What all tests share: eight fake devices and a model that compiles in seconds."""
 
 import os
 import pathlib
 
 import pytest
+
+# Read once, when jax is first imported.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = " ".join(
+    [*os.environ.get("XLA_FLAGS", "").split(), "--xla_force_host_platform_device_count=8"])
+
+from random_models import randomized
+
+from legion_jax import partition
+from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
+from legion_jax.models.legion import Legion
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +27,22 @@ def golden() -> pathlib.Path:
             "golden vectors not found: set LEGION_GOLDEN or place them at ../shared/golden/A"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def config() -> LegionConfig:
+    """Every part of the architecture; SAM's grid of 8 does not divide into windows of 3."""
+    return LegionConfig(
+        clip=ClipConfig(image_size=28, patch=14, width=32, mlp=64, heads=4, layers=3),
+        language=LanguageConfig(vocab=97, width=48, mlp=96, heads=4, layers=3, max_positions=64),
+        lora=LoraConfig(rank=2, alpha=4.0, dropout=0.0),
+        sam=SamConfig(image_size=64, patch=8, width=32, mlp=64, heads=4, layers=4, window=3,
+                      global_blocks=(1, 3), prompt_width=32, mask_channels=4, decoder_heads=4,
+                      decoder_mlp=64, iou_hidden=16),
+        verdict_classes=("tampered", "real"), verdict_hidden=24, dtype="float32", remat=False)
+
+
+@pytest.fixture(scope="session")
+def model(config) -> Legion:
+    """The model with random values in every parameter; tests must not change it."""
+    return randomized(partition.abstract_model(config))

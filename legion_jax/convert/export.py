@@ -13,7 +13,7 @@ from tqdm import tqdm
 from legion_jax import checkpoint, partition, report
 from legion_jax.config import LegionConfig
 from legion_jax.convert import load
-from legion_jax.convert.rules import rules
+from legion_jax.convert.rules import Rule, rules
 from legion_jax.convert.source import SourceError
 
 
@@ -31,10 +31,10 @@ def merged(params: dict[str, np.ndarray], config: LegionConfig) -> dict[str, np.
     return out
 
 
-def to_torch_tensors(params: dict[str, np.ndarray], config: LegionConfig) -> dict[str, np.ndarray]:
-    """{published name: array in PyTorch layout} of merged parameters, dtypes unchanged."""
+def to_torch_tensors(params: dict[str, np.ndarray], table: list[Rule]) -> dict[str, np.ndarray]:
+    """{published name: array in PyTorch layout}, dtypes unchanged."""
     out = {}
-    for rule in rules(config):
+    for rule in table:
         stacked = params[rule.path].reshape(-1, *params[rule.path].shape[rule.keys.ndim:])
         for key, value in zip(rule.keys.ravel(), stacked, strict=True):
             out[key] = rule.layout.to_torch(value)
@@ -64,7 +64,7 @@ def export(folder: str, output: str, *, file_format: str = "bin", progress: bool
     config = meta["config"]
     params = checkpoint.to_host(checkpoint.load_params(folder, checkpoint.as_stored(
         folder, partition.abstract_params(config))))
-    tensors = to_torch_tensors(merged(params, config), config)
+    tensors = to_torch_tensors(merged(params, config), rules(config))
     base = epath.Path(meta["base"]["path"]) if meta.get("base") else epath.Path(folder)
     if (base / "source").exists():
         plan = Plan.from_source(base / "source")

@@ -138,7 +138,7 @@ def convert(legion: str, clip: str, output: str, *, head: str | None = None,
 
 
 def write_source(folder: epath.Path, sources: Sources, rest: list[str]) -> None:
-    """Everything export needs to write the folders back: layout, small files, unmodelled tensors."""
+    """What export needs to write the folders back: layout, small files, unmodelled tensors."""
     folder.mkdir(parents=True)
     described = {}
     for role, source in sources.folders.items():

@@ -107,7 +107,8 @@ def sam_encoder_rules(config: LegionConfig) -> list[Rule]:
     for kind, n in kinds:
         path = f"sam_encoder/{kind}"
         rules += [
-            *_norm(f"{path}/norm1", block + "norm1", n), *_norm(f"{path}/norm2", block + "norm2", n),
+            *_norm(f"{path}/norm1", block + "norm1", n),
+            *_norm(f"{path}/norm2", block + "norm2", n),
             *_dense(f"{path}/attention/qkv", block + "attn.qkv", n),
             *_dense(f"{path}/attention/out", block + "attn.proj", n),
             _rule(f"{path}/attention/relative_rows", block + "attn.rel_pos_h", layout.same(), n),
@@ -153,6 +154,15 @@ def mask_decoder_rules(config: LegionConfig) -> list[Rule]:
         for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "out")):
             rules += _dense(f"mask_decoder/{path}/{ours}", f"{key}.{theirs}_proj", *numbers)
     return rules
+
+
+def lora_rules(config: LegionConfig, *, suffix: str = "") -> list[Rule]:
+    """LoRA factors of unmerged checkpoints; `suffix` is what PEFT appends to their names."""
+    n = range(config.language.layers)
+    return [_rule(f"language/layers/{ours}/lora_{factor.lower()}",
+                  f"model.layers.{{i}}.self_attn.{theirs}_proj.lora_{factor}{suffix}",
+                  layout.linear(), n)
+            for ours, theirs in (("query", "q"), ("value", "v")) for factor in "AB"]
 
 
 def rules(config: LegionConfig) -> list[Rule]:

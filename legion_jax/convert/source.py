@@ -1,4 +1,4 @@
-"""Reading checkpoint folders: `.safetensors`, `.bin` and `.pth`, sharded or not, tensor by tensor."""
+"""Reading checkpoint folders: `.safetensors`, `.bin` and `.pth`, sharded or not."""
 
 import dataclasses
 import hashlib

@@ -1,0 +1,226 @@
+"""Photos in, verdicts, explanations and masks out.
+
+    predictor = Predictor(folder)
+    for prediction in predictor([image]): ...
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from input_pipeline import batches, conversation, examples, regions
+from input_pipeline.tokenizer import Tokenizer
+from legion_jax import checkpoint, decoding, partition, sharding
+from legion_jax.config import LegionConfig
+from legion_jax.models.layers import numerics
+
+SMALLEST_CANVAS, LARGEST_CANVAS = 256, 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What is asked and how much may be answered.
+
+    Attributes:
+        instruction: the user's question.
+        sam_longest: longest side of the photo on SAM's canvas, in pixels; 0: the whole canvas.
+        max_new_tokens: length of an answer; mask_slots: masks per answer.
+    """
+
+    instruction: str = conversation.INSTRUCTION
+    sam_longest: int = 0
+    max_new_tokens: int = 512
+    mask_slots: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """An artifact named in an explanation.
+
+    Attributes:
+        phrase: what is wrong; start, end: where the explanation says so, in characters.
+        detail: the explanation's words about it.
+        mask: bool[H, W], or None when the model gave no [SEG] or had no slot left for it.
+        score: mean mask probability inside the mask, 0 without one.
+    """
+
+    phrase: str
+    start: int
+    end: int
+    detail: str
+    mask: np.ndarray | None
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Result for one photo.
+
+    Attributes:
+        verdict: most probable class, or None without a verdict head; probability: of that class.
+        fake_probability: 1 - probability of "real", or None.
+        explanation: readable text; answer: the text as decoded, tags included.
+        finished: False when the answer was cut at the length limit.
+        size: (height, width) of the photo.
+    """
+
+    verdict: str | None
+    probability: float | None
+    fake_probability: float | None
+    explanation: str
+    answer: str
+    finished: bool
+    size: tuple[int, int]
+    regions: list[Region]
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Union of all masks, bool[H, W]."""
+        union = np.zeros(self.size, bool)
+        for region in self.regions:
+            if region.mask is not None:
+                union |= region.mask
+        return union
+
+
+class Predictor:
+    """A model with its tokenizer and question, compiled for one batch size.
+
+    Two programs run per batch: one reads the photo and writes the answer, one draws all masks. The
+    second exists once per canvas size, a power of two, so photos of any size share few programs.
+    """
+
+    def __init__(self, folder: epath.PathLike, *, batch_size: int = 8,
+                 question: Question | None = None):
+        """Load a converted checkpoint or a training run. Raises CheckpointError, TokenizerError."""
+        meta = checkpoint.read_meta(folder)
+        if question is None:
+            question = Question(**meta.get("question", {}))
+        mesh = sharding.make_mesh((1, -1, 1))
+        abstract = sharding.shard_abstract(partition.cast(partition.unflatten(
+            partition.abstract_params(meta["config"])), meta["config"].dtype), mesh)
+        self._set_up(
+            meta["config"], checkpoint.load_params(folder, partition.flatten(abstract)),
+            Tokenizer.from_folder(epath.Path(folder) / "tokenizer"), question, batch_size, mesh)
+
+    @classmethod
+    def untrained(cls, config: LegionConfig, tokenizer: Tokenizer, question: Question, *,
+                  seed: int = 0, batch_size: int = 8) -> "Predictor":
+        """A model with random parameters: the baseline of every trained one."""
+        self = cls.__new__(cls)
+        params = partition.flatten(partition.new_params(config, jax.random.key(seed)))
+        self._set_up(config, params, tokenizer, question, batch_size,
+                     sharding.make_mesh((1, -1, 1)))
+        return self
+
+    def _set_up(self, config, params: dict[str, Any], tokenizer, question, batch_size, mesh):
+        self.config, self.tokenizer, self.question = config, tokenizer, question
+        self.batch_size, self.mesh = batch_size, mesh
+        self._params = partition.unflatten(params)
+        graph = partition.split_params(partition.abstract_model(config), partition.EVERYTHING)[0]
+        self._prompt = conversation.encode_prompt(tokenizer, question.instruction)
+        self.spec = examples.ExampleSpec(
+            clip_size=config.clip.image_size, sam_canvas=config.sam.image_size,
+            sam_longest=question.sam_longest or config.sam.image_size,
+            text_length=len(self._prompt), mask_slots=question.mask_slots,
+            mask_canvas=LARGEST_CANVAS, instruction=question.instruction)
+        self._answer = jax.jit(functools.partial(
+            _answer, graph, image_index=conversation.image_index(self._prompt),
+            max_new=question.max_new_tokens, slots=question.mask_slots,
+            eos_id=tokenizer.eos_id, seg_id=tokenizer.seg_id))
+        self._draw = jax.jit(functools.partial(_draw, graph), static_argnames="canvas")
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Predict for photos uint8[H, W, 3] of any sizes, in batches of the compiled size."""
+        results = []
+        for group, real in batches.padded_batches(images, self.batch_size):
+            results += self._predict(group)[:real]
+        return results
+
+    def compiled_programs(self) -> int:
+        """Executables made so far; it stops growing once every canvas size has been seen."""
+        return self._answer._cache_size() + self._draw._cache_size()
+
+    def _predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        rows = batches.stack([examples.image_fields(image, self.spec) for image in images])
+        frames = np.array([examples.frame_size(*image.shape[:2], LARGEST_CANVAS)[:2]
+                           for image in images], np.int32)
+        ids = np.broadcast_to(self._prompt, (len(images), len(self._prompt)))
+        with jax.set_mesh(self.mesh):
+            put = functools.partial(_put, mesh=self.mesh)
+            decoded, verdict = self._answer(self._params, put(ids), put(rows["clip_image"]))
+            if int(decoded.seg_count.max()):
+                packed, scores = self._draw(
+                    self._params, decoded.seg_states, put(rows["sam_image"]),
+                    put(rows["resized_size"]), put(frames), canvas=canvas_for(frames))
+            else:  # nothing to draw: SAM is not run at all
+                packed = np.zeros((len(images), self.question.mask_slots, 1, 1), np.uint8)
+                scores = np.zeros(packed.shape[:2])
+        decoded, verdict, packed, scores = jax.device_get((decoded, verdict, packed, scores))
+        return [self._result(image.shape[:2], jax.tree.map(lambda x, i=i: x[i], decoded),
+                             None if verdict is None else verdict[i], packed[i], scores[i],
+                             frames[i]) for i, image in enumerate(images)]
+
+    def _result(self, size, decoded, verdict, packed, scores, frame) -> Prediction:
+        tokens = decoded.tokens[:decoded.length].tolist()
+        answer = self.tokenizer.decode(tokens)
+        parsed = conversation.parse_answer(answer)
+        found = []
+        for region in parsed.regions:
+            index, mask, score = region.seg_index, None, 0.0
+            if index is not None and index < self.question.mask_slots:
+                mask, score = _unpack(packed[index], frame, size), float(scores[index])
+            found.append(Region(region.phrase, region.start, region.end, region.detail, mask,
+                                score))
+        name = probability = fake = None
+        if verdict is not None:
+            classes = self.config.verdict_classes
+            name, probability = classes[int(verdict.argmax())], float(verdict.max())
+            fake = float(1 - verdict[classes.index("real")]) if "real" in classes else None
+        return Prediction(name, probability, fake, parsed.explanation, answer,
+                          finished=bool(tokens and tokens[-1] == self.tokenizer.eos_id),
+                          size=tuple(size), regions=found)
+
+
+def canvas_for(sizes: np.ndarray) -> int:
+    """Smallest canvas, a power of two, that holds every frame int[B, 2]."""
+    canvas = SMALLEST_CANVAS
+    while canvas < sizes.max():
+        canvas *= 2
+    return canvas
+
+
+def _answer(graph, params, ids, image, **settings):
+    model = partition.merge(graph, params)
+    with numerics(model.config):
+        seen = model.see(image)
+        decoded = decoding.greedy(model, ids, jnp.ones(ids.shape, bool), seen, **settings)
+        verdict = None if model.verdict is None else jax.nn.softmax(model.judge(seen))
+    return decoded, verdict
+
+
+def _draw(graph, params, seg_states, image, resized, original, *, canvas):
+    model = partition.merge(graph, params)
+    with numerics(model.config):
+        return decoding.draw_masks(model, seg_states, image, resized, original, canvas=canvas)
+
+
+def _put(x: np.ndarray, *, mesh) -> jax.Array:
+    """Rows onto the devices, split over them where the batch divides evenly."""
+    spec = sharding.fit(sharding.P(sharding.BATCH), x.shape, mesh)
+    return jax.device_put(x, jax.sharding.NamedSharding(mesh, spec))
+
+
+def _unpack(packed: np.ndarray, frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bits of one mask -> bool[H, W]; photos beyond the largest canvas are scaled up to size."""
+    mask = regions.unpack_masks(packed)[:frame[0], :frame[1]].astype(bool)
+    if mask.shape == tuple(size):
+        return mask
+    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
