@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from input_pipeline.conversation import locate_phrases
+from input_pipeline.errors import UserError
 from input_pipeline.images import ImageError, read_image
 from input_pipeline.regions import RegionError, polygons_to_mask
 
@@ -24,7 +25,7 @@ FOLDERS = ("annotations", "annoations")  # the published README spells the secon
 REAL, SYNTHETIC, TAMPERED = 0, 1, 2  # the labels; -1 would be unknown
 
 
-class AnnotationError(ValueError):
+class AnnotationError(UserError):
     """A whole source or annotation file cannot be used; the message names it and says why."""
 
 

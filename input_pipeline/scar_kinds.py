@@ -53,8 +53,7 @@ class Kind:
 
 def _grain(image, window, rng):
     height, width = window.shape
-    planes = int(rng.choice([1, 3]))
-    noise = rng.normal(0.0, rng.uniform(65, 90), ((height + 1) // 2, (width + 1) // 2, planes))
+    noise = rng.normal(0.0, rng.uniform(80, 110), ((height + 1) // 2, (width + 1) // 2, 3))
     noise = noise.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]  # 2-pixel grain
     return image[window.slices] + noise
 
@@ -83,8 +82,8 @@ def _colour(image, window, rng):
     if hsv[..., 1].mean() < 40:  # a grey patch has no hue to turn: give it one
         hue[:] = rng.uniform(0, 256)
     hsv[..., 0] = hue.astype(np.int64) % 256
-    hsv[..., 1] = np.maximum(hsv[..., 1], 150)
-    hsv[..., 2] = np.maximum(hsv[..., 2], 60)
+    hsv[..., 1] = np.maximum(hsv[..., 1], 200)
+    hsv[..., 2] = np.maximum(hsv[..., 2], 110)
     return np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
 
 
@@ -99,60 +98,66 @@ def _sample(image, y, x):
     return upper * (1 - dy) + lower * dy
 
 
-def _turned(image, window, angle_at):
-    """Turns the window about its centre by angle_at(distance / mean radius) radians."""
+def _ripple(image, window, rng):
+    """Waves of a few pixels along both axes, as if seen through moving water."""
+    y, x = np.mgrid[window.top : window.bottom, window.left : window.right].astype(np.float64)
+    length, reach = rng.uniform(7, 10), rng.uniform(6, 9)
+    phase = rng.uniform(0, 2 * np.pi, 2)
+    return _sample(
+        image,
+        y + reach * np.sin(2 * np.pi * x / length + phase[0]),
+        x + reach * np.sin(2 * np.pi * y / length + phase[1]),
+    )
+
+
+def _shuffle(image, window, rng):
+    """The window cut into square pieces that are put back in another order."""
+    side = int(rng.integers(7, 11))
     height, width = window.shape
-    cy, cx = window.top + height / 2, window.left + width / 2
-    y, x = np.mgrid[window.top : window.bottom, window.left : window.right]
-    y, x = y - cy, x - cx
-    angle = angle_at(np.hypot(y, x) / ((height + width) / 4))
-    sine, cosine = np.sin(angle), np.cos(angle)
-    return _sample(image, cy + cosine * y - sine * x, cx + sine * y + cosine * x)
+    rows, columns = -(-height // side), -(-width // side)
+    pad = ((0, rows * side - height), (0, columns * side - width), (0, 0))
+    padded = np.pad(image[window.slices], pad, mode="reflect")
+    pieces = padded.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
+    pieces = pieces[rng.permutation(len(pieces))]
+    mixed = pieces.reshape(rows, columns, side, side, 3).swapaxes(1, 2)
+    return mixed.reshape(rows * side, columns * side, 3)[:height, :width]
 
 
-def _twist(image, window, rng):
-    strength = rng.uniform(3.5, 5.0) * rng.choice([-1, 1])
-    # The rim still turns by a quarter of the strength, so the edge of the region is hard.
-    return _turned(image, window, lambda radius: strength * np.clip(1 - 0.75 * radius, 0.2, 1))
-
-
-def _rotate(image, window, rng):
-    angle = rng.uniform(np.pi / 2, 3 * np.pi / 2)
-    return _turned(image, window, lambda radius: angle + 0 * radius)
-
-
-def _double(image, window, rng):
+def _repeat(image, window, rng):
+    """One small piece of the photo, over and over."""
     (height, width), (full_height, full_width) = window.shape, image.shape[:2]
-    top = int(rng.integers(0, full_height - height + 1))
-    left = int(rng.integers(0, full_width - width + 1))
-    return image[top : top + height, left : left + width][:, ::-1]
+    side = int(rng.integers(8, 12))
+    top = int(rng.integers(0, full_height - side + 1))
+    left = int(rng.integers(0, full_width - side + 1))
+    piece = image[top : top + side, left : left + side]
+    return np.tile(piece, (-(-height // side), -(-width // side), 1))[:height, :width]
 
 
 def _light(image, window, rng):
-    return image[window.slices] * rng.uniform(2.0, 2.6) + 60.0
+    # Warm light: blue gains least.
+    return image[window.slices] * rng.uniform(1.2, 1.6) + np.array([150.0, 110.0, -60.0])
 
 
 def _shadow(image, window, rng):
-    return image[window.slices] * rng.uniform(0.15, 0.25)
+    # As if lit by the sky alone: what light is left is blue.
+    return image[window.slices] * rng.uniform(0.15, 0.3) + np.array([0.0, 0.0, 70.0])
 
 
 DISTORTION = (
     Kind("grainy patch", "The grain here is far coarser than in the rest.", _grain, 25),
-    Kind("blurred patch", "The detail is smeared away while the rest is sharp.", _blur, 15),
-    Kind("blocky patch", "The texture breaks up into square blocks.", _blocks, 14),
+    Kind("blurred patch", "The detail is smeared away while the rest is sharp.", _blur, 22),
+    Kind("blocky patch", "The texture breaks up into square blocks.", _blocks, 20),
     Kind("colour shift", "The colour does not fit the things it lies on.", _colour, 30),
 )
 STRUCTURE = (
-    Kind("twisted piece", "The shapes wind around a point.", _twist, 25, True),
-    Kind(
-        "rotated piece", "The lines break off at the edge and turn another way.", _rotate, 32, True
-    ),
-    Kind("doubled piece", "A piece from elsewhere is repeated in mirror image.", _double, 36, True),
+    Kind("rippled piece", "The shapes are bent into waves.", _ripple, 32),
+    Kind("scrambled piece", "The parts stand in the wrong order.", _shuffle, 32),
+    Kind("repeated piece", "One small part is repeated over and over.", _repeat, 36),
 )
 PHYSICS = (
-    Kind("light spot", "The light is hard-edged and has no source in the scene.", _light, 45),
-    Kind("dark shadow", "The shadow is hard-edged and nothing casts it.", _shadow, 45),
+    Kind("warm light", "The light is hard-edged and has no source in the scene.", _light, 45),
+    Kind("blue shadow", "The shadow is hard-edged and nothing casts it.", _shadow, 45),
 )
 CATEGORIES = (DISTORTION, STRUCTURE, PHYSICS)
-# Gravel moved into gravel changes every pixel and still shows nothing; a whirl in it does show.
-CATEGORIES_ON_EVEN_TEXTURE = (DISTORTION, STRUCTURE[:1], PHYSICS)
+# Gravel moved within gravel changes every pixel and still shows nothing.
+CATEGORIES_ON_EVEN_TEXTURE = (DISTORTION, PHYSICS)

@@ -1,11 +1,16 @@
-"""Models with random values in every parameter, made without running any initialiser."""
+"""Models with random values in every parameter, and batches to train them on."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from legion_jax.config import LegionConfig
 from legion_jax.sharding import path_name
+
+IMAGE_INDEX, SEG_ID, IMAGE_ID = 3, 90, -200
+# What runs once or twice takes longer to optimise than to run.
+QUICK_COMPILE = {"xla_backend_optimization_level": 0}
 
 
 def randomized(abstract: nnx.Module, *, seed: int = 0) -> nnx.Module:
@@ -27,3 +32,37 @@ def randomized(abstract: nnx.Module, *, seed: int = 0) -> nnx.Module:
         return jnp.asarray(noise, jnp.float32)
 
     return nnx.merge(graph, jax.tree_util.tree_map_with_path(value, nnx.to_pure_dict(params)))
+
+
+def random_batch(config: LegionConfig, segs: list[list[int]], *, length: int = 14,
+                 slots: int = 3, canvas: int = 32, seed: int = 0) -> dict[str, np.ndarray]:
+    """A training batch with one row per entry of `segs`, the indices of its [SEG] tokens.
+
+    Rows differ in length, size of the photo and number of ground-truth masks (as many as [SEG]s,
+    up to `slots`); labels go 1, 0, -1, 2, 1 and so on. Targets start at index 6.
+    """
+    rng, B = np.random.default_rng(seed), len(segs)
+    ids = rng.integers(5, 80, (B, length)).astype(np.int32)
+    ids[:, IMAGE_INDEX] = IMAGE_ID
+    ends = length - np.arange(B) % 4
+    valid = np.arange(length) < ends[:, None]
+    ids[~valid] = 0
+    for row, places in enumerate(segs):
+        assert all(IMAGE_INDEX < k < ends[row] for k in places)
+        ids[row, places] = SEG_ID
+    number = np.array([min(len(places), slots) for places in segs])
+    sam = config.sam.image_size
+    resized = np.stack([[sam, sam // (1 + i % 3)][::1 - 2 * (i % 2)] for i in range(B)])
+    masks = rng.integers(0, 2, (B, slots, canvas, canvas), dtype=np.uint8)
+    mask_valid = np.arange(slots) < number[:, None]
+    return {
+        "clip_image": rng.integers(0, 256, (B, *2 * (config.clip.image_size,), 3), np.uint8),
+        "sam_image": rng.integers(0, 256, (B, sam, sam, 3), np.uint8),
+        "resized_size": resized.astype(np.int32),
+        "original_size": np.maximum(resized * canvas // sam - np.arange(B)[:, None] % 3, 1).astype(
+            np.int32),
+        "ids": ids, "valid": valid, "loss_mask": valid & (np.arange(length) >= 6),
+        "masks": np.packbits(masks * mask_valid[..., None, None], axis=-1),
+        "mask_valid": mask_valid, "label": np.resize([1, 0, -1, 2], B).astype(np.int32),
+        "dropped": (np.arange(B) % 2).astype(np.int32),
+    }

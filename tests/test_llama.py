@@ -13,7 +13,7 @@ from torch_side import assert_close, fill, randomize, tensors
 
 from legion_jax import partition
 from legion_jax.config import LanguageConfig, LoraConfig
-from legion_jax.models.llama import Llama, rope_tables
+from legion_jax.models.llama import Llama, rope_tables, round_to_bf16
 
 # A large epsilon, so that leaving it out or putting it elsewhere shows.
 EPS = 0.05
@@ -178,6 +178,15 @@ def test_bfloat16_rotary_tables(head_width, compiled):
         np.testing.assert_array_equal(table[:64], expected[:64])
         assert (table != expected).mean() < 0.002
         np.testing.assert_allclose(table, expected, rtol=2 ** -7, atol=2e-4)
+
+
+def test_rounding_is_an_operation_of_its_own():
+    """Compilers for accelerators drop a cast to bfloat16 that is cast back at once."""
+    x = jnp.array([1 + 2.0 ** -9, -1 - 2.0 ** -7 - 2.0 ** -8, 3e38, 0.0])
+    np.testing.assert_array_equal(round_to_bf16(x), x.astype(jnp.bfloat16).astype(jnp.float32))
+    compiled = jax.jit(rope_tables, static_argnums=(1, 2)).lower(
+        jnp.arange(8)[None], LanguageConfig(), "bfloat16").compile().as_text()
+    assert compiled.count("reduce-precision(") == 2 and "bf16" not in compiled
 
 
 def test_float32_rotary_tables_are_exact():

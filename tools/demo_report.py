@@ -17,7 +17,7 @@ from PIL import Image
 
 from tools import loss_curves, overlay
 
-TRUTH_COLOUR = (0, 158, 115)
+TRUTH_COLOUR = (70, 235, 150)
 MAX_WIDTH = 1000  # px; wider pictures are reduced, the report stays small enough to mail
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
@@ -75,7 +75,8 @@ class Example:
     image: uint8[H, W, 3]. truth: bool[H, W], all artifacts together. prediction: the photo with
     the predicted masks and phrases drawn, as an RGB picture or uint8[Y, X, 3]. verdict: "real",
     or any other word for a photo that is not. probability: that the photo is not real, 0 to 1.
-    is_fake: whether it is not. f1: of the masks, 0 to 1, or None.
+    is_fake: whether it is not. f1: of the masks, 0 to 1, or None. Raises ValueError when truth
+    and image do not fit.
     """
 
     name: str
@@ -88,6 +89,11 @@ class Example:
     explanation: str
     reference: str
     f1: float | None
+
+    def __post_init__(self):
+        if self.truth.dtype != bool or self.truth.shape != self.image.shape[:2]:
+            raise ValueError(f"{self.name}: truth needs bool{self.image.shape[:2]}, got "
+                             f"{self.truth.dtype}{self.truth.shape}")
 
     @property
     def right(self) -> bool:
@@ -153,7 +159,7 @@ def share(value: float) -> str:
 
 
 def data_uri(picture: Image.Image | np.ndarray) -> markupsafe.Markup:
-    """RGB picture or uint8[H, W, 3] as the text of a JPEG data URI, MAX_WIDTH pixels wide at most."""
+    """RGB picture or uint8[H, W, 3] as the text of a JPEG data URI, at most MAX_WIDTH wide."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image = image.convert("RGB")
     if image.width > MAX_WIDTH:

@@ -8,7 +8,7 @@ import numpy as np
 
 # Keys of metrics.jsonl and what they are, in the order shown.
 TERMS = {
-    "loss": "weighted sum of the next four",
+    "loss": "sum of the next four, weights included",
     "ce": "next word, cross-entropy",
     "bce": "mask, binary cross-entropy",
     "dice": "mask, dice loss",
@@ -66,14 +66,14 @@ def number(value: float) -> str:
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """Mean of float64[N] over about N / 25 neighbours, fewer near the ends.
+    """Mean of float64[N] over about N / 25 neighbours, at the ends over those there are.
 
     As many before as after, so that the line does not lag behind falling values.
     """
-    place = np.arange(len(values))
-    reach = np.minimum(np.minimum(place, place[::-1]), len(values) // 50)
+    place, reach = np.arange(len(values)), len(values) // 50
+    start, stop = np.maximum(place - reach, 0), np.minimum(place + reach + 1, len(values))
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    return (sums[place + reach + 1] - sums[place - reach]) / (2 * reach + 1)
+    return (sums[stop] - sums[start]) / (stop - start)
 
 
 def _chart(name: str, meaning: str, pairs: np.ndarray) -> Chart:

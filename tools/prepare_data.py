@@ -3,15 +3,13 @@
 python -m tools.prepare_data --dataset synthscars/photos --source DIR --data_dir DIR
 """
 
-import sys
-
 import tensorflow_datasets as tfds
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from input_pipeline.annotations import AnnotationError
 from input_pipeline.synthscars import SKIPPED, prepare, read_summary
+from legion_jax import command
 
 DATASETS = ("synthscars/published", "synthscars/photos")
 
@@ -42,16 +40,11 @@ def show_summary(builder: tfds.core.DatasetBuilder, console: Console) -> None:
         console.print(f"Each one is named in {builder.data_path / SKIPPED}", soft_wrap=True)
 
 
-def main(argv: list[str]) -> None:
-    """Prepares the data set named by the flags; exits with 1 and one sentence on bad input."""
-    del argv
+def main() -> None:
+    """Prepares the data set named by the flags."""
     config = _DATASET.value.partition("/")[2]
-    try:
-        builder = prepare(_SOURCE.value, _DATA_DIR.value, config=config)
-    except (AnnotationError, OSError) as error:
-        sys.exit(f"prepare_data: {error}")
-    show_summary(builder, Console())
+    show_summary(prepare(_SOURCE.value, _DATA_DIR.value, config=config), Console())
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

@@ -1,0 +1,87 @@
+"""Small checkpoint folders in the published layout, with every tensor random."""
+
+import json
+import pathlib
+
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+import torch
+
+from input_pipeline.tokenizer import train_tokenizer
+from legion_jax import partition
+from legion_jax.config import LegionConfig
+from legion_jax.convert.carried import published_shapes
+from legion_jax.convert.export import published_configs
+from legion_jax.convert.rules import rules
+
+TEXTS = ["A grainy patch at the upper left.", "Nothing here is wrong at all."] * 40
+
+
+def random_tensors(config: LegionConfig, dtype: str, *, seed: int = 0) -> dict[str, np.ndarray]:
+    """{name: array} of a whole LEGION checkpoint, and of CLIP with its unused last block."""
+    rng = np.random.default_rng(seed)
+    abstract = partition.abstract_params(config)
+    shapes = published_shapes(config)
+    for rule in rules(config):
+        shape = rule.layout.torch_shape(tuple(abstract[rule.path].shape[rule.keys.ndim:]))
+        shapes |= {key: shape for key in rule.keys.ravel()}
+    last = config.clip.layers - 1
+    for key in [k for k in shapes if k.startswith("vision_model.encoder.layers.0.")]:
+        shapes[key.replace("layers.0.", f"layers.{last}.")] = shapes[key]
+    shapes["vision_model.post_layernorm.weight"] = (config.clip.width,)
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+    return {key: rng.normal(size=shape).astype(np.float32).astype(kind)
+            for key, shape in shapes.items()}
+
+
+def to_torch(array: np.ndarray) -> torch.Tensor:
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(array.copy())
+
+
+def save(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+    if path.suffix == ".safetensors":
+        safetensors.numpy.save_file(tensors, path)
+    else:
+        torch.save({key: to_torch(value) for key, value in tensors.items()}, path)
+
+
+def load(folder: pathlib.Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder, read by PyTorch and safetensors themselves."""
+    out = {}
+    for file in sorted(folder.glob("*.bin")):
+        out |= torch.load(file, weights_only=True)
+    for file in sorted(folder.glob("*.safetensors")):
+        out |= {k: to_torch(v) for k, v in safetensors.numpy.load_file(file).items()}
+    return out
+
+
+def make(folder: pathlib.Path, config: LegionConfig, *, dtype: str = "bfloat16",
+         suffix: str = ".bin", shards: int = 2) -> tuple[pathlib.Path, pathlib.Path]:
+    """Write folder/legion and folder/clip; returns both. The vocabulary must be the tokenizer's."""
+    tensors = random_tensors(config, dtype)
+    legion, clip = folder / "legion", folder / "clip"
+    clip.mkdir(parents=True)
+    tokenizer = train_tokenizer(TEXTS, config.language.vocab - 7, legion)
+    assert tokenizer.vocab_size == config.language.vocab, tokenizer.vocab_size
+    for role, files in published_configs(config).items():
+        for name, content in files.items():
+            (folder / role / name).write_bytes(content)
+    stem = "model" if suffix == ".safetensors" else "pytorch_model"
+    save(clip / f"{stem}{suffix}",
+         {k: v for k, v in tensors.items() if k.startswith("vision_model.")})
+    keys = sorted(k for k in tensors if not k.startswith("vision_model."))
+    if shards == 1:
+        save(legion / f"{stem}{suffix}", {k: tensors[k] for k in keys})
+        return legion, clip
+    weight_map = {}
+    for number in range(shards):
+        name = f"{stem}-{number + 1:05d}-of-{shards:05d}{suffix}"
+        part = {k: tensors[k] for k in keys[number::shards]}
+        save(legion / name, part)
+        weight_map |= dict.fromkeys(part, name)
+    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+    (legion / f"{stem}{suffix}.index.json").write_text(json.dumps(index))
+    return legion, clip

@@ -1,0 +1,99 @@
+"""Folders on disk: what loads, what is refused and with which words."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from legion_jax import checkpoint, partition, report, sharding
+from legion_jax.config import tiny
+
+
+def abstract(tree):
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
+
+
+def test_params_return_in_the_asked_dtype_and_sharding(tmp_path):
+    mesh = sharding.make_mesh((1, 4, 2))
+    wanted = sharding.shard_abstract({"language": {"head": {"kernel": jax.ShapeDtypeStruct(
+        (16, 8), jnp.float32)}}}, mesh)
+    value = jnp.arange(128, dtype=jnp.bfloat16).reshape(16, 8)
+    checkpoint.save_params(tmp_path, {"language/head/kernel": value})
+    found = checkpoint.load_params(tmp_path, partition.flatten(wanted))["language/head/kernel"]
+    assert found.dtype == jnp.float32
+    assert found.sharding.spec == sharding.P("fsdp", "tensor")
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(value, np.float32))
+
+
+def test_newest_checkpoints_are_kept_and_restored(tmp_path):
+    writer = checkpoint.RunCheckpoints(tmp_path, every=2, keep=2)
+    for step in range(1, 8):
+        params = {"a": jnp.full(3, float(step))}
+        writer.save(step, params, {"m": params}, force=step == 7)
+    writer.close()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["6", "7"]
+    reader = checkpoint.RunCheckpoints(tmp_path, every=2, keep=2)
+    tree = abstract({"a": jnp.zeros(3)})
+    step, params, optimizer = reader.restore(tree, {"m": tree})
+    assert step == 7 and float(params["a"][0]) == 7 == float(optimizer["m"]["a"][1])
+    with pytest.raises(checkpoint.CheckpointError, match=r"a: checkpoint \(3,\), model \(4,\)"):
+        reader.restore(abstract({"a": jnp.zeros(4)}), {"m": tree})
+    reader.close()
+
+
+def test_saved_arrays_may_be_donated_at_once(tmp_path):
+    """The write goes on while the next step overwrites its buffers."""
+    writer = checkpoint.RunCheckpoints(tmp_path, every=1, keep=9)
+    overwrite = jax.jit(lambda x: x + 1, donate_argnums=0)
+    x = jnp.zeros((512, 512))
+    for step in range(1, 6):
+        writer.save(step, {"x": x}, {"count": jnp.asarray(step)})
+        x = overwrite(x)
+    writer.close()
+    tree = abstract({"x": x})
+    for step in range(1, 6):
+        path = checkpoint.step_folder(tmp_path, step)
+        assert float(checkpoint.load_tree(path, tree)["x"].max()) == step - 1
+        assert float(checkpoint.load_tree(path, tree)["x"].min()) == step - 1
+
+
+@pytest.mark.parametrize("text, message", [
+    (None, "neither a converted checkpoint nor a training run"), ("{", "legion.json"),
+    ('{"format": 9}', "format 9, this version reads 1"), ('{"format": 1}', "config")])
+def test_unusable_meta_is_named(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / checkpoint.META).write_text(text)
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        checkpoint.read_meta(tmp_path)
+
+
+def test_unknown_architecture_field_is_named(tmp_path):
+    checkpoint.write_meta(tmp_path, tiny())
+    meta = json.loads((tmp_path / checkpoint.META).read_text())
+    meta["config"]["clip"]["widht"] = 3
+    (tmp_path / checkpoint.META).write_text(json.dumps(meta))
+    with pytest.raises(checkpoint.CheckpointError, match="config.clip|clip: unknown field widht"):
+        checkpoint.read_meta(tmp_path)
+
+
+def test_run_without_a_finished_checkpoint(tmp_path):
+    checkpoint.write_meta(tmp_path, tiny(), base=None, trained=[])
+    with pytest.raises(checkpoint.CheckpointError, match="no finished checkpoint"):
+        checkpoint.load_params(tmp_path, {})
+
+
+def test_metrics_behind_the_checkpoint_are_dropped(tmp_path):
+    log = report.MetricsLog(checkpoint.epath.Path(tmp_path), start=0, total=4)
+    log.write([(0, {k: 0.5 for k in KEYS}), (1, {k: 0.25 for k in KEYS})], images_per_step=2)
+    log.close()
+    log = report.MetricsLog(checkpoint.epath.Path(tmp_path), start=1, total=4)
+    log.write([(1, {k: 0.125 for k in KEYS})], images_per_step=2)
+    log.close()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["loss"]) for r in rows] == [(0, 0.5), (1, 0.125)]
+
+
+KEYS = ("loss", "ce", "bce", "dice", "verdict", "grad_norm", "learning_rate")

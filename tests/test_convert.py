@@ -1,0 +1,199 @@
+"""Published checkpoints in and out: bit for bit, and by name where something is wrong."""
+
+import dataclasses
+import json
+import pickle
+import shutil
+
+import numpy as np
+import published
+import pytest
+import torch
+
+from input_pipeline.tokenizer import Tokenizer, train_tokenizer
+from legion_jax import checkpoint, partition
+from legion_jax.config import LoraConfig
+from legion_jax.convert import export, load
+from legion_jax.convert.source import SourceError, TensorFolder
+
+
+@pytest.fixture(scope="module")
+def sized(config, tmp_path_factory):
+    """The small config with the vocabulary of the tokenizer that `published.make` trains."""
+    probe = train_tokenizer(published.TEXTS, 300, tmp_path_factory.mktemp("probe") / "tokenizer")
+    language = dataclasses.replace(config.language, vocab=probe.vocab_size)
+    return dataclasses.replace(config, language=language, lora=LoraConfig(),
+                               verdict_classes=("synthetic", "real"))
+
+
+@pytest.fixture(scope="module")
+def folders(sized, tmp_path_factory):
+    return published.make(tmp_path_factory.mktemp("published"), sized)
+
+
+def convert(legion, clip, output):
+    return load.convert(str(legion), str(clip), str(output), progress=False,
+                        sam=json.loads((legion / "sam_config.json").read_text()))
+
+
+def assert_same_tensors(source, target):
+    before, after = published.load(source), published.load(target)
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        assert value.dtype == after[key].dtype, key
+        assert torch.equal(value, after[key]), key
+
+
+@pytest.mark.parametrize("dtype, suffix, shards", [
+    ("bfloat16", ".bin", 2), ("float32", ".safetensors", 1), ("bfloat16", ".safetensors", 3),
+    ("float16", ".bin", 1)])
+def test_round_trip_is_bit_exact(sized, tmp_path, dtype, suffix, shards):
+    legion, clip = published.make(tmp_path, sized, dtype=dtype, suffix=suffix, shards=shards)
+    summary = convert(legion, clip, tmp_path / "jax")
+    assert summary.unknown == []
+    assert dataclasses.replace(summary.config, dtype=sized.dtype, remat=sized.remat,
+                               position_dtype=sized.position_dtype) == sized
+    export.export(str(tmp_path / "jax"), str(tmp_path / "back"), progress=False)
+    assert_same_tensors(legion, tmp_path / "back")
+    assert_same_tensors(clip, tmp_path / "back" / "clip")
+    for name in ("config.json", "tokenizer.model", "added_tokens.json"):
+        assert (legion / name).read_bytes() == (tmp_path / "back" / name).read_bytes()
+    assert sorted(p.name for p in legion.glob("*model*")) == sorted(
+        p.name for p in (tmp_path / "back").glob("*model*"))
+
+
+def test_export_of_a_model_from_scratch_reads_back(sized, folders, tmp_path):
+    abstract = partition.abstract_params(sized)
+    params = {p: np.random.default_rng(0).normal(size=a.shape).astype(np.float32)
+              for p, a in abstract.items()}
+    params["language/embed/embedding"][sized.language.vocab:] = 0
+    params["language/head/kernel"][:, sized.language.vocab:] = 0
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    checkpoint.save_params(folder, params)
+    Tokenizer.from_folder(folders[0]).save(folder / "tokenizer")
+    checkpoint.write_meta(folder, sized, base=None, trained=[])
+    export.export(str(folder), str(tmp_path / "out"), progress=False)
+    convert(tmp_path / "out", tmp_path / "out" / "clip", tmp_path / "again")
+    back = checkpoint.load_params(tmp_path / "again",
+                                  checkpoint.as_stored(tmp_path / "again", abstract))
+    for path, value in params.items():
+        np.testing.assert_array_equal(np.asarray(back[path]), value, err_msg=path)
+
+
+def test_lora_is_merged_in_float32(model, config):
+    params = {p: np.asarray(a) for p, a in partition.flatten(
+        partition.split_params(model, partition.EVERYTHING)[1]).items()}
+    out = export.merged(params, config)
+    assert not [p for p in out if "lora" in p]
+    base = "language/layers/query/"
+    want = params[base + "kernel"] + 2 * params[base + "lora_a"] @ params[base + "lora_b"]
+    np.testing.assert_allclose(out[base + "kernel"], want, rtol=1e-6)
+    assert out["language/layers/key/kernel"] is params["language/layers/key/kernel"]
+
+
+def copy(folders, tmp_path):
+    legion, clip = (shutil.copytree(f, tmp_path / f.name) for f in folders)
+    return legion, clip
+
+
+def edit(folder, change):
+    """Apply `change(state)` to the shard that holds the projector."""
+    for file in folder.glob("*.bin"):
+        state = torch.load(file, weights_only=True)
+        if change(state):
+            torch.save(state, file)
+
+
+def drop_index(legion):
+    next(legion.glob("*.index.json")).unlink()
+    files = sorted(legion.glob("*.bin"))
+    state = {}
+    for file in files:
+        state |= torch.load(file, weights_only=True)
+        file.unlink()
+    torch.save(state, legion / "pytorch_model.bin")
+
+
+KEY = "model.mm_projector.0.weight"
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda s: s.pop(KEY, None) is not None, rf"{KEY}: missing"),
+    (lambda s: KEY in s and s.__setitem__(KEY, s[KEY][:-1]) is None, rf"{KEY}: file \(47, 32\)"),
+])
+def test_missing_and_misshapen_tensors_are_named(folders, tmp_path, change, message):
+    legion, clip = copy(folders, tmp_path)
+    drop_index(legion)
+    edit(legion, change)
+    with pytest.raises(SourceError, match=message):
+        convert(legion, clip, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip", "legion"]
+
+
+def test_unknown_tensor_is_named_and_carried(folders, tmp_path):
+    legion, clip = copy(folders, tmp_path)
+    drop_index(legion)
+    edit(legion, lambda s: s.__setitem__("model.novelty", torch.ones(2)) is None)
+    assert convert(legion, clip, tmp_path / "out").unknown == ["model.novelty"]
+    export.export(str(tmp_path / "out"), str(tmp_path / "back"), progress=False)
+    assert_same_tensors(legion, tmp_path / "back")
+
+
+def test_listed_shard_that_is_absent(folders, tmp_path):
+    legion, clip = copy(folders, tmp_path)
+    next(legion.glob("*-00002-*.bin")).unlink()
+    with pytest.raises(SourceError, match=r"00002-of-00002\.bin: listed in .*, not there"):
+        convert(legion, clip, tmp_path / "out")
+
+
+def test_truncated_shard(folders, tmp_path):
+    legion, clip = copy(folders, tmp_path)
+    shard = next(legion.glob("*-00001-*.bin"))
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(SourceError, match="not a readable PyTorch weights file"):
+        convert(legion, clip, tmp_path / "out")
+
+
+class Foreign:
+    """Something a weights file has no business to hold."""
+
+
+def test_foreign_class_is_not_unpickled(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Foreign()}))
+    with pytest.raises(SourceError, match="not a readable PyTorch weights file"):
+        TensorFolder(tmp_path)
+
+
+def test_index_may_not_lead_outside(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
+    with pytest.raises(SourceError, match="not a file name"):
+        TensorFolder(tmp_path)
+
+
+def test_wrong_vocabulary(folders, tmp_path):
+    legion, clip = copy(folders, tmp_path)
+    config = json.loads((legion / "config.json").read_text())
+    (legion / "config.json").write_text(json.dumps(config | {"vocab_size": 5}))
+    with pytest.raises(SourceError, match="vocab_size 5"):
+        convert(legion, clip, tmp_path / "out")
+
+
+def test_existing_output_is_left_alone(folders, tmp_path):
+    with pytest.raises(SourceError, match="already exists"):
+        convert(*folders, tmp_path)
+
+
+def test_wrong_shape_in_a_converted_checkpoint_names_path_and_shapes(folders, sized, tmp_path):
+    convert(*folders, tmp_path / "out")
+    abstract = partition.abstract_params(sized)
+    other = dict(abstract)
+    other["language/norm/scale"] = abstract["language/layers/norm1/scale"]
+    with pytest.raises(checkpoint.CheckpointError,
+                       match=r"language/norm/scale: checkpoint \(48,\), model \(3, 48\)"):
+        checkpoint.load_params(tmp_path / "out", other)
+    other = abstract | {"language/extra": abstract["language/norm/scale"]}
+    with pytest.raises(checkpoint.CheckpointError,
+                       match="language/extra: not in the checkpoint"):
+        checkpoint.load_params(tmp_path / "out", other)

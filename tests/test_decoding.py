@@ -1,0 +1,180 @@
+"""legion_jax/decoding.py against a run of the whole sequence, without a cache, for every token."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from random_models import IMAGE_ID, IMAGE_INDEX
+from torch_side import assert_close
+
+from legion_jax import decoding, partition, sharding
+from legion_jax.decoding import Decoded
+
+# Prompts after which the random model says [SEG] in interesting places; 0 is padding.
+SEG, EOS, MAX_NEW, SLOTS = 41, 96, 12, 3
+PROMPTS = np.array([
+    [14, 61, 39, IMAGE_ID, 75, 55, 55, 58, 62, 20, 78, 74],
+    [79, 48, 29, IMAGE_ID, 0, 0, 74, 11, 48, 39, 49, 28],
+    [69, 24, 71, IMAGE_ID, 0, 0, 0, 0, 35, SEG, 54, SEG],
+])
+VALID = PROMPTS != 0
+NEVER = -1  # an id that is never emitted
+greedy = jax.jit(decoding.greedy, static_argnames=("image_index", "max_new", "slots"))
+decode = functools.partial(greedy, image_index=IMAGE_INDEX, max_new=MAX_NEW, slots=SLOTS,
+                           eos_id=EOS, seg_id=SEG)
+
+
+@pytest.fixture(scope="module")
+def seen(config, model):
+    side = config.clip.image_size
+    image = np.random.default_rng(0).integers(0, 256, (len(PROMPTS), side, side, 3), np.uint8)
+    return model.see(image)
+
+
+@pytest.fixture(scope="module")
+def uncached(model, seen):
+    """Per row, without any end token: (tokens, the state before each of them) and prompt first.
+
+    Every token takes a run of the whole sequence from which padding is left out; behind the
+    sequence stands what nothing before it can see.
+    """
+    shape = (1, PROMPTS.shape[1] + MAX_NEW)
+
+    @jax.jit
+    def run(ids, seen):
+        x = model.embed(ids, seen, IMAGE_INDEX)
+        states = model.read(x, np.ones(x.shape[:2], bool))
+        return states[0], model.language.logits(states[0])
+
+    patches, rows = model.config.clip.num_patches, []
+    for row, prompt in enumerate(PROMPTS):
+        sequence = prompt[VALID[row]].tolist()
+        for _ in range(MAX_NEW):
+            padded = np.zeros(shape, int)
+            padded[0, :len(sequence)] = sequence
+            states, logits = run(padded, seen[row:row + 1])
+            sequence.append(int(logits[len(sequence) - 1 + patches - 1].argmax()))
+        before = np.asarray(states)[np.arange(len(sequence)) - 1 + patches - 1]
+        rows.append((sequence, before, int(VALID[row].sum())))
+    return rows
+
+
+def expected(uncached, *, max_new=MAX_NEW, slots=SLOTS, eos_id=EOS, seg_id=SEG) -> Decoded:
+    """What `greedy` must return, cut out of the uncached runs."""
+    out = []
+    for sequence, before, start in uncached:
+        length = max_new
+        if eos_id in sequence[start:start + max_new]:
+            length = sequence.index(eos_id, start) + 1 - start
+        places = [k for k in range(start + length) if sequence[k] == seg_id]
+        states = np.zeros((slots, before.shape[1]), np.float32)
+        states[:len(places[:slots])] = before[places[:slots]]
+        tokens = sequence[start:start + length] + [eos_id] * (max_new - length)
+        out.append((tokens, length, states, len(places)))
+    return Decoded(*map(np.array, zip(*out, strict=True)))
+
+
+def assert_same(ours: Decoded, wanted: Decoded):
+    np.testing.assert_array_equal(ours.tokens, wanted.tokens)
+    np.testing.assert_array_equal(ours.length, wanted.length)
+    np.testing.assert_array_equal(ours.seg_count, wanted.seg_count)
+    assert_close(ours.seg_states, wanted.seg_states)
+
+
+def test_answers_are_those_of_uncached_runs(model, seen, uncached):
+    wanted = expected(uncached)
+    assert_same(decode(model, PROMPTS, VALID, seen), wanted)
+    # The cases that make this test worth its name:
+    last_token, ended, overflowing = wanted.tokens
+    assert last_token[-1] == SEG and wanted.seg_count[0] == SLOTS  # [SEG] at the length limit
+    assert wanted.length[1] < MAX_NEW and SEG in ended  # [SEG], then an early end,
+    sequence, _, start = uncached[1]
+    assert SEG in sequence[start + wanted.length[1]:]  # behind which more would have come
+    assert wanted.seg_count[2] > SLOTS and (overflowing == SEG).any()  # two in the prompt
+
+
+@pytest.mark.parametrize("max_new, slots", [(5, 1), (10, 8)])
+def test_other_limits(model, seen, uncached, max_new, slots):
+    ours = decode(model, PROMPTS, VALID, seen, max_new=max_new, slots=slots)
+    assert_same(ours, expected(uncached, max_new=max_new, slots=slots))
+
+
+@pytest.mark.parametrize("ids", [dict(seg_id=NEVER), dict(eos_id=NEVER), dict(eos_id=SEG)])
+def test_other_special_tokens(model, seen, uncached, ids):
+    """No [SEG] at all, no end at all, and an end token that counts as [SEG] as well."""
+    assert_same(decode(model, PROMPTS, VALID, seen, **ids), expected(uncached, **ids))
+
+
+def test_a_row_alone_gives_the_answer_it_gives_in_a_batch(model, seen):
+    together = decode(model, PROMPTS, VALID, seen)
+    for row in range(len(PROMPTS)):
+        alone = decode(model, *(x[row:row + 1] for x in (PROMPTS, VALID, seen)))
+        assert_same(alone, jax.tree.map(lambda x, r=row: x[r:r + 1], together))
+
+
+def test_what_stands_in_the_padding_does_not_matter(model, seen):
+    other = np.where(VALID, PROMPTS, 50)
+    assert_same(decode(model, other, VALID, seen), decode(model, PROMPTS, VALID, seen))
+
+
+def test_one_executable_serves_every_prompt(model, seen):
+    greedy.clear_cache()
+    for shift in range(3):
+        decode(model, np.roll(PROMPTS, shift, axis=0), np.roll(VALID, shift, axis=0), seen)
+    assert greedy._cache_size() == 1
+
+
+def test_answers_on_a_mesh(model, seen, uncached):
+    rows = np.array([0, 1, 2, 0])
+    mesh = sharding.make_mesh((2, 2, 2))
+    graph, params = nnx.split(model)
+    params = nnx.to_pure_dict(params)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, sharding.tree_shardings(params, mesh))
+        batch = jax.device_put((PROMPTS[rows], VALID[rows], np.asarray(seen)[rows]),
+                               sharding.batch_sharding(mesh))
+        ours = decode(partition.merge(graph, placed), *batch)
+    assert_same(ours, jax.tree.map(lambda x: x[rows], expected(uncached)))
+
+
+@pytest.mark.parametrize("pixels", [decoding.FRAME_PIXELS, 400])
+def test_masks_in_the_frame_of_each_photo(config, model, monkeypatch, pixels):
+    """Bits, and the mean probability inside; also when frames are made two photos at a time."""
+    monkeypatch.setattr(decoding, "FRAME_PIXELS", pixels)
+    rng, canvas, side = np.random.default_rng(0), 40, config.sam.image_size
+    states = rng.normal(size=(3, 2, config.language.width)).astype(np.float32)
+    image = rng.integers(0, 256, (3, side, side, 3), np.uint8)
+    resized, original = np.array([[64, 40], [32, 64], [9, 64]]), [(40, 25), (19, 38), (3, 20)]
+    drawn = jax.jit(lambda *x: model.draw(model.ground(*x), model.prompt(states))[0])(
+        image, resized)
+    packed, scores = jax.jit(functools.partial(decoding.draw_masks, canvas=canvas))(
+        model, states, image, resized, np.array(original))
+    assert packed.shape == (3, 2, canvas, canvas // 8) and packed.dtype == np.uint8
+    resize = functools.partial(torch.nn.functional.interpolate, mode="bilinear")
+    for row, ((h, w), (height, width)) in enumerate(zip(resized, original, strict=True)):
+        framed = resize(torch.from_numpy(np.array(drawn[row:row + 1])), (side, side))
+        framed = resize(framed[..., :h, :w], (height, width))[0].double()
+        assert 0.01 < (framed > 0).float().mean() < 0.99
+        bits = np.unpackbits(np.asarray(packed[row]), axis=-1)
+        np.testing.assert_array_equal(bits[:, :height, :width], framed > 0)
+        assert bits.sum() == (framed > 0).sum()  # nothing outside the photo
+        for score, logits in zip(scores[row], framed, strict=True):
+            inside = logits[logits > 0].sigmoid()
+            np.testing.assert_allclose(score, inside.mean() if len(inside) else 0, rtol=1e-5)
+
+
+def test_score_of_an_empty_mask_is_zero(config, model):
+    """Without a hyper-network every logit is zero, which is not above zero."""
+    graph, params = nnx.split(model)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: 0 * x if "mask_decoder/hyper/last" in sharding.path_name(path) else x,
+        nnx.to_pure_dict(params))
+    side = config.sam.image_size
+    packed, scores = jax.jit(functools.partial(decoding.draw_masks, canvas=16))(
+        partition.merge(graph, params), np.ones((1, 2, config.language.width), np.float32),
+        np.zeros((1, side, side, 3), np.uint8), np.array([[side, side]]), np.array([[9, 9]]))
+    assert not packed.any()
+    np.testing.assert_array_equal(scores, [[0, 0]])

@@ -1,0 +1,85 @@
+"""legion_jax/models/layers.py: Dense with LoRA, activations, patches, stacks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch_side import assert_close
+
+from legion_jax.config import LoraConfig
+from legion_jax.models.layers import Dense, gelu, patchify, quick_gelu, run_stack, stack
+
+X = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+
+
+def test_dense_is_an_affine_map():
+    dense = Dense(6, 4, key=jax.random.key(0))
+    dense.bias[...] = jnp.arange(4.0)
+    assert dense.lora_a is None
+    assert_close(dense(X), X @ np.asarray(dense.kernel[...]) + np.arange(4))
+
+
+def test_lora_adds_its_scaled_product():
+    dense = Dense(6, 4, bias=False, lora=LoraConfig(rank=2, alpha=6.0), key=jax.random.key(0))
+    kernel, a = np.asarray(dense.kernel[...]), np.asarray(dense.lora_a[...])
+    np.testing.assert_array_equal(dense(X), X @ dense.kernel[...])  # B starts at zero
+    assert 0.3 < np.abs(a).max() <= 6 ** -0.5
+    b = np.arange(8, dtype=np.float32).reshape(2, 4)
+    dense.lora_b[...] = b
+    assert_close(dense(X), X @ (kernel + 3 * a @ b))
+
+
+def test_lora_dropout_reaches_the_input_of_lora_only():
+    """With identities for A and B, what LoRA adds is its input after dropout."""
+    dense = Dense(64, 64, bias=False, key=jax.random.key(0),
+                  lora=LoraConfig(rank=64, alpha=64.0, dropout=0.25))
+    dense.lora_a[...] = dense.lora_b[...] = jnp.eye(64)
+    x = np.random.default_rng(0).normal(size=(100, 64)).astype(np.float32)
+    base = x @ np.asarray(dense.kernel[...])
+    np.testing.assert_allclose(dense(x) - base, x, atol=1e-5)
+    added = np.asarray(dense(x, jax.random.key(1)) - base)
+    dropped = np.isclose(added, 0, atol=1e-5)
+    np.testing.assert_allclose(added, np.where(dropped, 0, x / 0.75), atol=1e-5)
+    assert 0.23 < dropped.mean() < 0.27
+    np.testing.assert_array_equal(dense(x, jax.random.key(1)), dense(x, jax.random.key(1)))
+    assert not np.array_equal(dense(x, jax.random.key(1)), dense(x, jax.random.key(2)))
+
+
+def test_arithmetic_is_in_the_dtype_of_the_input():
+    dense = Dense(6, 4, lora=LoraConfig(rank=2), key=jax.random.key(0))
+    assert dense(jnp.asarray(X, jnp.bfloat16)).dtype == jnp.bfloat16
+    assert dense.kernel[...].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("ours, theirs", [
+    (gelu, torch.nn.functional.gelu),
+    (quick_gelu, lambda x: x * torch.sigmoid(1.702 * x)),
+], ids=["gelu", "quick_gelu"])
+def test_activations(ours, theirs):
+    x = np.linspace(-6, 6, 101, dtype=np.float32)
+    np.testing.assert_allclose(ours(x), theirs(torch.from_numpy(x)), atol=1e-6)
+
+
+def test_patches_are_the_columns_of_a_convolution():
+    pixels = np.random.default_rng(0).normal(size=(2, 6, 9, 3)).astype(np.float32)
+    weight = np.random.default_rng(1).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    expected = torch.nn.functional.conv2d(
+        torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(weight), stride=3)
+    ours = patchify(pixels, 3) @ weight.transpose(2, 3, 1, 0).reshape(27, 4)
+    assert_close(ours, expected.permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_stacked_layers_differ_and_run_in_order(remat):
+    layers = stack(lambda k: Dense(6, 6, key=k), 3, key=jax.random.key(0))
+    kernels = np.asarray(layers.kernel[...])
+    assert kernels.shape == (3, 6, 6) and not np.array_equal(kernels[0], kernels[1])
+
+    def body(x, layer):
+        x = layer(x)
+        return x, x
+
+    last, every = run_stack(body, jnp.asarray(X), layers, remat=remat)
+    assert_close(last, X @ kernels[0] @ kernels[1] @ kernels[2])
+    assert_close(every[0], X @ kernels[0])

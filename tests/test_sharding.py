@@ -1,0 +1,190 @@
+"""legion_jax/sharding.py: the table of rules, meshes, and a train step on many of them."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch, randomized
+
+from legion_jax import optim, partition, sharding
+from legion_jax.config import LoraConfig, legion_7b
+from legion_jax.losses import Terms
+from legion_jax.train import abstract_state
+from legion_jax.train_step import init_state, make_step
+
+FULL = partition.abstract_params(legion_7b(lora=LoraConfig(rank=8)))
+
+
+@pytest.mark.parametrize("path", FULL)
+def test_every_parameter_of_the_full_model_has_a_rule(path):
+    spec, shape = sharding.spec_for(path), FULL[path].shape
+    assert len(spec) <= len(shape)
+    mesh = sharding.make_mesh((2, 2, 2))
+    assert tuple(sharding.fit(spec, shape, mesh))[:len(spec)] == tuple(spec)  # divides evenly
+    if "layers/" in path:
+        assert not spec or spec[0] is None
+    if math.prod(shape) > 2 ** 20 and path not in ("sam_encoder/position",):
+        copied = path.startswith("mask_decoder/")
+        assert {axis for axis in spec if axis} == (set() if copied else {"fsdp", "tensor"})
+
+
+@pytest.mark.parametrize("path, spec", [
+    ("language/embed/embedding", P("tensor", "fsdp")),
+    ("language/head/kernel", P("fsdp", "tensor")),
+    ("language/layers/query/kernel", P(None, "fsdp", "tensor")),
+    ("language/layers/query/lora_a", P(None, "fsdp", None)),
+    ("language/layers/value/lora_b", P(None, None, "tensor")),
+    ("language/layers/out/kernel", P(None, "tensor", "fsdp")),
+    ("language/layers/gate/kernel", P(None, "fsdp", "tensor")),
+    ("language/layers/down/kernel", P(None, "tensor", "fsdp")),
+    ("language/layers/norm1/scale", P()),
+    ("clip/layers/mlp/up/kernel", P(None, "fsdp", "tensor")),
+    ("clip/layers/mlp/up/bias", P()),
+    ("sam_encoder/window_layers/attention/qkv/kernel", P(None, "fsdp", "tensor")),
+    ("sam_encoder/global_layers/mlp/down/kernel", P(None, "tensor", "fsdp")),
+    ("sam_encoder/global_layers/attention/relative_rows", P()),
+    ("mask_decoder/layers/mlp/up/kernel", P()),
+    ("verdict/down/kernel", P("tensor", "fsdp")),
+    ("prompt_encoder/frequencies", P()),
+])
+def test_rule(path, spec):
+    assert path in FULL
+    assert sharding.spec_for(path) == spec
+
+
+@pytest.mark.parametrize("path", ["language/layers/router/kernel", "language/gate", "kernel"])
+def test_unknown_parameter(path):
+    with pytest.raises(ValueError, match=f"no sharding rule matches parameter {path}"):
+        sharding.spec_for(path)
+
+
+@pytest.mark.parametrize("mesh, spec, shape, fitted", [
+    ((1, 4, 2), P("fsdp", "tensor"), (8, 6), P("fsdp", "tensor")),
+    ((1, 4, 2), P("fsdp", "tensor"), (6, 6), P(None, "tensor")),
+    ((1, 4, 2), P("fsdp", "tensor"), (6, 5), P(None, None)),
+    ((1, 4, 2), P(None, "fsdp"), (3, 4, 5), P(None, "fsdp", None)),
+    ((2, 2, 2), P(("data", "fsdp"), "tensor"), (8, 3), P(("data", "fsdp"), None)),
+    ((2, 2, 2), P(("data", "fsdp"), "tensor"), (6, 4), P(None, "tensor")),
+    ((8, 1, 1), P("fsdp", "tensor"), (7, 5), P("fsdp", "tensor")),
+    ((2, 2, 2), P(), (4, 4), P(None, None)),
+])
+def test_fit_drops_axes_that_do_not_divide(mesh, spec, shape, fitted):
+    assert sharding.fit(spec, shape, sharding.make_mesh(mesh)) == fitted
+
+
+@pytest.mark.parametrize("shape, sizes", [
+    ((1, -1, 1), (1, 8, 1)), ((2, -1, 2), (2, 2, 2)), ((-1, 4, 2), (1, 4, 2)),
+    ((1, 1, 8), (1, 1, 8)),
+])
+def test_mesh_takes_the_devices_that_are_left(shape, sizes):
+    assert dict(sharding.make_mesh(shape).shape) == dict(
+        zip(("data", "fsdp", "tensor"), sizes, strict=True))
+
+
+@pytest.mark.parametrize("shape, message", [
+    ((8, 1), r"3 sizes .* got \[8, 1\]"),
+    ((-1, -1, 1), r"at most one of them -1; got \[-1, -1, 1\]"),
+    ((2, 2, 1), r"\[2, 2, 1\] needs 4 devices, this run has 8"),
+    ((3, -1, 1), r"\[3, 2, 1\] needs 6 devices, this run has 8"),
+    ((16, -1, 1), r"\[16, 1, 1\] needs 16 devices, this run has 8"),
+    ((0, -1, 1), "mesh"),
+    ((-2, -4, 1), "mesh"),
+])
+def test_mesh_that_does_not_fit(shape, message):
+    with pytest.raises(sharding.MeshError, match=message):
+        sharding.make_mesh(shape)
+
+
+def test_mesh_of_given_devices():
+    mesh = sharding.make_mesh((1, -1, 2), jax.devices()[4:])
+    assert set(mesh.devices.ravel()) == set(jax.devices()[4:])
+
+
+def test_constrain_does_nothing_without_a_mesh():
+    x = jnp.ones((8, 4))
+    assert sharding.constrain(x, sharding.BATCH, "tensor") is x
+
+
+def test_constrain_pins_the_layout_on_a_mesh():
+    with jax.set_mesh(sharding.make_mesh((2, 2, 2))):
+        x = jax.jit(lambda: sharding.constrain(jnp.ones((8, 3, 4)), sharding.BATCH, "tensor",
+                                               "tensor"))()
+    assert x.sharding.shard_shape(x.shape) == (2, 3, 2)
+
+
+# A large epsilon: Adam would blow up the last bits of gradients that are nearly zero.
+OPTIMIZER = ml_collections.ConfigDict(dict(
+    learning_rate=0.02, schedule="constant", warmup_steps=0, total_steps=9, beta1=0.9, beta2=0.95,
+    epsilon=1e-2, weight_decay=0.1, clip_norm=1.0))
+RUN = ml_collections.ConfigDict(dict(
+    trainable=(*partition.LOCALISATION, *partition.VERDICT_ONLY), frozen_dtype="float32"))
+SEGS = [[8, 11], [], [7, 9, 10], [9], [], [6, 12], [5], [10]]
+
+
+@pytest.fixture(scope="module")
+def updates(config):
+    """`mesh -> (metrics of three updates, final state, size of the step's cache)`."""
+    config = dataclasses.replace(config, lora=dataclasses.replace(config.lora, dropout=0.2))
+    graph, params, frozen = partition.split_params(
+        randomized(partition.abstract_model(config)), RUN.trainable)
+    optimizer, rate = optim.make(OPTIMIZER), optim.schedule(OPTIMIZER)
+    step = make_step(graph, optimizer, rate, weights=Terms(1.0, 0.4, 0.2, 0.7),
+                     image_index=IMAGE_INDEX, seg_id=SEG_ID)
+    batches = [random_batch(config, SEGS, seed=seed) for seed in range(3)]
+
+    def run(state, frozen, batches, **options):
+        jitted = jax.jit(step, compiler_options=QUICK_COMPILE, **options)
+        metrics = []
+        for batch in batches:
+            state, values = jitted(state, frozen, batch)
+            metrics.append(jax.device_get(values))
+        return metrics, state, jitted._cache_size()
+
+    @functools.cache
+    def on(shape):
+        if shape is None:
+            return run(init_state(params, optimizer), frozen, batches)
+        mesh = sharding.make_mesh(shape)
+        with jax.set_mesh(mesh):
+            _, abstract, abstract_frozen = abstract_state(RUN, config, optimizer, mesh)
+            layout = jax.tree.map(lambda x: x.sharding, abstract)
+            state = jax.device_put(init_state(params, optimizer), layout)
+            placed = jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), frozen,
+                                  abstract_frozen)
+            return run(state, placed, jax.device_put(batches, sharding.batch_sharding(mesh)),
+                       out_shardings=(layout, None))
+
+    return on
+
+
+def test_one_device_compiles_once(updates):
+    assert updates(None)[2] == 1
+
+
+@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 2, 2), (1, 1, 8), (8, 1, 1)])
+def test_updates_on_a_mesh_are_those_of_one_device(updates, mesh):
+    metrics, state, compiled = updates(mesh)
+    expected_metrics, expected, _ = updates(None)
+    assert compiled == 1
+    for values, wanted in zip(metrics, expected_metrics, strict=True):
+        for name in wanted:
+            np.testing.assert_allclose(values[name], wanted[name], rtol=1e-5, err_msg=name)
+    ours, wanted = (partition.flatten(jax.device_get(s.params)) for s in (state, expected))
+    assert ours.keys() == wanted.keys()
+    for path, value in wanted.items():
+        np.testing.assert_allclose(ours[path], value, atol=1e-5 * np.abs(value).max(),
+                                   err_msg=path)
+
+
+def test_state_stays_split_over_the_mesh(updates):
+    _, state, _ = updates((2, 2, 2))
+    for leaf in (state.params["language"]["head"]["kernel"],
+                 optax.tree_utils.tree_get(state.optimizer, "mu")["language"]["head"]["kernel"]):
+        assert leaf.shape == (48, 128) and leaf.sharding.shard_shape(leaf.shape) == (24, 64)

@@ -1,0 +1,189 @@
+"""The training command: resume, freezing, bad configs; run as a user runs it."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from experiments import base, run_config, tiny
+from input_pipeline import scarred_photos, synthscars
+from input_pipeline.tokenizer import train_tokenizer
+from legion_jax import checkpoint, partition, train
+from legion_jax.config import from_dict, legion_7b, to_dict
+from legion_jax.config import tiny as tiny_model
+
+STEPS = 8
+SMALL = [
+    "--config.batch_size=4", f"--config.optimizer.total_steps={STEPS}", "--config.log_every=1",
+    "--config.optimizer.warmup_steps=2", "--config.checkpoint_every=2",
+    "--config.data.mask_canvas=80", "--config.data.text_length=220"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A few scarred photos, prepared, and a tokenizer."""
+    root = tmp_path_factory.mktemp("data")
+    scarred_photos.make_dataset(root / "photos", num_train=12, num_test=4, size=72)
+    synthscars.prepare(root / "photos", root / "data", config="photos")
+    records = json.loads((root / "photos/train/annotations/train.json").read_text())
+    captions = [next(iter(r.values()))["caption"] for r in records]
+    train_tokenizer(captions, 420, root / "tokenizer")
+    return root
+
+
+def command(data, workdir, *extra):
+    return [sys.executable, "-m", "legion_jax.train", "--config", "experiments/tiny.py",
+            "--workdir", str(workdir), f"--config.data.data_dir={data / 'data'}",
+            f"--config.data.tokenizer={data / 'tokenizer'}", *SMALL, *extra]
+
+
+def environment(devices=1):
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+
+
+def run(data, workdir, *extra, devices=1):
+    return subprocess.run(command(data, workdir, *extra), env=environment(devices),
+                          capture_output=True, text=True, check=False)
+
+
+def metrics(workdir):
+    return (pathlib.Path(workdir) / "metrics.jsonl").read_text()
+
+
+@pytest.fixture(scope="module")
+def unbroken(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken") / "run"
+    done = run(data, workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_killed_run_continues_bit_for_bit(data, unbroken, tmp_path):
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(command(data, workdir), env=environment(),
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while (checkpoint.latest_step(workdir) or 0) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    stopped = checkpoint.latest_step(workdir)
+    assert stopped is not None and stopped < STEPS, "the kill came too late to test anything"
+    # Half a line and lines behind the checkpoint must not survive.
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "loss": 0}\n{"step": 7, "lo')
+    done = run(data, workdir)
+    assert done.returncode == 0, done.stderr
+    assert f"resumed from step {stopped}" in done.stderr
+    assert metrics(workdir) == metrics(unbroken)
+
+
+def test_every_step_is_logged_once(unbroken):
+    rows = [json.loads(line) for line in metrics(unbroken).splitlines()]
+    assert [r["step"] for r in rows] == list(range(STEPS))
+    assert all(np.isfinite(list(r.values())).all() for r in rows)
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["ce"] + row["bce"] + row["dice"] + row["verdict"],
+                                            rel=1e-5)
+
+
+def test_eight_devices_and_accumulation_give_the_same_losses(data, unbroken, tmp_path):
+    done = run(data, tmp_path / "run", "--config.mesh=(2,2,2)", "--config.accumulation=2",
+               f"--config.optimizer.total_steps={STEPS}", devices=8)
+    assert done.returncode == 0, done.stderr
+    for ours, theirs in zip(metrics(tmp_path / "run").splitlines(),
+                            metrics(unbroken).splitlines(), strict=True):
+        ours, theirs = json.loads(ours), json.loads(theirs)
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=2e-3), ours["step"]
+    first = json.loads(metrics(tmp_path / "run").splitlines()[0])
+    assert first["loss"] == pytest.approx(
+        json.loads(metrics(unbroken).splitlines()[0])["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("extra, message", [
+    (["--config.optimizer.learning_rat=1"], "learning_rat"),
+    (["--config.optimizer.schedule=square"], "schedule: linear, cosine or constant"),
+    (["--config.mesh=(3,1,1)"], "this run has 1"),
+    (["--config.data.text_length=20"], "data.text_length: the prompt alone takes"),
+    (["--config.data.data_dir=/nowhere"], "/nowhere"),
+    (["--config.data.train_split=trian"], "trian"),
+    (["--config.trainable=('^langwidge/',)"], "pattern ^langwidge/ matches no parameter"),
+    (["--config.trainable=('^verdict/',)"], "frozen, but there is nothing to take it from"),
+    (["--config.model.name=huge"], "model.name"),
+])
+def test_bad_knobs_end_in_one_sentence(data, tmp_path, extra, message):
+    done = run(data, tmp_path / "run", *extra)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_config_file_with_a_misspelt_knob(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from experiments import base\n\ndef get_config():\n"
+                    "    c = base.get_config()\n    c.batch_sise = 3\n    return c\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "legion_jax.train", "--config", str(file), "--workdir",
+         str(tmp_path / "run")], env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "batch_sise" in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_another_config_in_the_same_workdir_names_the_knob(data, unbroken):
+    done = run(data, unbroken, "--config.seed=5")
+    assert done.returncode == 1
+    assert "seed was 0, now 5" in done.stderr
+
+
+def test_check_names_missing_and_unknown_knobs():
+    config = base.get_config()
+    with config.unlocked():
+        del config.loss.ce
+    with pytest.raises(run_config.ConfigError, match="config.loss.ce: this knob is missing"):
+        run_config.check(config)
+    assert run_config.check(tiny.get_config()) is not None
+
+
+def test_frozen_parameters_come_from_the_base_and_stay(data, unbroken, tmp_path):
+    """Fine-tuning starts from a converted checkpoint and stores only what it trains."""
+    meta = checkpoint.read_meta(unbroken)
+    abstract = partition.abstract_params(meta["config"])
+    params = checkpoint.load_params(unbroken, checkpoint.as_stored(unbroken, abstract))
+    converted = tmp_path / "base"
+    converted.mkdir()
+    checkpoint.save_params(converted, params)
+    checkpoint.write_meta(converted, meta["config"], base=None, trained=[])
+    done = run(data, tmp_path / "run", f"--config.init_from={converted}",
+               "--config.trainable=('lora_','^verdict/')", "--config.model.lora_rank=2",
+               "--config.frozen_dtype=float32", "--config.optimizer.total_steps=3")
+    assert done.returncode == 0, done.stderr
+    meta = checkpoint.read_meta(tmp_path / "run")
+    assert all("lora_" in p or p.startswith("verdict/") for p in meta["trained"])
+    tuned = checkpoint.load_params(tmp_path / "run", checkpoint.as_stored(
+        tmp_path / "run", partition.abstract_params(meta["config"])))
+    for path in abstract:
+        same = np.array_equal(np.asarray(tuned[path]), np.asarray(params[path]))
+        assert same == (path not in meta["trained"]), path
+    assert np.asarray(tuned["language/layers/query/lora_b"]).any()
+    # The base is known by its hash.
+    checkpoint.write_meta(converted, meta["config"], base=None, trained=[], changed=True)
+    with pytest.raises(checkpoint.CheckpointError, match="not the checkpoint this run started"):
+        checkpoint.load_params(tmp_path / "run", checkpoint.as_stored(
+            tmp_path / "run", partition.abstract_params(meta["config"])))
+
+
+def test_config_survives_json():
+    for config in (legion_7b(), tiny_model()):
+        assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    with pytest.raises(ValueError, match="unknown field widht"):
+        from_dict(to_dict(legion_7b()) | {"widht": 3})
+    assert train.model_config(tiny.get_config(), 512).language.vocab == 512
