@@ -5,8 +5,8 @@ Two kinds of folder can be loaded, and both carry `legion.json` (architecture an
 
 * a converted checkpoint: `params/`, every parameter under its path, in the dtype of its source;
 * a training run: `checkpoints/STEP/` with the trainable parameters and the optimizer state. What
-  the run kept frozen stays in the converted checkpoint it started from, which `legion.json` names
-  together with its fingerprint.
+  the run kept frozen stays in the folder it started from, of either kind, which `legion.json`
+  names together with its fingerprint.
 """
 
 import hashlib
@@ -81,17 +81,6 @@ def check_shapes(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> N
         raise CheckpointError(f"{where}: " + "; ".join(problems[:5]) + more)
 
 
-def load_tree(path: epath.Path, abstract: dict) -> dict:
-    """Load the parameters saved at `path` after comparing their shapes with `abstract`.
-
-    `abstract` is nested and decides the dtype and the sharding of every array.
-    """
-    if not path.exists():
-        raise CheckpointError(f"{path}: not found")
-    check_shapes(str(path), _stored(path), partition.flatten(abstract))
-    return ocp.load_checkpointables(path, {"params": abstract})["params"]
-
-
 class RunCheckpoints:
     """Asynchronous checkpoints of a training run, and the way back to the newest one."""
 
@@ -117,7 +106,8 @@ class RunCheckpoints:
         if step is None:
             return None
         path = step_folder(self.directory.parent, step)
-        check_shapes(str(path), _stored(path), partition.flatten(params))
+        arrays = ocp.checkpointables_metadata(path).metadata["params"]
+        check_shapes(str(path), partition.flatten(arrays), partition.flatten(params))
         loaded = self._orbax.load_checkpointables(
             step, {"params": params, "optimizer": optimizer})
         LOG.info("resumed from step %d (%s)", step, path)
@@ -141,6 +131,40 @@ def latest_step(run: epath.PathLike) -> int | None:
     return max(steps, default=None)
 
 
+def base_of(folder: epath.PathLike) -> dict:
+    """How a run names the folder it starts from: where, which, and which step of a run."""
+    step = None if (epath.Path(folder) / "params").exists() else latest_step(folder)
+    return {"path": str(epath.Path(folder).resolve()), "fingerprint": fingerprint(folder),
+            "step": step}
+
+
+def stored(folder: epath.PathLike, *, step: int | None = None) -> dict[str, tuple[epath.Path, Any]]:
+    """{path: (Orbax folder that holds it, its shape and dtype)} of a folder and its bases.
+
+    Raises CheckpointError when the folder, or a base it names, is not there or has changed.
+    """
+    folder = epath.Path(folder)
+    meta = read_meta(folder)
+    place = folder / "params"
+    if not place.exists():
+        step = latest_step(folder) if step is None else step
+        if step is None or not step_folder(folder, step).exists():
+            raise CheckpointError(f"{folder}: no params/ and no finished checkpoint "
+                                  f"{'under checkpoints/' if step is None else step}")
+        place = step_folder(folder, step)
+    found = {}
+    if base := meta["base"]:
+        if not (epath.Path(base["path"]) / META).exists():
+            raise CheckpointError(f"{base['path']}: not there; {folder} takes its frozen "
+                                  f"parameters from it")
+        if fingerprint(base["path"]) != base["fingerprint"]:
+            raise CheckpointError(f"{base['path']}: not the checkpoint this run started from "
+                                  f"({META} has another SHA-256)")
+        found = stored(base["path"], step=base["step"])
+    arrays = ocp.checkpointables_metadata(place).metadata["params"]
+    return found | {path: (place, a) for path, a in partition.flatten(arrays).items()}
+
+
 def load_params(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]:
     """All parameters of a converted checkpoint or a training run.
 
@@ -154,72 +178,33 @@ def load_params(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, A
     Raises:
         CheckpointError: naming folder, parameter path and both shapes, or a base that changed.
     """
-    folder = epath.Path(folder)
-    if (folder / "params").exists():
-        return partition.flatten(load_tree(folder / "params", partition.unflatten(abstract)))
-    step = latest_step(folder)
-    if step is None:
-        raise CheckpointError(f"{folder}: no params/ and no finished checkpoint under checkpoints/")
-    meta = read_meta(folder)
-    trained = {p: a for p, a in abstract.items() if p in set(meta["trained"])}
-    if missing := sorted(set(meta["trained"]) - abstract.keys()):
-        raise CheckpointError(f"{folder}: {missing[0]}: trained by this run, not in the model")
-    params = partition.flatten(load_tree(step_folder(folder, step),
-                                         partition.unflatten(trained)))
-    frozen = {p: a for p, a in abstract.items() if p not in params}
-    return params | (load_base(meta["base"], frozen) if frozen else {})
-
-
-def as_stored(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]:
-    """`abstract` with every dtype replaced by the one on disk, for bit-exact export."""
-    folder = epath.Path(folder)
-    meta = read_meta(folder)
-    stored = {}
-    if meta["base"]:
-        stored |= _stored(epath.Path(meta["base"]["path"]) / "params")
-    if (folder / "params").exists():
-        stored |= _stored(folder / "params")
-    elif (step := latest_step(folder)) is not None:
-        stored |= _stored(step_folder(folder, step))
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return {path: jax.ShapeDtypeStruct(a.shape, stored[path].dtype if path in stored else a.dtype,
-                                       sharding=device)
-            for path, a in abstract.items()}
-
-
-def _stored(path: epath.Path) -> dict[str, Any]:
-    return partition.flatten(ocp.checkpointables_metadata(path).metadata["params"])
-
-
-def load_base(base: dict | None, abstract: dict[str, Any]) -> dict[str, Any]:
-    """The frozen parameters of a run, from the converted checkpoint it started from."""
-    if not base:
-        raise CheckpointError(f"{next(iter(abstract))}: frozen, but the run names no base "
-                              f"checkpoint to take it from")
-    if fingerprint(base["path"]) != base["fingerprint"]:
-        raise CheckpointError(f"{base['path']}: not the checkpoint this run started from "
-                              f"({META} has another SHA-256)")
-    return load_some(base["path"], abstract)
-
-
-def param_paths(folder: epath.PathLike) -> set[str]:
-    """Paths of all parameters of a converted checkpoint."""
-    path = epath.Path(folder) / "params"
-    if not path.exists():
-        raise CheckpointError(f"{folder}: no params/ here; this is not a converted checkpoint")
-    return set(_stored(path))
+    found = {path: a for path, (_, a) in stored(folder).items()}
+    check_shapes(str(folder), found, abstract)
+    return load_some(folder, abstract)
 
 
 def load_some(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]:
-    """Part of a converted checkpoint: the paths of `abstract`, and nothing else is read."""
-    path = epath.Path(folder) / "params"
-    found = _stored(path)
-    check_shapes(str(path), {p: found[p] for p in abstract if p in found}, abstract)
+    """The parameters in `abstract`, and nothing else is read. As `load_params` otherwise."""
+    found = stored(folder)
+    check_shapes(str(folder), {p: found[p][1] for p in abstract if p in found}, abstract)
     context = ocp.Context()
     context.pytree.loading.partial_load = True
-    with context:
-        return partition.flatten(ocp.load_checkpointables(
-            path, {"params": partition.unflatten(abstract)})["params"])
+    params = {}
+    for place in {found[path][0] for path in abstract}:
+        part = {p: a for p, a in abstract.items() if found[p][0] == place}
+        with context:
+            params |= partition.flatten(ocp.load_checkpointables(
+                place, {"params": partition.unflatten(part)})["params"])
+    return params
+
+
+def as_stored(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]:
+    """`abstract` on one device, with every dtype that is on disk, for bit-exact export."""
+    found = stored(folder)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return {path: jax.ShapeDtypeStruct(
+        a.shape, found[path][1].dtype if path in found else a.dtype, sharding=device)
+        for path, a in abstract.items()}
 
 
 def to_host(params: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -4,6 +4,8 @@ Counts depend on the data alone, so gradient accumulation and any sharding give 
 one large batch on one device.
 """
 
+from collections.abc import Sequence
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -73,36 +75,45 @@ def counts(batch: dict, seg_id: int) -> Terms:
                  verdict=(batch["label"] >= 0).sum())
 
 
-def sums(model: Legion, batch: dict, *, image_index: int, seg_id: int, key=None) -> Terms:
-    """All loss sums of a batch of training examples (see `input_pipeline.examples`).
+ALL = ("ce", "bce", "dice", "verdict")
+
+
+def sums(model: Legion, batch: dict, *, image_index: int, seg_id: int, key=None,
+         wanted: Sequence[str] = ALL) -> Terms:
+    """Loss sums of a batch of training examples (see `input_pipeline.examples`).
 
     A row with more ground-truth masks than [SEG]s (its text was truncated) uses the first ones;
-    `key` switches LoRA dropout on.
+    `key` switches LoRA dropout on. Terms that are not `wanted` are zero, and towers that only they
+    need are not run: the verdict alone needs CLIP alone.
     """
-    slots = batch["masks"].shape[1]
-    num_patches = model.config.clip.num_patches
     seen = model.see(batch["clip_image"])
-    embeddings = model.embed(batch["ids"], seen, image_index)
-    valid = splice_flags(batch["valid"], image_index, num_patches, True)
-    states = model.read(embeddings, valid, key=key)
-    positions, has_seg, _ = seg_slots(batch["ids"], seg_id, slots, num_patches)
-    prompts = model.prompt(jnp.take_along_axis(states, positions[..., None], axis=1))
-    grounded = model.ground(batch["sam_image"], batch["resized_size"])
-    logits, _ = model.draw(grounded, prompts)
-    canvas = batch["masks"].shape[-2]
-    framed = masks.to_frame(logits, batch["resized_size"], batch["original_size"],
-                            sam_size=model.config.sam.image_size, canvas=canvas)
-    bce, dice = mask_sums(framed, masks.unpack(batch["masks"]),
-                          masks.inside(batch["original_size"], canvas),
-                          has_seg & batch["mask_valid"])
-    if model.verdict is None:
-        verdict = jnp.zeros(())
-    else:
+    ce = bce = dice = verdict = jnp.zeros(())
+    if {"ce", "bce", "dice"} & set(wanted):
+        ce, bce, dice = _text_and_mask_sums(model, batch, seen, image_index, seg_id, key, wanted)
+    if "verdict" in wanted and model.verdict is not None:
         losses = optax.softmax_cross_entropy_with_integer_labels(
             model.judge(seen), verdict_classes(batch["label"]))
         verdict = jnp.where(batch["label"] >= 0, losses, 0).sum()
-    return Terms(ce=text_sums(model, states, batch, image_index), bce=bce, dice=dice,
-                 verdict=verdict)
+    return Terms(ce=ce, bce=bce, dice=dice, verdict=verdict)
+
+
+def _text_and_mask_sums(model, batch, seen, image_index, seg_id, key, wanted):
+    num_patches = model.config.clip.num_patches
+    embeddings = model.embed(batch["ids"], seen, image_index)
+    valid = splice_flags(batch["valid"], image_index, num_patches, True)
+    states = model.read(embeddings, valid, key=key)
+    ce = text_sums(model, states, batch, image_index)
+    if not {"bce", "dice"} & set(wanted):
+        return ce, jnp.zeros(()), jnp.zeros(())
+    positions, has_seg, _ = seg_slots(batch["ids"], seg_id, batch["masks"].shape[1], num_patches)
+    prompts = model.prompt(jnp.take_along_axis(states, positions[..., None], axis=1))
+    logits, _ = model.draw(model.ground(batch["sam_image"], batch["resized_size"]), prompts)
+    canvas = batch["masks"].shape[-2]
+    framed = masks.to_frame(logits, batch["resized_size"], batch["original_size"],
+                            sam_size=model.config.sam.image_size, canvas=canvas)
+    return ce, *mask_sums(framed, masks.unpack(batch["masks"]),
+                          masks.inside(batch["original_size"], canvas),
+                          has_seg & batch["mask_valid"])
 
 
 def weighted_means(sums: Terms, counts: Terms, weights: Terms) -> Terms:

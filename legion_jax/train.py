@@ -99,7 +99,7 @@ def first_params(config, model: LegionConfig, params: dict, frozen: dict) -> tup
     Raises CheckpointError when a frozen parameter is not in the base.
     """
     wanted, kept = partition.flatten(params), partition.flatten(frozen)
-    known = checkpoint.param_paths(config.init_from) if config.init_from else set()
+    known = set(checkpoint.stored(config.init_from)) if config.init_from else set()
     if homeless := sorted(kept.keys() - known):
         source = config.init_from or "init_from is empty"
         raise checkpoint.CheckpointError(
@@ -130,8 +130,7 @@ def write_run_files(config, task: Task, params: dict, workdir: epath.Path) -> No
         raise run_config.ConfigError(f"{workdir}: belongs to a run with another config: "
                                      f"{run_config.differences(old, text)}")
     workdir.mkdir(parents=True, exist_ok=True)
-    base = {"path": str(epath.Path(config.init_from).resolve()),
-            "fingerprint": checkpoint.fingerprint(config.init_from)} if config.init_from else None
+    base = checkpoint.base_of(config.init_from) if config.init_from else None
     checkpoint.write_meta(
         workdir, task.model, base=base, trained=sorted(partition.flatten(params)),
         question={"instruction": config.data.instruction,

@@ -33,9 +33,12 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate
 
     The batch is split into `accumulation` parts run one after another. Every part's sums are
     divided by the counts of the whole batch, so the number of parts changes memory, not the
-    result. Metrics are float32 scalars on device: loss, ce, bce, dice, verdict (all weighted, so
-    that they add up to loss), grad_norm before clipping, learning_rate, masks, dropped.
+    result. Terms of weight zero are not computed. Metrics are float32 scalars on device: loss, ce,
+    bce, dice, verdict (all weighted, so that they add up to loss), grad_norm before clipping,
+    learning_rate, masks, dropped.
     """
+    wanted = tuple(name for name in losses.ALL if getattr(weights, name))
+
     def step(state: TrainState, frozen: dict, batch: dict):
         total = losses.counts(batch, seg_id)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -43,7 +46,8 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate
         def loss(params, part, key):
             model = partition.merge(graph, params, frozen)
             with numerics(model.config):
-                sums = losses.sums(model, part, image_index=image_index, seg_id=seg_id, key=key)
+                sums = losses.sums(model, part, image_index=image_index, seg_id=seg_id, key=key,
+                                   wanted=wanted)
             terms = losses.weighted_means(sums, total, weights)
             return terms.ce + terms.bce + terms.dice + terms.verdict, terms
 

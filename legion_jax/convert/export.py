@@ -60,14 +60,15 @@ def export(folder: str, output: str, *, file_format: str = "bin", progress: bool
         raise SourceError(f"{output}: already exists; choose another output folder")
     if file_format not in ("bin", "safetensors"):
         raise SourceError(f"file_format: bin or safetensors, not {file_format!r}")
-    meta = checkpoint.read_meta(folder)
-    config = meta["config"]
+    config = checkpoint.read_meta(folder)["config"]
     params = checkpoint.to_host(checkpoint.load_params(folder, checkpoint.as_stored(
         folder, partition.abstract_params(config))))
     tensors = to_torch_tensors(merged(params, config), rules(config))
-    base = epath.Path(meta["base"]["path"]) if meta.get("base") else epath.Path(folder)
-    if (base / "source").exists():
-        plan = Plan.from_source(base / "source")
+    origin = epath.Path(folder)
+    while base := checkpoint.read_meta(origin)["base"]:
+        origin = epath.Path(base["path"])
+    if (origin / "source").exists():
+        plan = Plan.from_source(origin / "source")
     else:
         plan = Plan.from_scratch(config, tensors, file_format)
     building = target.parent / f".{target.name}.writing"

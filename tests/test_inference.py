@@ -1,0 +1,199 @@
+"""Prediction and evaluation: one compiled path for photos of any size, and its command lines."""
+
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from random_models import randomized
+
+from input_pipeline import conversation, regions
+from input_pipeline.tokenizer import train_tokenizer
+from legion_jax import checkpoint, evaluate, partition
+from legion_jax.inference import Prediction, Predictor, Question, Region, canvas_for
+from tools import predict
+
+TEXTS = ["I have found a grainy patch in the centre.", "Nothing is wrong here."] * 30
+QUESTION = Question(instruction="Is it real?", max_new_tokens=12, mask_slots=3)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return train_tokenizer(TEXTS + [conversation.build_prompt("Is it real?")], 320,
+                           tmp_path_factory.mktemp("tokenizer") / "t")
+
+
+@pytest.fixture(scope="module")
+def folder(config, tokenizer, tmp_path_factory):
+    """A converted checkpoint with random weights whose [SEG] row wins now and then."""
+    root = tmp_path_factory.mktemp("checkpoint")
+    sized = dataclasses.replace(config, language=dataclasses.replace(
+        config.language, vocab=tokenizer.vocab_size, max_positions=512))
+    params = partition.flatten(partition.split_params(
+        randomized(partition.abstract_model(sized)), partition.EVERYTHING)[1])
+    head = np.array(params["language/head/kernel"])
+    head[:, tokenizer.seg_id] *= 5
+    checkpoint.save_params(root, params | {"language/head/kernel": jax.numpy.asarray(head)})
+    tokenizer.save(root / "tokenizer")
+    checkpoint.write_meta(root, sized, base=None, trained=[],
+                          question=dataclasses.asdict(QUESTION))
+    return root
+
+
+@pytest.fixture(scope="module")
+def photos():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (h, w, 3), np.uint8)
+            for h, w in ((40, 60), (61, 33), (100, 100), (8, 200), (256, 31))]
+
+
+def test_sizes_share_programs(folder, photos):
+    predictor = Predictor(folder, batch_size=2)
+    predictor(photos[:2])
+    programs = predictor.compiled_programs()
+    results = predictor(photos)
+    assert predictor.compiled_programs() == programs <= 2
+    assert [r.size for r in results] == [p.shape[:2] for p in photos]
+
+
+def test_batching_does_not_change_the_answer(folder, photos):
+    together, alone = Predictor(folder, batch_size=4), Predictor(folder, batch_size=1)
+    found = 0
+    for batched, single in zip(together(photos), alone(photos), strict=True):
+        assert batched.answer == single.answer
+        assert batched.verdict == single.verdict
+        assert batched.probability == pytest.approx(single.probability, abs=1e-5)
+        assert len(batched.regions) == len(single.regions)
+        for a, b in zip(batched.regions, single.regions, strict=True):
+            assert (a.mask is None) == (b.mask is None)
+            if a.mask is not None:
+                found += 1
+                assert a.mask.shape == batched.size
+                assert (a.mask == b.mask).mean() > 0.999
+    assert found, "the random model should ask for masks"
+
+
+def test_larger_photos_than_the_canvas_keep_their_size(folder, monkeypatch):
+    monkeypatch.setattr("legion_jax.inference.LARGEST_CANVAS", 256)
+    predictor = Predictor(folder, batch_size=1)
+    result = predictor([np.full((300, 700, 3), 90, np.uint8)])[0]
+    assert result.mask.shape == (300, 700)
+
+
+def test_canvas_is_a_power_of_two_that_fits():
+    assert canvas_for(np.array([[3, 7]])) == 256
+    assert canvas_for(np.array([[3, 257], [1, 1]])) == 512
+    assert canvas_for(np.array([[1024, 9]])) == 1024
+
+
+def test_untrained_model_needs_no_files(config, tokenizer, photos):
+    sized = dataclasses.replace(config, language=dataclasses.replace(
+        config.language, vocab=tokenizer.vocab_size, max_positions=512))
+    predictor = Predictor.untrained(sized, tokenizer, QUESTION, batch_size=2)
+    assert len(predictor(photos[:3])) == 3
+
+
+def run_tool(module, *arguments):
+    return subprocess.run([sys.executable, "-m", module, *map(str, arguments)],
+                          capture_output=True, text=True, check=False)
+
+
+def test_predict_writes_json_mask_and_overlay_and_reports_bad_files(folder, photos, tmp_path):
+    source = tmp_path / "photos"
+    (source / "inner").mkdir(parents=True)
+    Image.fromarray(photos[0]).save(source / "a.png")
+    Image.fromarray(photos[1]).save(source / "a.jpg")
+    Image.fromarray(photos[2]).save(source / "inner" / "b.png")
+    whole = (source / "a.jpg").read_bytes()
+    (source / "cut.jpg").write_bytes(whole[:len(whole) // 2])
+    (source / "notes.txt").write_text("no image")
+    done = run_tool("tools.predict", "--checkpoint", folder, "--images", source, "--output",
+                    tmp_path / "out", "--batch_size=2")
+    assert done.returncode == 2, done.stderr
+    assert "cut.jpg" in done.stderr and "notes.txt" in done.stderr
+    assert "Traceback" not in done.stderr
+    names = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")}
+    assert names == {f"{n}{s}" for n in ("a_png", "a_jpg", "inner/b")
+                     for s in (".json", "_mask.png", "_overlay.png")}
+    result = json.loads((tmp_path / "out" / "a_png.json").read_text())
+    assert result["size"] == [40, 60] and result["verdict"] in ("tampered", "real")
+    mask = np.asarray(Image.open(tmp_path / "out" / "a_png_mask.png"))
+    union = np.zeros((40, 60), bool)
+    for artifact in result["artifacts"]:
+        start, end = artifact["span"]
+        assert result["explanation"][start:end] == artifact["phrase"]
+        if artifact["rle"]:
+            union |= regions.rle_to_mask(artifact["rle"]).astype(bool)
+    np.testing.assert_array_equal(mask > 0, union)
+
+
+@pytest.mark.parametrize("images, message", [("empty", "holds no files"), ("gone", "no such")])
+def test_nothing_to_predict_is_one_sentence(folder, tmp_path, images, message):
+    (tmp_path / "empty").mkdir()
+    done = run_tool("tools.predict", "--checkpoint", folder, "--images", tmp_path / images,
+                    "--output", tmp_path / "out")
+    assert done.returncode == 1 and message in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_predict_with_a_folder_that_is_no_checkpoint(tmp_path, photos):
+    Image.fromarray(photos[0]).save(tmp_path / "a.png")
+    done = run_tool("tools.predict", "--checkpoint", tmp_path, "--images", tmp_path, "--output",
+                    tmp_path / "out")
+    assert done.returncode == 1 and "neither a converted checkpoint" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+class FakePredictor:
+    """Finds the true mask of every second photo."""
+
+    batch_size = 3
+
+    def __init__(self, truths):
+        self.truths, self.seen = truths, 0
+
+    def __call__(self, photos):
+        results = []
+        for photo in photos:
+            truth = self.truths.get(photo.tobytes())
+            good = truth is not None and truth.any()
+            found = [Region("grain", 0, 5, "", truth, 1.0)] if good else []
+            results.append(Prediction("tampered" if good else "real", 0.9, 0.9 if good else 0.1,
+                                      "grain here" if good else "nothing", "", True,
+                                      photo.shape[:2], found))
+        return results
+
+
+def test_evaluation_counts_every_record_once_at_original_size(photos):
+    source, truths = [], {}
+    for i, photo in enumerate(photos):
+        encoded = predict_png(photo)
+        polygons = [b"[[2,2,20,2,20,7,2,7]]"] if i % 2 else []
+        source.append({"id": f"r{i}".encode(), "image": encoded, "label": 2 if i % 2 else 0,
+                       "caption": b"grain here" if i % 2 else b"nothing",
+                       "regions": {"polygons": polygons}})
+        truths[photo.tobytes()] = evaluate.truth_of(source[-1])[1]
+    result, rows = evaluate.evaluate(FakePredictor(truths), source, progress=False)
+    assert [r["id"] for r in rows] == [f"r{i}" for i in range(5)]
+    assert [sum(r["counts"]) for r in rows] == [p.shape[0] * p.shape[1] for p in photos]
+    assert result["localisation"]["mean"]["f1"] == 1
+    assert result["detection"]["accuracy"] == result["detection"]["auc"] == 1
+    assert result["text"]["rouge_l"] == pytest.approx(1)
+    assert result["num_photos"] == 5
+
+
+def predict_png(photo):
+    buffer = io.BytesIO()
+    Image.fromarray(photo).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_output_names_never_collide(tmp_path):
+    files = [tmp_path / n for n in ("a.png", "a.jpg", "b.png", "c/a.png")]
+    names = predict.output_names(tmp_path, files)
+    assert list(names.values()) == ["a_png", "a_jpg", "b", "c/a"]
