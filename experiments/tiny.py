@@ -28,15 +28,15 @@ def get_config() -> ml_collections.ConfigDict:
     c.batch_size = 16
     c.log_every = 25
     c.checkpoint_every = 250
-    c.loss.ce = 4.0
+    c.loss.ce = 3.0
     c.loss.bce = 2.0
     c.loss.dice = 1.0
-    c.loss.verdict = 2.0
+    c.loss.verdict = 3.0
 
     c.optimizer.learning_rate = 1e-3
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup_steps = 50
-    c.optimizer.total_steps = 550
+    c.optimizer.total_steps = 600
     c.optimizer.beta2 = 0.98
     c.optimizer.weight_decay = 0.01
 

@@ -146,8 +146,8 @@ def tiny(vocab: int = 512, **changes) -> LegionConfig:
                         select_layer=-1),
         language=LanguageConfig(vocab=vocab, width=96, mlp=192, heads=4, layers=3,
                                 max_positions=512),
-        sam=SamConfig(image_size=128, patch=8, width=96, mlp=192, heads=4, layers=4, window=8,
-                      global_blocks=(1, 3), prompt_width=64, mask_channels=4, decoder_heads=4,
+        sam=SamConfig(image_size=128, patch=8, width=96, mlp=192, heads=4, layers=3, window=8,
+                      global_blocks=(2,), prompt_width=64, mask_channels=4, decoder_heads=4,
                       decoder_mlp=128, iou_hidden=32),
         verdict_classes=("tampered", "real"), verdict_hidden=96, dtype="float32", remat=False)
     return dataclasses.replace(base, **changes)

@@ -72,6 +72,9 @@ def prefill(model: Legion, ids, valid, seen, *, image_index, max_new, slots, eos
                                           model.language.init_cache(B, S), 0)
     # A [SEG] in the prompt asks for a mask too, as in the published evaluate().
     where, has_seg, seg_count = seg_slots(ids, seg_id, slots, num_patches)
+    # Behind padding the position before a token is the last one that is not padding.
+    last_real = jax.lax.cummax(jnp.where(valid, jnp.arange(T), 0), axis=1)
+    where = jnp.take_along_axis(last_real, where, axis=1)
     seg_states = jnp.take_along_axis(states, where[..., None], axis=1)
     return DecodeState(
         step=jnp.zeros((), jnp.int32), hidden=states[:, -1], position=positions[:, -1],

@@ -102,18 +102,20 @@ def _text_and_mask_sums(model, batch, seen, image_index, seg_id, key, wanted):
     embeddings = model.embed(batch["ids"], seen, image_index)
     valid = splice_flags(batch["valid"], image_index, num_patches, True)
     states = model.read(embeddings, valid, key=key)
-    ce = text_sums(model, states, batch, image_index)
+    zero = jnp.zeros(())
+    ce = text_sums(model, states, batch, image_index) if "ce" in wanted else zero
     if not {"bce", "dice"} & set(wanted):
-        return ce, jnp.zeros(()), jnp.zeros(())
+        return ce, zero, zero
     positions, has_seg, _ = seg_slots(batch["ids"], seg_id, batch["masks"].shape[1], num_patches)
     prompts = model.prompt(jnp.take_along_axis(states, positions[..., None], axis=1))
     logits, _ = model.draw(model.ground(batch["sam_image"], batch["resized_size"]), prompts)
     canvas = batch["masks"].shape[-2]
     framed = masks.to_frame(logits, batch["resized_size"], batch["original_size"],
                             sam_size=model.config.sam.image_size, canvas=canvas)
-    return ce, *mask_sums(framed, masks.unpack(batch["masks"]),
+    bce, dice = mask_sums(framed, masks.unpack(batch["masks"]),
                           masks.inside(batch["original_size"], canvas),
                           has_seg & batch["mask_valid"])
+    return ce, bce if "bce" in wanted else zero, dice if "dice" in wanted else zero
 
 
 def weighted_means(sums: Terms, counts: Terms, weights: Terms) -> Terms:

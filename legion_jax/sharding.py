@@ -109,8 +109,9 @@ def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None)
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = list(shape)
-    if len(shape) != len(AXES) or shape.count(-1) > 1:
-        raise MeshError(f"mesh: {len(AXES)} sizes for {AXES}, at most one of them -1; got {shape}")
+    if len(shape) != len(AXES) or shape.count(-1) > 1 or any(s < 1 and s != -1 for s in shape):
+        raise MeshError(f"mesh: {len(AXES)} sizes for {AXES}, each at least 1 and at most one of "
+                        f"them -1; got {shape}")
     if -1 in shape:
         shape[shape.index(-1)] = max(len(devices) // math.prod(s for s in shape if s != -1), 1)
     if math.prod(shape) != len(devices):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from random_models import IMAGE_ID, IMAGE_INDEX
+from random_models import IMAGE_ID, IMAGE_INDEX, QUICK_COMPILE
 from torch_side import assert_close
 
 from legion_jax import decoding, partition, sharding
@@ -148,9 +148,10 @@ def test_masks_in_the_frame_of_each_photo(config, model, monkeypatch, pixels):
     states = rng.normal(size=(3, 2, config.language.width)).astype(np.float32)
     image = rng.integers(0, 256, (3, side, side, 3), np.uint8)
     resized, original = np.array([[64, 40], [32, 64], [9, 64]]), [(40, 25), (19, 38), (3, 20)]
-    drawn = jax.jit(lambda *x: model.draw(model.ground(*x), model.prompt(states))[0])(
-        image, resized)
-    packed, scores = jax.jit(functools.partial(decoding.draw_masks, canvas=canvas))(
+    drawn = jax.jit(lambda *x: model.draw(model.ground(*x), model.prompt(states))[0],
+                    compiler_options=QUICK_COMPILE)(image, resized)
+    packed, scores = jax.jit(functools.partial(decoding.draw_masks, canvas=canvas),
+                             compiler_options=QUICK_COMPILE)(
         model, states, image, resized, np.array(original))
     assert packed.shape == (3, 2, canvas, canvas // 8) and packed.dtype == np.uint8
     resize = functools.partial(torch.nn.functional.interpolate, mode="bilinear")
@@ -173,7 +174,8 @@ def test_score_of_an_empty_mask_is_zero(config, model):
         lambda path, x: 0 * x if "mask_decoder/hyper/last" in sharding.path_name(path) else x,
         nnx.to_pure_dict(params))
     side = config.sam.image_size
-    packed, scores = jax.jit(functools.partial(decoding.draw_masks, canvas=16))(
+    packed, scores = jax.jit(functools.partial(decoding.draw_masks, canvas=16),
+                             compiler_options=QUICK_COMPILE)(
         partition.merge(graph, params), np.ones((1, 2, config.language.width), np.float32),
         np.zeros((1, side, side, 3), np.uint8), np.array([[side, side]]), np.array([[9, 9]]))
     assert not packed.any()

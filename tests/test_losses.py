@@ -1,5 +1,6 @@
 """legion_jax/losses.py and the sums over a batch in train_step.py, against plain formulas."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+from flax import nnx
 from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch
 
 from legion_jax import losses, partition
@@ -82,6 +84,29 @@ def test_sums_are_those_of_plain_formulas(model, batch):
     for name, value in expected.items():
         assert value > 0.1
         np.testing.assert_allclose(getattr(ours, name), value, rtol=1e-5)
+
+
+def test_bfloat16_towers_come_close(config, model, batch):
+    """The arithmetic of published training: bfloat16, recomputed layers, rounded positions."""
+    coarse = dataclasses.replace(config, dtype="bfloat16", position_dtype="bfloat16", remat=True)
+    graph, _ = nnx.split(partition.abstract_model(coarse))
+    ours = sums(nnx.merge(graph, nnx.split(model)[1]), batch)
+    for name in losses.ALL:
+        np.testing.assert_allclose(getattr(ours, name), getattr(sums(model, batch), name),
+                                   rtol=0.05)
+        assert getattr(ours, name) != getattr(sums(model, batch), name)
+
+
+@pytest.mark.parametrize("wanted, needed", [
+    ("verdict", ["clip_image", "label"]),
+    ("ce", ["clip_image", "ids", "valid", "loss_mask"]),
+])
+def test_a_term_alone_needs_nothing_of_the_others(model, batch, wanted, needed):
+    ours = jax.jit(functools.partial(losses.sums, image_index=IMAGE_INDEX, seg_id=SEG_ID,
+                                     wanted=(wanted,)))(model, {k: batch[k] for k in needed})
+    for name in losses.ALL:
+        expected = getattr(sums(model, batch), name) if name == wanted else 0
+        np.testing.assert_allclose(getattr(ours, name), expected, rtol=1e-5)
 
 
 def test_counts(batch):

@@ -40,9 +40,8 @@ def fill(module: nnx.Module, root: str, config: LegionConfig, state: dict) -> nn
              if rule.path.startswith(f"{root}/")}
     shapes = {p: a.shape for p, a in partition.flatten(nnx.to_pure_dict(params)).items()}
     assert table.keys() == shapes.keys()
-    flat = {path: jnp.asarray(assemble(rule, state.__getitem__)) if rule.keys.size
-            else jnp.zeros(shapes[path]) for path, rule in table.items()}  # a stack of no layers
-    assert {path: a.shape for path, a in flat.items()} == shapes
+    flat = {path: jnp.asarray(assemble(rule, state.__getitem__, shapes[path]))
+            for path, rule in table.items()}
     return partition.merge(graph, partition.unflatten(flat))
 
 

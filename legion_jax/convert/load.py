@@ -79,10 +79,13 @@ def check(table: list[Rule], abstract: dict, entries: dict[str, Entry]) -> list[
     return [key for key in entries if key not in used]
 
 
-def assemble(rule: Rule, read) -> np.ndarray:
-    """Read, lay out and stack the tensors of one parameter; the dtype of the file is kept."""
+def assemble(rule: Rule, read, shape: tuple[int, ...]) -> np.ndarray:
+    """Read, lay out and stack the tensors of one parameter; the dtype of the file is kept.
+
+    `shape` is the parameter's; a SAM without windowed blocks has stacks of none.
+    """
     arrays = [rule.layout.to_jax(read(key)) for key in rule.keys.ravel()]
-    return np.stack(arrays).reshape(*rule.keys.shape, *arrays[0].shape)
+    return np.stack(arrays).reshape(shape) if arrays else np.zeros(shape, np.float32)
 
 
 def convert(legion: str, clip: str, output: str, *, head: str | None = None,
@@ -114,7 +117,7 @@ def convert(legion: str, clip: str, output: str, *, head: str | None = None,
                           f"model.embed_tokens.weight {config.language.vocab} rows")
     table, abstract = rules(config), partition.abstract_params(config)
     rest = check(table, abstract, sources.entries)
-    params = {rule.path: assemble(rule, sources.read)
+    params = {rule.path: assemble(rule, sources.read, abstract[rule.path].shape)
               for rule in tqdm(table, desc="reading", unit="parameter", disable=not progress)}
     building = target.parent / f".{target.name}.writing"
     if building.exists():

@@ -3,6 +3,7 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from legion_jax.config import LanguageConfig, LoraConfig
@@ -29,7 +30,8 @@ def rope_tables(positions: jax.Array, config: LanguageConfig, position_dtype: st
     `position_dtype="bfloat16"` rounds the tables as the published code does.
     """
     H = config.head_width
-    frequency = 1.0 / config.rope_base ** (jnp.arange(0, H, 2, dtype=jnp.float32) / H)
+    # By numpy in float64: a power is not equally exact on every device.
+    frequency = (config.rope_base ** -(np.arange(0, H, 2) / H)).astype(np.float32)
     angle = positions[..., None, None].astype(jnp.float32) * frequency
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     return (round_to_bf16(cos), round_to_bf16(sin)) if position_dtype == "bfloat16" else (cos, sin)

@@ -41,7 +41,7 @@ class PromptEncoder(nnx.Module):
         # Two products per output, written out: a matmul would not round like the reference's,
         # which accumulates both in float32 and rounds once.
         angle = rounded(x[..., None] * frequencies[0] + y[..., None] * frequencies[1])
-        angle = rounded(rounded(jnp.float32(2 * jnp.pi) * angle))
+        angle = rounded(jnp.float32(2 * jnp.pi) * angle)
         return jnp.concatenate([rounded(jnp.sin(angle)), rounded(jnp.cos(angle))], axis=-1)
 
 

@@ -71,7 +71,7 @@ class SamLayer(nnx.Module):
         B, Y, X, _ = x.shape
         S = self.side
         h = self.norm1(x)
-        if S < Y:
+        if S != Y:
             # Window padding is attended to: its keys and values are the projection's biases.
             pad = -Y % S
             h = jnp.pad(h, ((0, 0), (0, pad), (0, pad), (0, 0)))
@@ -95,12 +95,12 @@ class SamEncoder(nnx.Module):
 
     def __init__(self, config: SamConfig, dtype=jnp.float32, *, remat: bool = False,
                  key: jax.Array):
-        D, grid, window = config.width, config.grid, min(config.window, config.grid)
+        D, grid = config.width, config.grid
         patch_key, position_key, window_key, global_key, neck1_key, neck2_key = (
             jax.random.split(key, 6))
         self.patch = Dense(3 * config.patch ** 2, D, key=patch_key)
         self.position = nnx.Param(0.02 * jax.random.normal(position_key, (grid, grid, D)))
-        self.window_layers = stack(lambda k: SamLayer(config, window, dtype, key=k),
+        self.window_layers = stack(lambda k: SamLayer(config, config.window, dtype, key=k),
                                    config.layers - len(config.global_blocks), key=window_key)
         self.global_layers = stack(lambda k: SamLayer(config, grid, dtype, key=k),
                                    len(config.global_blocks), key=global_key)

@@ -68,8 +68,9 @@ class Case:
         config = dataclasses.replace(
             self.config, clip=dataclasses.replace(self.config.clip, select_layer=-1))
         folder = TensorFolder(self.folder / "clip")
+        shapes = partition.abstract_params(config)
         params = {rule.path.removeprefix("clip/"):
-                  load.assemble(rule, folder.read).astype("float32")
+                  load.assemble(rule, folder.read, shapes[rule.path].shape).astype("float32")
                   for rule in clip_rules(config)}
         tower = nnx.eval_shape(lambda: ClipTower(config.clip, key=jax.random.key(0)))
         return nnx.split(tower)[0], partition.unflatten(params)

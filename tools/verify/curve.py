@@ -48,7 +48,8 @@ def check_curve(case: Case, results: Results) -> None:
 def run(case: Case, config, first: dict, steps: int):
     """Train; returns {path: array} before and after, and the metrics of every step."""
     flat = partition.flatten(case.params)
-    flat |= {rule.path: jnp.asarray(assemble(rule, first.__getitem__))
+    shapes = partition.abstract_params(case.config)
+    flat |= {rule.path: jnp.asarray(assemble(rule, first.__getitem__, shapes[rule.path].shape))
              for rule in lora_rules(case.config)}
     graph, abstract, frozen = partition.split_params(
         partition.abstract_model(case.config), partition.LOCALISATION)
