@@ -27,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.batch_size = 16
     c.log_every = 25
-    c.checkpoint_every = 250
+    c.checkpoint_every = 90
     c.loss.ce = 3.0
     c.loss.bce = 2.0
     c.loss.dice = 1.0
@@ -36,7 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.learning_rate = 1e-3
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup_steps = 50
-    c.optimizer.total_steps = 600
+    c.optimizer.total_steps = 540
     c.optimizer.beta2 = 0.98
     c.optimizer.weight_decay = 0.01
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 import grain
 import numpy as np
 
+from input_pipeline.errors import UserError
+
 
 class _Prepare(grain.transforms.Map):
     """Adapter from a function to grain's transform type."""
@@ -32,9 +34,9 @@ def train_batches(source: Sequence, prepare: Callable, *, batch_size: int, seed:
         ValueError: for an empty source or a batch that hosts cannot share evenly.
     """
     if not len(source):
-        raise ValueError("training split: it holds no records")
+        raise UserError("training split: it holds no records")
     if batch_size % process_count:
-        raise ValueError(f"batch_size: {batch_size} rows cannot be shared evenly by "
+        raise UserError(f"batch_size: {batch_size} rows cannot be shared evenly by "
                          f"{process_count} hosts")
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     dataset = dataset[process_index::process_count].map(_Prepare(prepare))

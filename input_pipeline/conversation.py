@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from input_pipeline.errors import UserError
 from input_pipeline.tokenizer import ADDED_TOKENS, IMAGE_ID, IMAGE_TOKEN, Tokenizer
 
 SYSTEM = (
@@ -73,9 +74,9 @@ def tag_phrases(caption: str, spans: Sequence[tuple[int, int]]) -> str:
     parts, done = [], 0
     for start, end in sorted(spans):
         if not 0 <= start < end <= len(caption):
-            raise ValueError(f"span ({start}, {end}) is not inside 0 to {len(caption)}")
+            raise UserError(f"span ({start}, {end}) is not inside 0 to {len(caption)}")
         if start < done:
-            raise ValueError(f"span ({start}, {end}) overlaps the one that ends at {done}")
+            raise UserError(f"span ({start}, {end}) overlaps the one that ends at {done}")
         parts += [caption[done:start], f"<p> {caption[start:end]} </p> [SEG]"]
         done = end
     return "".join([*parts, caption[done:]])
@@ -111,7 +112,7 @@ def image_index(ids: np.ndarray | Sequence[int]) -> int:
     """Returns the place of the one IMAGE_ID in `ids`; ValueError when there is not exactly one."""
     places = np.flatnonzero(np.asarray(ids) == IMAGE_ID)
     if len(places) != 1:
-        raise ValueError(f"expected one image in {len(ids)} ids, found {len(places)}")
+        raise UserError(f"expected one image in {len(ids)} ids, found {len(places)}")
     return int(places[0])
 
 
@@ -126,9 +127,9 @@ def encode_example(tokenizer: Tokenizer, instruction: str, answer: str, *, lengt
     ids = np.asarray(tokenizer.encode_with_image(text), np.int32)
     image_index(ids)
     if length <= len(prompt):
-        raise ValueError(f"the prompt takes {len(prompt)} ids, only {length} are allowed in all")
+        raise UserError(f"the prompt takes {len(prompt)} ids, only {length} are allowed in all")
     if not np.array_equal(ids[: len(prompt)], prompt):
-        raise ValueError(f"{tokenizer.name}: the answer changes the ids of the prompt before it")
+        raise UserError(f"{tokenizer.name}: the answer changes the ids of the prompt before it")
     kept = ids[:length]
     padded = np.full(length, tokenizer.pad_id, np.int32)
     padded[: len(kept)] = kept

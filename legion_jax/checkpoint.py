@@ -34,6 +34,11 @@ class CheckpointError(UserError):
     """A folder that cannot be loaded; the message names it and the parameter at fault."""
 
 
+def _absolute(folder: epath.PathLike) -> epath.Path:
+    """Orbax takes absolute paths only."""
+    return epath.Path(folder).resolve()
+
+
 def fingerprint(folder: epath.PathLike) -> str:
     """SHA-256 of a folder's legion.json, which itself records the hashes of its sources."""
     return hashlib.sha256((epath.Path(folder) / META).read_bytes()).hexdigest()
@@ -63,7 +68,7 @@ def read_meta(folder: epath.PathLike) -> dict:
 
 def save_params(folder: epath.PathLike, params: dict[str, Any]) -> None:
     """Write {path: array} as `folder`/params."""
-    ocp.save_checkpointables(epath.Path(folder) / "params",
+    ocp.save_checkpointables(_absolute(folder) / "params",
                              {"params": partition.unflatten(params)})
 
 
@@ -85,7 +90,7 @@ class RunCheckpoints:
     """Asynchronous checkpoints of a training run, and the way back to the newest one."""
 
     def __init__(self, workdir: epath.PathLike, *, every: int, keep: int):
-        self.directory = epath.Path(workdir) / "checkpoints"
+        self.directory = _absolute(workdir) / "checkpoints"
         policies = ocp.training
         self._orbax = policies.Checkpointer(
             self.directory,
@@ -134,7 +139,7 @@ def latest_step(run: epath.PathLike) -> int | None:
 def base_of(folder: epath.PathLike) -> dict:
     """How a run names the folder it starts from: where, which, and which step of a run."""
     step = None if (epath.Path(folder) / "params").exists() else latest_step(folder)
-    return {"path": str(epath.Path(folder).resolve()), "fingerprint": fingerprint(folder),
+    return {"path": str(_absolute(folder)), "fingerprint": fingerprint(folder),
             "step": step}
 
 
@@ -143,7 +148,7 @@ def stored(folder: epath.PathLike, *, step: int | None = None) -> dict[str, tupl
 
     Raises CheckpointError when the folder, or a base it names, is not there or has changed.
     """
-    folder = epath.Path(folder)
+    folder = _absolute(folder)
     meta = read_meta(folder)
     place = folder / "params"
     if not place.exists():

@@ -24,6 +24,9 @@ def run(main: Callable[[], int | None]) -> None:
             return _fail(error)
 
     def guarded(argv):
+        # Only now: app.run installs a handler of its own before it calls this.
+        logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+        logging.getLogger("legion_jax").setLevel(logging.INFO)
         if extra := argv[1:]:
             return _fail(UserError(f"unexpected argument {extra[0]!r}; every argument is a --flag"))
         try:
@@ -32,8 +35,6 @@ def run(main: Callable[[], int | None]) -> None:
             return _fail(error)
 
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and TFDS say much at INFO
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-    logging.getLogger("legion_jax").setLevel(logging.INFO)
     app.run(guarded, flags_parser=parse)
 
 

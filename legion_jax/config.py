@@ -8,6 +8,8 @@ import dataclasses
 import typing
 from typing import Any
 
+from input_pipeline.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
@@ -119,7 +121,7 @@ class LegionConfig:
     def __post_init__(self):
         for name in ("dtype", "position_dtype"):
             if getattr(self, name) not in ("float32", "bfloat16"):
-                raise ValueError(f"{name}: float32 or bfloat16, not {getattr(self, name)!r}")
+                raise UserError(f"{name}: float32 or bfloat16, not {getattr(self, name)!r}")
         for path, value, divisor in (
             ("clip: width / heads", self.clip.width, self.clip.heads),
             ("clip: image_size / patch", self.clip.image_size, self.clip.patch),
@@ -130,7 +132,7 @@ class LegionConfig:
              self.sam.decoder_heads),
         ):
             if value % divisor:
-                raise ValueError(f"{path} must divide evenly, got {value} and {divisor}")
+                raise UserError(f"{path} must divide evenly, got {value} and {divisor}")
 
 
 def legion_7b(**changes) -> LegionConfig:
@@ -166,10 +168,10 @@ def from_dict(values: dict, kind: type = LegionConfig, *, where: str = "config")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     if unknown := sorted(values.keys() - fields.keys()):
-        raise ValueError(f"{where}: unknown field {', '.join(unknown)}; "
+        raise UserError(f"{where}: unknown field {', '.join(unknown)}; "
                          f"known: {', '.join(sorted(fields))}")
     if missing := sorted(fields.keys() - values.keys()):
-        raise ValueError(f"{where}: missing field {', '.join(missing)}")
+        raise UserError(f"{where}: missing field {', '.join(missing)}")
     out = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):

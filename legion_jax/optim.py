@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from input_pipeline.errors import UserError
 from legion_jax.sharding import path_name
 
 
@@ -20,10 +21,10 @@ def schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], jax.Arr
     """
     peak, warmup, total = config.learning_rate, config.warmup_steps, config.total_steps
     if config.schedule not in ("linear", "cosine", "constant"):
-        raise ValueError(f"optimizer.schedule: linear, cosine or constant, "
+        raise UserError(f"optimizer.schedule: linear, cosine or constant, "
                          f"not {config.schedule!r}")
     if not 0 <= warmup < total:
-        raise ValueError(f"optimizer: 0 <= warmup_steps < total_steps, got {warmup} and {total}")
+        raise UserError(f"optimizer: 0 <= warmup_steps < total_steps, got {warmup} and {total}")
 
     def rate(step):
         t = jnp.asarray(step, jnp.float32)

@@ -146,18 +146,14 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
     workdir = epath.Path(workdir)
     mesh = sharding.make_mesh(config.mesh)
     task = read_task(config)
+    source = synthscars.open_split(config.data.data_dir, config.data.train_split)
     optimizer = optim.make(config.optimizer)
     with jax.set_mesh(mesh):
         graph, abstract, frozen = abstract_state(config, task.model, optimizer, mesh)
-        write_run_files(config, task, abstract.params, workdir)
-        checkpoints = checkpoint.RunCheckpoints(workdir, every=config.checkpoint_every,
-                                                keep=config.checkpoint_keep)
         params, frozen = first_params(config, task.model, abstract.params, frozen)
+        write_run_files(config, task, abstract.params, workdir)
         layout = jax.tree.map(lambda x: x.sharding, abstract)
         state = jax.jit(lambda p: init_state(p, optimizer), out_shardings=layout)(params)
-        if restored := checkpoints.restore(abstract.params, abstract.optimizer):
-            step, params, opt_state = restored
-            state = TrainState(jax.device_put(step, layout.step).astype("int32"), params, opt_state)
         LOG.info("%s trainable, %s frozen parameters on %d devices",
                      f"{partition.count(state.params):,}", f"{partition.count(frozen):,}",
                      mesh.size)
@@ -167,22 +163,28 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
                       seg_id=task.tokenizer.seg_id, accumulation=config.accumulation,
                       seed=config.seed),
             donate_argnums=0, out_shardings=(layout, None))
-        state = run_steps(config, task, step, state, frozen, mesh, checkpoints, workdir)
-        checkpoints.close()
-    return state
+        checkpoints = checkpoint.RunCheckpoints(workdir, every=config.checkpoint_every,
+                                                keep=config.checkpoint_keep)
+        try:
+            if restored := checkpoints.restore(abstract.params, abstract.optimizer):
+                number, params, opt_state = restored
+                number = jax.device_put(number, layout.step).astype("int32")
+                state = TrainState(number, params, opt_state)
+            return run_steps(config, task, source, step, state, frozen, mesh, checkpoints)
+        finally:
+            checkpoints.close()
 
 
-def run_steps(config, task: Task, step: Callable, state: TrainState, frozen: dict, mesh,
-              checkpoints: checkpoint.RunCheckpoints, workdir: epath.Path) -> TrainState:
+def run_steps(config, task: Task, source, step: Callable, state: TrainState, frozen: dict, mesh,
+              checkpoints: checkpoint.RunCheckpoints) -> TrainState:
     """The loop: one compiled call per update; metrics are fetched only when they are logged."""
     start, total = int(state.step), config.optimizer.total_steps
-    source = synthscars.open_split(config.data.data_dir, config.data.train_split)
     data = batches.train_batches(
         source, lambda record: training_example(record, task.tokenizer, task.examples),
         batch_size=config.batch_size, seed=config.seed, process_index=jax.process_index(),
         process_count=jax.process_count())
     rows = batches.iterate(data, start, threads=config.data.threads)
-    log = report.MetricsLog(workdir, start=start, total=total)
+    log = report.MetricsLog(checkpoints.directory.parent, start=start, total=total)
     layout, pending = sharding.batch_sharding(mesh), []
     for number in range(start, total):
         batch = jax.tree.map(

@@ -50,6 +50,8 @@ def environment(devices=1):
 
 
 def run(data, workdir, *extra, devices=1):
+    """The command with a relative work directory, as a user would type it."""
+    workdir = os.path.relpath(workdir)
     return subprocess.run(command(data, workdir, *extra), env=environment(devices),
                           capture_output=True, text=True, check=False)
 
