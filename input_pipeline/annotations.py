@@ -100,11 +100,8 @@ def find_splits(source: epath.PathLike) -> list[SplitFiles]:
 def load_annotations(path: epath.Path) -> tuple[list, str]:
     """Reads an annotation file.
 
-    Returns:
-        The list as it stands, its items unchecked, and the SHA-256 of the file.
-
-    Raises:
-        AnnotationError: not JSON, or not a list; names the file and the place.
+    Returns the list as it stands, its items unchecked, and the SHA-256 of the file. Raises
+    AnnotationError naming the file and the place when it is not JSON, or not a list.
     """
     content = path.read_bytes()
     try:

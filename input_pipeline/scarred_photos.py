@@ -233,25 +233,18 @@ def make_dataset(
     return output
 
 
-def _define_flags():
-    """Called by the command only: importing this module must not ask others for --output."""
-    flags.DEFINE_string("output", None, "New folder for the data set.", required=True)
-    flags.DEFINE_integer("num_train", 2000, "Images of the train split.", lower_bound=1)
-    flags.DEFINE_integer("num_test", 200, "Images of the test split.", lower_bound=1)
-    flags.DEFINE_integer("size", 160, "Mean side of an image in pixels.", lower_bound=64)
-    flags.DEFINE_integer("seed", 0, "Seed of every random choice.", lower_bound=0)
-
-
-def main() -> None:
-    """Makes the data set named by the flags."""
-    values = flags.FLAGS
-    names = ("num_train", "num_test", "size", "seed")
-    folder = make_dataset(values.output, progress=True, **{n: values[n].value for n in names})
-    print(f"{folder}: {values.num_train} train and {values.num_test} test images")
-
-
 if __name__ == "__main__":
     from legion_jax import command  # absl only; this package stays free of jax
 
-    _define_flags()
+    OUTPUT = flags.DEFINE_string("output", None, "New folder for the data set.", required=True)
+    TRAIN = flags.DEFINE_integer("num_train", 2000, "Images of the train split.", lower_bound=1)
+    TEST = flags.DEFINE_integer("num_test", 200, "Images of the test split.", lower_bound=1)
+    SIZE = flags.DEFINE_integer("size", 160, "Mean side in pixels.", lower_bound=64)
+    SEED = flags.DEFINE_integer("seed", 0, "Seed of every random choice.", lower_bound=0)
+
+    def main() -> None:
+        sizes = {"num_train": TRAIN.value, "num_test": TEST.value, "size": SIZE.value}
+        folder = make_dataset(OUTPUT.value, seed=SEED.value, progress=True, **sizes)
+        print(f"{folder}: {TRAIN.value} train and {TEST.value} test images")
+
     command.run(main)

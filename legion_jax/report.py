@@ -19,6 +19,7 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: epath.Path, *, start: int, total: int):
+        """Open the files of a run that is about to do step `start` of `total`."""
         self.path = workdir / "metrics.jsonl"
         self.total = total
         if self.path.exists():

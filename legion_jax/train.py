@@ -151,7 +151,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
     with jax.set_mesh(mesh):
         graph, abstract, frozen = abstract_state(config, task.model, optimizer, mesh)
         params, frozen = first_params(config, task.model, abstract.params, frozen)
-        write_run_files(config, task, abstract.params, workdir)
+        if jax.process_index() == 0:
+            write_run_files(config, task, abstract.params, workdir)
         layout = jax.tree.map(lambda x: x.sharding, abstract)
         state = jax.jit(lambda p: init_state(p, optimizer), out_shardings=layout)(params)
         LOG.info("%s trainable, %s frozen parameters on %d devices",
@@ -184,22 +185,26 @@ def run_steps(config, task: Task, source, step: Callable, state: TrainState, fro
         batch_size=config.batch_size, seed=config.seed, process_index=jax.process_index(),
         process_count=jax.process_count())
     rows = batches.iterate(data, start, threads=config.data.threads)
-    log = report.MetricsLog(checkpoints.directory.parent, start=start, total=total)
+    log = None  # one host writes the logs
+    if jax.process_index() == 0:
+        log = report.MetricsLog(checkpoints.directory.parent, start=start, total=total)
     layout, pending = sharding.batch_sharding(mesh), []
     for number in range(start, total):
         batch = jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(layout, x), next(rows))
         state, metrics = step(state, frozen, batch)
-        pending.append((number, metrics))
+        if log:
+            pending.append((number, metrics))
         done = number + 1
         checkpoints.save(done, state.params, state.optimizer, force=done == total)
-        if done % config.log_every == 0 or done == total:
+        if log and (done % config.log_every == 0 or done == total):
             values = jax.device_get([m for _, m in pending])
             log.write([(n, {k: float(v) for k, v in row.items()})
                        for (n, _), row in zip(pending, values, strict=True)],
                       images_per_step=config.batch_size)
             pending = []
-    log.close()
+    if log:
+        log.close()
     return state
 
 

@@ -189,3 +189,20 @@ def test_config_survives_json():
     with pytest.raises(ValueError, match="unknown field widht"):
         from_dict(to_dict(legion_7b()) | {"widht": 3})
     assert train.model_config(tiny.get_config(), 512).language.vocab == 512
+
+
+def test_verdict_stage_starts_from_a_run_and_trains_the_head_alone(data, unbroken, tmp_path):
+    arguments = command(data, tmp_path / "run", f"--config.init_from={unbroken}",
+                        "--config.optimizer.warmup_steps=0")
+    arguments[arguments.index("experiments/tiny.py")] = "experiments/detect_tiny.py"
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in metrics(tmp_path / "run").splitlines()]
+    assert all(r["ce"] == r["bce"] == r["dice"] == 0 < r["verdict"] for r in rows)
+    abstract = partition.abstract_params(checkpoint.read_meta(tmp_path / "run")["config"])
+    before, after = (checkpoint.load_params(f, checkpoint.as_stored(f, abstract))
+                     for f in (unbroken, tmp_path / "run"))
+    changed = {p for p in abstract
+               if not np.array_equal(np.asarray(before[p]), np.asarray(after[p]))}
+    assert changed == {p for p in abstract if p.startswith("verdict/")}

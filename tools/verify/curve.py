@@ -13,6 +13,7 @@ from legion_jax.config import LoraConfig
 from legion_jax.convert.export import merged, to_torch_tensors
 from legion_jax.convert.load import assemble
 from legion_jax.convert.rules import lora_rules, rules
+from legion_jax.convert.source import SourceError
 from legion_jax.train_step import init_state, make_step
 from tools.verify.answers import decode
 from tools.verify.case import Case
@@ -26,6 +27,8 @@ SCHEDULE = {"learning_rate": 1e-3, "schedule": "linear", "warmup_steps": 10, "to
 def check_curve(case: Case, results: Results) -> None:
     """Losses and gradient norms per step, final weights, and the final model's answer."""
     folder = case.folder / "train_curve"
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: not there; this case has no training run to follow")
     meta = json.loads((folder / "meta.json").read_text())
     wanted, first, final = (dict(np.load(folder / f"{name}.npz"))
                             for name in ("losses", "lora_init", "final"))

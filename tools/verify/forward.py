@@ -18,7 +18,8 @@ EMBEDDING_ROWS = (0, 13, 14, 41, 42, 63)  # window borders and the last row
 def check_sight(case: Case, results: Results) -> None:
     """CLIP (all hidden states), projector, verdict head and its gradients."""
     reference, model = case.reference, case.model
-    photos = case.photos(list(range(len(case.meta["images"]))), case.meta["train_image_size"])
+    photos = case.photos(list(range(len(case.inputs["clip_pixels"]))),
+                         case.meta["train_image_size"])
     states = np.asarray(_clip_states(case, photos["clip_image"]))
     results.scaled("clip_hidden_all_first8", states[:, :, :8],
                    reference["clip_hidden_all_first8"])

@@ -66,11 +66,12 @@ def _check_rows(case, results, name, answers):
 def check_pixels(case: Case, results: Results) -> None:
     """Both image branches on the case's photos and on the odd sizes of preprocess/."""
     inputs, meta = case.inputs, case.meta
-    photos = case.photos(list(range(len(meta["images"]))), meta["train_image_size"])
-    for i in range(len(meta["images"])):
+    photos = case.photos(list(range(len(inputs["clip_pixels"]))), meta["train_image_size"])
+    for i in range(len(inputs["clip_pixels"])):
         results.equal(f"image_{i}_u8", case.image(i), inputs[f"image_{i}_u8"])
     ours = np.asarray(clip.normalize(photos["clip_image"])).transpose(0, 3, 1, 2)
     results.within("clip_pixels", ours, inputs["clip_pixels"], 0)
+    photos = case.photos(list(range(len(inputs["train_input_ids"]))), meta["train_image_size"])
     results.equal("train_resize_list", photos["resized_size"], inputs["train_resize_list"])
     results.equal("train_orig_sizes", photos["original_size"], inputs["train_orig_sizes"])
     for i in range(len(inputs["train_resize_list"])):
