@@ -123,7 +123,7 @@ if __name__ == "__main__":
 
     def main():
         source = synthscars.open_split(DATA_DIR.value, SPLIT.value)
-        predictor = Predictor(CHECKPOINT.value, batch_size=BATCH_SIZE.value)
+        predictor = Predictor.from_folder(CHECKPOINT.value, batch_size=BATCH_SIZE.value)
         result, rows = evaluate(predictor, source)
         write(OUTPUT.value, result, rows)
         show(result)

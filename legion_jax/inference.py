@@ -1,11 +1,12 @@
 """Photos in, verdicts, explanations and masks out.
 
-    predictor = Predictor(folder)
+    predictor = Predictor.from_folder(folder)
     for prediction in predictor([image]): ...
 """
 
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from legion_jax.config import LegionConfig
 from legion_jax.models.layers import numerics
 
 SMALLEST_CANVAS, LARGEST_CANVAS = 256, 4096
+FLOAT32 = r"(prompt_encoder|mask_decoder|verdict)/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,32 +99,12 @@ class Predictor:
     second exists once per canvas size, a power of two, so photos of any size share few programs.
     """
 
-    def __init__(self, folder: epath.PathLike, *, batch_size: int = 8,
-                 question: Question | None = None):
-        """Load a converted checkpoint or a training run. Raises CheckpointError, TokenizerError."""
-        meta = checkpoint.read_meta(folder)
-        if question is None:
-            question = Question(**meta.get("question", {}))
-        mesh = sharding.make_mesh((1, -1, 1))
-        abstract = sharding.shard_abstract(partition.cast(partition.unflatten(
-            partition.abstract_params(meta["config"])), meta["config"].dtype), mesh)
-        self._set_up(
-            meta["config"], checkpoint.load_params(folder, partition.flatten(abstract)),
-            Tokenizer.from_folder(epath.Path(folder) / "tokenizer"), question, batch_size, mesh)
-
-    @classmethod
-    def untrained(cls, config: LegionConfig, tokenizer: Tokenizer, question: Question, *,
-                  seed: int = 0, batch_size: int = 8) -> "Predictor":
-        """A model with random parameters: the baseline of every trained one."""
-        self = cls.__new__(cls)
-        params = partition.flatten(partition.new_params(config, jax.random.key(seed)))
-        self._set_up(config, params, tokenizer, question, batch_size,
-                     sharding.make_mesh((1, -1, 1)))
-        return self
-
-    def _set_up(self, config, params: dict[str, Any], tokenizer, question, batch_size, mesh):
+    def __init__(self, config: LegionConfig, params: dict[str, Any], tokenizer: Tokenizer, *,
+                 question: Question, batch_size: int = 8, mesh: jax.sharding.Mesh | None = None):
+        """Wrap parameters {path: array}; `from_folder` is the usual way here."""
         self.config, self.tokenizer, self.question = config, tokenizer, question
-        self.batch_size, self.mesh = batch_size, mesh
+        self.batch_size = batch_size
+        self.mesh = sharding.make_mesh((1, -1, 1)) if mesh is None else mesh
         self._params = partition.unflatten(params)
         graph = partition.split_params(partition.abstract_model(config), partition.EVERYTHING)[0]
         self._prompt = conversation.encode_prompt(tokenizer, question.instruction)
@@ -136,6 +118,33 @@ class Predictor:
             max_new=question.max_new_tokens, slots=question.mask_slots,
             eos_id=tokenizer.eos_id, seg_id=tokenizer.seg_id))
         self._draw = jax.jit(functools.partial(_draw, graph), static_argnames="canvas")
+
+    @classmethod
+    def from_folder(cls, folder: epath.PathLike, *, batch_size: int = 8,
+                    question: Question | None = None) -> "Predictor":
+        """Load a converted checkpoint or a training run, sharded over all devices.
+
+        Without a `question` the run's own is asked. Raises CheckpointError, TokenizerError.
+        """
+        meta = checkpoint.read_meta(folder)
+        config = meta["config"]
+        mesh = sharding.make_mesh((1, -1, 1))
+        # What is always computed in float32 is also held in it.
+        abstract = sharding.shard_abstract(partition.unflatten({
+            path: jax.ShapeDtypeStruct(
+                a.shape, "float32" if re.match(FLOAT32, path) else config.dtype)
+            for path, a in partition.abstract_params(config).items()}), mesh)
+        return cls(config, checkpoint.load_params(folder, partition.flatten(abstract)),
+                   Tokenizer.from_folder(epath.Path(folder) / "tokenizer"),
+                   question=question or Question(**meta.get("question", {})),
+                   batch_size=batch_size, mesh=mesh)
+
+    @classmethod
+    def untrained(cls, config: LegionConfig, tokenizer: Tokenizer, *, question: Question,
+                  seed: int = 0, batch_size: int = 8) -> "Predictor":
+        """A model with random parameters: the baseline of every trained one."""
+        params = partition.flatten(partition.new_params(config, jax.random.key(seed)))
+        return cls(config, params, tokenizer, question=question, batch_size=batch_size)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Predict for photos uint8[H, W, 3] of any sizes, in batches of the compiled size."""

@@ -53,7 +53,7 @@ def photos():
 
 
 def test_sizes_share_programs(folder, photos):
-    predictor = Predictor(folder, batch_size=2)
+    predictor = Predictor.from_folder(folder, batch_size=2)
     predictor(photos[:2])
     programs = predictor.compiled_programs()
     results = predictor(photos)
@@ -62,7 +62,7 @@ def test_sizes_share_programs(folder, photos):
 
 
 def test_batching_does_not_change_the_answer(folder, photos):
-    together, alone = Predictor(folder, batch_size=4), Predictor(folder, batch_size=1)
+    together, alone = (Predictor.from_folder(folder, batch_size=n) for n in (4, 1))
     found = 0
     for batched, single in zip(together(photos), alone(photos), strict=True):
         assert batched.answer == single.answer
@@ -80,7 +80,7 @@ def test_batching_does_not_change_the_answer(folder, photos):
 
 def test_larger_photos_than_the_canvas_keep_their_size(folder, monkeypatch):
     monkeypatch.setattr("legion_jax.inference.LARGEST_CANVAS", 256)
-    predictor = Predictor(folder, batch_size=1)
+    predictor = Predictor.from_folder(folder, batch_size=1)
     result = predictor([np.full((300, 700, 3), 90, np.uint8)])[0]
     assert result.mask.shape == (300, 700)
 
@@ -94,7 +94,7 @@ def test_canvas_is_a_power_of_two_that_fits():
 def test_untrained_model_needs_no_files(config, tokenizer, photos):
     sized = dataclasses.replace(config, language=dataclasses.replace(
         config.language, vocab=tokenizer.vocab_size, max_positions=512))
-    predictor = Predictor.untrained(sized, tokenizer, QUESTION, batch_size=2)
+    predictor = Predictor.untrained(sized, tokenizer, question=QUESTION, batch_size=2)
     assert len(predictor(photos[:3])) == 3
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from experiments import tiny
 from input_pipeline import conversation, scarred_photos, synthscars
-from input_pipeline.tokenizer import Tokenizer, train_tokenizer
+from input_pipeline.tokenizer import train_tokenizer
 from legion_jax import command, evaluate, metrics, report
 from legion_jax import config as config_lib
 from legion_jax.convert import export
@@ -69,13 +69,13 @@ def constant_mask(name: str, counts: np.ndarray) -> ScoreRow:
 def score(root: pathlib.Path, config, source) -> tuple[list[ScoreRow], list[dict], Predictor]:
     """Trained and untrained model and two constant masks on the held-out photos."""
     size = config.eval.batch_size
-    trained = Predictor(root / "run", batch_size=size)
+    trained = Predictor.from_folder(root / "run", batch_size=size)
     result, rows = evaluate.evaluate(trained, source)
     evaluate.write(root / "evaluation", result, rows)
     evaluate.show(result)
     untrained = Predictor.untrained(
         config_lib.tiny(trained.tokenizer.vocab_size),
-        Tokenizer.from_folder(root / "tokenizer"), trained.question, batch_size=size)
+        trained.tokenizer, question=trained.question, batch_size=size)
     baseline, _ = evaluate.evaluate(untrained, source)
     counts = np.array([row["counts"] for row in rows])
     return [score_row("trained model", result), score_row("untrained model", baseline),

@@ -130,7 +130,7 @@ if __name__ == "__main__":
 
     def main() -> int:
         find_files(IMAGES.value)  # before minutes are spent on loading
-        predictor = Predictor(CHECKPOINT.value, batch_size=BATCH_SIZE.value)
+        predictor = Predictor.from_folder(CHECKPOINT.value, batch_size=BATCH_SIZE.value)
         return SKIPPED_SOME if predict(predictor, IMAGES.value, OUTPUT.value) else 0
 
     command.run(main)
