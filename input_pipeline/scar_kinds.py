@@ -53,8 +53,8 @@ class Kind:
 
 def _grain(image, window, rng):
     height, width = window.shape
-    noise = rng.normal(0.0, rng.uniform(80, 110), ((height + 1) // 2, (width + 1) // 2, 3))
-    noise = noise.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]  # 2-pixel grain
+    noise = rng.normal(0.0, rng.uniform(80, 110), (-(-height // 3), -(-width // 3), 3))
+    noise = noise.repeat(3, axis=0).repeat(3, axis=1)[:height, :width]  # 3-pixel grain
     return image[window.slices] + noise
 
 
@@ -150,9 +150,9 @@ DISTORTION = (
     Kind("colour shift", "The colour does not fit the things it lies on.", _colour, 30),
 )
 STRUCTURE = (
-    Kind("rippled piece", "The shapes are bent into waves.", _ripple, 32),
-    Kind("scrambled piece", "The parts stand in the wrong order.", _shuffle, 32),
-    Kind("repeated piece", "One small part is repeated over and over.", _repeat, 36),
+    Kind("rippled piece", "The shapes are bent into waves.", _ripple, 42),
+    Kind("scrambled piece", "The parts stand in the wrong order.", _shuffle, 42),
+    Kind("repeated piece", "One small part is repeated over and over.", _repeat, 46),
 )
 PHYSICS = (
     Kind("warm light", "The light is hard-edged and has no source in the scene.", _light, 45),

@@ -35,7 +35,7 @@ PHOTOS = {
     "test": ("chelsea.png", "coffee.png", "gravel.png"),
 }  # fmt: skip
 EVEN_TEXTURES = ("grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png")
-VERSION = 1  # raise it whenever the same parameters would give other files
+VERSION = 2  # raise it whenever the same parameters would give other files
 MARKER = "generator.json"
 NO_ARTIFACT = "I have found no artifact. The light, the shapes and the textures agree."
 REAL_OF_FIVE = (0, 3)  # samples with these indices modulo 5 stay real: exactly two in five

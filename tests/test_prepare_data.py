@@ -134,7 +134,7 @@ def test_tool_prints_a_table_and_needs_no_tensorflow(source, tmp_path):
 def test_tool_fails_in_one_sentence(tmp_path):
     done = _run_tool(f"--source={tmp_path}/none", f"--data_dir={tmp_path}")
     assert done.returncode == 1
-    assert done.stderr.strip() == f"prepare_data: {tmp_path}/none: no such folder"
+    assert done.stderr.strip() == f"error: {tmp_path}/none: no such folder"
 
 
 def test_reading_imports_neither_tensorflow_nor_jax(published):
