@@ -219,6 +219,7 @@ def make_dataset(
     parameters |= {"num_test": num_test, "size": size, "seed": seed}
     if _already_made(output, parameters):
         return output
+    _photo_folder()  # a missing package is named here, not by every worker
     output.parent.mkdir(parents=True, exist_ok=True)
     work = pathlib.Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
@@ -235,7 +236,6 @@ def make_dataset(
 
 if __name__ == "__main__":
     from legion_jax import command  # absl only; this package stays free of jax
-
     OUTPUT = flags.DEFINE_string("output", None, "New folder for the data set.", required=True)
     TRAIN = flags.DEFINE_integer("num_train", 2000, "Images of the train split.", lower_bound=1)
     TEST = flags.DEFINE_integer("num_test", 200, "Images of the test split.", lower_bound=1)

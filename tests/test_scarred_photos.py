@@ -133,7 +133,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scarred_photos, "describe", fail)
+    monkeypatch.setattr(scarred_photos, "tqdm", fail)
     with pytest.raises(KeyboardInterrupt):
         make_dataset(tmp_path / "out", num_train=2, num_test=1)
     assert list(tmp_path.iterdir()) == []
@@ -141,7 +141,6 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 
 def test_missing_photos_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(scarred_photos.importlib.util, "find_spec", lambda name: None)
-    scarred_photos._load_photo.cache_clear()
     with pytest.raises(ScarredPhotosError, match="pip install scikit-image"):
         make_dataset(tmp_path / "out", num_train=1, num_test=1)
 
@@ -174,7 +173,7 @@ def test_changes_that_cannot_be_seen_are_refused():
         scarred, scars = scar_photo(flat, 3, rng=rng, categories=categories)
         assert scars == [] and (scarred == flat).all()
     black = np.zeros((120, 140, 3), np.uint8)
-    shadow = next(kind for kind in PHYSICS if kind.name == "dark shadow")
+    shadow = next(kind for kind in PHYSICS if kind.name == "blue shadow")
     assert scar_photo(black, 1, rng=rng, categories=((shadow,),))[1] == []
 
 
