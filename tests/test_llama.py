@@ -165,8 +165,8 @@ def torch_tables(length: int, head_width: int):
 def test_bfloat16_rotary_tables(head_width, compiled):
     """Rounded values also when compiled, and those of PyTorch for every position in use.
 
-    Far out one unit in the last place of a float32 frequency can carry a value over the border
-    between two bfloat16 neighbours; no power function is the same everywhere.
+    One unit in the last place of a float32 cosine can carry a value over the border between two
+    bfloat16 neighbours, so one in ten thousand may differ.
     """
     config = LanguageConfig(width=2 * head_width, heads=2)
     tables = jax.jit(rope_tables, static_argnums=(1, 2)) if compiled else rope_tables
@@ -176,7 +176,7 @@ def test_bfloat16_rotary_tables(head_width, compiled):
         table, expected = np.asarray(table)[0, :, 0], exact.bfloat16().float().numpy()
         np.testing.assert_array_equal(table, table.astype(jnp.bfloat16).astype(np.float32))
         np.testing.assert_array_equal(table[:64], expected[:64])
-        assert (table != expected).mean() < 0.002
+        assert (table != expected).mean() < 1e-4
         np.testing.assert_allclose(table, expected, rtol=2 ** -7, atol=2e-4)
 
 

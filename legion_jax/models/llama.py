@@ -30,8 +30,10 @@ def rope_tables(positions: jax.Array, config: LanguageConfig, position_dtype: st
     `position_dtype="bfloat16"` rounds the tables as the published code does.
     """
     H = config.head_width
-    # By numpy in float64: a power is not equally exact on every device.
-    frequency = (config.rope_base ** -(np.arange(0, H, 2) / H)).astype(np.float32)
+    # On the host, rounded where PyTorch rounds: powers differ between devices and libraries.
+    exponent = np.arange(0, H, 2, dtype=np.float32) / np.float32(H)
+    power = (config.rope_base ** exponent.astype(np.float64)).astype(np.float32)
+    frequency = np.float32(1) / power
     angle = positions[..., None, None].astype(jnp.float32) * frequency
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     return (round_to_bf16(cos), round_to_bf16(sin)) if position_dtype == "bfloat16" else (cos, sin)
