@@ -29,6 +29,46 @@ def check(config: ml_collections.ConfigDict, known: ml_collections.ConfigDict | 
     return config
 
 
+def check_values(config: ml_collections.ConfigDict, *, batch_shards: int) -> None:
+    """Refuse numbers that no run could use, before anything is loaded or compiled.
+
+    Args:
+        batch_shards: devices a batch is split over, data * fsdp.
+
+    Raises ConfigError naming the knob and its value.
+    """
+    for knob, value, least in (
+        ("seed", config.seed, 0), ("batch_size", config.batch_size, 1),
+        ("accumulation", config.accumulation, 1), ("log_every", config.log_every, 1),
+        ("checkpoint_every", config.checkpoint_every, 1),
+        ("checkpoint_keep", config.checkpoint_keep, 1),
+        ("model.lora_rank", config.model.lora_rank, 0),
+        ("data.threads", config.data.threads, 0), ("data.mask_slots", config.data.mask_slots, 1),
+        ("data.mask_canvas", config.data.mask_canvas, 8),
+        ("eval.batch_size", config.eval.batch_size, 1),
+        ("eval.max_new_tokens", config.eval.max_new_tokens, 1),
+        ("optimizer.learning_rate", config.optimizer.learning_rate, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"config.{knob}: at least {least}, got {value}")
+    if not config.data.data_dir:
+        raise ConfigError("config.data.data_dir: name the folder tools.prepare_data wrote")
+    if config.optimizer.clip_norm <= 0:
+        raise ConfigError(f"config.optimizer.clip_norm: above 0, got {config.optimizer.clip_norm}")
+    if not 0 <= config.model.lora_dropout < 1:
+        raise ConfigError(f"config.model.lora_dropout: 0 to below 1, "
+                          f"got {config.model.lora_dropout}")
+    if config.frozen_dtype not in ("float32", "bfloat16"):
+        raise ConfigError(f"config.frozen_dtype: float32 or bfloat16, not {config.frozen_dtype!r}")
+    if not any(config.loss.values()):
+        raise ConfigError("config.loss: every weight is 0, there is nothing to train")
+    parts = config.accumulation * batch_shards
+    if config.batch_size % parts:
+        raise ConfigError(
+            f"config.batch_size: {config.batch_size} rows do not divide into accumulation "
+            f"{config.accumulation} x {batch_shards} devices of the mesh axes data and fsdp")
+
+
 def differences(old: dict, new: dict, prefix: str = "") -> str:
     """Readable list of the knobs in which two configs, as dicts, differ."""
     found = []

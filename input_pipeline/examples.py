@@ -14,7 +14,7 @@ An example is what the compiled train step reads:
 | masks         | uint8[K, M, M / 8]         | ground truth, one bit per pixel, in [SEG] order     |
 | mask_valid    | bool[K]                    | which slots hold a mask                             |
 | label         | int32                      | -1 unknown, 0 real, 1 fully synthetic, 2 tampered   |
-| dropped       | int32                      | regions without slot or cut off with the text       |
+| dropped       | int32                      | regions without slot, cut off, or too small to see  |
 """
 
 import dataclasses
@@ -81,10 +81,15 @@ def ground_truth(record: Mapping, spec: ExampleSpec, size: tuple[int, int]):
     spans, masks = [], []
     for start, end, polygons in zip(record["regions"]["start"], record["regions"]["end"],
                                     record["regions"]["polygons"], strict=True):
-        polygons = json.loads(polygons)
-        scaled = [[v * scale for v in polygon] for polygon in polygons]
+        scaled = [[v * scale for v in polygon] for polygon in json.loads(polygons)]
+        try:
+            mask = regions.polygons_to_mask(scaled, height, width)
+        except regions.RegionError:
+            if scale == 1:
+                raise
+            continue  # too small to be seen in the reduced frame; counted as dropped
         spans.append((int(start), int(end)))
-        masks.append(regions.polygons_to_mask(scaled, height, width))
+        masks.append(mask)
     order = sorted(range(len(spans)), key=lambda i: spans[i])
     masks = np.stack([masks[i] for i in order]) if masks else np.zeros((0, height, width), np.uint8)
     return [spans[i] for i in order], masks, (height, width)
@@ -117,4 +122,5 @@ def training_example(record: Mapping, tokenizer: Tokenizer, spec: ExampleSpec) -
     return image_fields(image, spec) | {
         "original_size": np.array(size, np.int32), "ids": text.ids, "valid": text.valid,
         "loss_mask": text.loss_mask, "masks": packed, "mask_valid": valid,
-        "label": np.int32(record["label"]), "dropped": np.int32(len(spans) - valid.sum())}
+        "label": np.int32(record["label"]),
+        "dropped": np.int32(len(record["regions"]["start"]) - valid.sum())}

@@ -200,4 +200,10 @@ def open_split(data_dir: epath.PathLike, split: str):
     if name not in builder.info.splits:
         known = ", ".join(builder.info.splits)
         raise AnnotationError(f"{builder.data_path}: no split {split!r}; available: {known}")
-    return builder.as_data_source(split=split)
+    try:
+        source = builder.as_data_source(split=split)
+    except (ValueError, AssertionError) as error:
+        raise AnnotationError(f"{builder.data_path}: split {split!r}: {error}") from error
+    if not len(source):
+        raise AnnotationError(f"{builder.data_path}: split {split!r} holds no records")
+    return source

@@ -9,6 +9,7 @@ Two kinds of folder can be loaded, and both carry `legion.json` (architecture an
   names together with its fingerprint.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -37,6 +38,17 @@ class CheckpointError(UserError):
 def _absolute(folder: epath.PathLike) -> epath.Path:
     """Orbax takes absolute paths only."""
     return epath.Path(folder).resolve()
+
+
+@contextlib.contextmanager
+def _reading(place: epath.Path):
+    """Name the folder when Orbax cannot read it, whatever its own error is."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise CheckpointError(f"{place}: damaged or incomplete checkpoint "
+                              f"({type(error).__name__}: {reason})") from error
 
 
 def fingerprint(folder: epath.PathLike) -> str:
@@ -111,10 +123,12 @@ class RunCheckpoints:
         if step is None:
             return None
         path = step_folder(self.directory.parent, step)
-        arrays = ocp.checkpointables_metadata(path).metadata["params"]
+        with _reading(path):
+            arrays = ocp.checkpointables_metadata(path).metadata["params"]
         check_shapes(str(path), partition.flatten(arrays), partition.flatten(params))
-        loaded = self._orbax.load_checkpointables(
-            step, {"params": params, "optimizer": optimizer})
+        with _reading(path):
+            loaded = self._orbax.load_checkpointables(
+                step, {"params": params, "optimizer": optimizer})
         LOG.info("resumed from step %d (%s)", step, path)
         return step, loaded["params"], loaded["optimizer"]
 
@@ -166,7 +180,8 @@ def stored(folder: epath.PathLike, *, step: int | None = None) -> dict[str, tupl
             raise CheckpointError(f"{base['path']}: not the checkpoint this run started from "
                                   f"({META} has another SHA-256)")
         found = stored(base["path"], step=base["step"])
-    arrays = ocp.checkpointables_metadata(place).metadata["params"]
+    with _reading(place):
+        arrays = ocp.checkpointables_metadata(place).metadata["params"]
     return found | {path: (place, a) for path, a in partition.flatten(arrays).items()}
 
 
@@ -197,7 +212,7 @@ def load_some(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any
     params = {}
     for place in {found[path][0] for path in abstract}:
         part = {p: a for p, a in abstract.items() if found[p][0] == place}
-        with context:
+        with context, _reading(place):
             params |= partition.flatten(ocp.load_checkpointables(
                 place, {"params": partition.unflatten(part)})["params"])
     return params

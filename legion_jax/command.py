@@ -13,7 +13,8 @@ from input_pipeline.errors import UserError
 def run(main: Callable[[], int | None]) -> None:
     """Parse flags and run `main()`; its return value is the exit code.
 
-    A UserError is printed as one sentence with exit code 1 (its traceback with --verbosity=1).
+    A UserError or an OSError is printed as one sentence with exit code 1; --verbosity=1 adds its
+    traceback.
     """
     def parse(argv):
         try:
@@ -31,7 +32,7 @@ def run(main: Callable[[], int | None]) -> None:
             return _fail(UserError(f"unexpected argument {extra[0]!r}; every argument is a --flag"))
         try:
             return main()
-        except UserError as error:
+        except (UserError, OSError) as error:  # an OSError names its path
             return _fail(error)
 
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and TFDS say much at INFO

@@ -123,6 +123,7 @@ if __name__ == "__main__":
 
     def main():
         source = synthscars.open_split(DATA_DIR.value, SPLIT.value)
+        epath.Path(OUTPUT.value).mkdir(parents=True, exist_ok=True)
         predictor = Predictor.from_folder(CHECKPOINT.value, batch_size=BATCH_SIZE.value)
         result, rows = evaluate(predictor, source)
         write(OUTPUT.value, result, rows)

@@ -30,6 +30,11 @@ def split_params(model: Legion, trainable: Sequence[str]) -> tuple[nnx.GraphDef,
     Raises PartitionError when a pattern matches no parameter: it would silently freeze what its
     author meant to train.
     """
+    for pattern in trainable:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise PartitionError(f"trainable: {pattern!r} is no pattern ({error})") from error
     hit = set()
 
     def is_trainable(path, _):

@@ -100,6 +100,10 @@ def first_params(config, model: LegionConfig, params: dict, frozen: dict) -> tup
     """
     wanted, kept = partition.flatten(params), partition.flatten(frozen)
     known = set(checkpoint.stored(config.init_from)) if config.init_from else set()
+    if lost := sorted(known - wanted.keys() - kept.keys()):
+        raise checkpoint.CheckpointError(
+            f"{lost[0]}: in {config.init_from}, not in the model, so it would be lost; "
+            f"{len(lost)} such parameters (see model.lora_rank)")
     if homeless := sorted(kept.keys() - known):
         source = config.init_from or "init_from is empty"
         raise checkpoint.CheckpointError(
@@ -126,7 +130,8 @@ def write_run_files(config, task: Task, params: dict, workdir: epath.Path) -> No
     """
     text = json.loads(config.to_json())
     path = workdir / "config.json"
-    if path.exists() and (old := json.loads(path.read_text())) != text:
+    started = checkpoint.latest_step(workdir) is not None
+    if started and path.exists() and (old := json.loads(path.read_text())) != text:
         raise run_config.ConfigError(f"{workdir}: belongs to a run with another config: "
                                      f"{run_config.differences(old, text)}")
     workdir.mkdir(parents=True, exist_ok=True)
@@ -145,6 +150,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
     """Run the training described by a config; returns the final state."""
     workdir = epath.Path(workdir)
     mesh = sharding.make_mesh(config.mesh)
+    run_config.check_values(config, batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
     task = read_task(config)
     source = synthscars.open_split(config.data.data_dir, config.data.train_split)
     optimizer = optim.make(config.optimizer)
@@ -196,13 +202,15 @@ def run_steps(config, task: Task, source, step: Callable, state: TrainState, fro
         if log:
             pending.append((number, metrics))
         done = number + 1
-        checkpoints.save(done, state.params, state.optimizer, force=done == total)
-        if log and (done % config.log_every == 0 or done == total):
+        # Whatever a checkpoint knows of must be in the log before it, or a kill would lose it.
+        due = done % config.log_every == 0 or done % config.checkpoint_every == 0
+        if log and (due or done == total):
             values = jax.device_get([m for _, m in pending])
             log.write([(n, {k: float(v) for k, v in row.items()})
                        for (n, _), row in zip(pending, values, strict=True)],
                       images_per_step=config.batch_size)
             pending = []
+        checkpoints.save(done, state.params, state.optimizer, force=done == total)
     if log:
         log.close()
     return state

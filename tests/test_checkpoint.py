@@ -87,6 +87,16 @@ def test_run_without_a_finished_checkpoint(tmp_path):
         checkpoint.load_params(tmp_path, {})
 
 
+def test_damaged_step_is_named(tmp_path):
+    writer = checkpoint.RunCheckpoints(tmp_path, every=1, keep=2)
+    writer.save(1, {"a": jnp.zeros(3)}, {"m": jnp.zeros(3)})
+    writer.close()
+    checkpoint.write_meta(tmp_path, tiny(), base=None, trained=["a"])
+    (tmp_path / "checkpoints" / "9").mkdir()
+    with pytest.raises(checkpoint.CheckpointError, match="checkpoints/9: damaged or incomplete"):
+        checkpoint.load_params(tmp_path, abstract({"a": jnp.zeros(3)}))
+
+
 def test_metrics_behind_the_checkpoint_are_dropped(tmp_path):
     log = report.MetricsLog(checkpoint.epath.Path(tmp_path), start=0, total=4)
     log.write([(0, {k: 0.5 for k in KEYS}), (1, {k: 0.25 for k in KEYS})], images_per_step=2)

@@ -140,6 +140,22 @@ def test_unknown_tensor_is_named_and_carried(folders, tmp_path):
     assert_same_tensors(legion, tmp_path / "back")
 
 
+def test_files_and_config_that_disagree(folders, tmp_path):
+    legion, clip = copy(folders, tmp_path)
+    config = json.loads((legion / "config.json").read_text())
+    (legion / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with pytest.raises(SourceError, match=r"model\.layers\..*config.json leaves no place"):
+        convert(legion, clip, tmp_path / "out")
+
+
+def test_tensor_without_axes_keeps_its_shape(folders, tmp_path):
+    legion, clip = copy(folders, tmp_path)
+    edit(clip, lambda s: s.__setitem__("logit_scale", torch.tensor(2.5)) is None)
+    assert convert(legion, clip, tmp_path / "out").unknown == []
+    export.export(str(tmp_path / "out"), str(tmp_path / "back"), progress=False)
+    assert_same_tensors(clip, tmp_path / "back" / "clip")
+
+
 def test_listed_shard_that_is_absent(folders, tmp_path):
     legion, clip = copy(folders, tmp_path)
     next(legion.glob("*-00002-*.bin")).unlink()

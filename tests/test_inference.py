@@ -13,6 +13,7 @@ from PIL import Image
 from random_models import randomized
 
 from input_pipeline import conversation, regions
+from input_pipeline.errors import UserError
 from input_pipeline.tokenizer import train_tokenizer
 from legion_jax import checkpoint, evaluate, partition
 from legion_jax.inference import Prediction, Predictor, Question, Region, canvas_for
@@ -143,8 +144,8 @@ def test_nothing_to_predict_is_one_sentence(folder, tmp_path, images, message):
 
 def test_predict_with_a_folder_that_is_no_checkpoint(tmp_path, photos):
     Image.fromarray(photos[0]).save(tmp_path / "a.png")
-    done = run_tool("tools.predict", "--checkpoint", tmp_path, "--images", tmp_path, "--output",
-                    tmp_path / "out")
+    done = run_tool("tools.predict", "--checkpoint", tmp_path, "--images", tmp_path / "a.png",
+                    "--output", tmp_path / "out")
     assert done.returncode == 1 and "neither a converted checkpoint" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -194,6 +195,13 @@ def predict_png(photo):
 
 
 def test_output_names_never_collide(tmp_path):
-    files = [tmp_path / n for n in ("a.png", "a.jpg", "b.png", "c/a.png")]
+    files = [tmp_path / n for n in ("a.png", "a.jpg", "a_jpg.png", "b.png", "c/a.png")]
     names = predict.output_names(tmp_path, files)
-    assert list(names.values()) == ["a_png", "a_jpg", "b", "c/a"]
+    assert sorted(names.values()) == ["a_jpg", "a_jpg_2", "a_png", "b", "c/a"]
+
+
+def test_results_may_not_land_among_the_photos(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(UserError, match="where the photos are"):
+        predict.check_output(str(tmp_path), tmp_path / "out")
+    predict.check_output(str(tmp_path / "a.png"), tmp_path / "out")

@@ -20,7 +20,7 @@ from legion_jax.config import tiny as tiny_model
 
 STEPS = 8
 SMALL = [
-    "--config.batch_size=4", f"--config.optimizer.total_steps={STEPS}", "--config.log_every=1",
+    "--config.batch_size=4", f"--config.optimizer.total_steps={STEPS}", "--config.log_every=3",
     "--config.optimizer.warmup_steps=2", "--config.checkpoint_every=2",
     "--config.data.mask_canvas=80", "--config.data.text_length=220"]
 
@@ -120,6 +120,9 @@ def test_eight_devices_and_accumulation_give_the_same_losses(data, unbroken, tmp
     (["--config.trainable=('^langwidge/',)"], "pattern ^langwidge/ matches no parameter"),
     (["--config.trainable=('^verdict/',)"], "frozen, but there is nothing to take it from"),
     (["--config.model.name=huge"], "model.name"),
+    (["--config.batch_size=3", "--config.accumulation=2"], "batch_size: 3 rows do not divide"),
+    (["--config.log_every=0"], "config.log_every: at least 1, got 0"),
+    (["--config.trainable=('(',)"], "is no pattern"),
 ])
 def test_bad_knobs_end_in_one_sentence(data, tmp_path, extra, message):
     done = run(data, tmp_path / "run", *extra)
@@ -200,6 +203,12 @@ def test_verdict_stage_starts_from_a_run_and_trains_the_head_alone(data, unbroke
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in metrics(tmp_path / "run").splitlines()]
     assert all(r["ce"] == r["bce"] == r["dice"] == 0 < r["verdict"] for r in rows)
+    lora = run(data, tmp_path / "lora", f"--config.init_from={unbroken}",
+               "--config.trainable=('lora_',)", "--config.model.lora_rank=2",
+               "--config.optimizer.total_steps=3")
+    assert lora.returncode == 0, lora.stderr
+    lost = run(data, tmp_path / "lost", f"--config.init_from={tmp_path / 'lora'}")
+    assert lost.returncode == 1 and "it would be lost" in lost.stderr
     abstract = partition.abstract_params(checkpoint.read_meta(tmp_path / "run")["config"])
     before, after = (checkpoint.load_params(f, checkpoint.as_stored(f, abstract))
                      for f in (unbroken, tmp_path / "run"))

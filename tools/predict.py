@@ -48,12 +48,26 @@ def output_names(root: pathlib.Path, files: list[pathlib.Path]) -> dict[pathlib.
     for file in files:
         stem = file.relative_to(root).with_suffix("").as_posix()
         stems[stem] = stems.get(stem, 0) + 1
-    names = {}
-    for file in files:
+    names, taken = {}, set()
+    for file in sorted(files, key=lambda f: stems[f.relative_to(root).with_suffix("").as_posix()]):
         relative = file.relative_to(root)
         stem = relative.with_suffix("").as_posix()
-        names[file] = stem if stems[stem] == 1 else f"{stem}_{relative.suffix.lstrip('.')}"
+        name = first = stem if stems[stem] == 1 else f"{stem}_{relative.suffix.lstrip('.')}"
+        number = 2
+        while name in taken:  # n.jpg beside n.png beside n_jpg.png
+            name, number = f"{first}_{number}", number + 1
+        taken.add(name)
+        names[file] = name
     return names
+
+
+def check_output(source: str, output: pathlib.Path) -> None:
+    """Make the output folder. Raises UserError when results would land among the photos."""
+    photos = pathlib.Path(source)
+    if photos.is_dir() and output.resolve().is_relative_to(photos.resolve()):
+        raise UserError(f"{output}: lies in {source}, where the photos are; a second run would "
+                        f"take the results for photos")
+    output.mkdir(parents=True, exist_ok=True)
 
 
 def as_json(image: str, prediction: Prediction) -> dict:
@@ -61,12 +75,17 @@ def as_json(image: str, prediction: Prediction) -> dict:
     artifacts = [
         {"phrase": r.phrase, "span": [r.start, r.end], "detail": r.detail,
          "rle": None if r.mask is None else regions.mask_to_rle(r.mask),
-         "score": round(r.score, 6)} for r in prediction.regions]
+         "score": _rounded(r.score)} for r in prediction.regions]
     return {"image": image, "size": list(prediction.size), "verdict": prediction.verdict,
-            "probability": prediction.probability,
-            "fake_probability": prediction.fake_probability,
+            "probability": _rounded(prediction.probability),
+            "fake_probability": _rounded(prediction.fake_probability),
             "explanation": prediction.explanation, "answer": prediction.answer,
             "finished": prediction.finished, "artifacts": artifacts}
+
+
+def _rounded(value: float | None) -> float | None:
+    """Five digits: what is left is the same for every batch size."""
+    return None if value is None else round(value, 5)
 
 
 def overlay(image: np.ndarray, prediction: Prediction) -> Image.Image:
@@ -85,7 +104,13 @@ def write(output: pathlib.Path, name: str, file: pathlib.Path, image, prediction
     mask = Image.fromarray(prediction.mask.astype(np.uint8) * 255)
     mask.save(target.with_name(f"{target.name}_mask.png"))
     overlay(image, prediction).save(target.with_name(f"{target.name}_overlay.png"))
-    report.write_json(target.with_name(f"{target.name}.json"), as_json(str(file), prediction))
+    report.write_json(target.with_name(f"{target.name}.json"),
+                      as_json(_printable(file), prediction))
+
+
+def _printable(file: pathlib.Path) -> str:
+    """Path as text; bytes that are no UTF-8 become question marks."""
+    return str(file).encode("utf-8", "replace").decode()
 
 
 def readable(files: list[pathlib.Path], failures: list[str], bar: tqdm) -> Iterator[tuple]:
@@ -102,6 +127,7 @@ def readable(files: list[pathlib.Path], failures: list[str], bar: tqdm) -> Itera
 def predict(predictor: Predictor, source: str, output: str) -> list[str]:
     """Predict every file; returns why files were skipped. Photos are read a batch at a time."""
     root, files = find_files(source)
+    check_output(source, pathlib.Path(output))
     names, failures, group = output_names(root, files), [], []
     with tqdm(total=len(files), desc="predicting", unit="photo") as bar:
         def flush():
@@ -130,6 +156,7 @@ if __name__ == "__main__":
 
     def main() -> int:
         find_files(IMAGES.value)  # before minutes are spent on loading
+        check_output(IMAGES.value, pathlib.Path(OUTPUT.value))
         predictor = Predictor.from_folder(CHECKPOINT.value, batch_size=BATCH_SIZE.value)
         return SKIPPED_SOME if predict(predictor, IMAGES.value, OUTPUT.value) else 0
 

@@ -16,6 +16,16 @@ KNOWN = (
 )
 
 
+# Names of what is modelled; one that no rule uses means that files and config disagree.
+MODELLED = (r"^model\.(layers|embed_tokens|norm|mm_projector|text_hidden_fcs)\.", r"^lm_head\.",
+            rf"^{re.escape(SAM)}(image_encoder|mask_decoder)\.", r"^prediction_head\.")
+
+
+def belongs_to_model(key: str) -> bool:
+    """Whether a tensor that no rule uses should have been used."""
+    return not is_known(key) and any(re.search(pattern, key) for pattern in MODELLED)
+
+
 def is_known(key: str) -> bool:
     return any(re.search(pattern, key) for pattern in KNOWN)
 

@@ -139,7 +139,7 @@ class Plan:
     def _tensor(self, key: str, tensors: dict, dtype: str) -> np.ndarray:
         value = tensors[key] if key in tensors else self.carried[key]
         kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
-        return np.ascontiguousarray(value.astype(kind))
+        return np.asarray(value.astype(kind), order="C")  # keeps tensors without axes
 
 
 def _save(path: epath.Path, tensors: dict[str, np.ndarray]) -> None:

@@ -117,6 +117,9 @@ def convert(legion: str, clip: str, output: str, *, head: str | None = None,
                           f"model.embed_tokens.weight {config.language.vocab} rows")
     table, abstract = rules(config), partition.abstract_params(config)
     rest = check(table, abstract, sources.entries)
+    if orphans := [key for key in rest if carried.belongs_to_model(key)]:
+        raise SourceError(f"{orphans[0]}: part of the model, but config.json leaves no place for "
+                          f"it; {len(orphans)} such tensors")
     params = {rule.path: assemble(rule, sources.read, abstract[rule.path].shape)
               for rule in tqdm(table, desc="reading", unit="parameter", disable=not progress)}
     building = target.parent / f".{target.name}.writing"
@@ -153,5 +156,5 @@ def write_source(folder: epath.Path, sources: Sources, rest: list[str]) -> None:
             if (source.root / name).exists():
                 shutil.copyfile(source.root / name, folder / role / name)
     report.write_json(folder / LAYOUT, described)
-    safetensors.numpy.save_file({key: np.ascontiguousarray(sources.read(key)) for key in rest},
+    safetensors.numpy.save_file({key: np.asarray(sources.read(key), order="C") for key in rest},
                                 folder / CARRIED)

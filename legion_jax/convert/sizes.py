@@ -42,17 +42,22 @@ def read_config(config: dict, clip: dict, entries: Mapping[str, Entry], *,
     if config.get("mm_vision_select_feature", "patch") != "patch":
         raise SourceError("config.json: mm_vision_select_feature must be 'patch', not "
                           f"{config['mm_vision_select_feature']!r}")
-    head = entries.get("prediction_head.0.weight")
+    has_head = any(key.startswith("prediction_head.") for key in entries)
     return LegionConfig(
         clip=_clip(clip, config.get("mm_vision_select_layer", -2)), language=language,
         sam=_sam(entries, sam or {}),
-        verdict_classes=VERDICT_CLASSES if head else (),
-        verdict_hidden=head.shape[0] if head else LegionConfig.verdict_hidden,
+        verdict_classes=VERDICT_CLASSES if has_head else (),
+        verdict_hidden=(_shape(entries, "prediction_head.0.weight")[0] if has_head
+                        else LegionConfig.verdict_hidden),
         position_dtype="bfloat16")
 
 
 def _clip(config: dict, select_layer: int) -> ClipConfig:
     config = config.get("vision_config", config)
+    layers = _field(config, "num_hidden_layers", "CLIP ")
+    if not -layers <= select_layer <= layers:
+        raise SourceError(f"config.json: mm_vision_select_layer {select_layer}, CLIP has {layers} "
+                          f"layers")
     if config.get("hidden_act", "quick_gelu") != "quick_gelu":
         raise SourceError(f"CLIP config.json: hidden_act {config['hidden_act']!r}; "
                           f"CLIP ViT-L/14 uses quick_gelu")
@@ -61,7 +66,7 @@ def _clip(config: dict, select_layer: int) -> ClipConfig:
         patch=_field(config, "patch_size", "CLIP "), width=_field(config, "hidden_size", "CLIP "),
         mlp=_field(config, "intermediate_size", "CLIP "),
         heads=_field(config, "num_attention_heads", "CLIP "),
-        layers=_field(config, "num_hidden_layers", "CLIP "), select_layer=select_layer,
+        layers=layers, select_layer=select_layer,
         norm_eps=config.get("layer_norm_eps", 1e-5))
 
 
@@ -70,6 +75,9 @@ def _sam(entries: Mapping[str, Entry], given: dict) -> SamConfig:
     _, grid, _, width = _shape(entries, encoder + "pos_embed")
     patch = _shape(entries, encoder + "patch_embed.proj.weight")[-1]
     layers = _count(entries, rf"{re.escape(encoder)}blocks\.(\d+)\.")
+    if given.get("depth", layers) != layers:
+        raise SourceError(f"{encoder}blocks: {layers} blocks in the files, {given['depth']} in "
+                          f"the SAM config")
     sides, head_width = [], 1
     for i in range(layers):
         rows, head_width = _shape(entries, f"{encoder}blocks.{i}.attn.rel_pos_h")

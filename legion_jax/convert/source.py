@@ -5,6 +5,7 @@ import hashlib
 import json
 import pathlib
 import pickle
+import zipfile
 from collections.abc import Iterable
 
 import ml_dtypes
@@ -143,10 +144,14 @@ def _open_torch(file: pathlib.Path) -> dict:
         raise SourceError(f"{file}: reading it needs PyTorch: "
                           f"pip install torch==2.13.0") from error
     try:
-        # weights_only refuses every class but tensors: nothing in the file is executed.
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError,
-            pickle.UnpicklingError) as error:
+        # weights_only refuses every class but tensors: nothing in the file is executed. Files of
+        # PyTorch before 1.6 are no zip archives and cannot be mapped.
+        state = torch.load(file, map_location="cpu", weights_only=True,
+                           mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        raise SourceError(f"{file}: not a readable PyTorch weights file (it holds more than "
+                          f"tensors, or is damaged)") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise SourceError(f"{file}: not a readable PyTorch weights file "
                           f"({str(error).splitlines()[0]})") from error
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
