@@ -98,7 +98,7 @@ def test_every_step_is_logged_once(unbroken):
 
 
 def test_eight_devices_and_accumulation_give_the_same_losses(data, unbroken, tmp_path):
-    done = run(data, tmp_path / "run", "--config.mesh=(2,2,2)", "--config.accumulation=2",
+    done = run(data, tmp_path / "run", "--config.mesh=(1,2,4)", "--config.accumulation=2",
                f"--config.optimizer.total_steps={STEPS}", devices=8)
     assert done.returncode == 0, done.stderr
     for ours, theirs in zip(metrics(tmp_path / "run").splitlines(),
