@@ -167,8 +167,7 @@ def _check_ref(ref, height, width):
     polygons = ref.get("segmentation")
     if not isinstance(polygons, list):
         raise RecordError("malformed ref", "'segmentation' is not a list of polygons")
-    if any(isinstance(value, str) for polygon in polygons if isinstance(polygon, list)
-           for value in polygon):
+    if any(isinstance(v, str) for p in polygons if isinstance(p, list) for v in p):
         raise RecordError("unusable polygon", "coordinates are text, not numbers")
     try:
         polygons_to_mask(polygons, height, width)
