@@ -46,6 +46,9 @@ def read_task(config: ml_collections.ConfigDict) -> Task:
         raise run_config.ConfigError("data.tokenizer: needed when init_from is empty")
     tokenizer = Tokenizer.from_folder(folder)
     model = model_config(config, tokenizer.vocab_size)
+    if config.loss.verdict and not model.verdict_classes:
+        raise run_config.ConfigError(f"config.loss.verdict: {config.loss.verdict}, but the model "
+                                     f"has no verdict head")
     examples = ExampleSpec(
         clip_size=model.clip.image_size, sam_canvas=model.sam.image_size,
         sam_longest=config.data.sam_longest or model.sam.image_size,
