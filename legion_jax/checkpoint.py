@@ -1,9 +1,11 @@
-"""Everything on disk that holds parameters. Orbax is used in this file only.
+"""Everything on disk that holds parameters. Orbax is used here and in `run_checkpoints` only.
 
 Two kinds of folder can be loaded, and both carry `legion.json` (architecture and origin) and
 `tokenizer/`:
 
-* a converted checkpoint: `params/`, every parameter under its path, in the dtype of its source;
+* a converted checkpoint: `params/TOWER.safetensors`, every parameter under its path, in the dtype
+  of its source. Orbax reads the byte ranges that a host's shards need; a file of this kind can be
+  written a layer at a time, which its own format cannot;
 * a training run: `checkpoints/STEP/` with the trainable parameters and the optimizer state. What
   the run kept frozen stays in the folder it started from, of either kind, which `legion.json`
   names together with its fingerprint.
@@ -12,7 +14,6 @@ Two kinds of folder can be loaded, and both carry `legion.json` (architecture an
 import contextlib
 import hashlib
 import json
-import logging
 from typing import Any
 
 import jax
@@ -25,23 +26,21 @@ from legion_jax import config as config_lib
 from legion_jax import partition, report
 from legion_jax.config import LegionConfig
 
-LOG = logging.getLogger("legion_jax")
-
 META = "legion.json"
-FORMAT = 1
+FORMAT = 2
 
 
 class CheckpointError(UserError):
     """A folder that cannot be loaded; the message names it and the parameter at fault."""
 
 
-def _absolute(folder: epath.PathLike) -> epath.Path:
+def absolute(folder: epath.PathLike) -> epath.Path:
     """Orbax takes absolute paths only."""
     return epath.Path(folder).resolve()
 
 
 @contextlib.contextmanager
-def _reading(place: epath.Path):
+def reading(place: epath.Path):
     """Name the folder when Orbax cannot read it, whatever its own error is."""
     try:
         yield
@@ -70,18 +69,21 @@ def read_meta(folder: epath.PathLike) -> dict:
                               f"nor a training run")
     try:
         meta = json.loads(path.read_text())
-        if meta["format"] != FORMAT:
-            raise CheckpointError(f"{path}: format {meta['format']}, this version reads {FORMAT}")
-        meta["config"] = config_lib.from_dict(meta["config"], where=str(path))
-    except (json.JSONDecodeError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = meta.get("format") if isinstance(meta, dict) else None
+        raise CheckpointError(f"{path}: format {found}, this version reads {FORMAT}")
+    if "config" not in meta:
+        raise CheckpointError(f"{path}: config is missing")
+    meta.setdefault("base", None)
+    try:
+        meta["config"] = config_lib.from_dict(meta["config"], where=f"{path}: config")
+    except UserError as error:
+        raise CheckpointError(str(error)) from error
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: config: {error}") from error
     return meta
-
-
-def save_params(folder: epath.PathLike, params: dict[str, Any]) -> None:
-    """Write {path: array} as `folder`/params."""
-    ocp.save_checkpointables(_absolute(folder) / "params",
-                             {"params": partition.unflatten(params)})
 
 
 def check_shapes(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -96,45 +98,6 @@ def check_shapes(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> N
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise CheckpointError(f"{where}: " + "; ".join(problems[:5]) + more)
-
-
-class RunCheckpoints:
-    """Asynchronous checkpoints of a training run, and the way back to the newest one."""
-
-    def __init__(self, workdir: epath.PathLike, *, every: int, keep: int):
-        self.directory = _absolute(workdir) / "checkpoints"
-        policies = ocp.training
-        self._orbax = policies.Checkpointer(
-            self.directory,
-            save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(every),
-            preservation_policy=policies.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True)
-
-    def save(self, step: int, params: dict, optimizer: Any, *, force: bool = False) -> None:
-        """Start writing when `step` (updates done) is due; the arrays may be donated afterwards."""
-        if force and latest_step(self.directory.parent) == step:
-            return
-        self._orbax.save_checkpointables_async(
-            step, {"params": params, "optimizer": optimizer}, force=force)
-
-    def restore(self, params: dict, optimizer: Any) -> tuple[int, dict, Any] | None:
-        """(step, params, optimizer) of the newest checkpoint, laid out like the abstract trees."""
-        step = latest_step(self.directory.parent)
-        if step is None:
-            return None
-        path = step_folder(self.directory.parent, step)
-        with _reading(path):
-            arrays = ocp.checkpointables_metadata(path).metadata["params"]
-        check_shapes(str(path), partition.flatten(arrays), partition.flatten(params))
-        with _reading(path):
-            loaded = self._orbax.load_checkpointables(
-                step, {"params": params, "optimizer": optimizer})
-        LOG.info("resumed from step %d (%s)", step, path)
-        return step, loaded["params"], loaded["optimizer"]
-
-    def close(self) -> None:
-        """Wait for the write in flight."""
-        self._orbax.close()
 
 
 def step_folder(run: epath.PathLike, step: int) -> epath.Path:
@@ -153,16 +116,16 @@ def latest_step(run: epath.PathLike) -> int | None:
 def base_of(folder: epath.PathLike) -> dict:
     """How a run names the folder it starts from: where, which, and which step of a run."""
     step = None if (epath.Path(folder) / "params").exists() else latest_step(folder)
-    return {"path": str(_absolute(folder)), "fingerprint": fingerprint(folder),
+    return {"path": str(absolute(folder)), "fingerprint": fingerprint(folder),
             "step": step}
 
 
 def stored(folder: epath.PathLike, *, step: int | None = None) -> dict[str, tuple[epath.Path, Any]]:
-    """{path: (Orbax folder that holds it, its shape and dtype)} of a folder and its bases.
+    """{path: (place that holds it, its shape and dtype)} of a folder and its bases.
 
     Raises CheckpointError when the folder, or a base it names, is not there or has changed.
     """
-    folder = _absolute(folder)
+    folder = absolute(folder)
     meta = read_meta(folder)
     place = folder / "params"
     if not place.exists():
@@ -180,9 +143,28 @@ def stored(folder: epath.PathLike, *, step: int | None = None) -> dict[str, tupl
             raise CheckpointError(f"{base['path']}: not the checkpoint this run started from "
                                   f"({META} has another SHA-256)")
         found = stored(base["path"], step=base["step"])
-    with _reading(place):
-        arrays = ocp.checkpointables_metadata(place).metadata["params"]
-    return found | {path: (place, a) for path, a in partition.flatten(arrays).items()}
+    return found | {path: (place, a) for path, a in _described(place).items()}
+
+
+def _described(place: epath.Path) -> dict[str, Any]:
+    """{path: shape and dtype} of one place: a step of a run, or params/."""
+    with reading(place), _context(place):
+        if place.name == "params":
+            return dict(ocp.metadata(place).metadata)
+        return partition.flatten(ocp.checkpointables_metadata(place).metadata["params"])
+
+
+def _context(place: epath.Path) -> ocp.Context:
+    context = ocp.Context()
+    if place.name == "params":
+        context.checkpoint_layout = ocp.options.CheckpointLayout.SAFETENSORS
+        if "://" not in str(place):
+            # Many small reads cost little on a file system; on object storage Orbax weighs them
+            # against reading what lies between.
+            context.safetensors.max_over_read_ratio = 1.0
+    else:
+        context.pytree.loading.partial_load = True
+    return context
 
 
 def load_params(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]:
@@ -207,14 +189,15 @@ def load_some(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any
     """The parameters in `abstract`, and nothing else is read. As `load_params` otherwise."""
     found = stored(folder)
     check_shapes(str(folder), {p: found[p][1] for p in abstract if p in found}, abstract)
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
     params = {}
     for place in {found[path][0] for path in abstract}:
         part = {p: a for p, a in abstract.items() if found[p][0] == place}
-        with context, _reading(place):
-            params |= partition.flatten(ocp.load_checkpointables(
-                place, {"params": partition.unflatten(part)})["params"])
+        with reading(place), _context(place):
+            if place.name == "params":
+                params |= ocp.load(place, part)
+            else:
+                params |= partition.flatten(ocp.load_checkpointables(
+                    place, {"params": partition.unflatten(part)})["params"])
     return params
 
 

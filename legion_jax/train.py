@@ -21,7 +21,16 @@ from experiments import run_config
 from input_pipeline import batches, conversation, synthscars
 from input_pipeline.examples import ExampleSpec, training_example
 from input_pipeline.tokenizer import Tokenizer
-from legion_jax import checkpoint, command, losses, optim, partition, report, sharding
+from legion_jax import (
+    checkpoint,
+    command,
+    losses,
+    optim,
+    partition,
+    report,
+    run_checkpoints,
+    sharding,
+)
 from legion_jax import config as config_lib
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.train_step import TrainState, init_state, make_step
@@ -173,7 +182,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
                       seg_id=task.tokenizer.seg_id, accumulation=config.accumulation,
                       seed=config.seed),
             donate_argnums=0, out_shardings=(layout, None))
-        checkpoints = checkpoint.RunCheckpoints(workdir, every=config.checkpoint_every,
+        checkpoints = run_checkpoints.RunCheckpoints(workdir, every=config.checkpoint_every,
                                                 keep=config.checkpoint_keep)
         try:
             if restored := checkpoints.restore(abstract.params, abstract.optimizer):
@@ -186,7 +195,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
 
 
 def run_steps(config, task: Task, source, step: Callable, state: TrainState, frozen: dict, mesh,
-              checkpoints: checkpoint.RunCheckpoints) -> TrainState:
+              checkpoints: run_checkpoints.RunCheckpoints) -> TrainState:
     """The loop: one compiled call per update; metrics are fetched only when they are logged."""
     start, total = int(state.step), config.optimizer.total_steps
     data = batches.train_batches(

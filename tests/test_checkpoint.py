@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from legion_jax import checkpoint, partition, report, sharding
+from legion_jax import checkpoint, params_files, partition, report, run_checkpoints, sharding
 from legion_jax.config import tiny
 
 
@@ -23,7 +23,7 @@ def test_params_return_in_the_asked_dtype_and_sharding(tmp_path):
         (16, 8), jnp.float32)}}}, mesh)
     value = jnp.arange(128, dtype=jnp.bfloat16).reshape(16, 8)
     checkpoint.write_meta(tmp_path, tiny(), base=None, trained=[])
-    checkpoint.save_params(tmp_path, {"language/head/kernel": value})
+    params_files.save_params(tmp_path, {"language/head/kernel": value})
     found = checkpoint.load_params(tmp_path, partition.flatten(wanted))["language/head/kernel"]
     assert found.dtype == jnp.float32
     assert found.sharding.spec == sharding.P("fsdp", "tensor")
@@ -31,13 +31,13 @@ def test_params_return_in_the_asked_dtype_and_sharding(tmp_path):
 
 
 def test_newest_checkpoints_are_kept_and_restored(tmp_path):
-    writer = checkpoint.RunCheckpoints(tmp_path, every=2, keep=2)
+    writer = run_checkpoints.RunCheckpoints(tmp_path, every=2, keep=2)
     for step in range(1, 8):
         params = {"a": jnp.full(3, float(step))}
         writer.save(step, params, {"m": params}, force=step == 7)
     writer.close()
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["6", "7"]
-    reader = checkpoint.RunCheckpoints(tmp_path, every=2, keep=2)
+    reader = run_checkpoints.RunCheckpoints(tmp_path, every=2, keep=2)
     tree = abstract({"a": jnp.zeros(3)})
     step, params, optimizer = reader.restore(tree, {"m": tree})
     assert step == 7 and float(params["a"][0]) == 7 == float(optimizer["m"]["a"][1])
@@ -48,7 +48,7 @@ def test_newest_checkpoints_are_kept_and_restored(tmp_path):
 
 def test_saved_arrays_may_be_donated_at_once(tmp_path):
     """The write goes on while the next step overwrites its buffers."""
-    writer = checkpoint.RunCheckpoints(tmp_path, every=1, keep=9)
+    writer = run_checkpoints.RunCheckpoints(tmp_path, every=1, keep=9)
     overwrite = jax.jit(lambda x: x + 1, donate_argnums=0)
     x = jnp.zeros((512, 512))
     for step in range(1, 6):
@@ -64,7 +64,8 @@ def test_saved_arrays_may_be_donated_at_once(tmp_path):
 
 @pytest.mark.parametrize("text, message", [
     (None, "neither a converted checkpoint nor a training run"), ("{", "legion.json"),
-    ('{"format": 9}', "format 9, this version reads 1"), ('{"format": 1}', "config")])
+    ('{"format": 9}', "format 9, this version reads 2"), ('{"format": 2}', "config"),
+    ("[]", "format None"), ('{"format": 2, "base": null, "config": {"clip": 1}}', "missing field")])
 def test_unusable_meta_is_named(tmp_path, text, message):
     if text is not None:
         (tmp_path / checkpoint.META).write_text(text)
@@ -88,7 +89,7 @@ def test_run_without_a_finished_checkpoint(tmp_path):
 
 
 def test_damaged_step_is_named(tmp_path):
-    writer = checkpoint.RunCheckpoints(tmp_path, every=1, keep=2)
+    writer = run_checkpoints.RunCheckpoints(tmp_path, every=1, keep=2)
     writer.save(1, {"a": jnp.zeros(3)}, {"m": jnp.zeros(3)})
     writer.close()
     checkpoint.write_meta(tmp_path, tiny(), base=None, trained=["a"])

@@ -15,7 +15,7 @@ from random_models import randomized
 from input_pipeline import conversation, regions
 from input_pipeline.errors import UserError
 from input_pipeline.tokenizer import train_tokenizer
-from legion_jax import checkpoint, evaluate, partition
+from legion_jax import checkpoint, evaluate, params_files, partition
 from legion_jax.inference import Prediction, Predictor, Question, Region, canvas_for
 from tools import predict
 
@@ -39,7 +39,7 @@ def folder(config, tokenizer, tmp_path_factory):
         randomized(partition.abstract_model(sized)), partition.EVERYTHING)[1])
     head = np.array(params["language/head/kernel"])
     head[:, tokenizer.seg_id] *= 5
-    checkpoint.save_params(root, params | {"language/head/kernel": jax.numpy.asarray(head)})
+    params_files.save_params(root, params | {"language/head/kernel": jax.numpy.asarray(head)})
     tokenizer.save(root / "tokenizer")
     checkpoint.write_meta(root, sized, base=None, trained=[],
                           question=dataclasses.asdict(QUESTION))

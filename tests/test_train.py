@@ -14,7 +14,7 @@ import pytest
 from experiments import base, run_config, tiny
 from input_pipeline import scarred_photos, synthscars
 from input_pipeline.tokenizer import train_tokenizer
-from legion_jax import checkpoint, partition, train
+from legion_jax import checkpoint, params_files, partition, train
 from legion_jax.config import from_dict, legion_7b, to_dict
 from legion_jax.config import tiny as tiny_model
 
@@ -165,7 +165,7 @@ def test_frozen_parameters_come_from_the_base_and_stay(data, unbroken, tmp_path)
     params = checkpoint.load_params(unbroken, checkpoint.as_stored(unbroken, abstract))
     converted = tmp_path / "base"
     converted.mkdir()
-    checkpoint.save_params(converted, params)
+    params_files.save_params(converted, params)
     checkpoint.write_meta(converted, meta["config"], base=None, trained=[])
     done = run(data, tmp_path / "run", f"--config.init_from={converted}",
                "--config.trainable=('lora_','^verdict/')", "--config.model.lora_rank=2",

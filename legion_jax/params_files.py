@@ -1,0 +1,80 @@
+"""Parameters on disk a piece at a time, so that memory never holds a model of full size."""
+
+import pathlib
+import threading
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from legion_jax import checkpoint, tensor_file
+
+
+class ParamsWriter:
+    """Writes `folder`/params: parameters, or slices of their leading axes, in any order."""
+
+    def __init__(self, folder: epath.PathLike, params: dict[str, tuple[tuple[int, ...], str]]):
+        """Make room for `params`, {path: (shape, dtype name)}; `folder` is a local one."""
+        place = pathlib.Path(folder) / "params"
+        place.mkdir(parents=True)
+        towers: dict[str, dict] = {}
+        for path, described in params.items():
+            towers.setdefault(path.split("/")[0], {})[path] = described
+        self._files = {tower: tensor_file.SafetensorsWriter(place / f"{tower}.safetensors", part)
+                       for tower, part in towers.items()}
+
+    def write(self, path: str, array: np.ndarray, index: tuple[int, ...] = ()) -> None:
+        """See `SafetensorsWriter.write`."""
+        self._files[path.split("/")[0]].write(path, array, index)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for file in self._files.values():
+            file.close()
+
+
+def save_params(folder: epath.PathLike, params: dict[str, Any]) -> None:
+    """Write {path: array} as `folder`/params."""
+    arrays = {path: np.asarray(value) for path, value in params.items()}
+    with ParamsWriter(folder, {p: (a.shape, str(a.dtype)) for p, a in arrays.items()}) as writer:
+        for path, array in arrays.items():
+            writer.write(path, array)
+
+
+class Reader:
+    """Parameters of a folder one at a time, or one layer at a time, bit for bit as stored.
+
+    Attributes:
+        entries: {path: shape and dtype}.
+    """
+
+    def __init__(self, folder: epath.PathLike):
+        self._folder, self._found = folder, checkpoint.stored(folder)
+        self.entries = {path: a for path, (_, a) in self._found.items()}
+        self._last, self._lock = (None, None), threading.Lock()
+        self._files: dict[str, tensor_file.SafetensorsReader] = {}
+
+    def read(self, path: str, index: tuple[int, ...] = ()) -> np.ndarray:
+        """The parameter at `index` of its leading axes.
+
+        Slices of a converted checkpoint on a local disk are read alone; elsewhere the whole
+        parameter is, and kept until another one is asked for.
+        """
+        place = self._found[path][0]
+        if place.name == "params" and "://" not in str(place):
+            return self._file(place, path.split("/")[0]).read(path, index)
+        with self._lock:
+            if self._last[0] != path:
+                self._last = (None, None)  # before the next one is there
+                abstract = checkpoint.as_stored(self._folder, {path: self.entries[path]})
+                loaded = checkpoint.load_some(self._folder, abstract)
+                self._last = (path, checkpoint.to_host(loaded)[path])
+            return self._last[1][index]
+
+    def _file(self, place: epath.Path, tower: str) -> tensor_file.SafetensorsReader:
+        if tower not in self._files:
+            with checkpoint.reading(place):
+                self._files[tower] = tensor_file.SafetensorsReader(place / f"{tower}.safetensors")
+        return self._files[tower]

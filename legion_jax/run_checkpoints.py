@@ -1,0 +1,50 @@
+"""Asynchronous checkpoints of a training run."""
+
+import logging
+from typing import Any
+
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from legion_jax import checkpoint, partition
+
+LOG = logging.getLogger("legion_jax")
+
+
+class RunCheckpoints:
+    """Asynchronous checkpoints of a training run, and the way back to the newest one."""
+
+    def __init__(self, workdir: epath.PathLike, *, every: int, keep: int):
+        self.directory = checkpoint.absolute(workdir) / "checkpoints"
+        policies = ocp.training
+        self._orbax = policies.Checkpointer(
+            self.directory,
+            save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(every),
+            preservation_policy=policies.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True)
+
+    def save(self, step: int, params: dict, optimizer: Any, *, force: bool = False) -> None:
+        """Start writing when `step` (updates done) is due; the arrays may be donated afterwards."""
+        if force and checkpoint.latest_step(self.directory.parent) == step:
+            return
+        self._orbax.save_checkpointables_async(
+            step, {"params": params, "optimizer": optimizer}, force=force)
+
+    def restore(self, params: dict, optimizer: Any) -> tuple[int, dict, Any] | None:
+        """(step, params, optimizer) of the newest checkpoint, laid out like the abstract trees."""
+        step = checkpoint.latest_step(self.directory.parent)
+        if step is None:
+            return None
+        path = checkpoint.step_folder(self.directory.parent, step)
+        with checkpoint.reading(path):
+            arrays = ocp.checkpointables_metadata(path).metadata["params"]
+        checkpoint.check_shapes(str(path), partition.flatten(arrays), partition.flatten(params))
+        with checkpoint.reading(path):
+            loaded = self._orbax.load_checkpointables(
+                step, {"params": params, "optimizer": optimizer})
+        LOG.info("resumed from step %d (%s)", step, path)
+        return step, loaded["params"], loaded["optimizer"]
+
+    def close(self) -> None:
+        """Wait for the write in flight."""
+        self._orbax.close()

@@ -1,0 +1,47 @@
+"""One of two processes with four devices each; `run` starts both on a function of a test module."""
+
+import importlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+
+def run(function: str, *arguments) -> list:
+    """Call `module:function(*arguments)` in two processes that form one mesh of eight devices.
+
+    Returns what each returned, as JSON gives it back. Raises AssertionError with the end of the
+    log of a process that failed.
+    """
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    flags = "--xla_force_host_platform_device_count=4"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": ":".join(
+        [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parents[1])])}
+    processes = [subprocess.Popen(
+        [sys.executable, __file__, str(host), str(port), function, json.dumps(arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        for host in range(2)]
+    try:
+        outputs = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (_, log) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, log[-3000:]
+    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+
+
+def main() -> None:
+    host, port, function, arguments = sys.argv[1:]
+    import jax
+    jax.distributed.initialize(f"localhost:{port}", 2, int(host))
+    module, name = function.split(":")
+    print(json.dumps(getattr(importlib.import_module(module), name)(*json.loads(arguments))))
+
+
+if __name__ == "__main__":
+    main()
