@@ -1,9 +1,11 @@
-"""Convert a published PyTorch checkpoint.
+"""Convert PyTorch weights, or check a conversion against the files it came from.
 
     python -m tools.convert_from_torch --checkpoint DIR --clip DIR --output DIR
+    python -m tools.convert_from_torch --verify --output DIR
 
-OUTPUT/params holds every parameter in the dtype of its file, OUTPUT/tokenizer the tokenizer and
-OUTPUT/source what `tools.export_to_torch` needs to write the PyTorch folders back.
+The layout is recognised by the names of the tensors. OUTPUT/params holds every parameter in the
+dtype of its file, OUTPUT/tokenizer the tokenizer and OUTPUT/source what `tools.export_to_torch`
+needs to write the PyTorch folders back.
 """
 
 import pathlib
@@ -11,33 +13,76 @@ import pathlib
 import jax
 from absl import flags
 
+from input_pipeline.errors import UserError
 from legion_jax import command
-from legion_jax.convert import load
+from legion_jax.convert import load, verify
+from legion_jax.convert.plan import Options
 from legion_jax.convert.source import read_json
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "LEGION or GLaMM folder (.bin, safetensors).")
-CLIP = flags.DEFINE_string("clip", None, "Folder of the CLIP vision tower.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Folder or file with the language model: LEGION, GLaMM, LLaVA, the state "
+    "of a training, or what export_to_torch wrote.")
 OUTPUT = flags.DEFINE_string("output", None, "New folder for the converted checkpoint.")
+CLIP = flags.DEFINE_string("clip", None, "Folder of the CLIP vision tower.")
+SAM = flags.DEFINE_string("sam", None, "Original SAM .pth, or a folder of transformers' SamModel.")
 HEAD = flags.DEFINE_string("head", None, "File or folder with prediction_head.*, if apart.")
+ADAPTER = flags.DEFINE_string("adapter", None, "PEFT LoRA folder on top of the checkpoint.")
+TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer folder, if not with the checkpoint.")
+CONFIG = flags.DEFINE_string("config", None, "config.json, if not with the checkpoint.")
 SAM_CONFIG = flags.DEFINE_string(
     "sam_config", None, "JSON with decoder_num_heads, for a SAM other than the published one; "
     "sam_config.json of the checkpoint folder is used when it is there.")
+LORA_ALPHA = flags.DEFINE_float("lora_alpha", Options.lora_alpha,
+                                "Of unmerged LoRA without an adapter_config.json.")
+MERGE_LORA = flags.DEFINE_bool("merge_lora", False, "Fold LoRA into its kernels, in float32.")
+PARTIAL = flags.DEFINE_bool("partial", False, "Convert what is there though towers are missing.")
+ALLOW_NONFINITE = flags.DEFINE_bool("allow_nonfinite", False, "Accept NaN and infinite values.")
+VERIFY = flags.DEFINE_bool("verify", False, "Compare OUTPUT with the files it came from.")
 
 
-def main() -> None:
+def main() -> int | None:
     jax.config.update("jax_platforms", "cpu")  # file work; leave accelerators alone
+    if VERIFY.value:
+        return check()
+    if not CHECKPOINT.value:
+        raise UserError("--checkpoint: needed, unless --verify is given")
     beside = pathlib.Path(CHECKPOINT.value) / "sam_config.json"
     sam = SAM_CONFIG.value or (beside if beside.exists() else None)
-    summary = load.convert(CHECKPOINT.value, CLIP.value, OUTPUT.value, head=HEAD.value,
-                           sam=read_json(pathlib.Path(sam)) if sam else None)
+    options = Options(
+        tokenizer=TOKENIZER.value, config=CONFIG.value, lora_alpha=LORA_ALPHA.value,
+        sam=read_json(pathlib.Path(sam)) if sam else None, merge_lora=MERGE_LORA.value,
+        partial=PARTIAL.value, allow_nonfinite=ALLOW_NONFINITE.value)
+    describe(load.convert(CHECKPOINT.value, OUTPUT.value, clip=CLIP.value, sam=SAM.value,
+                          head=HEAD.value, adapter=ADAPTER.value, options=options))
+    return None
+
+
+def describe(summary: load.Summary) -> None:
     print(f"{OUTPUT.value}: {summary.parameters:,} parameters; {len(summary.carried)} tensors that "
           f"LEGION never runs are carried through unchanged")
     if summary.unknown:
         print(f"carried through although nothing is known of them: {', '.join(summary.unknown)}")
+    if summary.config.lora.rank:
+        lora = summary.config.lora
+        print(f"LoRA of rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}, kept "
+              f"apart from its kernels")
+    if summary.nonfinite:
+        print(f"NaN or infinite values in {', '.join(summary.nonfinite)}")
+    if summary.absent:
+        print(f"not there: {', '.join(summary.absent)}; training can start them anew")
     if not summary.config.verdict_classes:
         print("no prediction_head.* found: this model gives no verdict (see --head)")
 
 
+def check() -> int:
+    problems = verify.verify(OUTPUT.value)
+    for problem in problems:
+        print(problem)
+    print(f"{OUTPUT.value}: " + (f"{len(problems)} differences" if problems else
+                                 "equal to its sources, bit for bit"))
+    return 1 if problems else 0
+
+
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["checkpoint", "clip", "output"])
+    flags.mark_flags_as_required(["output"])
     command.run(main)

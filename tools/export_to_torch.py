@@ -1,8 +1,10 @@
-"""Write a checkpoint or a training run back in the published PyTorch layout, LoRA merged.
+"""Write a checkpoint or a training run for PyTorch.
 
-    python -m tools.export_to_torch --checkpoint DIR --output DIR
+    python -m tools.export_to_torch --checkpoint DIR --output DIR --layout legion
 
-OUTPUT is a LEGION folder; OUTPUT/clip holds the vision tower, which LEGION folders leave out.
+legion: a folder of the published layout, LoRA merged; OUTPUT/clip holds the vision tower, which
+LEGION folders leave out. hf: LLaVA and SAM folders for transformers, and a README.md that puts
+them together. adapter: a PEFT LoRA folder with the fully trained modules.
 """
 
 import jax
@@ -13,14 +15,17 @@ from legion_jax.convert import export
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
 OUTPUT = flags.DEFINE_string("output", None, "New folder for the PyTorch files.")
+LAYOUT = flags.DEFINE_enum("layout", "legion", export.LAYOUTS, "What to write.")
 FORMAT = flags.DEFINE_enum("format", "bin", ["bin", "safetensors"],
-                           "Weights file of a model that did not come from PyTorch.")
+                           "Weights file of layout legion, for a model that did not come in it.")
 
 
 def main() -> None:
     jax.config.update("jax_platforms", "cpu")  # file work; leave accelerators alone
-    written = export.export(CHECKPOINT.value, OUTPUT.value, file_format=FORMAT.value)
-    print(f"{OUTPUT.value}: " + ", ".join(f"{n} tensors ({role})" for role, n in written.items()))
+    written = export.export(CHECKPOINT.value, OUTPUT.value, layout=LAYOUT.value,
+                            file_format=FORMAT.value)
+    for file, number in written.items():
+        print(f"{OUTPUT.value}/{file}: {number} tensors")
 
 
 if __name__ == "__main__":

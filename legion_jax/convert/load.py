@@ -1,49 +1,22 @@
-"""PyTorch checkpoint folders -> a converted checkpoint (see `legion_jax.checkpoint`)."""
+"""PyTorch checkpoints -> a converted checkpoint (see `legion_jax.checkpoint`), tensor by tensor."""
 
 import dataclasses
 import pathlib
 import shutil
+from collections.abc import Callable
 
 import numpy as np
-import safetensors.numpy
-from etils import epath
-from tqdm import tqdm
 
-from input_pipeline.tokenizer import Tokenizer
-from legion_jax import checkpoint, partition, report
+from legion_jax import checkpoint, params_files, report, tensor_file
 from legion_jax.config import LegionConfig
-from legion_jax.convert import carried, sizes
+from legion_jax.convert import carried, streaming
 from legion_jax.convert.layout import size
-from legion_jax.convert.rules import Rule, rules
-from legion_jax.convert.source import Entry, SourceError, TensorFolder, read_json
+from legion_jax.convert.plan import Options, Plan, make_plan
+from legion_jax.convert.rules import Rule
+from legion_jax.convert.source import SourceError
+from legion_jax.convert.sources import Sources, open_sources
 
-# Small files that travel with the weights and are written back on export.
-LEGION_FILES = ("config.json", "generation_config.json")
-CLIP_FILES = ("config.json", "preprocessor_config.json")
 LAYOUT, CARRIED = "layout.json", "carried.safetensors"
-
-
-@dataclasses.dataclass
-class Sources:
-    """The folders a checkpoint comes from, by role: legion, clip, and head if it is apart."""
-
-    folders: dict[str, TensorFolder]
-
-    def __post_init__(self):
-        self.owner: dict[str, str] = {}
-        for role, folder in self.folders.items():
-            for key in folder.entries:
-                if key in self.owner:
-                    raise SourceError(f"{key}: in {self.folders[self.owner[key]].path} and again "
-                                      f"in {folder.path}")
-                self.owner[key] = role
-
-    @property
-    def entries(self) -> dict[str, Entry]:
-        return {k: e for folder in self.folders.values() for k, e in folder.entries.items()}
-
-    def read(self, key: str) -> np.ndarray:
-        return self.folders[self.owner[key]].read(key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,107 +27,111 @@ class Summary:
     parameters: int
     carried: list[str]
     unknown: list[str]
+    absent: list[str]
+    nonfinite: list[str]
 
 
-def check(table: list[Rule], abstract: dict, entries: dict[str, Entry]) -> list[str]:
-    """Compare the table with model and files; returns the keys no rule uses.
+def convert(main: str, output: str, *, clip: str | None = None, sam: str | None = None,
+            head: str | None = None, adapter: str | None = None,
+            options: Options | None = None, progress: bool = True) -> Summary:
+    """Write a converted checkpoint; `output` is a new folder, whole or not there at all.
 
-    Raises SourceError naming every missing or misshapen tensor.
-    """
-    problems, used = [], set()
-    for rule in table:
-        stack = rule.keys.ndim
-        wanted = rule.layout.torch_shape(tuple(abstract[rule.path].shape[stack:]))
-        for key in rule.keys.ravel():
-            used.add(key)
-            if key not in entries:
-                problems.append(f"{key}: missing, {rule.path} needs {wanted}")
-            elif entries[key].shape != wanted:
-                problems.append(f"{key}: file {entries[key].shape}, {rule.path} needs {wanted}")
-    if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise SourceError("; ".join(problems[:5]) + more)
-    if unfilled := sorted(abstract.keys() - {rule.path for rule in table}):
-        raise AssertionError(f"no conversion rule for {unfilled}")
-    return [key for key in entries if key not in used]
-
-
-def assemble(rule: Rule, read, shape: tuple[int, ...]) -> np.ndarray:
-    """Read, lay out and stack the tensors of one parameter; the dtype of the file is kept.
-
-    `shape` is the parameter's; a SAM without windowed blocks has stacks of none.
-    """
-    arrays = [rule.layout.to_jax(read(key)) for key in rule.keys.ravel()]
-    return np.stack(arrays).reshape(shape) if arrays else np.zeros(shape, np.float32)
-
-
-def convert(legion: str, clip: str, output: str, *, head: str | None = None,
-            sam: dict | None = None, progress: bool = True) -> Summary:
-    """Write a converted checkpoint.
-
-    Args:
-        legion: folder of the published layout; clip: folder of a CLIP vision tower.
-        output: new folder; nothing is there unless everything is.
-        head: file or folder with `prediction_head.*`, when the LEGION folder has none.
-        sam: sizes of a SAM other than the published one (see `sizes.read_config`).
+    The folders are those of `sources.open_sources`. Memory holds a few tensors at a time.
 
     Raises:
-        SourceError, TokenizerError: naming file and tensor. UserError if `output` exists.
+        SourceError, TokenizerError: naming file and tensor.
     """
-    target = epath.Path(output)
-    if target.exists():
-        raise SourceError(f"{output}: already exists; choose another output folder")
-    folders = {"legion": TensorFolder(legion), "clip": TensorFolder(clip)}
-    if head:
-        folders["head"] = TensorFolder(head)
-    sources = Sources(folders)
-    config = sizes.read_config(read_json(pathlib.Path(legion) / "config.json"),
-                               read_json(pathlib.Path(clip) / "config.json"), sources.entries,
-                               sam=sam)
-    tokenizer = Tokenizer.from_folder(legion)
-    if tokenizer.vocab_size != config.language.vocab:
-        raise SourceError(f"{legion}: the tokenizer has {tokenizer.vocab_size} tokens, "
-                          f"model.embed_tokens.weight {config.language.vocab} rows")
-    table, abstract = rules(config), partition.abstract_params(config)
-    rest = check(table, abstract, sources.entries)
-    if orphans := [key for key in rest if carried.belongs_to_model(key)]:
-        raise SourceError(f"{orphans[0]}: part of the model, but config.json leaves no place for "
-                          f"it; {len(orphans)} such tensors")
-    params = {rule.path: assemble(rule, sources.read, abstract[rule.path].shape)
-              for rule in tqdm(table, desc="reading", unit="parameter", disable=not progress)}
-    building = target.parent / f".{target.name}.writing"
-    if building.exists():
-        building.rmtree()
-    building.mkdir(parents=True)
-    try:
-        checkpoint.save_params(building, params)
-        write_source(building / "source", sources, rest)
-        tokenizer.save(building / "tokenizer")
+    options = (options or Options()).resolved()
+    plan = make_plan(open_sources(main, clip=clip, sam=sam, head=head, adapter=adapter),
+                     options)
+    with streaming.new_folder(output) as folder:
+        nonfinite, hashes = _write_tensors(plan, folder, progress)
+        if nonfinite and not options.allow_nonfinite:
+            more = f" and {len(nonfinite) - 5} more" if len(nonfinite) > 5 else ""
+            raise SourceError(f"NaN or infinite values in {', '.join(nonfinite[:5])}{more}; "
+                              f"--allow_nonfinite converts them as they are")
+        _write_source(folder / "source", plan, options)
+        plan.tokenizer.save(folder / "tokenizer")
         checkpoint.write_meta(
-            building, config, base=None, trained=[],
-            sources={role: {"path": str(f.path), "sha256": f.sha256()}
-                     for role, f in folders.items()})
-        building.rename(target)
-    except BaseException:
-        building.rmtree(missing_ok=True)
-        raise
-    unknown = [key for key in rest if not carried.is_known(key)]
-    return Summary(config, sum(size(a.shape) for a in params.values()),
-                   [key for key in rest if key not in unknown], unknown)
+            folder, plan.config, base=None, trained=[], absent=plan.absent,
+            vocabulary=plan.vocabulary(), options=dataclasses.asdict(options), sources={
+                role: {"path": str(source.folder.path.resolve()), "sha256": hashes[role]}
+                for role, source in plan.sources.roles.items()})
+    unknown = [name for name in plan.rest if not carried.is_known(name)]
+    return Summary(plan.config, sum(size(shape) for shape, _ in plan.params.values()),
+                   [name for name in plan.rest if name not in unknown], unknown, plan.absent,
+                   nonfinite)
 
 
-def write_source(folder: epath.Path, sources: Sources, rest: list[str]) -> None:
+def jobs(plan: Plan) -> dict[str, Callable[[Callable], None]]:
+    """{published name: what to do with it}: `job(put)` calls put(path, index, array) on its value.
+
+    The array has the layout and dtype of the parameter; index is () or its place in the stack.
+    """
+    def one(rule: Rule, key: str, index: tuple[int, ...]):
+        dtype = tensor_file.numpy_dtype(plan.params[rule.path][1])
+
+        def job(put):
+            value = plan.sources.read(key)
+            if key in plan.adapters:
+                value = (value.astype(np.float32) + plan.adapters[key]()).astype(value.dtype)
+            put(rule.path, index, rule.layout.to_jax(value).astype(dtype, copy=False))
+        return job
+
+    return {key: one(rule, key, index) for rule in plan.table
+            for index, key in np.ndenumerate(rule.keys)}
+
+
+def _write_tensors(plan: Plan, folder: pathlib.Path, progress: bool):
+    """Write params/ and the carried tensors; returns (non-finite names, hashes by role)."""
+    (folder / "source").mkdir(parents=True)
+    unmodelled = {carried_name(plan.sources, name): plan.sources.entries[name]
+                  for name in plan.rest}
+    nonfinite = []
+    with params_files.ParamsWriter(folder, plan.params) as params, tensor_file.SafetensorsWriter(
+            folder / "source" / CARRIED,
+            {name: (e.shape, e.dtype) for name, e in unmodelled.items()}) as rest:
+
+        def transfer(name):
+            def put(path, index, array):
+                if not streaming.is_finite(array):
+                    nonfinite.append(name)
+                params.write(path, array, index)
+            if name in work:
+                work[name](put)
+            else:
+                rest.write(carried_name(plan.sources, name), plan.sources.read(name))
+
+        work = jobs(plan)
+        order = plan.sources.in_file_order([*work, *plan.rest])
+        hashes = streaming.run(
+            transfer, order, sizes=[plan.sources.entries[name].nbytes for name in order],
+            beside={role: source.hashes for role, source in plan.sources.roles.items()},
+            description="converting", progress=progress)
+    return sorted(nonfinite), hashes
+
+
+def carried_name(sources: Sources, name: str) -> str:
+    """Where a tensor that no rule uses is kept."""
+    role = sources.owner[name]
+    return f"{role}/{sources.roles[role].names[name]}"
+
+
+def _write_source(folder: pathlib.Path, plan: Plan, options: Options) -> None:
     """What export needs to write the folders back: layout, small files, unmodelled tensors."""
-    folder.mkdir(parents=True)
     described = {}
-    for role, source in sources.folders.items():
+    for role, source in plan.sources.roles.items():
+        published = {key: name for name, key in source.names.items()}
         described[role] = {
-            "files": source.files, "index_name": source.index_name, "index": source.index,
-            "tensors": {key: dataclasses.asdict(e) for key, e in source.entries.items()}}
+            "spelling": source.spelling, "files": source.folder.files,
+            "index_name": source.folder.index_name, "index": source.folder.index,
+            "tensors": {key: dataclasses.asdict(entry) | {"published": published.get(key)}
+                        for key, entry in source.folder.entries.items()}}
         (folder / role).mkdir()
-        for name in {"legion": LEGION_FILES, "clip": CLIP_FILES}.get(role, ()):
-            if (source.root / name).exists():
-                shutil.copyfile(source.root / name, folder / role / name)
+        for name, path in source.small_files().items():
+            shutil.copyfile(path, folder / role / name)
+    if options.config:
+        shutil.copyfile(options.config, folder / "main" / "config.json")
+    if options.sam:
+        report.write_json(folder / "main" / "sam_config.json", options.sam)
     report.write_json(folder / LAYOUT, described)
-    safetensors.numpy.save_file({key: np.asarray(sources.read(key), order="C") for key in rest},
-                                folder / CARRIED)

@@ -1,10 +1,12 @@
 """One table between published tensor names and our parameter paths, used in both directions.
 
 Key names are those of LEGION and GLaMM checkpoints, of a CLIP vision folder and of the detection
-variant's head. LoRA factors are not in the table: published checkpoints hold them merged.
+variant's head; `spellings` leads from the names of other layouts to these. LoRA factors are in a
+table of their own: published checkpoints hold them merged.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -72,14 +74,14 @@ def clip_rules(config: LegionConfig) -> list[Rule]:
     return rules
 
 
-def language_rules(config: LegionConfig) -> list[Rule]:
+def language_rules(config: LegionConfig, rows: int | None = None) -> list[Rule]:
+    """`rows`: of the vocabulary matrices in PyTorch, if some belong to no token."""
     c, n = config.language, range(config.language.layers)
+    vocabulary = functools.partial(layout.vocabulary, rows or c.vocab, c.padded_vocab)
     block = "model.layers.{i}."
     rules = [
-        _rule("language/embed/embedding", "model.embed_tokens.weight",
-              layout.vocabulary(c.vocab, c.padded_vocab, transpose=False)),
-        _rule("language/head/kernel", "lm_head.weight",
-              layout.vocabulary(c.vocab, c.padded_vocab, transpose=True)),
+        _rule("language/embed/embedding", "model.embed_tokens.weight", vocabulary(transpose=False)),
+        _rule("language/head/kernel", "lm_head.weight", vocabulary(transpose=True)),
         *_norm("language/norm", "model.norm", bias=False),
         *_norm("language/layers/norm1", block + "input_layernorm", n, bias=False),
         *_norm("language/layers/norm2", block + "post_attention_layernorm", n, bias=False)]
@@ -156,20 +158,22 @@ def mask_decoder_rules(config: LegionConfig) -> list[Rule]:
     return rules
 
 
-def lora_rules(config: LegionConfig, *, suffix: str = "") -> list[Rule]:
-    """LoRA factors of unmerged checkpoints; `suffix` is what PEFT appends to their names."""
+def lora_rules(config: LegionConfig) -> list[Rule]:
+    """LoRA factors of unmerged checkpoints; none when the model has none."""
+    if not config.lora.rank:
+        return []
     n = range(config.language.layers)
     return [_rule(f"language/layers/{ours}/lora_{factor.lower()}",
-                  f"model.layers.{{i}}.self_attn.{theirs}_proj.lora_{factor}{suffix}",
+                  f"model.layers.{{i}}.self_attn.{theirs}_proj.lora_{factor}.weight",
                   layout.linear(), n)
             for ours, theirs in (("query", "q"), ("value", "v")) for factor in "AB"]
 
 
-def rules(config: LegionConfig) -> list[Rule]:
-    """The whole table for a model of these sizes."""
+def rules(config: LegionConfig, rows: int | None = None) -> list[Rule]:
+    """The whole table for a model of these sizes, LoRA apart; `rows` as in `language_rules`."""
     prompt = SAM + "prompt_encoder."
     table = [
-        *clip_rules(config), *language_rules(config), *sam_encoder_rules(config),
+        *clip_rules(config), *language_rules(config, rows), *sam_encoder_rules(config),
         *mask_decoder_rules(config),
         *_dense("projector/up", "model.mm_projector.0"),
         *_dense("projector/down", "model.mm_projector.2"),

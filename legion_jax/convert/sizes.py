@@ -1,118 +1,203 @@
-"""Architecture of a published checkpoint: from its config files and, for SAM, its tensor shapes.
+"""Architecture of a checkpoint: from its config files and from the shapes of its tensors.
 
 LEGION's config.json says nothing about SAM, whose sizes are fixed in the published code.
 """
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
-from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, SamConfig
+from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
 from legion_jax.convert.rules import SAM
 from legion_jax.convert.source import Entry, SourceError
 
 PUBLISHED_DECODER_HEADS = 8  # the one size of SAM that no tensor's shape tells
+CLIP_HEAD_WIDTH = 64
 VERDICT_CLASSES = ("synthetic", "real")  # index order of the published head
+# What Hugging Face leaves out of a LLaVA's text_config because it is LLaMA's default.
+LLAMA_DEFAULTS = {"num_attention_heads": 32, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
 
 
-def read_config(config: dict, clip: dict, entries: Mapping[str, Entry], *,
-                sam: dict | None = None) -> LegionConfig:
+def read_config(configs: Mapping[str, dict], entries: Mapping[str, Entry], *, vocab: int,
+                lora: LoraConfig, sam: dict | None = None) -> LegionConfig:
     """Assemble the architecture.
 
     Args:
-        config: config.json of the LEGION folder.
-        clip: config.json of the CLIP folder, of a vision tower or of a whole CLIP.
-        entries: all tensors of all folders.
+        configs: {role: config.json} of the folders that have one; "main" must be there.
+        entries: all tensors under their published names.
+        vocab: number of tokens of the tokenizer.
+        lora: low-rank update the tensors hold unmerged.
         sam: sizes of a SAM other than the published one, for what shapes do not tell.
 
     Raises:
         SourceError: naming the field that is missing or not supported.
     """
-    language = LanguageConfig(
-        vocab=_shape(entries, "model.embed_tokens.weight")[0], width=_field(config, "hidden_size"),
-        mlp=_field(config, "intermediate_size"), heads=_field(config, "num_attention_heads"),
-        layers=_field(config, "num_hidden_layers"), norm_eps=_field(config, "rms_norm_eps"),
-        max_positions=config.get("max_position_embeddings", 2048))
-    if config.get("vocab_size", language.vocab) != language.vocab:
-        raise SourceError(f"config.json: vocab_size {config['vocab_size']}, "
-                          f"model.embed_tokens.weight has {language.vocab} rows")
-    groups = config.get("num_key_value_heads", language.heads)
-    if groups != language.heads:
-        raise SourceError(f"config.json: num_key_value_heads {groups}: grouped attention is not "
-                          f"part of LEGION's language model")
-    if config.get("mm_vision_select_feature", "patch") != "patch":
-        raise SourceError("config.json: mm_vision_select_feature must be 'patch', not "
-                          f"{config['mm_vision_select_feature']!r}")
-    has_head = any(key.startswith("prediction_head.") for key in entries)
+    main = configs["main"]
+    feature = main.get("mm_vision_select_feature", "patch")
+    if feature != "patch":
+        raise SourceError(f"config.json: mm_vision_select_feature must be 'patch', not {feature!r}")
+    select = main.get("mm_vision_select_layer", main.get("vision_feature_layer", -2))
+    has_head = "prediction_head.0.weight" in entries
     return LegionConfig(
-        clip=_clip(clip, config.get("mm_vision_select_layer", -2)), language=language,
-        sam=_sam(entries, sam or {}),
-        verdict_classes=VERDICT_CLASSES if has_head else (),
-        verdict_hidden=(_shape(entries, "prediction_head.0.weight")[0] if has_head
+        clip=_clip(configs.get("clip", main.get("vision_config")), entries, select),
+        language=_language(main, entries, vocab), lora=lora,
+        sam=_sam(entries, sam or _hf_sam(configs.get("sam", {}))),
+        verdict_classes=_classes(main) if has_head else (),
+        verdict_hidden=(_shape(entries, "prediction_head.0.weight", 2)[0] if has_head
                         else LegionConfig.verdict_hidden),
-        position_dtype="bfloat16")
+        position_dtype=main.get("position_dtype",
+                                "float32" if "text_config" in main else "bfloat16"))
 
 
-def _clip(config: dict, select_layer: int) -> ClipConfig:
-    config = config.get("vision_config", config)
-    layers = _field(config, "num_hidden_layers", "CLIP ")
-    if not -layers <= select_layer <= layers:
-        raise SourceError(f"config.json: mm_vision_select_layer {select_layer}, CLIP has {layers} "
+def _classes(config: dict) -> tuple[str, ...]:
+    """Names of the verdict head's classes; the published head has none in its files."""
+    classes = config.get("verdict_classes") or VERDICT_CLASSES
+    if len(set(map(str, classes))) != 2:
+        raise SourceError(f"config.json: verdict_classes must be two names, not {classes!r}")
+    return tuple(map(str, classes))
+
+
+def _language(config: dict, entries: Mapping[str, Entry], vocab: int) -> LanguageConfig:
+    text = config
+    if "text_config" in config:
+        text = LLAMA_DEFAULTS | _part(config, "text_config")
+    rows, width = _shape(entries, "model.embed_tokens.weight", 2)
+    heads = _number(text, "num_attention_heads")
+    for name, wanted in (("vocab_size", rows), ("hidden_size", width),
+                         ("num_key_value_heads", heads), ("hidden_act", "silu"),
+                         ("attention_bias", False), ("rope_scaling", None),
+                         ("tie_word_embeddings", False)):
+        if text.get(name, wanted) not in (wanted, None):
+            raise SourceError(f"config.json: {name} {text[name]!r}; this checkpoint's language "
+                              f"model needs {wanted!r}")
+    layers = _count(entries, r"model\.layers\.(\d+)\.")
+    if text.get("num_hidden_layers", layers) != layers:
+        raise SourceError(f"config.json: num_hidden_layers {text['num_hidden_layers']!r} leaves no "
+                          f"place for the {layers} layers in the files")
+    rope = text.get("rope_parameters") or {}
+    multiple = LanguageConfig.vocab_multiple
+    return LanguageConfig(
+        vocab=vocab, width=width, heads=heads, layers=layers,
+        mlp=_shape(entries, "model.layers.0.mlp.up_proj.weight", 2)[0],
+        norm_eps=_number(text, "rms_norm_eps", float),
+        rope_base=float(rope.get("rope_theta", text.get("rope_theta", 10000.0))),
+        # Rows that belong to no token must fit into the padding.
+        vocab_multiple=multiple if rows <= vocab + -vocab % multiple else rows + -rows % multiple,
+        max_positions=_number({"max_position_embeddings": 2048} | text, "max_position_embeddings"))
+
+
+def _clip(config: dict | None, entries: Mapping[str, Entry], select: Any) -> ClipConfig:
+    if type(select) is not int:
+        raise SourceError(f"config.json: the selected vision layer must be a whole number, not "
+                          f"{select!r}")
+    root = "vision_model."
+    if root + "embeddings.position_embedding.weight" not in entries:
+        return ClipConfig(select_layer=select)
+    blocks = _count(entries, rf"{re.escape(root)}encoder\.layers\.(\d+)\.")
+    config = {"layer_norm_eps": 1e-5, "num_hidden_layers": blocks} | (config or {}).get(
+        "vision_config", config or {})
+    layers = _number(config, "num_hidden_layers", owner="CLIP ")
+    if blocks > layers:
+        raise SourceError(f"CLIP config.json: num_hidden_layers {layers}, there are {blocks} "
+                          f"layers in the files")
+    if not -layers <= select <= layers:
+        raise SourceError(f"config.json: vision layer {select} is selected, CLIP has {layers} "
                           f"layers")
     if config.get("hidden_act", "quick_gelu") != "quick_gelu":
         raise SourceError(f"CLIP config.json: hidden_act {config['hidden_act']!r}; "
                           f"CLIP ViT-L/14 uses quick_gelu")
-    return ClipConfig(
-        image_size=_field(config, "image_size", "CLIP "),
-        patch=_field(config, "patch_size", "CLIP "), width=_field(config, "hidden_size", "CLIP "),
-        mlp=_field(config, "intermediate_size", "CLIP "),
-        heads=_field(config, "num_attention_heads", "CLIP "),
-        layers=layers, select_layer=select_layer,
-        norm_eps=config.get("layer_norm_eps", 1e-5))
+    width = _shape(entries, root + "embeddings.class_embedding", 1)[0]
+    patch = _shape(entries, root + "embeddings.patch_embedding.weight", 4)[-1]
+    rows = _shape(entries, root + "embeddings.position_embedding.weight", 2)[0]
+    heads = width // CLIP_HEAD_WIDTH
+    if "num_attention_heads" in config or not heads:
+        heads = _number(config, "num_attention_heads", owner="CLIP ")
+    tower = ClipConfig(
+        image_size=round((rows - 1) ** 0.5) * patch, patch=patch, width=width, heads=heads,
+        layers=layers, select_layer=select, norm_eps=_number(config, "layer_norm_eps", float),
+        mlp=_shape(entries, root + "encoder.layers.0.mlp.fc1.weight", 2)[0])
+    if tower.num_patches < 1 or tower.num_patches != rows - 1:
+        raise SourceError(f"{root}embeddings.position_embedding.weight: {rows} rows are no square "
+                          f"of patches and one more")
+    for name, value in (("image_size", tower.image_size), ("patch_size", patch),
+                        ("hidden_size", width)):
+        if config.get(name, value) != value:
+            raise SourceError(f"CLIP config.json: {name} {config[name]!r}, its tensors say {value}")
+    return tower
 
 
 def _sam(entries: Mapping[str, Entry], given: dict) -> SamConfig:
     encoder, decoder = SAM + "image_encoder.", SAM + "mask_decoder."
-    _, grid, _, width = _shape(entries, encoder + "pos_embed")
-    patch = _shape(entries, encoder + "patch_embed.proj.weight")[-1]
+    if encoder + "pos_embed" not in entries:
+        return SamConfig()
+    _, grid, _, width = _shape(entries, encoder + "pos_embed", 4)
+    patch = _shape(entries, encoder + "patch_embed.proj.weight", 4)[-1]
     layers = _count(entries, rf"{re.escape(encoder)}blocks\.(\d+)\.")
     if given.get("depth", layers) != layers:
-        raise SourceError(f"{encoder}blocks: {layers} blocks in the files, {given['depth']} in "
+        raise SourceError(f"{encoder}blocks: {layers} blocks in the files, {given['depth']!r} in "
                           f"the SAM config")
     sides, head_width = [], 1
     for i in range(layers):
-        rows, head_width = _shape(entries, f"{encoder}blocks.{i}.attn.rel_pos_h")
+        rows, head_width = _shape(entries, f"{encoder}blocks.{i}.attn.rel_pos_h", 2)
         sides.append((rows + 1) // 2)
     windows = {s for s in sides if s != grid}
     if len(windows) > 1:
         raise SourceError(f"{encoder}blocks: relative positions of {len(windows)} window sizes "
                           f"{sorted(windows)}; SAM has one")
     channels = entries.get(SAM + "prompt_encoder.mask_downscaling.3.weight")
+    heads = {"decoder_num_heads": PUBLISHED_DECODER_HEADS} | given
     return SamConfig(
         image_size=grid * patch, patch=patch, width=width, layers=layers,
-        heads=width // head_width, mlp=_shape(entries, encoder + "blocks.0.mlp.lin1.weight")[0],
+        heads=max(width // max(head_width, 1), 1),
+        mlp=_shape(entries, encoder + "blocks.0.mlp.lin1.weight", 2)[0],
         window=windows.pop() if windows else grid,
         global_blocks=tuple(i for i, s in enumerate(sides) if s == grid),
-        prompt_width=_shape(entries, encoder + "neck.0.weight")[0],
-        mask_channels=channels.shape[0] if channels else SamConfig.mask_channels,
+        prompt_width=_shape(entries, encoder + "neck.0.weight", 4)[0],
+        mask_channels=channels.shape[0] if channels and channels.shape else 16,
         decoder_layers=_count(entries, rf"{re.escape(decoder)}transformer\.layers\.(\d+)\."),
-        decoder_heads=given.get("decoder_num_heads", PUBLISHED_DECODER_HEADS),
-        decoder_mlp=_shape(entries, decoder + "transformer.layers.0.mlp.lin1.weight")[0],
+        decoder_heads=_number(heads, "decoder_num_heads", owner="SAM "),
+        decoder_mlp=_shape(entries, decoder + "transformer.layers.0.mlp.lin1.weight", 2)[0],
         iou_layers=_count(entries, rf"{re.escape(decoder)}iou_prediction_head\.layers\.(\d+)\."),
-        iou_hidden=_shape(entries, decoder + "iou_prediction_head.layers.0.weight")[0])
+        iou_hidden=_shape(entries, decoder + "iou_prediction_head.layers.0.weight", 2)[0])
 
 
-def _field(config: dict, name: str, owner: str = ""):
-    if name not in config:
-        raise SourceError(f"{owner}config.json: {name} is missing")
+def _hf_sam(config: dict) -> dict:
+    """The one size of interest, from the config.json of a `SamModel`."""
+    decoder = config.get("mask_decoder_config")
+    heads = decoder.get("num_attention_heads") if isinstance(decoder, dict) else None
+    return {"decoder_num_heads": heads} if heads else {}
+
+
+def _part(config: dict, name: str) -> dict:
+    if not isinstance(config[name], dict):
+        raise SourceError(f"config.json: {name} must be an object, not {config[name]!r}")
     return config[name]
 
 
-def _shape(entries: Mapping[str, Entry], key: str) -> tuple[int, ...]:
+def _number(config: dict, name: str, kind: type = int, *, owner: str = "") -> Any:
+    """A positive number of a config file."""
+    if name not in config:
+        raise SourceError(f"{owner}config.json: {name} is missing")
+    value = config[name]
+    if type(value) not in (int, kind) or not value > 0:
+        raise SourceError(f"{owner}config.json: {name} must be a positive "
+                          f"{'whole ' if kind is int else ''}number, not {value!r}")
+    return value
+
+
+def _shape(entries: Mapping[str, Entry], key: str, axes: int) -> tuple[int, ...]:
     if key not in entries:
         raise SourceError(f"{key}: missing")
+    if len(entries[key].shape) != axes or 0 in entries[key].shape:
+        raise SourceError(f"{key}: {entries[key].shape} in the files, expected {axes} axes, none "
+                          f"of them empty")
     return entries[key].shape
 
 
 def _count(entries: Mapping[str, Entry], pattern: str) -> int:
-    """1 + the highest number that the pattern finds in any key."""
-    return 1 + max((int(m[1]) for key in entries if (m := re.match(pattern, key))), default=-1)
+    """How many numbers the pattern finds in the keys; they must run from 0 without a gap."""
+    found = {int(m[1]): key for key in entries if (m := re.match(pattern, key))}
+    for number in range(len(found)):
+        if number not in found:
+            raise SourceError(f"{found[max(found)]}: number {number} of {len(found)} is missing")
+    return len(found)

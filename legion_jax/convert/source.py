@@ -1,21 +1,28 @@
-"""Reading checkpoint folders: `.safetensors`, `.bin` and `.pth`, sharded or not."""
+"""Reading checkpoint folders tensor by tensor: `.safetensors`, `.bin`, `.pth`, sharded or not."""
 
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 import pickle
+import threading
 import zipfile
 from collections.abc import Iterable
 
-import ml_dtypes
 import numpy as np
 import safetensors
 
 from input_pipeline.errors import UserError
+from legion_jax.convert.torch_file import to_numpy
+from legion_jax.tensor_file import NAMES, SafetensorsReader, numpy_dtype
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-SINGLES = ("model.safetensors", "pytorch_model.bin")
+SINGLES = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors",
+           "adapter_model.bin")
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+# Pages of a memory-mapped file count as memory of the process until the file is closed.
+MAPPED_BYTES = 1 << 29
 
 
 class SourceError(UserError):
@@ -30,9 +37,13 @@ class Entry:
     shape: tuple[int, ...]
     dtype: str
 
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
+
 
 class TensorFolder:
-    """The tensors of one folder (or one file), opened lazily.
+    """The tensors of one folder (or one file). Reading is safe from several threads.
 
     Attributes:
         entries: {key: Entry} in the order of the files.
@@ -42,7 +53,7 @@ class TensorFolder:
     def __init__(self, path: str | pathlib.Path):
         self.path = pathlib.Path(path)
         self.index_name, self.index = None, None
-        self._open = {}
+        self._open, self._lock = {}, threading.Lock()
         files = [self.path] if self.path.is_file() else self._weight_files()
         self.root = self.path.parent if self.path.is_file() else self.path
         self.files = [f.name for f in files]
@@ -51,24 +62,25 @@ class TensorFolder:
             for key, shape, dtype in self._list(file):
                 if key in self.entries:
                     raise SourceError(f"{file}: {key} is also in {self.entries[key].file}")
+                if dtype not in NAMES:
+                    raise SourceError(f"{file}: {key} is {dtype}, which is not supported; "
+                                      f"known: {', '.join(NAMES)}")
                 self.entries[key] = Entry(file.name, shape, dtype)
         self._check_index()
 
     def read(self, key: str) -> np.ndarray:
         """One tensor, bfloat16 as ml_dtypes.bfloat16."""
         file = self.root / self.entries[key].file
-        handle = self._handle(file)
-        if file.suffix == ".safetensors":
-            return handle.get_tensor(key)
-        return _to_numpy(handle[key])
+        try:
+            if file.suffix == ".safetensors":
+                return self._open[file].read(key)
+            return to_numpy(self._torch_state(file, self.entries[key].nbytes)[key])
+        except (safetensors.SafetensorError, OSError, RuntimeError, KeyError) as error:
+            raise SourceError(f"{file}: {key} cannot be read ({_line(error)})") from error
 
     def sha256(self) -> dict[str, str]:
         """Hash of every weights file."""
-        hashes = {}
-        for name in self.files:
-            with (self.root / name).open("rb") as file:
-                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        return hashes
+        return {name: sha256(self.root / name) for name in self.files}
 
     def _weight_files(self) -> list[pathlib.Path]:
         if not self.path.is_dir():
@@ -76,23 +88,28 @@ class TensorFolder:
         for name in INDEXES:
             if (self.path / name).exists():
                 self.index_name, self.index = name, read_json(self.path / name)
-                weight_map = self.index.get("weight_map")
-                if not isinstance(weight_map, dict) or not weight_map:
-                    raise SourceError(f"{self.path / name}: no weight_map")
-                names = sorted(set(weight_map.values()))
-                if outside := [n for n in names if pathlib.PurePath(n).name != n]:
-                    raise SourceError(f"{self.path / name}: {outside[0]!r} is not a file name")
-                if missing := [n for n in names if not (self.path / n).exists()]:
-                    raise SourceError(f"{self.path / missing[0]}: listed in {name}, not there")
-                return [self.path / n for n in names]
+                return self._listed_files(self.path / name, self.index.get("weight_map"))
         for name in SINGLES:
-            if (self.path / name).exists():
+            if (self.path / name).is_file():
                 return [self.path / name]
-        loose = sorted(p for s in ("*.safetensors", "*.bin", "*.pth") for p in self.path.glob(s))
+        loose = sorted(p for p in self.path.iterdir() if p.suffix in SUFFIXES)
         if len(loose) == 1:
             return loose
         raise SourceError(f"{self.path}: expected one of {', '.join(INDEXES + SINGLES)}, found "
                           f"{', '.join(p.name for p in loose) or 'no weights file'}")
+
+    def _listed_files(self, index: pathlib.Path, weight_map) -> list[pathlib.Path]:
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise SourceError(f"{index}: no weight_map")
+        for key, name in weight_map.items():
+            if not isinstance(name, str) or pathlib.PurePath(name).name != name:
+                raise SourceError(f"{index}: {key}: {name!r} is not a file name")
+            if pathlib.PurePath(name).suffix not in SUFFIXES:
+                raise SourceError(f"{index}: {key}: {name!r} is no weights file")
+        names = sorted(set(weight_map.values()))
+        if missing := [n for n in names if not (self.path / n).is_file()]:
+            raise SourceError(f"{self.path / missing[0]}: listed in {index.name}, not there")
+        return [self.path / n for n in names]
 
     def _check_index(self) -> None:
         if self.index is None:
@@ -109,32 +126,43 @@ class TensorFolder:
                                   f"found in {entry.file}")
 
     def _list(self, file: pathlib.Path) -> Iterable[tuple[str, tuple[int, ...], str]]:
-        handle = self._handle(file)
         if file.suffix == ".safetensors":
-            for key in handle.keys():
-                part = handle.get_slice(key)
-                yield key, tuple(part.get_shape()), _SAFETENSORS_DTYPES[part.get_dtype()]
+            self._open[file] = _open_safetensors(file)
+            for key, (shape, dtype) in self._open[file].tensors.items():
+                yield key, shape, dtype
             return
-        for key, tensor in handle.items():
+        for key, tensor in self._torch_state(file, 0).items():
+            if not isinstance(key, str):
+                raise SourceError(f"{file}: {key!r} is not a tensor name")
             yield key, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
 
-    def _handle(self, file: pathlib.Path):
-        if file not in self._open:
-            self._open[file] = (_open_safetensors if file.suffix == ".safetensors"
-                                else _open_torch)(file)
-        return self._open[file]
+    def _torch_state(self, file: pathlib.Path, nbytes: int) -> dict:
+        """The open file, opened anew after some reading so that its pages are given back."""
+        with self._lock:
+            state, used = self._open.pop(file, (None, 0))
+            if state is None or used > MAPPED_BYTES:
+                state, used = _open_torch(file), 0
+            self._open[file] = (state, used + nbytes)
+            return state
 
 
-_SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
-                       "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
-                       "BOOL": "bool"}
+def sha256(file: pathlib.Path) -> str:
+    """Hash of a file, as `sha256sum` prints it."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _open_safetensors(file: pathlib.Path):
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _open_safetensors(file: pathlib.Path) -> SafetensorsReader:
     try:
-        return safetensors.safe_open(file, framework="numpy")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise SourceError(f"{file}: not a readable safetensors file ({error})") from error
+        reader = SafetensorsReader(file)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise SourceError(f"{file}: not a readable safetensors file ({_line(error)})") from error
+    _json(file, reader.header)  # finds names that are there twice
+    return reader
 
 
 def _open_torch(file: pathlib.Path) -> dict:
@@ -151,30 +179,40 @@ def _open_torch(file: pathlib.Path) -> dict:
     except pickle.UnpicklingError as error:
         raise SourceError(f"{file}: not a readable PyTorch weights file (it holds more than "
                           f"tensors, or is damaged)") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged archives fail in every way a parser can
         raise SourceError(f"{file}: not a readable PyTorch weights file "
-                          f"({str(error).splitlines()[0]})") from error
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise SourceError(f"{file}: holds no plain dict of tensors")
+                          f"({_line(error)})") from error
+    if not isinstance(state, dict) or not all(
+            isinstance(t, torch.Tensor) and t.layout == torch.strided and t.device.type == "cpu"
+            for t in state.values()):
+        raise SourceError(f"{file}: holds no plain dict of dense tensors")
     return state
-
-
-def _to_numpy(tensor) -> np.ndarray:
-    import torch
-    tensor = tensor.detach().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
 
 
 def read_json(path: pathlib.Path) -> dict:
     """Parse a JSON object. Raises SourceError naming the file."""
     try:
-        value = json.loads(path.read_text())
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise SourceError(f"{path}: not found") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: not valid JSON ({error})") from error
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
+    return _json(path, content)
+
+
+def _json(path: pathlib.Path, content: bytes) -> dict:
+    def unique(pairs):
+        value = {}
+        for name, item in pairs:
+            if name in value:
+                raise SourceError(f"{path}: {name} is there twice")
+            value[name] = item
+        return value
+
+    try:
+        value = json.loads(content, object_pairs_hook=unique)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SourceError(f"{path}: not valid JSON ({_line(error)})") from error
     if not isinstance(value, dict):
         raise SourceError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value

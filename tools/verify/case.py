@@ -15,6 +15,7 @@ from input_pipeline.tokenizer import Tokenizer
 from legion_jax import checkpoint, partition
 from legion_jax.config import LegionConfig
 from legion_jax.convert import load
+from legion_jax.convert.plan import Options
 from legion_jax.convert.rules import clip_rules
 from legion_jax.convert.source import SourceError, TensorFolder, read_json
 from legion_jax.losses import Terms
@@ -143,9 +144,9 @@ def open_case(folder: str) -> Case:
     with tempfile.TemporaryDirectory() as scratch:
         converted = f"{scratch}/model"
         config = load.convert(
-            str(root / "checkpoint"), str(root / "clip"), converted, progress=False,
+            str(root / "checkpoint"), converted, clip=str(root / "clip"), progress=False,
             head=str(head) if head.exists() else None,
-            sam=read_json(sam) if sam.exists() else None).config
+            options=Options(sam=read_json(sam) if sam.exists() else None)).config
         config = dataclasses.replace(config, dtype="float32", position_dtype="float32")
         graph, params, _ = partition.split_params(partition.abstract_model(config),
                                                   partition.EVERYTHING)

@@ -1,0 +1,110 @@
+"""LoRA outside its kernels: a PEFT adapter folder, or factors beside the weights of a training."""
+
+import functools
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from legion_jax.config import LoraConfig
+from legion_jax.convert.source import SourceError, read_json
+from legion_jax.convert.sources import LORA, Sources
+
+CONFIG = "adapter_config.json"
+ADAPTED = re.compile(r"^model\.layers\.\d+\.self_attn\.[qv]_proj$")  # where the model has LoRA
+# Variants that compute something else than W + alpha / rank * B A.
+PLAIN = {"peft_type": "LORA", "bias": "none", "use_dora": False, "use_rslora": False,
+         "fan_in_fan_out": False, "rank_pattern": {}, "alpha_pattern": {}, "lora_bias": False}
+
+
+def read(sources: Sources, *, alpha: float,
+         merge: bool) -> tuple[LoraConfig, dict[str, Callable[[], np.ndarray]]]:
+    """What the sources hold of LoRA.
+
+    Args:
+        alpha: used where no adapter_config.json tells it.
+        merge: fold it into the kernels.
+
+    Returns:
+        the model's LoRA, of rank 0 when there is none or it is merged; and, when it is merged,
+        {published name of a kernel: function that gives what is added to it, float32[out, in]}.
+    """
+    factors: dict[str, dict[str, str]] = {}
+    for name in sources.entries:
+        if match := LORA.match(name):
+            factors.setdefault(match["module"], {})[match["factor"]] = name
+    config = _config(sources)
+    if not factors:
+        if merge or config:
+            raise SourceError("LoRA is asked for, but there is no lora_A and lora_B in the files")
+        return LoraConfig(), {}
+    ranks = {}
+    for module, pair in factors.items():
+        ranks[_check(sources, module, pair)] = module
+    if len(ranks) > 1:
+        raise SourceError(f"LoRA of several ranks: "
+                          f"{', '.join(f'{module} {rank}' for rank, module in ranks.items())}")
+    rank = next(iter(ranks))
+    if config.get("r", rank) != rank:
+        raise SourceError(f"{CONFIG}: r {config['r']!r}, the files have rank {rank}")
+    lora = LoraConfig(rank, float(config.get("lora_alpha", alpha)),
+                      float(config.get("lora_dropout", LoraConfig.dropout)))
+    if merge:
+        scale = np.float32(lora.alpha / rank)
+        return LoraConfig(), {f"{module}.weight": functools.partial(_product, sources, pair, scale)
+                              for module, pair in factors.items()}
+    if others := [module for module in factors if not ADAPTED.match(module)]:
+        raise SourceError(f"{others[0]} has LoRA; here only q_proj and v_proj of the language "
+                          f"model can keep theirs: --merge_lora folds all of it into the kernels")
+    return lora, {}
+
+
+def _config(sources: Sources) -> dict:
+    """adapter_config.json, {} without one. Raises SourceError for a variant of LoRA."""
+    for source in sources.roles.values():
+        if path := source.small_files().get(CONFIG):
+            config = read_json(path)
+            for name, wanted in PLAIN.items():
+                if (config.get(name) or wanted) != wanted:
+                    raise SourceError(f"{path}: {name} {config[name]!r} is not supported, only "
+                                      f"{wanted!r}")
+            for name in ("r", "lora_alpha"):
+                if not isinstance(config.get(name), int | float) or not config[name] > 0:
+                    raise SourceError(f"{path}: {name} must be a positive number, not "
+                                      f"{config.get(name)!r}")
+            return config
+    return {}
+
+
+def _check(sources: Sources, module: str, pair: dict[str, str]) -> int:
+    """Rank of one pair of factors, compared with their kernel."""
+    kernel = sources.entries.get(f"{module}.weight")
+    if kernel is None:
+        raise SourceError(f"{module}.weight: missing, LoRA needs it; name its folder")
+    shapes = {factor: sources.entries[name].shape for factor, name in pair.items()}
+    if set(shapes) != {"A", "B"}:
+        raise SourceError(f"{module}: lora_{next(iter(shapes))} without its other half")
+    (a, b) = shapes["A"], shapes["B"]
+    if len(kernel.shape) != 2 or not a or not a[0] or a != (a[0], kernel.shape[1]) or (
+            b != (kernel.shape[0], a[0])):
+        raise SourceError(f"{module}: lora_A {a} and lora_B {b} do not fit weight {kernel.shape}")
+    return a[0]
+
+
+def _product(sources: Sources, pair: dict[str, str], scale: np.float32) -> np.ndarray:
+    a, b = (sources.read(pair[factor]).astype(np.float32) for factor in "AB")
+    return scale * (b @ a)
+
+
+def config_file(lora: LoraConfig, *, base: str, modules: list[str]) -> dict:
+    """adapter_config.json for `peft.PeftModel.from_pretrained`.
+
+    Args:
+        base: where the base model came from.
+        modules: modules that are stored whole.
+    """
+    return {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
+            "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout,
+            "bias": "none", "target_modules": ["q_proj", "v_proj"], "modules_to_save": modules,
+            "fan_in_fan_out": False, "use_dora": False, "use_rslora": False,
+            "inference_mode": True}

@@ -1,0 +1,86 @@
+"""The layout of Hugging Face: a LLaVA folder, a SamModel folder, and the heads between them."""
+
+import dataclasses
+
+import numpy as np
+from etils import epath
+
+from input_pipeline.tokenizer import IMAGE_TOKEN, Tokenizer
+from input_pipeline.tokenizer_files import ADDED_FILE, as_json
+from legion_jax import checkpoint
+from legion_jax.convert import carried, hf_files, spellings
+from legion_jax.convert.files import Files
+from legion_jax.convert.model_card import model_card
+from legion_jax.convert.rules import SAM
+from legion_jax.convert.source import SourceError
+from legion_jax.convert.values import Tensor, Values, constant, main_dtype, post_norm, split_tower
+
+VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
+BUFFERS = ("rotary_emb.inv_freq", "position_ids")  # transformers computes them
+HEADS = ("model.text_hidden_fcs.", "prediction_head.")
+
+
+def hf(folder: epath.PathLike) -> Files:
+    """All files of the export; towers that the checkpoint lacks are left out."""
+    meta = checkpoint.read_meta(folder)
+    config = meta["config"]
+    if "verdict" in meta.get("absent", []):
+        config = dataclasses.replace(config, verdict_classes=())
+    vocabulary = meta.get("vocabulary") or {"image_token": None}
+    rows, image_token = vocabulary.get("rows"), vocabulary["image_token"]
+    if image_token is None:
+        rows, image_token = config.language.vocab, config.language.vocab
+    values = Values(folder, rows=rows)
+    tower, rest = split_tower(values.tensors | {
+        name: t for name, t in values.published_carried().items() if name not in values.tensors})
+    if not tower or VOCABULARY[0] not in rest:
+        raise SourceError(f"{folder}: a LLaVA folder needs CLIP, projector and language model; "
+                          f"not there: {', '.join(meta.get('absent', []))}")
+    own_row = image_token == rows
+    if own_row:
+        rows += 1
+        rest |= {name: _one_row_more(rest[name]) for name in VOCABULARY}
+    files = Files()
+    llava = _spelled(spellings.LLAVA_OLD, tower | post_norm(values, tower) | rest)
+    files.add_model("llava/", llava, file_format="safetensors", shard_bytes=5 * 10 ** 9)
+    blocks = 1 + max(int(name.split(".")[3]) for name in tower if ".encoder.layers." in name)
+    files.add_small("llava/", hf_files.llava_files(
+        config, blocks=blocks, rows=rows, image_token=image_token, dtype=main_dtype(values)))
+    tokenizer = Tokenizer.from_folder(epath.Path(folder) / "tokenizer")
+    files.small[f"llava/{ADDED_FILE}"] = as_json(
+        tokenizer.added | {IMAGE_TOKEN: tokenizer.added.get(IMAGE_TOKEN, image_token)})
+    masks = f"{SAM}mask_decoder.iou_token.weight" in rest
+    if masks:
+        sam = {name: t for name, t in rest.items() if name.startswith(SAM)}
+        files.add_model("sam/", _spelled(spellings.sam_hf(config.sam.iou_layers),
+                                         _unused_prompts(values) | sam), file_format="safetensors")
+        files.add_small("sam/", hf_files.sam_files(config))
+    if heads := {name: t for name, t in rest.items() if name.startswith(HEADS)}:
+        files.weights["legion_heads.safetensors"] = heads
+    files.small["README.md"] = model_card(
+        config, image_token=image_token, seg_token=tokenizer.seg_id, own_row=own_row,
+        masks=masks and any(name.startswith(HEADS[0]) for name in heads))
+    return files
+
+
+def _spelled(table: spellings.Spelling, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors this layout has a place for, under its names; buffers are left out."""
+    return {name: t for published, t in tensors.items()
+            if (name := table.from_published(published)) is not None
+            and not published.endswith(BUFFERS)}
+
+
+def _one_row_more(tensor: Tensor) -> Tensor:
+    """A vocabulary matrix with a row of zeros for `<image>`."""
+    def read():
+        value = tensor.read()
+        return np.concatenate([value, np.zeros((1, *value.shape[1:]), value.dtype)])
+
+    return dataclasses.replace(tensor, shape=(tensor.shape[0] + 1, *tensor.shape[1:]), read=read)
+
+
+def _unused_prompts(values: Values) -> dict[str, Tensor]:
+    """SAM's point and mask prompts, zero: `SamModel` has them, LEGION never runs them."""
+    return {name: constant(shape, "float32", 0)
+            for name, shape in carried.published_shapes(values.config).items()
+            if name.startswith(SAM)}

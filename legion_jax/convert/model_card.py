@@ -1,0 +1,137 @@
+"""README.md of a Hugging Face export: what its parts are, and code that puts them together."""
+
+import string
+
+from input_pipeline.conversation import build_prompt
+from legion_jax.config import LegionConfig
+
+TITLE = """\
+# LEGION in plain PyTorch and transformers
+
+LEGION says whether a photo is synthetic, explains why, and masks every artifact it names. It is a
+LLaVA, a SAM and small heads between them. This folder holds them as transformers 4.52 or newer
+opens them; no code beyond the block below is needed.
+
+"""
+LLAVA = """\
+- `llava/`: `LlavaForConditionalGeneration`, that is CLIP's vision tower, the projector and the
+  language model. The language model's LoRA is merged into its weights. Row $image_token of the
+  embedding and of `lm_head` stands for the `<image>` placeholder, which must never be generated:
+  `generation_config.json` suppresses it.$zero_row
+"""
+SAM = """\
+- `sam/`: `SamModel`, image encoder, prompt encoder and mask decoder.
+"""
+HEADS = """\
+- `legion_heads.safetensors`: what neither of them has a place for, two layers each with a ReLU
+  between them.
+"""
+PROJECTION = """\
+  - `model.text_hidden_fcs.0.{0,2}.*`: from the language model's state that predicts a `[SEG]` to
+    a prompt for SAM's mask decoder.
+"""
+VERDICT = """\
+  - `prediction_head.{0,2}.*`: from CLIP's class state to the scores of $classes.
+"""
+CONVERSATION = """
+A conversation starts with this prompt, in which `<image>` becomes $patches tokens of id
+$image_token; the answer follows:
+
+```text
+$prompt
+```
+
+`llava.generate` writes the answer. The code below reads a whole conversation, answer included.
+
+"""
+OPEN = """\
+# Set beforehand:
+#   folder       path of this folder
+#   input_ids    int64[1, T], a conversation with $patches times $image_token for the image
+#   clip_pixels  float32[1, 3, $clip_side, $clip_side], from llava/preprocessor_config.json
+"""
+OPEN_SAM = """\
+#   sam_pixels   float32[1, 3, $sam_side, $sam_side], from sam/preprocessor_config.json
+"""
+LOAD = """\
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import linear
+from transformers import LlavaForConditionalGeneration$sam_model
+
+llava = LlavaForConditionalGeneration.from_pretrained(f"{folder}/llava").eval()
+"""
+LOAD_HEADS = """\
+heads = load_file(f"{folder}/legion_heads.safetensors")
+
+
+def head(states, name):
+    first, second = ([heads[f"{name}.{number}.{kind}"].float() for kind in ("weight", "bias")]
+                     for number in (0, 2))
+    return linear(torch.relu(linear(states.float(), *first)), *second)
+
+"""
+READ = """
+with torch.no_grad():
+    read = llava(input_ids=input_ids, attention_mask=torch.ones_like(input_ids),
+                 pixel_values=clip_pixels.to(llava.dtype), output_hidden_states=True)
+language_logits = read.logits  # of the next token at every position
+"""
+DRAW = """
+# One mask per [SEG] (id $seg_token), from the state one position before it, after the final norm.
+# SAM takes one or more; an answer without [SEG] ends here.
+before = (input_ids[0] == $seg_token).nonzero()[:, 0] - 1
+prompts = head(read.hidden_states[-1][0, before], "model.text_hidden_fcs.0")  # [K, width]
+sam = SamModel.from_pretrained(f"{folder}/sam").float().eval()
+with torch.no_grad():
+    no_mask = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+    drawn = sam.mask_decoder(
+        image_embeddings=sam.get_image_embeddings(sam_pixels),
+        image_positional_embeddings=sam.get_image_wide_positional_embeddings(),
+        sparse_prompt_embeddings=prompts[None, :, None],
+        dense_prompt_embeddings=no_mask.expand(-1, -1, $grid, $grid), multimask_output=False)
+mask_logits = drawn[0][0, :, 0]  # [K, $low, $low] over SAM's square; above 0: artifact
+"""
+JUDGE = """
+# The verdict: CLIP's class state after the block that LLaVA selects, without a norm.
+with torch.no_grad():
+    seen = llava.model.vision_tower(clip_pixels.to(llava.dtype), output_hidden_states=True)
+class_state = seen.hidden_states[llava.config.vision_feature_layer][:, 0]
+verdict_logits = head(class_state, "prediction_head")
+verdict = dict(zip($classes, verdict_logits.softmax(-1)[0].tolist()))
+"""
+MASK_NOTES = """
+SAM's square holds the photo in its upper left corner: enlarge `mask_logits` to
+$sam_side x $sam_side, cut out the photo and enlarge it to its own size.
+"""
+ROUNDING_NOTES = """
+The published code evaluates the language model's rotary tables and SAM's positions in bfloat16,
+transformers in float32. Scores differ by that rounding.
+"""
+
+
+def model_card(config: LegionConfig, *, image_token: int, seg_token: int,
+               own_row: bool = True,
+               masks: bool = True) -> bytes:
+    """The card; its one code block runs every part there is.
+
+    Args:
+        config: the verdict head is described when it names classes.
+        image_token, seg_token: ids of `<image>` and `[SEG]`.
+        own_row: whether the row of `<image>` was added by the export, and holds zeros.
+        masks: whether the export has SAM and the projection of [SEG] states.
+    """
+    verdict = bool(config.verdict_classes)
+    pieces = (
+        (TITLE, True), (LLAVA, True), (SAM, masks), (HEADS, masks or verdict),
+        (PROJECTION, masks), (VERDICT, verdict), (CONVERSATION, True), ("```python\n", True),
+        (OPEN, True), (OPEN_SAM, masks), (LOAD, True), (LOAD_HEADS, masks or verdict),
+        (READ, True), (DRAW, masks), (JUDGE, verdict), ("```\n", True), (MASK_NOTES, masks),
+        (ROUNDING_NOTES, config.position_dtype == "bfloat16"))
+    text = string.Template("".join(piece for piece, present in pieces if present))
+    return text.substitute(
+        image_token=image_token, seg_token=seg_token, patches=config.clip.num_patches,
+        clip_side=config.clip.image_size, sam_side=config.sam.image_size, grid=config.sam.grid,
+        low=4 * config.sam.grid, sam_model=", SamModel" if masks else "",
+        classes=repr(config.verdict_classes), prompt=build_prompt(),
+        zero_row=" It is zero, and a score of 0 may be the highest." if own_row else "").encode()

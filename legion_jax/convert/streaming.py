@@ -1,0 +1,83 @@
+"""Moving many tensors through little memory: workers, progress, and folders that appear whole."""
+
+import contextlib
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from tqdm import tqdm
+
+from legion_jax.convert.source import SourceError
+
+WORKERS = 2  # each holds one tensor and its copy in the other layout
+
+
+def run(work: Callable[[Any], None], items: Sequence[Any], *, sizes: Sequence[int],
+        beside: dict[str, Callable], description: str, progress: bool) -> dict:
+    """Call `work(item)` for every item, a few at a time and about in order.
+
+    Args:
+        sizes: bytes of each, for the progress bar.
+        beside: functions without arguments that run at the same time; {name: result} is returned.
+
+    The first error stops everything and is raised.
+    """
+    with (ThreadPoolExecutor(WORKERS) as pool, ThreadPoolExecutor(1) as other,
+          tqdm(total=sum(sizes), desc=description, unit="B", unit_scale=True,
+               disable=not progress) as bar):
+        results = {name: other.submit(function) for name, function in beside.items()}
+        running = {}
+        try:
+            for item, nbytes in zip(items, sizes, strict=True):
+                if len(running) > WORKERS:
+                    _finish(running, bar)
+                running[pool.submit(work, item)] = nbytes
+            while running:
+                _finish(running, bar)
+            return {name: future.result() for name, future in results.items()}
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            other.shutdown(cancel_futures=True)
+            raise
+
+
+def _finish(running: dict, bar) -> None:
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        bar.update(running.pop(future))
+        future.result()
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether there is no NaN and no infinity, at the speed of memory for every float type."""
+    if array.dtype == ml_dtypes.bfloat16:
+        # Its own isfinite works value by value; all ones in the exponent are the same in bits.
+        bits = array.reshape(-1).view(np.uint16)
+        strips = (bits[i:i + (1 << 17)] for i in range(0, bits.size, 1 << 17))
+        return all(int((strip & 0x7FFF).max()) < 0x7F80 for strip in strips)
+    flat = array.reshape(-1)
+    return all(np.isfinite(flat[i:i + (1 << 16)]).all() for i in range(0, flat.size, 1 << 16))
+
+
+@contextlib.contextmanager
+def new_folder(output: str | pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder to fill, which takes its name when the block ends well and is removed otherwise."""
+    target = pathlib.Path(output)
+    if "://" in str(output):
+        raise SourceError(f"{output}: values are written at offsets, which needs a local folder; "
+                          f"copy it there afterwards")
+    if target.exists():
+        raise SourceError(f"{output}: already exists; choose another output folder")
+    building = target.parent / f".{target.name}.writing"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        yield building
+        building.rename(target)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
