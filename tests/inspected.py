@@ -1,0 +1,69 @@
+"""What the tests of parameter listings share: folders to list, and sums over listings."""
+
+import dataclasses
+import pathlib
+import shutil
+
+import jax.numpy as jnp
+import published
+
+from input_pipeline.tokenizer import train_tokenizer
+from legion_jax import checkpoint, partition, run_checkpoints
+from legion_jax.config import LegionConfig, LoraConfig
+from legion_jax.convert import load
+from legion_jax.convert.plan import Options
+from legion_jax.convert.source import read_json
+from legion_jax.inventory import Inventory, Parameter
+from tools import inspect_params, params_table
+
+ONE, EIGHT = (inspect_params.parse_mesh(text) for text in ("1,1,1", "1,4,2"))
+KEY = "model.mm_projector.0.weight"
+
+
+def sized(config: LegionConfig, folder: pathlib.Path) -> LegionConfig:
+    """The small config with the vocabulary of the tokenizer that `published.make` trains."""
+    probe = train_tokenizer(published.TEXTS, 300, folder)
+    language = dataclasses.replace(config.language, vocab=probe.vocab_size)
+    return dataclasses.replace(config, language=language, lora=LoraConfig(),
+                               verdict_classes=("synthetic", "real"))
+
+
+def convert(legion: pathlib.Path, clip: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
+    load.convert(str(legion), str(output), clip=str(clip), progress=False,
+                 options=Options(sam=read_json(legion / "sam_config.json")))
+    return output
+
+
+def run(model: LegionConfig, converted: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    """A run that trained LoRA and the verdict head, at step 3."""
+    model = dataclasses.replace(model, lora=LoraConfig(rank=2))
+    trained = {p: jnp.zeros(a.shape) for p, a in partition.abstract_params(model).items()
+               if "lora_" in p or p.startswith("verdict/")}
+    writer = run_checkpoints.RunCheckpoints(folder, every=3, keep=1)
+    tree = partition.unflatten(trained)
+    writer.save(3, tree, {"m": tree})
+    writer.close()
+    checkpoint.write_meta(folder, model, base=checkpoint.base_of(converted),
+                          trained=sorted(trained))
+    return folder
+
+
+def copy(folders, target: pathlib.Path):
+    """(LEGION without weights, CLIP, LEGION's tensors), to be edited."""
+    legion, clip = (shutil.copytree(f, target / f.name) for f in folders)
+    state = published.load(legion)
+    for file in legion.glob("pytorch_model*"):
+        file.unlink()
+    return legion, clip, state
+
+
+def by_path(found: Inventory) -> dict[str, Parameter]:
+    return {p.path: p for p in found.parameters}
+
+
+def shapes(found: Inventory) -> dict[str, tuple[int, ...]]:
+    return {p.path: p.shape for p in found.parameters}
+
+
+def sums(found: Inventory, mesh=ONE, depth=None) -> dict[str, dict[str, int]]:
+    return params_table.totals(params_table.lines_of(found.parameters, mesh, depth))
