@@ -7,7 +7,8 @@ from flax import nnx
 
 from legion_jax import partition
 from legion_jax.config import LegionConfig
-from legion_jax.convert.rules import Rule, rules
+from legion_jax.convert.rules import rules
+from legion_jax.convert.whole import assemble
 
 
 def randomize(module: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:
@@ -24,12 +25,6 @@ def randomize(module: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:
 def tensors(module: torch.nn.Module, rename=lambda name: name) -> dict[str, np.ndarray]:
     """State dict as numpy arrays; `rename` gives the published name of a tensor."""
     return {rename(name): value.numpy() for name, value in module.state_dict().items()}
-
-
-def assemble(rule: Rule, read, shape: tuple[int, ...]) -> np.ndarray:
-    """One parameter from its tensors, `read(name)`; a SAM may have stacks of no blocks."""
-    arrays = [rule.layout.to_jax(read(key)) for key in rule.keys.ravel()]
-    return np.stack(arrays).reshape(shape) if arrays else np.zeros(shape, np.float32)
 
 
 def fill(module: nnx.Module, root: str, config: LegionConfig, state: dict) -> nnx.Module:

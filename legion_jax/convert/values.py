@@ -13,6 +13,7 @@ from legion_jax import checkpoint, params_files, tensor_file
 from legion_jax.config import LegionConfig
 from legion_jax.convert import load
 from legion_jax.convert.rules import lora_rules, rules
+from legion_jax.convert.whole import with_lora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +92,8 @@ class Values:
         def read():
             value = self._reader.read(rule.path, index)
             if adapted:
-                a, b = (self._reader.read(f"{base}/lora_{f}", index).astype(np.float32)
-                        for f in "ab")
-                lora = self.config.lora
-                value = value.astype(np.float32) + lora.alpha / lora.rank * (a @ b)
+                a, b = (self._reader.read(f"{base}/lora_{f}", index) for f in "ab")
+                value = with_lora(value, a, b, self.config.lora)
             return rule.layout.to_torch(value).astype(tensor_file.numpy_dtype(dtype), copy=False)
         return read
 

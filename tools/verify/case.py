@@ -18,6 +18,7 @@ from legion_jax.convert import load
 from legion_jax.convert.plan import Options
 from legion_jax.convert.rules import clip_rules
 from legion_jax.convert.source import SourceError, TensorFolder, read_json
+from legion_jax.convert.whole import assemble
 from legion_jax.losses import Terms
 from legion_jax.models.clip import ClipTower
 from legion_jax.models.legion import Legion
@@ -71,7 +72,7 @@ class Case:
         folder = TensorFolder(self.folder / "clip")
         shapes = partition.abstract_params(config)
         params = {rule.path.removeprefix("clip/"):
-                  load.assemble(rule, folder.read, shapes[rule.path].shape).astype("float32")
+                  assemble(rule, folder.read, shapes[rule.path].shape).astype("float32")
                   for rule in clip_rules(config)}
         tower = nnx.eval_shape(lambda: ClipTower(config.clip, key=jax.random.key(0)))
         return nnx.split(tower)[0], partition.unflatten(params)

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from legion_jax import losses, partition
-from legion_jax.convert.export import to_torch_tensors
 from legion_jax.convert.rules import rules
+from legion_jax.convert.whole import to_torch_tensors
 from legion_jax.models.layers import numerics
 from tools.verify.case import Case
 from tools.verify.forward import loss_terms

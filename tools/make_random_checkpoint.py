@@ -1,0 +1,107 @@
+"""Write random weights in the published layout, for trying conversion at full size.
+
+    python -m tools.make_random_checkpoint --size legion_7b --output DIR
+
+A development tool. OUTPUT is a LEGION folder as the published one is cut (bfloat16 `.bin` shards
+and an index), OUTPUT/clip the vision tower. Every value is random and finite; nothing here can
+answer a question.
+"""
+
+import ml_dtypes
+import numpy as np
+from absl import flags
+
+from input_pipeline import tokenizer_files
+from input_pipeline.tokenizer import ADDED_TOKENS, Tokenizer
+from legion_jax import command, config, partition
+from legion_jax.config import LegionConfig
+from legion_jax.convert import carried, streaming
+from legion_jax.convert.files import Files
+from legion_jax.convert.published_files import published_configs
+from legion_jax.convert.rules import rules
+from legion_jax.convert.values import Tensor, split_tower
+
+SIZES = {"legion_7b": config.legion_7b, "tiny": lambda: config.tiny(vocab=519)}
+SIZE = flags.DEFINE_enum("size", "legion_7b", list(SIZES), "Which model.")
+OUTPUT = flags.DEFINE_string("output", None, "New folder.")
+FORMAT = flags.DEFINE_enum("format", "bin", ["bin", "safetensors"], "Weights files.")
+DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float16", "float32"],
+                          "Of the weights.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the values.")
+
+
+def random_values(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
+    """Random sign and mantissa, magnitudes from 2^-7 to 2^-3: fast, finite in every dtype."""
+    bits = np.frombuffer(np.random.default_rng(seed).bytes(2 * int(np.prod(shape))), np.uint16)
+    values = ((bits & 0x81FF) | 0x3C00).view(ml_dtypes.bfloat16).reshape(shape)
+    return values if dtype == "bfloat16" else values.astype(dtype)
+
+
+def shapes(model: LegionConfig) -> dict[str, tuple[int, ...]]:
+    """{published name: shape} of everything in the two folders, unused tensors included."""
+    abstract = partition.abstract_params(model)
+    out = carried.published_shapes(model)
+    for rule in rules(model):
+        shape = rule.layout.torch_shape(tuple(abstract[rule.path].shape[rule.keys.ndim:]))
+        out |= {key: shape for key in rule.keys.ravel()}
+    first = "vision_model.encoder.layers.0."
+    for number in range(model.clip.depth, model.clip.layers):
+        out |= {key.replace(first, f"vision_model.encoder.layers.{number}."): shape
+                for key, shape in list(out.items()) if key.startswith(first)}
+    norm = "vision_model.post_layernorm."
+    return out | {f"{norm}weight": (model.clip.width,), f"{norm}bias": (model.clip.width,)}
+
+
+def random_tokenizer(vocab: int) -> Tokenizer:
+    """A tokenizer of `vocab` tokens whose pieces spell nothing in particular."""
+    from sentencepiece import sentencepiece_model_pb2 as proto
+    model = proto.ModelProto()
+    model.trainer_spec.model_type = proto.TrainerSpec.BPE
+    model.trainer_spec.byte_fallback = True
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.remove_extra_whitespaces = False
+    kinds = proto.ModelProto.SentencePiece
+    pieces = [("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL)]
+    pieces += [(f"<0x{byte:02X}>", kinds.BYTE) for byte in range(256)]
+    number = vocab - len(ADDED_TOKENS) - len(pieces)
+    pieces += [(chr(0x4E00 + i) if i < 20000 else f"\u2581{i}", kinds.NORMAL)
+               for i in range(number)]
+    for place, (piece, kind) in enumerate(pieces):
+        model.pieces.add(piece=piece, score=-float(place), type=kind)
+    added = {token: len(pieces) + place for place, token in enumerate(ADDED_TOKENS)}
+    files = {tokenizer_files.MODEL_FILE: model.SerializeToString(),
+             tokenizer_files.ADDED_FILE: tokenizer_files.as_json(added),
+             **tokenizer_files.llama_settings()}
+    tokenizer = Tokenizer(files, name="random tokenizer")
+    tokenizer.check()
+    return tokenizer
+
+
+def make_files(model: LegionConfig, *, dtype: str, file_format: str, seed: int) -> Files:
+    tensors = {}
+    for number, (name, shape) in enumerate(sorted(shapes(model).items())):
+        def read(shape=shape, number=number):
+            return random_values(shape, dtype, seed + number)
+        tensors[name] = Tensor(shape, dtype, read, number)
+    files, configs = Files(), published_configs(model, dtype)
+    tower, legion = split_tower(tensors)
+    files.add_model("", legion, file_format=file_format)
+    files.add_model("clip/", tower, file_format=file_format)
+    files.add_small("", configs["legion"] | random_tokenizer(model.language.vocab).files)
+    files.add_small("clip/", configs["clip"])
+    return files
+
+
+def main() -> None:
+    model = SIZES[SIZE.value]()
+    files = make_files(model, dtype=DTYPE.value, file_format=FORMAT.value,
+                       seed=SEED.value)
+    with streaming.new_folder(OUTPUT.value) as folder:
+        files.write(folder, progress=True)
+    for file, tensors in files.weights.items():
+        print(f"{OUTPUT.value}/{file}: {len(tensors)} tensors")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["output"])
+    command.run(main)
