@@ -1,8 +1,10 @@
 """Artifact regions: polygons, run-length text and bit-packed masks."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from input_pipeline.errors import UserError
@@ -130,3 +132,28 @@ def rle_to_mask(rle: dict) -> np.ndarray:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RegionError("run-length code needs 'size' [H, W] and ASCII 'counts'") from error
     return coco_mask.decode({"size": [height, width], "counts": counts})
+
+
+def png_to_mask(content: bytes) -> np.ndarray:
+    """Decodes a mask file, PNG or any other: uint8[H, W], 1 where any channel is not zero.
+
+    Raises:
+        RegionError: not an image.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.mode == "P":  # the number of a colour, not the colour
+                return (np.asarray(image) > 0).astype(np.uint8)
+            if image.mode in ("LA", "RGBA", "PA"):
+                image = image.convert("L" if image.mode == "LA" else "RGB")
+            values = np.asarray(image)
+    except Exception as error:  # broken files make PIL's decoders raise nearly anything
+        raise RegionError(f"mask is not an image that PIL can read ({error})") from error
+    return (values.reshape(*values.shape[:2], -1) > 0).any(axis=-1).astype(np.uint8)
+
+
+def mask_to_png(mask: np.ndarray) -> bytes:
+    """Encodes uint8[H, W] or bool[H, W] as a PNG of 0 and 255."""
+    buffer = io.BytesIO()
+    Image.fromarray((np.asarray(mask) > 0).astype(np.uint8) * 255).save(buffer, "PNG")
+    return buffer.getvalue()

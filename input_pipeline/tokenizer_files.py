@@ -18,6 +18,11 @@ CARRIED_FILES = ("tokenizer_config.json", "special_tokens_map.json")  # for othe
 class TokenizerError(UserError):
     """A tokenizer folder that cannot be used, or an id that is not in its vocabulary."""
 
+    def __init__(self, message: str):
+        """Tokens of a file may have any length and any line breaks."""
+        line = " ".join(message.split())
+        super().__init__(line if len(line) < 600 else f"{line[:390]} ... {line[-200:]}")
+
 
 def read_files(folder: str | os.PathLike) -> dict[str, bytes]:
     """Returns file name -> bytes; TokenizerError names a needed file that cannot be read."""
@@ -57,7 +62,7 @@ def load_pieces(model: bytes, *, file: str) -> sentencepiece.SentencePieceProces
     pieces = sentencepiece.SentencePieceProcessor()
     try:
         pieces.LoadFromSerializedProto(model)
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:  # its own message may quote the file
         raise TokenizerError(f"{file}: not a SentencePiece model ({len(model)} bytes)") from error
     if not pieces.get_piece_size():
         raise TokenizerError(f"{file}: holds no pieces ({len(model)} bytes)")
@@ -68,7 +73,7 @@ def load_added(text: bytes, *, file: str) -> dict[str, int]:
     """Parses the bytes of `added_tokens.json` into token -> id; TokenizerError names `file`."""
     try:
         added = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{file}: not valid JSON: {error}") from error
     ok = isinstance(added, dict) and "" not in added
     if not ok or not all(type(index) is int for index in added.values()):

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from input_pipeline import batches, examples, images, regions, synthscars
+from input_pipeline import batches, examples, images, prepared, regions
 from legion_jax import command, metrics, report
 from legion_jax.inference import Prediction, Predictor
 
@@ -122,7 +122,7 @@ if __name__ == "__main__":
     flags.mark_flags_as_required(["checkpoint", "data_dir", "output"])
 
     def main():
-        source = synthscars.open_split(DATA_DIR.value, SPLIT.value)
+        source = prepared.open_split(DATA_DIR.value, SPLIT.value)
         epath.Path(OUTPUT.value).mkdir(parents=True, exist_ok=True)
         predictor = Predictor.from_folder(CHECKPOINT.value, batch_size=BATCH_SIZE.value)
         result, rows = evaluate(predictor, source)

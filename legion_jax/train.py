@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
 from experiments import run_config
-from input_pipeline import batches, conversation, synthscars
+from input_pipeline import batches, conversation, prepared
 from input_pipeline.examples import ExampleSpec, training_example
 from input_pipeline.tokenizer import Tokenizer
 from legion_jax import (
@@ -164,7 +164,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
     mesh = sharding.make_mesh(config.mesh)
     run_config.check_values(config, batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
     task = read_task(config)
-    source = synthscars.open_split(config.data.data_dir, config.data.train_split)
+    source = prepared.open_split(config.data.data_dir, config.data.train_split)
     optimizer = optim.make(config.optimizer)
     with jax.set_mesh(mesh):
         graph, abstract, frozen = abstract_state(config, task.model, optimizer, mesh)

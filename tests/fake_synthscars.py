@@ -89,8 +89,8 @@ DEFECTS = [
 ]
 SKIPPED = {
     "duplicate id": 1,
-    "image file missing": 1,
-    "image name outside the images folder": 3,
+    "file missing": 1,
+    "name outside the source": 3,
     "malformed record": 5,
     "no usable ref": 2,
     "unreadable image": 2,
@@ -99,5 +99,5 @@ DROPPED = {
     "malformed ref": 2,
     "phrase not in caption": 2,
     "phrase overlaps another": 1,
-    "unusable polygon": 2,
+    "unusable region": 2,
 }

@@ -1,6 +1,7 @@
 """Preparing SynthScars: repeated, interrupted and wrong runs, and the command."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,9 +9,15 @@ import sys
 import pytest
 from fake_synthscars import DEFECTS, GOOD, IMAGES, encode_image, write_split
 
-from input_pipeline import synthscars
-from input_pipeline.annotations import AnnotationError, find_splits
-from input_pipeline.synthscars import open_split, prepare
+from input_pipeline import builder as builder_lib
+from input_pipeline import manifest
+from input_pipeline.datasets import open_dataset
+from input_pipeline.prepared import open_split
+from input_pipeline.record import DataError
+
+
+def prepare(source, data_dir, *, config="published"):
+    return builder_lib.prepare(open_dataset(f"synthscars/{config}", str(source)), data_dir)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +40,7 @@ def test_second_run_changes_nothing(published, source):
 
 def test_other_annotations_are_not_taken_for_the_same(published, tmp_path):
     other = write_split(tmp_path / "other", "train", GOOD[:1], images=IMAGES)
-    with pytest.raises(AnnotationError, match="other annotations"):
+    with pytest.raises(DataError, match="from another source"):
         prepare(other, published.data_dir_root, config="published")
 
 
@@ -41,20 +48,22 @@ def test_two_builds_give_the_same_records_in_the_same_order(published, source, t
     again = prepare(source, tmp_path, config="published")
     first, second = (open_split(b.data_path, "train") for b in (published, again))
     assert [r["id"] for r in first] == [r["id"] for r in second]
-    assert (published.data_path / "skipped.jsonl").read_text() == (
-        again.data_path / "skipped.jsonl"
-    ).read_text()
+    one, two = (list(manifest.read_manifest(b.data_path)) for b in (published, again))
+    assert one == two
 
 
 def test_test_annotations_beside_train_are_found(tmp_path):
     write_split(tmp_path, "train", GOOD, images=IMAGES)
     test_file = tmp_path / "train" / "annotations" / "test.json"
     test_file.write_text(json.dumps(GOOD[:1]))
-    assert [files.images.parent.name for files in find_splits(tmp_path)] == ["train", "train"]
+    def images():
+        splits = open_dataset("synthscars", str(tmp_path)).splits()
+        return [items[0].data[0] for items in splits.values()]
+
+    assert images() == ["train/images", "train/images"]
     (tmp_path / "test" / "images").mkdir(parents=True)
-    train, test = find_splits(tmp_path)
-    assert (train.images.parent.name, test.images.parent.name) == ("train", "test")
-    assert str(test.annotations) == str(test_file)
+    (tmp_path / "test" / "images" / "a.png").write_bytes(IMAGES["a.png"])
+    assert images() == ["train/images", "test/images"]
 
 
 @pytest.mark.parametrize(
@@ -64,38 +73,39 @@ def test_a_broken_file_is_one_clear_error(tmp_path, content, message):
     write_split(tmp_path, "train", [])
     path = tmp_path / "train" / "annotations" / "train.json"
     path.write_text(content)
-    with pytest.raises(AnnotationError, match=f"{path}: .*{message}"):
+    with pytest.raises(DataError, match=f"{path}: .*{message}"):
         prepare(tmp_path, tmp_path / "data", config="published")
     assert not (tmp_path / "data").exists()
 
 
 def test_missing_source_and_unknown_config_are_named(tmp_path):
-    with pytest.raises(AnnotationError, match="no such folder"):
+    with pytest.raises(DataError, match="no such file or folder"):
         prepare(tmp_path / "none", tmp_path, config="published")
-    with pytest.raises(AnnotationError, match="found no train/annotations/train.json"):
+    with pytest.raises(DataError, match="found no train/annotations/train.json"):
         prepare(tmp_path, tmp_path, config="published")
-    with pytest.raises(AnnotationError, match="published, photos"):
+    with pytest.raises(DataError, match="published, photos"):
         prepare(tmp_path, tmp_path, config="all")
 
 
 def test_a_split_without_usable_records_is_an_error_and_leaves_nothing(tmp_path):
     source = write_split(tmp_path / "source", "train", DEFECTS[1:4], images=IMAGES)
-    with pytest.raises(AnnotationError, match="no usable record.*no usable ref"):
+    with pytest.raises(DataError, match="no usable record.*no usable ref"):
         prepare(source, tmp_path / "data", config="published")
-    with pytest.raises(AnnotationError, match="no prepared data set here"):
+    with pytest.raises(DataError, match="no prepared data set here"):
         open_split(tmp_path / "data", "train")
 
 
 def test_an_interrupted_build_is_never_read_as_complete(source, tmp_path, monkeypatch):
-    def stop(items, *args, **kwargs):
-        yield next(complete(items, *args, **kwargs))
-        raise KeyboardInterrupt
+    def stop(dataset, split, item):
+        if item.id == "2":
+            raise KeyboardInterrupt
+        return complete(dataset, split, item)
 
-    complete = synthscars.read_records
-    monkeypatch.setattr(synthscars, "read_records", stop)
+    complete = builder_lib.read_item
+    monkeypatch.setattr(builder_lib, "read_item", stop)
     with pytest.raises(KeyboardInterrupt):
         prepare(source, tmp_path, config="published")
-    with pytest.raises(AnnotationError, match="no prepared data set here"):
+    with pytest.raises(DataError, match="no prepared data set here"):
         open_split(tmp_path, "train")
     # A killed process cannot tidy up: what it leaves has TFDS' longer name.
     monkeypatch.undo()
@@ -105,7 +115,7 @@ def test_an_interrupted_build_is_never_read_as_complete(source, tmp_path, monkey
 
 
 def test_missing_split_lists_the_available_ones(published):
-    with pytest.raises(AnnotationError, match="no split 'test'; available: train"):
+    with pytest.raises(DataError, match="no split 'test'; available: train"):
         open_split(published.data_path, "test")
     assert len(open_split(published.data_dir_root, "train[:40%]")) == 2
 
@@ -113,7 +123,7 @@ def test_missing_split_lists_the_available_ones(published):
 def test_several_data_sets_in_one_folder_must_be_named(source, published, tmp_path):
     shutil.copytree(published.data_path, tmp_path / "a" / "1.0.0")
     shutil.copytree(published.data_path, tmp_path / "b" / "1.0.0")
-    with pytest.raises(AnnotationError, match="name one of"):
+    with pytest.raises(DataError, match="name one of"):
         open_split(tmp_path, "train")
     assert len(open_split(tmp_path / "a", "train")) == 5
 
@@ -128,18 +138,18 @@ def test_tool_prints_a_table_and_needs_no_tensorflow(source, tmp_path):
         "--dataset=synthscars/published", f"--source={source}", f"--data_dir={tmp_path}"
     )
     assert done.returncode == 0, done.stderr
-    assert "3 image name outside" in done.stdout and "skipped.jsonl" in done.stdout
+    assert re.search(r"name outside the source\W+3\W", done.stdout) and "manifest.jsonl" in done.stdout
 
 
 def test_tool_fails_in_one_sentence(tmp_path):
-    done = _run_tool(f"--source={tmp_path}/none", f"--data_dir={tmp_path}")
+    done = _run_tool("--dataset=synthscars", f"--source={tmp_path}/none", f"--data_dir={tmp_path}")
     assert done.returncode == 1
-    assert done.stderr.strip() == f"error: {tmp_path}/none: no such folder"
+    assert done.stderr.strip() == f"error: {tmp_path}/none: no such file or folder"
 
 
 def test_reading_imports_neither_tensorflow_nor_jax(published):
     code = (
-        "import sys; from input_pipeline.synthscars import open_split;"
+        "import sys; from input_pipeline.prepared import open_split;"
         f"print(len(open_split({str(published.data_path)!r}, 'train')[0]['image']) > 0,"
         " [m for m in ('tensorflow', 'jax', 'torch', 'cv2') if m in sys.modules])"
     )

@@ -1,5 +1,6 @@
 """SynthScars as TFDS: what is read back, which defects are tolerated, and how they are counted."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -17,8 +18,15 @@ from fake_synthscars import (
     write_split,
 )
 
+from input_pipeline import builder, manifest
+from input_pipeline import record as common
+from input_pipeline.datasets import open_dataset
+from input_pipeline.prepared import open_split
 from input_pipeline.scarred_photos import make_dataset
-from input_pipeline.synthscars import open_split, prepare, read_summary
+
+
+def prepare(source, data_dir, config):
+    return builder.prepare(open_dataset(f"synthscars/{config}", str(source)), data_dir)
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +58,12 @@ def test_usable_records_come_back_with_their_bytes(published):
 
 def test_record_has_exactly_the_documented_features(published):
     record = _by_id(published)["train_0"]
-    texts = {"id", "image", "group_id", "file_name", "caption"}
-    assert set(record) == texts | {"height", "width", "label", "regions"}
-    assert all(isinstance(record[key], bytes) for key in texts)
-    assert set(record["regions"]) == {"phrase", "start", "end", "explanation", "polygons"}
+    assert set(record) == set(common.features())
+    assert set(record["regions"]) == {f.name for f in dataclasses.fields(common.Region)}
+    for field in set(common.features()) - {"regions", "scores"}:
+        assert f"| {field}" in common.__doc__ or f", {field} |" in common.__doc__
+    assert record["dataset"] == b"synthscars" and record["has_masks"]
+    assert np.isnan(list(record["scores"].values())).all()
 
 
 def test_regions_follow_the_cleaned_caption(published):
@@ -79,33 +89,31 @@ def test_group_is_the_image_itself(published):
 
 
 def test_every_defect_is_counted(published):
-    counts = read_summary(published)["splits"]["train"]
-    assert counts["annotations"] == len(GOOD + DEFECTS)
+    counts = manifest.read_summary(published.data_path)["splits"]["train"]
+    assert counts["items"] == len(GOOD + DEFECTS) and counts["published"] == 11_236
     assert counts["records"] == 5 and counts["regions"] == 6
     assert counts["skipped"] == SKIPPED and counts["dropped"] == DROPPED
 
 
 def test_every_defect_is_named(published):
-    lines = (published.data_path / "skipped.jsonl").read_text().splitlines()
-    entries = [json.loads(line) for line in lines]
-    assert len(entries) == sum(SKIPPED.values()) + sum(DROPPED.values())
-    found = {(entry["id"], entry["ref"]): entry for entry in entries}
-    assert found["7", None]["file"] == "gone.png"
-    assert found["8", None]["reason"] == found["9", None]["reason"] == "unreadable image"
-    assert found["4", 1] | {"detail": "sign"} == found["4", 1]
-    assert found["4", 3]["detail"] == "polygon has fewer than 3 points: 2"
-    assert "wholly outside the 24x16 image" in found["4", 4]["detail"]
-    assert found["#15", None]["detail"] == "not an object with one key"
-    assert all(
-        set(entry) == {"split", "id", "file", "ref", "reason", "detail"} for entry in entries
-    )
+    entries = list(manifest.read_manifest(published.data_path))
+    assert len(entries) == len(GOOD + DEFECTS)
+    skipped = {entry["id"]: entry for entry in entries if entry["status"] == "skipped"}
+    assert skipped["7"]["file"] == "gone.png"
+    assert skipped["8"]["reason"] == skipped["9"]["reason"] == "unreadable image"
+    assert skipped["#15"]["reason"] == "malformed record"
+    (kept,) = (e for e in entries if e["status"] == "kept" and e["id"] == "4")
+    notes = {note["region"]: note for note in kept["notes"]}
+    assert notes[1]["detail"] == "sign"
+    assert notes[3]["detail"] == "polygon has fewer than 3 points: 2"
+    assert "wholly outside the 24x16 image" in notes[4]["detail"]
 
 
 def test_photos_are_real_or_tampered(tmp_path):
     pytest.importorskip("skimage")
     made = make_dataset(tmp_path / "made", num_train=10, num_test=5, size=96)
     builder = prepare(made, tmp_path / "data", config="photos")
-    counts = read_summary(builder)["splits"]
+    counts = manifest.read_summary(builder.data_path)["splits"]
     assert all(not counts[split]["skipped"] and not counts[split]["dropped"] for split in counts)
     for split, number in (("train", 10), ("test", 5)):
         records = _by_id(builder, split).values()
@@ -126,7 +134,7 @@ def test_a_photo_whose_refs_are_all_broken_is_not_called_real(tmp_path):
     source = write_split(tmp_path / "source", "train", items, images=IMAGES)
     builder = prepare(source, tmp_path / "data", config="photos")
     assert [key for key in _by_id(builder)] == ["train_0"]
-    assert read_summary(builder)["splits"]["train"]["skipped"] == {"no usable ref": 1}
+    assert manifest.read_summary(builder.data_path)["splits"]["train"]["skipped"] == {"no usable ref": 1}
 
 
 def test_image_bytes_may_hold_zeros_at_the_end(tmp_path):

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from experiments import base, run_config, tiny
-from input_pipeline import scarred_photos, synthscars
+from input_pipeline import scarred_photos
+from input_pipeline.builder import prepare
+from input_pipeline.datasets import open_dataset
 from input_pipeline.tokenizer import train_tokenizer
 from legion_jax import checkpoint, params_files, partition, train
 from legion_jax.config import from_dict, legion_7b, to_dict
@@ -30,7 +32,7 @@ def data(tmp_path_factory):
     """A few scarred photos, prepared, and a tokenizer."""
     root = tmp_path_factory.mktemp("data")
     scarred_photos.make_dataset(root / "photos", num_train=12, num_test=4, size=72)
-    synthscars.prepare(root / "photos", root / "data", config="photos")
+    prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
     records = json.loads((root / "photos/train/annotations/train.json").read_text())
     captions = [next(iter(r.values()))["caption"] for r in records]
     train_tokenizer(captions, 420, root / "tokenizer")

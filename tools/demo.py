@@ -17,7 +17,9 @@ from absl import flags
 from PIL import Image
 
 from experiments import tiny
-from input_pipeline import conversation, scarred_photos, synthscars
+from input_pipeline import conversation, prepared, scarred_photos
+from input_pipeline.builder import prepare
+from input_pipeline.datasets import open_dataset
 from input_pipeline.tokenizer import train_tokenizer
 from legion_jax import command, evaluate, metrics, report
 from legion_jax import config as config_lib
@@ -35,7 +37,7 @@ def make_data(root: pathlib.Path, config) -> None:
     """Photos, prepared data set and tokenizer."""
     scarred_photos.make_dataset(root / "photos", num_train=NUM_TRAIN, num_test=NUM_TEST,
                                 progress=True)
-    synthscars.prepare(root / "photos", root / "data", config="photos")
+    prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
     if not (root / "tokenizer").exists():
         annotations = json.loads((root / "photos/train/annotations/train.json").read_text())
         captions = [next(iter(item.values()))["caption"] for item in annotations]
@@ -123,7 +125,7 @@ def run(root: pathlib.Path) -> list[Aim]:
     trained_from = time.monotonic()
     train(config, root / "run")
     training = time.monotonic() - trained_from
-    source = synthscars.open_split(root / "data", config.data.eval_split)
+    source = prepared.open_split(root / "data", config.data.eval_split)
     scores, rows, predictor = score(root, config, source)
     shown, worst = choose(rows)
     examples = [example(root, predictor, source[i], rows[i]) for i in shown]

@@ -1,49 +1,61 @@
-"""Writes a data set in SynthScars' layout as ArrayRecord files and shows what went in.
+"""Turn a data set as downloaded into records, and show what went in.
 
-python -m tools.prepare_data --dataset synthscars/photos --source DIR --data_dir DIR
+    python -m tools.prepare_data --dataset synthscars/published --source DIR --data_dir DIR
+
+--source is a folder, or a .zip or .tar that is read without unpacking. --beam reads the images by
+Apache Beam: on this machine, or on any cluster Beam knows.
 """
 
-import tensorflow_datasets as tfds
 from absl import flags
+from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from input_pipeline.synthscars import SKIPPED, prepare, read_summary
+from input_pipeline import manifest
+from input_pipeline.builder import prepare
+from input_pipeline.datasets import ALL, open_dataset
+from input_pipeline.record import LABELS
 from legion_jax import command
 
-DATASETS = ("synthscars/published", "synthscars/photos")
+NAMES = [f"{name}/{config}" for name, kind in ALL.items() for config in kind.configs]
 
-_DATASET = flags.DEFINE_enum("dataset", DATASETS[0], DATASETS, "Data set and its flavour.")
-_SOURCE = flags.DEFINE_string("source", None, "Folder with train/ and test/.", required=True)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared data.", required=True)
+_DATASET = flags.DEFINE_string("dataset", None, f"One of {', '.join(NAMES)}.", required=True)
+_SOURCE = flags.DEFINE_string("source", None, "The data set as downloaded.", required=True)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared data, or gs://.",
+                                required=True)
+_BEAM = flags.DEFINE_multi_string(
+    "beam", None, "Option of the Beam pipeline, such as --runner=DirectRunner; may be repeated.")
 
 
-def _reasons(counts):
-    return "\n".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
-
-
-def show_summary(builder: tfds.core.DatasetBuilder, console: Console) -> None:
-    """Prints a table: per split records, regions, and what was left out and why."""
-    table = Table(title=str(builder.data_path), title_justify="left")
-    for column in ("split", "records", "regions"):
-        table.add_column(column, justify="left" if column == "split" else "right")
-    table.add_column("skipped records")
-    table.add_column("dropped regions")
-    left_out = 0
-    for split, counts in read_summary(builder)["splits"].items():
-        skipped, dropped = counts["skipped"], counts["dropped"]
-        left_out += sum(skipped.values()) + sum(dropped.values())
-        numbers = str(counts["records"]), str(counts["regions"])
-        table.add_row(split, *numbers, _reasons(skipped), _reasons(dropped))
+def show_summary(folder: epath.PathLike, console: Console) -> None:
+    """Prints what was published and what is there, then every reason for a difference."""
+    summary = manifest.read_summary(folder)
+    splits = summary["splits"]
+    table = Table(title=str(folder), title_justify="left")
+    for column in ("", *splits):
+        table.add_column(column, justify="right" if column else "left")
+    for name in ("published", "items", "records", "regions"):
+        table.add_row(name, *(f"{c[name]:,}" if c[name] is not None else "unknown"
+                              for c in splits.values()))
+    labels = {str(number): name for number, name in LABELS.items()}
+    for kind, title in (("label", "records"), ("skipped", "skipped record"),
+                        ("repaired", "repaired"), ("dropped", "dropped region")):
+        for reason in sorted({reason for c in splits.values() for reason in c[kind]}):
+            shown = labels[reason] if kind == "label" else reason
+            table.add_row(f"{title}: {shown}", *(f"{c[kind].get(reason, 0):,}"
+                                                 for c in splits.values()))
     console.print(table)
-    if left_out:
-        console.print(f"Each one is named in {builder.data_path / SKIPPED}", soft_wrap=True)
+    if shared := summary["groups_in_several_splits"]:
+        console.print(f"{shared:,} of {summary['groups']:,} groups are in several splits: figures "
+                      f"on the smaller split will flatter a model trained on the larger")
+    console.print(f"Every item is named in {folder}/*-{manifest.MANIFEST}", soft_wrap=True)
 
 
 def main() -> None:
     """Prepares the data set named by the flags."""
-    config = _DATASET.value.partition("/")[2]
-    show_summary(prepare(_SOURCE.value, _DATA_DIR.value, config=config), Console())
+    dataset = open_dataset(_DATASET.value, _SOURCE.value)
+    builder = prepare(dataset, _DATA_DIR.value, beam=_BEAM.value)
+    show_summary(builder.data_path, Console())
 
 
 if __name__ == "__main__":

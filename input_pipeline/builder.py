@@ -1,0 +1,139 @@
+"""Any data set -> records in ArrayRecord files, by TFDS, with an account of every item.
+
+Beside the records lie `manifest.jsonl`, one line per item of the source (what became of it, its
+label and group, repairs, dropped regions), and `summary.json`, their counts.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+
+import tensorflow_datasets as tfds
+from absl import logging
+from etils import epath
+from tqdm import tqdm
+
+from input_pipeline import manifest, record
+from input_pipeline.dataset import DataSet, Item, Notes
+from input_pipeline.manifest import MANIFEST, SUMMARY
+from input_pipeline.record import DataError, RecordError
+
+VERSION = "2.0.0"
+
+
+def read_item(dataset: DataSet, split: str, item: Item) -> tuple[dict, dict | None]:
+    """(line of the manifest, features of the record or None when it is skipped)."""
+    notes = Notes()
+    entry = {"split": split, "id": item.id, "file": item.file}
+    try:
+        made = dataset.read(item, notes)
+        size = record.image_size(made.image, made.file_name)
+        features = made.as_features(f"{split}_{item.id}", size)
+    except RecordError as error:
+        return entry | {"status": "skipped", "reason": error.reason, "detail": error.detail,
+                        "notes": notes.entries}, None
+    return entry | {"status": "kept", "label": made.label, "category": made.category,
+                    "generator": made.generator, "group_id": made.group_id,
+                    "regions": len(made.regions), "notes": notes.entries}, features
+
+
+class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """TFDS' side of a data set; `prepare` makes one with the data set's name."""
+
+    VERSION = tfds.core.Version(VERSION)
+    # TFDS finds this itself by a package it only requires on older Pythons.
+    code_path = epath.Path(__file__)
+
+    def __init__(self, *, dataset: DataSet, splits: dict[str, list[Item]], beam: bool, **kwargs):
+        """Takes TFDS' own arguments, the data set, its items, and whether Beam reads them."""
+        self._dataset, self._splits, self._beam = dataset, splits, beam
+        super().__init__(**kwargs)
+
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=record.features())
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # nothing is downloaded
+        return {split: self._generate_examples(split) for split in self._splits}
+
+    def _generate_examples(self, split):
+        items = self._splits[split]
+        # TFDS points data_path at the unfinished folder meanwhile: the manifest appears with it.
+        if self._beam:
+            from input_pipeline import cluster  # Apache Beam is an optional extra
+            return cluster.read_items(self._dataset, split, items,
+                                      self.data_path / f"{split}-{MANIFEST}")
+        return _read_items(self._dataset, split, items, self.data_path / f"{split}-{MANIFEST}")
+
+
+def _read_items(dataset: DataSet, split: str, items: Sequence[Item],
+                path: epath.Path) -> Iterator[tuple[str, dict]]:
+    seen, kept = set(), 0
+    with path.open("w") as lines:
+        for item in tqdm(items, desc=f"reading {split}", unit="image"):
+            entry, features = read_item(dataset, split, item)
+            if item.id in seen:
+                entry, features = manifest.duplicate(entry), None
+            lines.write(json.dumps(entry) + "\n")
+            seen.add(item.id)
+            if features is not None:
+                kept += 1
+                yield features["id"], features
+    if not kept:
+        raise DataError(f"{dataset.source}: {split}: no usable record; "
+                        f"{manifest.reasons(path) or 'it holds no items'}")
+
+
+def prepare(dataset: DataSet, data_dir: epath.PathLike, *,
+            beam: list[str] | None = None) -> tfds.core.DatasetBuilder:
+    """Write a data set; does nothing where the same one is already complete.
+
+    The folder gets its name when everything is written.
+
+    Args:
+        data_dir: folder of all prepared data sets, a local one or gs://.
+        beam: options of an Apache Beam pipeline (["--runner=DirectRunner"]), None for none.
+
+    Returns:
+        The builder of the prepared data set; `builder.data_path` is its folder.
+
+    Raises:
+        DataError: unusable source, or a data set prepared earlier from another one.
+    """
+    splits = dataset.splits()
+    kind = type("Prepared", (Prepared,), {"name": dataset.name}, skip_registration=True)
+    configs = [tfds.core.BuilderConfig(name=name, description=text)
+               for name, text in dataset.configs.items()]
+    kind.BUILDER_CONFIGS = configs
+    builder = kind(dataset=dataset, splits=splits, beam=beam is not None, config=dataset.config,
+                   data_dir=str(data_dir), file_format="array_record")
+    digest = dataset.digest(splits)
+    if builder.data_path.exists():
+        _check_same(builder.data_path, dataset, digest)
+        return builder
+    for stale in builder.data_path.parent.glob(f"incomplete.*_{VERSION}"):
+        logging.warning("removing %s, left by an interrupted run", stale)
+        stale.rmtree()
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(
+        try_download_gcs=False, beam_options=_beam_options(beam)))
+    manifest.write_summary(builder.data_path, dataset, splits, digest)
+    return builder
+
+
+def _check_same(folder: epath.Path, dataset: DataSet, digest: str) -> None:
+    if not (folder / SUMMARY).exists():
+        if not (folder / "dataset_info.json").exists():
+            raise DataError(f"{folder}: exists and is not complete; remove it")
+        manifest.write_summary(folder, dataset, dataset.splits(), digest)  # killed just before
+    if manifest.read_summary(folder)["digest"] != digest:
+        raise DataError(f"{folder}: was prepared from another source than {dataset.source}; "
+                        f"choose another data_dir or remove it")
+
+
+def _beam_options(options: list[str] | None):
+    if options is None:
+        return None
+    try:
+        import apache_beam as beam
+    except ImportError as error:
+        raise DataError("Apache Beam is not installed: pip install -e '.[beam]'") from error
+    return beam.options.pipeline_options.PipelineOptions(options)

@@ -1,0 +1,125 @@
+"""What a data set of the field has to say of itself; `builder` turns any of them into records.
+
+A data set is a small class in `input_pipeline/datasets`: it lists its items and reads one of them.
+Everything else (progress, skipping, manifest, counts, cluster jobs, files) is the builder's.
+"""
+
+import abc
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from input_pipeline.record import DataError, Record, RecordError, Region
+from input_pipeline.tree import Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One image to be read: light enough for millions, and to travel to workers.
+
+    Attributes:
+        id: unique in its split.
+        file: name of the image in the source.
+        data: whatever `read` needs beside it; plain values only.
+    """
+
+    id: str
+    file: str
+    data: Any = None
+
+
+class Notes:
+    """Repairs and dropped regions of one record; `read` adds to it."""
+
+    def __init__(self):
+        self.entries: list[dict] = []
+
+    def repaired(self, reason: str, detail: str = "") -> None:
+        """Something was put right; the record is whole."""
+        self.entries.append({"kind": "repaired", "reason": reason, "detail": detail})
+
+    def dropped(self, error: RecordError, region: int) -> None:
+        """Region number `region` of the source was left out."""
+        self.entries.append({"kind": "dropped", "reason": error.reason, "detail": error.detail,
+                             "region": region})
+
+    def keep_usable(self, regions: Sequence[Region | RecordError],
+                    size: tuple[int, int]) -> dict[int, Region]:
+        """{number: region} of those that cover pixels of an image of this size; notes the rest."""
+        kept = {}
+        for number, region in enumerate(regions):
+            try:
+                if isinstance(region, RecordError):
+                    raise region
+                region.check(*size)
+                kept[number] = region
+            except RecordError as error:
+                self.dropped(error, number)
+        return kept
+
+
+class DataSet(abc.ABC):
+    """One data set as downloaded. Picklable: workers of a cluster read with copies of it.
+
+    Attributes:
+        name: of the data set.
+        configs: {flavour: what it is}; the first is the default.
+        source: path the user gave.
+    """
+
+    name: ClassVar[str]
+    configs: ClassVar[Mapping[str, str]]
+
+    def __init__(self, source: str, config: str):
+        """Raises DataError when the source is not there or the flavour is unknown."""
+        if config not in self.configs:
+            raise DataError(f"no config {config!r} of {self.name}; known: "
+                            f"{', '.join(self.configs)}")
+        self.source, self.config, self.tree = str(source), config, Tree(source)
+
+    @abc.abstractmethod
+    def splits(self) -> dict[str, list[Item]]:
+        """{split: its items in their own order}. Raises DataError naming what is missing."""
+
+    @abc.abstractmethod
+    def read(self, item: Item, notes: Notes) -> Record:
+        """The record of an item. Raises RecordError when it cannot be used."""
+
+    def published(self) -> dict[str, int]:
+        """{split: number of items as published}; {} where nothing was published."""
+        return {}
+
+    def digest(self, splits: dict[str, list[Item]]) -> str:
+        """Hash that changes when the items do."""
+        sha = hashlib.sha256()
+        for split, items in splits.items():
+            for item in items:
+                line = [split, item.id, item.file, item.data]
+                sha.update(json.dumps(line, sort_keys=True).encode("utf-8", "surrogatepass"))
+        return sha.hexdigest()
+
+
+def parse_json(content: bytes, name: str, kind: type, *, encoding: str = "utf-8-sig") -> Any:
+    """JSON of an annotation file. Raises DataError naming it when it is not `kind`."""
+    try:
+        value = json.loads(content.decode(encoding))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: not valid JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise DataError(f"{name}: expected a {kind.__name__}, found {type(value).__name__}")
+    return value
+
+
+def read_annotations(tree: Tree, name: str) -> bytes:
+    """Content of an annotation file, whose absence is an error of the whole source."""
+    try:
+        return tree.read(name)
+    except RecordError as error:
+        raise DataError(f"{tree.path}/{name}: {error}") from error
+
+
+def image_hash(content: bytes) -> str:
+    """Group of an image of which nothing is known but itself."""
+    return hashlib.sha256(content).hexdigest()

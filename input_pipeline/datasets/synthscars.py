@@ -1,0 +1,141 @@
+"""SynthScars (Kang et al., 2025): synthetic images with explained and outlined artifacts.
+
+    {train,test}/images/..., {train,test}/annotations/{train,test}.json
+
+An annotation file is a list of one-key objects {id: {img_file_name, caption, refs: [{sentence,
+explanation, segmentation}]}}. The published files have twisted spellings, missing images and broken
+polygons; one bad record never stops the rest.
+"""
+
+import posixpath
+from collections.abc import Sequence
+
+from input_pipeline.conversation import locate_phrases
+from input_pipeline.dataset import (
+    DataSet,
+    Item,
+    Notes,
+    image_hash,
+    parse_json,
+    read_annotations,
+)
+from input_pipeline.record import (
+    REAL,
+    SYNTHETIC,
+    TAMPERED,
+    DataError,
+    Record,
+    RecordError,
+    Region,
+    check_text,
+    image_size,
+)
+
+FOLDERS = ("annotations", "annoations")  # the published README spells the second
+CATEGORIES = "categories.json"  # optional: {image name: content category}, which the set lacks
+
+
+class SynthScars(DataSet):
+    """See the module."""
+
+    name = "synthscars"
+    configs = {"published": "Synthetic images, every one scarred.",
+               "photos": "Real photos, some tampered: no refs means real."}
+
+    def published(self):
+        return {"train": 11_236, "test": 1_000} if self.config == "published" else {}
+
+    def splits(self):
+        root = "SynthScars/" if "SynthScars" in self.tree.folders() else ""
+        found = {}
+        for split in ("train", "test"):
+            # A test file may lie beside the train file.
+            places = [f"{root}{home}/{folder}/{split}.json"
+                      for home in dict.fromkeys((split, "train")) for folder in FOLDERS]
+            if path := next((p for p in places if self.tree.has(p)), None):
+                found[split] = self._items(root, split, path)
+        if "train" not in found:
+            expected = " or ".join(f"train/{folder}/train.json" for folder in FOLDERS)
+            raise DataError(f"{self.source}: found no {expected}")
+        return found
+
+    def _items(self, root: str, split: str, path: str) -> list[Item]:
+        records = parse_json(read_annotations(self.tree, path), f"{self.source}/{path}", list)
+        homes = [f"{root}{home}/images" for home in (split, "train")]
+        images = next((h for h in homes if self.tree.names(h)), homes[0])
+        categories = {}
+        if self.tree.has(root + CATEGORIES):
+            content = read_annotations(self.tree, root + CATEGORIES)
+            categories = parse_json(content, f"{self.source}/{root}{CATEGORIES}", dict)
+        items = []
+        for position, record in enumerate(records):
+            key, file = f"#{position}", ""
+            if isinstance(record, dict) and len(record) == 1:
+                ((key, record),) = record.items()
+                name = record.get("img_file_name") if isinstance(record, dict) else None
+                file = name if isinstance(name, str) else ""
+            items.append(Item(key, file, [images, record, categories.get(file, "")]))
+        return items
+
+    def read(self, item: Item, notes: Notes) -> Record:
+        images, record, category = item.data
+        check_text(item.id, "id")
+        if not isinstance(record, dict) or not isinstance(record.get("refs"), list):
+            raise RecordError("malformed record", "not an object with 'refs'")
+        for field in ("img_file_name", "caption"):
+            check_text(record.get(field), field)
+        plain = posixpath.normpath(item.file.replace("\\", "/"))
+        if plain.startswith(("/", "../")) or plain in (".", ".."):
+            raise RecordError("name outside the source", item.file)
+        content = self.tree.read(f"{images}/{plain}")
+        caption = record["caption"].strip('"').strip()
+        size = image_size(content, item.file)
+        regions = place_phrases(
+            caption, notes.keep_usable([_region(ref) for ref in record["refs"]], size), notes)
+        photos = self.config == "photos"
+        if not regions and (record["refs"] or not photos):
+            raise RecordError("no usable ref", f"of {len(record['refs'])}")
+        label = (TAMPERED if regions else REAL) if photos else SYNTHETIC
+        return Record(
+            dataset=self.name, file_name=item.file, image=content, label=label, caption=caption,
+            group_id=_source_photo(item.file) if photos else image_hash(content),
+            category=category, has_masks=True, regions=regions)
+
+
+def _region(ref) -> Region | RecordError:
+    """A ref as a region without its place, or why it is none."""
+    try:
+        if not isinstance(ref, dict):
+            raise RecordError("malformed ref", "not an object")
+        explanation = ref.get("explanation")
+        phrase = check_text(ref.get("sentence"), "sentence")
+        explanation = "" if explanation is None else check_text(explanation, "explanation")
+    except RecordError as error:
+        return RecordError("malformed ref", error.detail)
+    polygons = ref.get("segmentation")
+    if not isinstance(polygons, list):
+        return RecordError("malformed ref", "'segmentation' is not a list of polygons")
+    if any(isinstance(v, str) for p in polygons if isinstance(p, list) for v in p):
+        return RecordError("unusable region", "coordinates are text, not numbers")
+    return Region(phrase, explanation=explanation, polygons=polygons)
+
+
+def place_phrases(caption: str, regions: dict[int, Region], notes: Notes) -> Sequence[Region]:
+    """The regions whose phrase has a place of its own in the caption; notes the others."""
+    placed = []
+    spans = locate_phrases(caption, [region.phrase for region in regions.values()])
+    for (number, region), span in zip(regions.items(), spans, strict=True):
+        if span is None:
+            known = bool(region.phrase) and region.phrase in caption
+            reason = "phrase overlaps another" if known else "phrase not in caption"
+            notes.dropped(RecordError(reason, region.phrase), number)
+        else:
+            placed.append(Region(region.phrase, *span, region.explanation,
+                                 polygons=region.polygons))
+    return placed
+
+
+def _source_photo(file_name: str) -> str:
+    """Identity of a made image: the photo it was made of, `PHOTO_NUMBER.png`."""
+    stem = posixpath.splitext(posixpath.basename(file_name))[0]
+    return stem.rpartition("_")[0] or file_name

@@ -1,0 +1,82 @@
+"""The account of a prepared data set: a line per item, and counts beside the published ones."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+from etils import epath
+
+from input_pipeline.dataset import DataSet, Item
+
+MANIFEST, SUMMARY = "manifest.jsonl", "summary.json"
+
+
+def read_manifest(folder: epath.PathLike) -> Iterator[dict]:
+    """Lines of the manifest of a prepared data set, split by split.
+
+    Each is {split, id, file, status, notes} and, if status is "kept", {label, category, generator,
+    group_id, regions}; if "skipped", {reason, detail}. A note is {kind, reason, detail} and, of a
+    dropped region, its number.
+    """
+    for part in sorted(epath.Path(folder).glob(f"*-{MANIFEST}*")):
+        with part.open() as lines:
+            yield from map(json.loads, lines)
+
+
+def duplicate(entry: dict) -> dict:
+    """The line of an item whose id was there before."""
+    plain = {name: entry[name] for name in ("split", "id", "file")}
+    return plain | {"status": "skipped", "reason": "duplicate id", "detail": entry["id"],
+                    "notes": []}
+
+
+def reasons(part: epath.Path) -> str:
+    """Why the items of one part of a manifest were skipped, with counts."""
+    with part.open() as lines:
+        counts = Counter(e["reason"] for e in map(json.loads, lines) if e["status"] == "skipped")
+    return "; ".join(f"{number} {reason}" for reason, number in counts.items())
+
+
+def write_summary(folder: epath.Path, dataset: DataSet, splits: dict[str, list[Item]],
+                  digest: str) -> None:
+    """Count the manifest and write summary.json."""
+    counts = {split: _empty(len(items), dataset.published().get(split))
+              for split, items in splits.items()}
+    groups = defaultdict(set)
+    for entry in read_manifest(folder):
+        split = counts[entry["split"]]
+        for note in entry["notes"]:
+            split[note["kind"]][note["reason"]] += 1
+        if entry["status"] == "skipped":
+            split["skipped"][entry["reason"]] += 1
+            continue
+        split["records"] += 1
+        split["regions"] += entry["regions"]
+        for name in ("label", "category", "generator"):
+            split[name][str(entry[name])] += 1
+        groups[entry["group_id"]].add(entry["split"])
+    shared = sum(len(where) > 1 for where in groups.values())
+    summary = {"dataset": dataset.name, "config": dataset.config, "source": dataset.source,
+               "digest": digest, "groups": len(groups), "groups_in_several_splits": shared,
+               "splits": {name: {k: dict(sorted(v.items())) if isinstance(v, Counter) else v
+                                 for k, v in split.items()} for name, split in counts.items()}}
+    temporary = folder / f".{SUMMARY}.writing"
+    temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    temporary.replace(folder / SUMMARY)
+
+
+def read_summary(folder: epath.PathLike) -> dict:
+    """What preparing counted.
+
+    Returns:
+        {dataset, config, source, digest, groups, groups_in_several_splits, splits: {split: {items,
+        published (None if unknown), records, regions, label, category, generator, skipped,
+        repaired, dropped}}}, the last six as {value or reason: number}.
+    """
+    return json.loads((epath.Path(folder) / SUMMARY).read_text())
+
+
+def _empty(items: int, published: int | None) -> dict:
+    names = ("label", "category", "generator", "skipped", "repaired", "dropped")
+    return {"items": items, "published": published, "records": 0, "regions": 0,
+            **{name: Counter() for name in names}}

@@ -1,0 +1,193 @@
+"""The common record: what every data set becomes, field by field.
+
+| field | stored as | meaning |
+|---|---|---|
+| id | text | unique in the prepared data set; begins with the split |
+| dataset | text | name of the data set, `synthscars`, `sid_set`, ... |
+| group_id | text | what may not be in two splits: source photo, video, or hash of the image |
+| file_name | text | name of the image in the source |
+| image | bytes | the encoded file, as published |
+| height, width | int32 | size in pixels as a viewer shows it, EXIF orientation applied |
+| label | int32 | -1 unknown, 0 real, 1 fully synthetic, 2 tampered; above 0 means fake |
+| category | text | what is to be seen: human, animal, object, scene, ..., '' if not told |
+| generator | text | what made or changed it: progan, ldm_200, ..., '' if not told |
+| caption | text | the whole explanation, '' if there is none |
+| question | text | the data set's own question, '' for the run's instruction |
+| has_masks | bool | whether artifacts are marked; True with nothing marked means clean |
+| regions | list of | the marked artifacts, in the order of their phrases: |
+| .phrase | text | what is wrong |
+| .start, .end | int32 | its characters in the caption; -1 where the caption does not have it |
+| .explanation | text | why, '' if not told |
+| .artifact_type | text | physics, structure, distortion, '' if not told |
+| .box | float32[4] | x1, y1, x2, y2 in pixels; NaN if there is none |
+| .polygons | text | JSON [[x1, y1, x2, y2, ...], ...] in pixels; '[]' where `mask` is given |
+| .mask | bytes | PNG, not zero where the artifact is; empty where polygons are given |
+| union_mask | bytes | PNG of all artifacts together, of sets that mark them so; empty otherwise |
+| heatmap | bytes | 8-bit grey PNG of how bad each place is (RichHF); empty otherwise |
+| scores | 4 x float32 | aesthetic, artifact, misalignment, overall, 0 to 1 (RichHF); else NaN |
+
+Polygons stay polygons: which pixels they cover is the reader's choice of rasteriser.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from input_pipeline.errors import UserError
+from input_pipeline.images import ImageError, read_image
+from input_pipeline.regions import RegionError, png_to_mask, polygons_to_mask
+
+UNKNOWN, REAL, SYNTHETIC, TAMPERED = -1, 0, 1, 2
+LABELS = {UNKNOWN: "unknown", REAL: "real", SYNTHETIC: "synthetic", TAMPERED: "tampered"}
+SCORES = ("aesthetic", "artifact", "misalignment", "overall")
+NO_BOX = (math.nan,) * 4
+
+
+class RecordError(ValueError):
+    """One record, or one of its regions, that cannot be used."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        """`reason` is what summaries count by, `detail` is about this one."""
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """One marked artifact; see the module's table."""
+
+    phrase: str
+    start: int = -1
+    end: int = -1
+    explanation: str = ""
+    artifact_type: str = ""
+    box: tuple[float, float, float, float] = NO_BOX
+    polygons: Sequence[Sequence[float]] = ()
+    mask: bytes = b""
+
+    def check(self, height: int, width: int) -> None:
+        """Raises RecordError when the artifact covers no pixel or its texts cannot be stored."""
+        for name in ("phrase", "explanation", "artifact_type"):
+            check_text(getattr(self, name), name)
+        try:
+            if self.mask:
+                mask = png_to_mask(self.mask)
+                if mask.shape != (height, width):
+                    raise RegionError(f"mask of {mask.shape[1]}x{mask.shape[0]} for an image of "
+                                      f"{width}x{height}")
+                if not mask.any():
+                    raise RegionError("mask covers no pixel")
+            else:
+                polygons_to_mask(self.polygons, height, width)
+        except (RegionError, ImageError) as error:
+            raise RecordError("unusable region", str(error)) from error
+
+    def as_feature(self) -> dict:
+        return dataclasses.asdict(self) | {
+            "box": np.asarray(self.box, np.float32),
+            "polygons": json.dumps([list(map(float, p)) for p in self.polygons])}
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One image with all that is known of it; see the module's table.
+
+    Height and width are read from the image. Regions must be checked (`Region.check`) before.
+    """
+
+    dataset: str
+    file_name: str
+    image: bytes
+    label: int
+    group_id: str
+    category: str = ""
+    generator: str = ""
+    caption: str = ""
+    question: str = ""
+    has_masks: bool = False
+    regions: Sequence[Region] = ()
+    union_mask: bytes = b""
+    heatmap: bytes = b""
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def as_features(self, record_id: str, size: tuple[int, int]) -> dict:
+        """What TFDS stores; `size` is that of the image, (height, width).
+
+        Raises RecordError when something is not as the table says.
+        """
+        for name in ("dataset", "file_name", "group_id", "category", "generator", "caption",
+                     "question"):
+            check_text(getattr(self, name), name)
+        if self.label not in LABELS:
+            raise RecordError("unknown label", repr(self.label))
+        if not self.group_id:
+            raise RecordError("no group", self.file_name)
+        if unknown := self.scores.keys() - set(SCORES):
+            raise RecordError("unknown score", str(sorted(unknown)))
+        regions = sorted(self.regions, key=lambda r: (r.start < 0, r.start))
+        _check_spans(self.caption, regions)
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return values | {
+            "id": record_id, "height": size[0], "width": size[1],
+            "regions": [region.as_feature() for region in regions],
+            "scores": {name: np.float32(self.scores.get(name, math.nan)) for name in SCORES}}
+
+
+def image_size(content: bytes, name: str) -> tuple[int, int]:
+    """(height, width) of a decoded image. Raises RecordError when it cannot be decoded."""
+    try:
+        return read_image(content, name=name).shape[:2]
+    except ImageError as error:
+        raise RecordError("unreadable image", str(error)) from error
+
+
+def check_text(value, name: str) -> str:
+    """The value, if it is text that can be stored; a lone surrogate, legal in JSON, cannot."""
+    if not isinstance(value, str):
+        raise RecordError("malformed record", f"'{name}' is not text")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RecordError("malformed record", f"'{name}' cannot be encoded") from error
+    return value
+
+
+def _check_spans(caption: str, regions: Sequence[Region]) -> None:
+    done = 0
+    for region in regions:
+        if region.start < 0:
+            continue
+        if region.start < done or caption[region.start:region.end] != region.phrase:
+            raise RecordError("misplaced phrase", f"{region.phrase!r} at {region.start}")
+        done = region.end
+
+
+def features() -> tfds.features.FeaturesDict:
+    """The record as TFDS features."""
+    text, number = tfds.features.Text, tfds.features.Scalar
+
+    def raw():
+        # The bytes as they are: an image feature would decode and encode them again.
+        return tfds.features.Tensor(shape=(), dtype=np.object_)
+
+    texts = ("id", "dataset", "group_id", "file_name", "category", "generator", "caption",
+             "question")
+    return tfds.features.FeaturesDict({
+        **{name: text() for name in texts},
+        **{name: raw() for name in ("image", "union_mask", "heatmap")},
+        **{name: number(np.int32) for name in ("height", "width", "label")},
+        "has_masks": number(np.bool_),
+        "scores": {name: number(np.float32) for name in SCORES},
+        "regions": tfds.features.Sequence({
+            "phrase": text(), "start": number(np.int32), "end": number(np.int32),
+            "explanation": text(), "artifact_type": text(),
+            "box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+            "polygons": text(), "mask": raw()})})
+
+
+class DataError(UserError):
+    """A source or a prepared data set that cannot be used; the message names it and says why."""

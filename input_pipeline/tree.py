@@ -1,0 +1,132 @@
+"""Files of a data set as downloaded: a folder, a zip or a tar, read without unpacking anything."""
+
+import posixpath
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterable
+
+from etils import epath
+
+from input_pipeline.record import DataError, RecordError
+
+ARCHIVES = (".zip", ".tar")
+
+
+class Tree:
+    """Names and contents below one root. Picklable; reading is safe from several threads.
+
+    Names are relative, with forward slashes. An archive's links, devices and names that lead
+    outside are not in the tree; in a folder, links are followed as a download cache needs it.
+    """
+
+    def __init__(self, path: epath.PathLike):
+        """Raises DataError when there is nothing to open."""
+        self.path = str(path)
+        self._lock, self._archive, self._names = threading.Lock(), None, None
+        root = epath.Path(path)
+        if not root.exists():
+            raise DataError(f"{path}: no such file or folder")
+        self.is_archive = not root.is_dir()
+        if self.is_archive and not self.path.endswith(ARCHIVES):
+            raise DataError(f"{path}: a folder, or a {' or '.join(ARCHIVES)} file, is expected; "
+                            f"decompress others first")
+
+    def names(self, under: str = "") -> list[str]:
+        """Sorted names of the files, below a folder of the tree if one is given."""
+        start = f"{under}/" if under else ""
+        if self.is_archive:
+            return sorted(name for name in self._index() if name.startswith(start))
+        root = epath.Path(self.path)
+        found = _walk(root / under if under else root)
+        return sorted(start + name for name in found)
+
+    def folders(self, under: str = "") -> list[str]:
+        """Sorted names of the folders directly below the root, or below `under`."""
+        start = f"{under}/" if under else ""
+        if self.is_archive:
+            inside = (n.removeprefix(start) for n in self._index() if n.startswith(start))
+            return sorted({name.split("/")[0] for name in inside if "/" in name})
+        root = epath.Path(self.path) / under if under else epath.Path(self.path)
+        return sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        name = clean(name)
+        if self.is_archive:
+            return name in self._index()
+        path = epath.Path(self.path) / name
+        return path.exists() and not path.is_dir()
+
+    def read(self, name: str) -> bytes:
+        """Content of a file. Raises RecordError when it is missing, unreadable or outside."""
+        name = clean(name)
+        try:
+            if not self.is_archive:
+                return (epath.Path(self.path) / name).read_bytes()
+            entry = self._index()[name]
+            with self._lock:  # an archive has one position
+                if self.path.endswith(".zip"):
+                    return self._archive.read(entry)
+                return self._archive.extractfile(entry).read()
+        except KeyError as error:
+            raise RecordError("file missing", name) from error
+        except FileNotFoundError as error:
+            raise RecordError("file missing", name) from error
+        except (OSError, zipfile.BadZipFile, tarfile.TarError, RuntimeError, EOFError) as error:
+            raise RecordError("file unreadable", f"{name}: {error}") from error
+
+    def _index(self) -> dict:
+        with self._lock:
+            if self._names is None:
+                self._archive, self._names = _open(self.path)
+            return self._names
+
+    def __getstate__(self):
+        return {"path": self.path, "is_archive": self.is_archive}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _lock=threading.Lock(), _archive=None, _names=None)
+
+
+def clean(name: str) -> str:
+    """A normal relative name. Raises RecordError for one that leads outside."""
+    plain = posixpath.normpath(name.replace("\\", "/"))
+    # Judged by its words alone: following links would refuse the links of a download cache.
+    if plain.startswith(("/", "../")) or plain in (".", "..") or "\0" in plain:
+        raise RecordError("name outside the source", name)
+    return plain
+
+
+def _walk(folder: epath.Path) -> Iterable[str]:
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            for name in _walk(path):
+                yield f"{path.name}/{name}"
+        else:
+            yield path.name
+
+
+def _open(path: str):
+    """(archive, {clean name: entry}) of a zip or tar."""
+    try:
+        file = epath.Path(path).open("rb")
+        if path.endswith(".zip"):
+            archive = zipfile.ZipFile(file)
+            # The upper half of the attributes is the file's mode on Unix: links are 0o12xxxx.
+            entries = [(e.filename, e) for e in archive.infolist()
+                       if not e.is_dir() and (e.external_attr >> 28) != 0o12]
+        else:
+            archive = tarfile.open(fileobj=file, mode="r:")
+            entries = [(e.name, e) for e in archive if e.isfile()]
+    except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError) as error:
+        raise DataError(f"{path}: not a readable archive ({error})") from error
+    names = {}
+    for name, entry in entries:
+        try:
+            names[clean(name)] = entry
+        except RecordError:
+            continue
+    return archive, names
