@@ -33,16 +33,25 @@ def get_config() -> ml_collections.ConfigDict:
     c.data = ml_collections.ConfigDict()
     c.data.data_dir = ""  # folder written by tools.prepare_data
     c.data.train_split = "train"
+    # Several data sets at once: ((folder, split, weight), ...) in place of the two above.
+    c.data.mixture = ()
     c.data.eval_split = "test"
     c.data.tokenizer = ""  # folder with tokenizer.model; empty: the one of init_from
     c.data.instruction = INSTRUCTION  # the question of every conversation
     c.data.text_length = 961  # ids per row, the image placeholder counting as one
+    # Shorter lengths a batch may have: texts of about one length go together, and each length is
+    # compiled once. The published texts have 300 ids on average.
+    c.data.text_buckets = ()
+    c.data.own_questions = False  # ask what a record asks, where it asks something
     c.data.mask_slots = 8  # masks per photo; further regions stay plain text
     c.data.mask_canvas = 1024  # side of the frame losses are computed in; larger photos are scaled
     # The published training resized the longest side to 512 but inference to 1024. Here both use
     # this one value; 0 means the whole SAM canvas.
     c.data.sam_longest = 0
-    c.data.threads = 2  # threads that prepare batches
+    c.data.threads = 2  # threads that prepare batches, in each worker if there are any
+    c.data.workers = 0  # processes that prepare batches; each holds `buffer` of them
+    c.data.buffer = 2
+    c.data.max_bad = 0.01  # share of unusable records at which a run stops
 
     c.batch_size = 16  # global, per update
     c.accumulation = 1  # parts a batch is cut into to save memory

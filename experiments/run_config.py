@@ -43,7 +43,9 @@ def check_values(config: ml_collections.ConfigDict, *, batch_shards: int) -> Non
         ("checkpoint_every", config.checkpoint_every, 1),
         ("checkpoint_keep", config.checkpoint_keep, 1),
         ("model.lora_rank", config.model.lora_rank, 0),
-        ("data.threads", config.data.threads, 0), ("data.mask_slots", config.data.mask_slots, 1),
+        ("data.threads", config.data.threads, 0), ("data.workers", config.data.workers, 0),
+        ("data.buffer", config.data.buffer, 1), ("data.max_bad", config.data.max_bad, 0),
+        ("data.mask_slots", config.data.mask_slots, 1),
         ("data.mask_canvas", config.data.mask_canvas, 8),
         ("eval.batch_size", config.eval.batch_size, 1),
         ("eval.max_new_tokens", config.eval.max_new_tokens, 1),
@@ -51,7 +53,7 @@ def check_values(config: ml_collections.ConfigDict, *, batch_shards: int) -> Non
     ):
         if value < least:
             raise ConfigError(f"config.{knob}: at least {least}, got {value}")
-    if not config.data.data_dir:
+    if not config.data.data_dir and not config.data.mixture:
         raise ConfigError("config.data.data_dir: name the folder tools.prepare_data wrote")
     if config.optimizer.clip_norm <= 0:
         raise ConfigError(f"config.optimizer.clip_norm: above 0, got {config.optimizer.clip_norm}")

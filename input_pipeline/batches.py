@@ -4,49 +4,88 @@ Nothing about the position in the data has to be saved: a restarted run, on any 
 asks for the step it is at.
 """
 
+import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
+from absl import flags
 
 from input_pipeline.errors import UserError
+from input_pipeline.stream import Stream
+
+LOG = logging.getLogger("legion_jax")
+ENDLESS = 1 << 40
 
 
-class _Prepare(grain.transforms.Map):
-    """Adapter from a function to grain's transform type."""
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """This host's rows, batch after batch: rows [h * b, (h + 1) * b) of every global batch.
 
-    def __init__(self, function: Callable):
-        self.function = function
+    A record that cannot be used is named in the log and replaced by a row that no loss counts, so
+    that the other rows and all other hosts are what they would have been.
 
-    def map(self, element):
-        return self.function(element)
+    Attributes:
+        sources: random-access records of every data set.
+        prepare: (record, text length) -> dict of arrays.
+        blank: text length -> a row of the same shapes; `bad` is added to both.
+    """
+
+    stream: Stream
+    sources: Sequence[Sequence]
+    prepare: Callable[[dict, int], dict]
+    blank: Callable[[int], dict]
+    process_index: int = 0
+    process_count: int = 1
+
+    @property
+    def per_host(self) -> int:
+        return self.stream.batch_size // self.process_count
+
+    def __len__(self) -> int:
+        return ENDLESS * self.per_host
+
+    def __getitem__(self, place: int) -> dict:
+        step, row = divmod(place, self.per_host)
+        chosen = self.stream.row(step, self.process_index * self.per_host + row)
+        try:
+            record = self.sources[chosen.source][chosen.index]
+            return self.prepare(record, chosen.length) | {"bad": np.int32(0)}
+        except (UserError, RuntimeError, OSError) as error:  # ArrayRecord raises RuntimeError
+            LOG.warning("step %d: record %d of data set %d left out: %s", step, chosen.index,
+                        chosen.source, " ".join(str(error).split())[:300])
+            return self.blank(chosen.length) | {"bad": np.int32(1)}
 
 
-def train_batches(source: Sequence, prepare: Callable, *, batch_size: int, seed: int,
-                  process_index: int = 0, process_count: int = 1) -> grain.MapDataset:
-    """Shuffled, repeated batches of this host's slice of every global batch.
+def train_batches(rows: Rows) -> grain.MapDataset:
+    """This host's part of every batch, by step.
+
+    Raises UserError for a batch that hosts cannot share evenly.
+    """
+    if rows.stream.batch_size % rows.process_count:
+        raise UserError(f"batch_size: {rows.stream.batch_size} rows cannot be shared evenly by "
+                        f"{rows.process_count} hosts")
+    return grain.MapDataset.source(rows).batch(rows.per_host, drop_remainder=True)
+
+
+def iterate(dataset: grain.MapDataset, start: int, *, threads: int = 2, workers: int = 0,
+            buffer: int = 2) -> Iterator[dict]:
+    """Batches from step `start` on, prepared ahead.
 
     Args:
-        source: random-access records; prepare: record -> dict of arrays.
-        batch_size: global; every host yields batch_size / process_count rows.
-
-    Raises:
-        ValueError: for an empty source or a batch that hosts cannot share evenly.
+        threads: that prepare rows in this process, or in each worker.
+        workers: processes; 0 prepares in this one.
+        buffer: batches that wait in each worker at most, which bounds their memory.
     """
-    if not len(source):
-        raise UserError("training split: it holds no records")
-    if batch_size % process_count:
-        raise UserError(f"batch_size: {batch_size} rows cannot be shared evenly by "
-                         f"{process_count} hosts")
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    dataset = dataset[process_index::process_count].map(_Prepare(prepare))
-    return dataset.batch(batch_size // process_count, drop_remainder=True)
-
-
-def iterate(dataset: grain.MapDataset, start: int, *, threads: int = 2) -> Iterator[dict]:
-    """Batches from step `start` on, prepared ahead by a few threads."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * max(threads, 1))
-    return iter(dataset[start:].to_iter_dataset(options))
+    batches = dataset[start:].to_iter_dataset(options)
+    if workers:
+        if not flags.FLAGS.is_parsed():  # grain reads flags of its own, even in a notebook
+            flags.FLAGS.mark_as_parsed()
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(
+            num_workers=workers, per_worker_buffer_size=buffer))
+    return iter(batches)
 
 
 def padded_batches(items: Sequence, size: int) -> Iterator[tuple[list, int]]:

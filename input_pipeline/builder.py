@@ -60,8 +60,7 @@ class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         # TFDS points data_path at the unfinished folder meanwhile: the manifest appears with it.
         if self._beam:
             from input_pipeline import cluster  # Apache Beam is an optional extra
-            return cluster.read_items(self._dataset, split, items,
-                                      self.data_path / f"{split}-{MANIFEST}")
+            return cluster.read_items(self._dataset, split, items, self.data_path)
         return _read_items(self._dataset, split, items, self.data_path / f"{split}-{MANIFEST}")
 
 
@@ -113,10 +112,21 @@ def prepare(dataset: DataSet, data_dir: epath.PathLike, *,
     for stale in builder.data_path.parent.glob(f"incomplete.*_{VERSION}"):
         logging.warning("removing %s, left by an interrupted run", stale)
         stale.rmtree()
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(
-        try_download_gcs=False, beam_options=_beam_options(beam)))
+    _write(builder, dataset, beam)
     manifest.write_summary(builder.data_path, dataset, splits, digest)
     return builder
+
+
+def _write(builder: Prepared, dataset: DataSet, beam: list[str] | None) -> None:
+    config = tfds.download.DownloadConfig(try_download_gcs=False, beam_options=_beam_options(beam))
+    try:
+        builder.download_and_prepare(download_config=config)
+    except Exception as error:
+        if beam is not None:
+            from input_pipeline import cluster
+            if known := cluster.as_data_error(error, dataset):
+                raise known from error
+        raise
 
 
 def _check_same(folder: epath.Path, dataset: DataSet, digest: str) -> None:

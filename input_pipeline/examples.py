@@ -10,7 +10,8 @@ An example is what the compiled train step reads:
 | original_size | int32[2]                   | rows and columns of the frame the masks live in     |
 | ids           | int32[T]                   | conversation; the image placeholder is -200         |
 | valid         | bool[T]                    | False at padding                                    |
-| loss_mask     | bool[T]                    | True where the token is a target                    |
+| loss_mask     | bool[T]                    | True where the token is a target; the whole of it   |
+|               |                            | False where the record has no caption               |
 | masks         | uint8[K, M, M / 8]         | ground truth, one bit per pixel, in [SEG] order     |
 | mask_valid    | bool[K]                    | which slots hold a mask                             |
 | label         | int32                      | -1 unknown, 0 real, 1 fully synthetic, 2 tampered   |
@@ -19,9 +20,10 @@ An example is what the compiled train step reads:
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from PIL import Image
 
 from input_pipeline import conversation, images, regions
 from input_pipeline.errors import UserError
@@ -43,6 +45,7 @@ class ExampleSpec:
     mask_slots: int
     mask_canvas: int
     instruction: str
+    own_questions: bool = False  # ask what the record asks, where it asks something
 
     def __post_init__(self):
         if not 0 < self.sam_longest <= self.sam_canvas:
@@ -75,15 +78,45 @@ def frame_size(height: int, width: int, canvas: int) -> tuple[int, int, float]:
     return max(1, round(height * scale)), max(1, round(width * scale)), scale
 
 
+def region_mask(record: Mapping, number: int, size: tuple[int, int],
+                scale: float = 1.0) -> np.ndarray:
+    """Region `number` of a record in a frame of `size`, which is the photo times `scale`.
+
+    Returns uint8[H, W]. Raises RegionError when it covers no pixel there.
+    """
+    if content := record["regions"]["mask"][number]:
+        mask = regions.png_to_mask(content)
+        if mask.shape != size:
+            mask = np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+        if not mask.any():
+            raise regions.RegionError("mask covers no pixel")
+        return mask
+    polygons = json.loads(record["regions"]["polygons"][number])
+    return regions.polygons_to_mask([[v * scale for v in p] for p in polygons], *size)
+
+
+def union_mask(record: Mapping, size: tuple[int, int]) -> np.ndarray | None:
+    """All that is marked on a photo of `size`, bool[H, W]; None where nothing was looked for."""
+    if not record["has_masks"]:
+        return None
+    union = np.zeros(size, bool)
+    if record["union_mask"]:
+        union |= regions.png_to_mask(record["union_mask"]).astype(bool)
+    for number in range(len(record["regions"]["polygons"])):
+        union |= region_mask(record, number, size).astype(bool)
+    return union
+
+
 def ground_truth(record: Mapping, spec: ExampleSpec, size: tuple[int, int]):
-    """Usable regions of a record: char spans, and masks uint8[N, h, w] in span order."""
+    """Regions whose phrase is in the caption: spans, and masks uint8[N, h, w] in span order."""
     height, width, scale = frame_size(*size, spec.mask_canvas)
     spans, masks = [], []
-    for start, end, polygons in zip(record["regions"]["start"], record["regions"]["end"],
-                                    record["regions"]["polygons"], strict=True):
-        scaled = [[v * scale for v in polygon] for polygon in json.loads(polygons)]
+    for number, (start, end) in enumerate(zip(record["regions"]["start"],
+                                              record["regions"]["end"], strict=True)):
+        if start < 0:
+            continue  # without a phrase there is no [SEG]; counted as dropped
         try:
-            mask = regions.polygons_to_mask(scaled, height, width)
+            mask = region_mask(record, number, (height, width), scale)
         except regions.RegionError:
             if scale == 1:
                 raise
@@ -95,8 +128,19 @@ def ground_truth(record: Mapping, spec: ExampleSpec, size: tuple[int, int]):
     return [spans[i] for i in order], masks, (height, width)
 
 
-def training_example(record: Mapping, tokenizer: Tokenizer, spec: ExampleSpec) -> dict:
-    """The example of a record (see the module's table).
+def answer_of(record: Mapping, spans: Sequence[tuple[int, int]]) -> str:
+    """What the model is to say: the caption, its phrases tagged."""
+    return conversation.tag_phrases(_text(record["caption"]), spans)
+
+
+def question_of(record: Mapping, spec: ExampleSpec) -> str:
+    """What is asked about a record."""
+    return spec.own_questions and _text(record["question"]) or spec.instruction
+
+
+def training_example(record: Mapping, tokenizer: Tokenizer, spec: ExampleSpec,
+                     length: int | None = None) -> dict:
+    """The example of a record (see the module's table); `length` instead of `spec.text_length`.
 
     Phrases beyond `mask_slots` stay plain text and are counted in `dropped`, like masks whose
     [SEG] was cut off with the text.
@@ -111,16 +155,40 @@ def training_example(record: Mapping, tokenizer: Tokenizer, spec: ExampleSpec) -
     except (images.ImageError, regions.RegionError, json.JSONDecodeError) as error:
         raise ExampleError(f"record {name}: {error}") from error
     used = spans[:spec.mask_slots]
-    caption = record["caption"]
-    answer = conversation.tag_phrases(
-        caption.decode() if isinstance(caption, bytes) else caption, used)
-    text = conversation.encode_example(tokenizer, spec.instruction, answer,
-                                       length=spec.text_length)
+    text = conversation.encode_example(tokenizer, question_of(record, spec),
+                                       answer_of(record, used), length=length or spec.text_length)
     if not text.truncated and text.num_segs != len(used):
         raise ExampleError(f"record {name}: {text.num_segs} [SEG] tokens for {len(used)} masks")
     packed, valid = regions.pack_masks(masks[:text.num_segs], spec.mask_slots, spec.mask_canvas)
     return image_fields(image, spec) | {
         "original_size": np.array(size, np.int32), "ids": text.ids, "valid": text.valid,
-        "loss_mask": text.loss_mask, "masks": packed, "mask_valid": valid,
+        "loss_mask": text.loss_mask & bool(record["caption"]),
+        "masks": packed, "mask_valid": valid,
         "label": np.int32(record["label"]),
         "dropped": np.int32(len(record["regions"]["start"]) - valid.sum())}
+
+
+def text_length(record: Mapping, tokenizer: Tokenizer, spec: ExampleSpec) -> int:
+    """Number of ids of a record's conversation if no region turns out to be unusable."""
+    spans = sorted((int(start), int(end)) for start, end in zip(
+        record["regions"]["start"], record["regions"]["end"], strict=True) if start >= 0)
+    text = conversation.build_conversation(
+        question_of(record, spec), answer_of(record, spans[:spec.mask_slots]))
+    return len(tokenizer.encode_with_image(text))
+
+
+def blank_example(tokenizer: Tokenizer, spec: ExampleSpec, length: int | None = None) -> dict:
+    """An example no loss counts: in place of a record that cannot be used."""
+    length, canvas = length or spec.text_length, spec.mask_canvas
+    text = conversation.encode_example(tokenizer, spec.instruction, "", length=length)
+    black = np.zeros((spec.sam_longest, spec.sam_longest, 3), np.uint8)
+    return image_fields(black, spec) | {
+        "original_size": np.full(2, min(spec.sam_longest, canvas), np.int32), "ids": text.ids,
+        "valid": text.valid, "loss_mask": np.zeros(length, bool),
+        "masks": np.zeros((spec.mask_slots, canvas, canvas // 8), np.uint8),
+        "mask_valid": np.zeros(spec.mask_slots, bool), "label": np.int32(-1),
+        "dropped": np.int32(0)}
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -9,6 +9,7 @@ from etils import epath
 from input_pipeline.dataset import DataSet, Item
 
 MANIFEST, SUMMARY = "manifest.jsonl", "summary.json"
+LISTING = "items.jsonl"  # what Beam's workers read from; gone when the data set is complete
 
 
 def read_manifest(folder: epath.PathLike) -> Iterator[dict]:
@@ -39,7 +40,9 @@ def reasons(part: epath.Path) -> str:
 
 def write_summary(folder: epath.Path, dataset: DataSet, splits: dict[str, list[Item]],
                   digest: str) -> None:
-    """Count the manifest and write summary.json."""
+    """Count the manifest, write summary.json and remove what was needed till then."""
+    for listing in folder.glob(f"*-{LISTING}"):
+        listing.unlink()
     counts = {split: _empty(len(items), dataset.published().get(split))
               for split, items in splits.items()}
     groups = defaultdict(set)

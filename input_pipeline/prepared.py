@@ -8,8 +8,8 @@ from etils import epath
 from input_pipeline.record import DataError
 
 
-def _find_version(data_dir):
-    """The one complete data set folder at or below data_dir."""
+def find_version(data_dir: epath.PathLike) -> epath.Path:
+    """The one complete data set folder at or below data_dir. Raises DataError."""
     root = epath.Path(data_dir)
     if (root / "dataset_info.json").exists():
         return root
@@ -42,7 +42,7 @@ def open_split(data_dir: epath.PathLike, split: str):
     Raises:
         DataError: no data set there, more than one, or it has no such split.
     """
-    builder = tfds.builder_from_directory(str(_find_version(data_dir)))
+    builder = tfds.builder_from_directory(str(find_version(data_dir)))
     name = re.match(r"\w*", split).group()
     if name not in builder.info.splits:
         known = ", ".join(builder.info.splits)

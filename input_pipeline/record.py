@@ -32,6 +32,7 @@ Polygons stay polygons: which pixels they cover is the reader's choice of raster
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,6 +46,8 @@ UNKNOWN, REAL, SYNTHETIC, TAMPERED = -1, 0, 1, 2
 LABELS = {UNKNOWN: "unknown", REAL: "real", SYNTHETIC: "synthetic", TAMPERED: "tampered"}
 SCORES = ("aesthetic", "artifact", "misalignment", "overall")
 NO_BOX = (math.nan,) * 4
+# PIL names unreadable bytes by their address, which would make any two manifests differ.
+_ADDRESS = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
 
 
 class RecordError(ValueError):
@@ -52,6 +55,7 @@ class RecordError(ValueError):
 
     def __init__(self, reason: str, detail: str = ""):
         """`reason` is what summaries count by, `detail` is about this one."""
+        detail = _ADDRESS.sub("", detail)
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason, self.detail = reason, detail
 

@@ -1,9 +1,11 @@
 """Files of a data set as downloaded: a folder, a zip or a tar, read without unpacking anything."""
 
+import os
 import posixpath
 import tarfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterable
 
 from etils import epath
@@ -56,7 +58,10 @@ class Tree:
         if self.is_archive:
             return name in self._index()
         path = epath.Path(self.path) / name
-        return path.exists() and not path.is_dir()
+        try:
+            return path.exists() and not path.is_dir()
+        except OSError:  # no file can have such a name
+            return False
 
     def read(self, name: str) -> bytes:
         """Content of a file. Raises RecordError when it is missing, unreadable or outside."""
@@ -73,8 +78,20 @@ class Tree:
             raise RecordError("file missing", name) from error
         except FileNotFoundError as error:
             raise RecordError("file missing", name) from error
-        except (OSError, zipfile.BadZipFile, tarfile.TarError, RuntimeError, EOFError) as error:
+        except (OSError, zipfile.BadZipFile, zlib.error, tarfile.TarError, RuntimeError,
+                EOFError) as error:
             raise RecordError("file unreadable", f"{name}: {error}") from error
+
+    def size(self, name: str) -> int:
+        """Bytes of a file, without reading it. Raises RecordError when it is missing or outside."""
+        name = clean(name)
+        try:
+            if not self.is_archive:
+                return (epath.Path(self.path) / name).stat().length
+            entry = self._index()[name]
+            return entry.file_size if self.path.endswith(".zip") else entry.size
+        except (KeyError, OSError) as error:
+            raise RecordError("file missing", name) from error
 
     def _index(self) -> dict:
         with self._lock:
@@ -101,12 +118,22 @@ def clean(name: str) -> str:
 def _walk(folder: epath.Path) -> Iterable[str]:
     if not folder.is_dir():
         return
+    root = os.fspath(folder)
+    if "://" not in root:  # much the faster way for a million files
+        for where, _, files in os.walk(root, followlinks=True, onerror=_fail):
+            inside = where[len(root):].strip("/")
+            yield from (f"{inside}/{name}" if inside else name for name in files)
+        return
     for path in folder.iterdir():
         if path.is_dir():
             for name in _walk(path):
                 yield f"{path.name}/{name}"
         else:
             yield path.name
+
+
+def _fail(error: OSError):
+    raise DataError(f"{error.filename}: {error.strerror}") from error
 
 
 def _open(path: str):

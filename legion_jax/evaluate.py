@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from input_pipeline import batches, examples, images, prepared, regions
+from input_pipeline import batches, examples, images, prepared
+from input_pipeline.record import DataError
 from legion_jax import command, metrics, report
 from legion_jax.inference import Prediction, Predictor
 
@@ -26,9 +27,9 @@ def truth_of(record) -> tuple[np.ndarray, np.ndarray]:
     """Photo uint8[H, W, 3] and union of its regions bool[H, W] at the original size."""
     name = examples.record_id(record)
     image = images.read_image(record["image"], name=name)
-    truth = np.zeros(image.shape[:2], bool)
-    for polygons in record["regions"]["polygons"]:
-        truth |= regions.polygons_to_mask(json.loads(polygons), *truth.shape).astype(bool)
+    truth = examples.union_mask(record, image.shape[:2])
+    if truth is None:
+        raise DataError(f"record {name}: nobody marked its artifacts, so masks cannot be scored")
     return image, truth
 
 

@@ -18,8 +18,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
 from experiments import run_config
-from input_pipeline import batches, conversation, prepared
-from input_pipeline.examples import ExampleSpec, training_example
+from input_pipeline import conversation
+from input_pipeline.examples import ExampleSpec
 from input_pipeline.tokenizer import Tokenizer
 from legion_jax import (
     checkpoint,
@@ -30,6 +30,7 @@ from legion_jax import (
     report,
     run_checkpoints,
     sharding,
+    train_data,
 )
 from legion_jax import config as config_lib
 from legion_jax.config import LegionConfig, LoraConfig
@@ -62,7 +63,8 @@ def read_task(config: ml_collections.ConfigDict) -> Task:
         clip_size=model.clip.image_size, sam_canvas=model.sam.image_size,
         sam_longest=config.data.sam_longest or model.sam.image_size,
         text_length=config.data.text_length, mask_slots=config.data.mask_slots,
-        mask_canvas=config.data.mask_canvas, instruction=config.data.instruction)
+        mask_canvas=config.data.mask_canvas, instruction=config.data.instruction,
+        own_questions=config.data.own_questions)
     prompt = conversation.encode_prompt(tokenizer, config.data.instruction)
     if len(prompt) >= config.data.text_length:
         raise run_config.ConfigError(f"data.text_length: the prompt alone takes {len(prompt)} ids, "
@@ -164,7 +166,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
     mesh = sharding.make_mesh(config.mesh)
     run_config.check_values(config, batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
     task = read_task(config)
-    source = prepared.open_split(config.data.data_dir, config.data.train_split)
+    data = train_data.open_batches(config, task.tokenizer, task.examples)
     optimizer = optim.make(config.optimizer)
     with jax.set_mesh(mesh):
         graph, abstract, frozen = abstract_state(config, task.model, optimizer, mesh)
@@ -189,20 +191,17 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
                 number, params, opt_state = restored
                 number = jax.device_put(number, layout.step).astype("int32")
                 state = TrainState(number, params, opt_state)
-            return run_steps(config, task, source, step, state, frozen, mesh, checkpoints)
+            return run_steps(config, data, step, state, frozen, mesh, checkpoints)
         finally:
             checkpoints.close()
 
 
-def run_steps(config, task: Task, source, step: Callable, state: TrainState, frozen: dict, mesh,
+def run_steps(config, data, step: Callable, state: TrainState, frozen: dict, mesh,
               checkpoints: run_checkpoints.RunCheckpoints) -> TrainState:
     """The loop: one compiled call per update; metrics are fetched only when they are logged."""
     start, total = int(state.step), config.optimizer.total_steps
-    data = batches.train_batches(
-        source, lambda record: training_example(record, task.tokenizer, task.examples),
-        batch_size=config.batch_size, seed=config.seed, process_index=jax.process_index(),
-        process_count=jax.process_count())
-    rows = batches.iterate(data, start, threads=config.data.threads)
+    rows = train_data.from_step(config, data, start)
+    bad = train_data.BadRecords(config.data.max_bad)
     log = None  # one host writes the logs
     if jax.process_index() == 0:
         log = report.MetricsLog(checkpoints.directory.parent, start=start, total=total)
@@ -211,16 +210,18 @@ def run_steps(config, task: Task, source, step: Callable, state: TrainState, fro
         batch = jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(layout, x), next(rows))
         state, metrics = step(state, frozen, batch)
-        if log:
-            pending.append((number, metrics))
+        pending.append((number, metrics))
         done = number + 1
         # Whatever a checkpoint knows of must be in the log before it, or a kill would lose it.
         due = done % config.log_every == 0 or done % config.checkpoint_every == 0
-        if log and (due or done == total):
-            values = jax.device_get([m for _, m in pending])
-            log.write([(n, {k: float(v) for k, v in row.items()})
-                       for (n, _), row in zip(pending, values, strict=True)],
-                      images_per_step=config.batch_size)
+        if due or done == total:
+            values = jax.device_get([m for _, m in pending])  # all hosts: all stop on bad data
+            if log:
+                log.write([(n, {k: float(v) for k, v in row.items()})
+                           for (n, _), row in zip(pending, values, strict=True)],
+                          images_per_step=config.batch_size)
+            for row in values:
+                bad.add(row["bad"], config.batch_size)
             pending = []
         checkpoints.save(done, state.params, state.optimizer, force=done == total)
     if log:

@@ -35,7 +35,7 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate
     divided by the counts of the whole batch, so the number of parts changes memory, not the
     result. Terms of weight zero are not computed. Metrics are float32 scalars on device: loss, ce,
     bce, dice, verdict (all weighted, so that they add up to loss), grad_norm before clipping,
-    learning_rate, masks, dropped.
+    learning_rate, masks, dropped, bad (rows without a usable record).
     """
     wanted = tuple(name for name in losses.ALL if getattr(weights, name))
 
@@ -57,7 +57,8 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate
         metrics = {"loss": terms.ce + terms.bce + terms.dice + terms.verdict, "ce": terms.ce,
                    "bce": terms.bce, "dice": terms.dice, "verdict": terms.verdict,
                    "grad_norm": optax.global_norm(grads), "learning_rate": rate(state.step),
-                   "masks": total.bce, "dropped": batch["dropped"].sum()}
+                   "masks": total.bce, "dropped": batch["dropped"].sum(),
+                   "bad": batch["bad"].sum()}
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), jax.tree.map(
             lambda x: jnp.asarray(x, jnp.float32), metrics)

@@ -64,5 +64,5 @@ def random_batch(config: LegionConfig, segs: list[list[int]], *, length: int = 1
         "ids": ids, "valid": valid, "loss_mask": valid & (np.arange(length) >= 6),
         "masks": np.packbits(masks * mask_valid[..., None, None], axis=-1),
         "mask_valid": mask_valid, "label": np.resize([1, 0, -1, 2], B).astype(np.int32),
-        "dropped": (np.arange(B) % 2).astype(np.int32),
+        "dropped": (np.arange(B) % 2).astype(np.int32), "bad": np.zeros(B, np.int32),
     }

@@ -138,7 +138,8 @@ def test_tool_prints_a_table_and_needs_no_tensorflow(source, tmp_path):
         "--dataset=synthscars/published", f"--source={source}", f"--data_dir={tmp_path}"
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"name outside the source\W+3\W", done.stdout) and "manifest.jsonl" in done.stdout
+    assert re.search(r"name outside the source\W+3\W", done.stdout)
+    assert "manifest.jsonl" in done.stdout
 
 
 def test_tool_fails_in_one_sentence(tmp_path):

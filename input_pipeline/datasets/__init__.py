@@ -1,10 +1,19 @@
 """The data sets of the field, by name."""
 
 from input_pipeline.dataset import DataSet
+from input_pipeline.datasets.fakeclue import FakeClue
+from input_pipeline.datasets.folder_binary import ForenSynths, ProGan, UniversalFakeDetect
+from input_pipeline.datasets.jsonl import Jsonl
+from input_pipeline.datasets.loki import Loki
+from input_pipeline.datasets.pal4vst import Pal4Vst
+from input_pipeline.datasets.richhf import RichHF
+from input_pipeline.datasets.sid_set import SidSet
 from input_pipeline.datasets.synthscars import SynthScars
 from input_pipeline.record import DataError
 
-ALL: dict[str, type[DataSet]] = {kind.name: kind for kind in (SynthScars,)}
+ALL: dict[str, type[DataSet]] = {kind.name: kind for kind in (
+    SynthScars, RichHF, Loki, Pal4Vst, FakeClue, ProGan, ForenSynths, UniversalFakeDetect, SidSet,
+    Jsonl)}
 
 
 def open_dataset(name: str, source: str) -> DataSet:

@@ -1,0 +1,91 @@
+"""What several data sets judge alike: image names, stated sizes, masks of another size."""
+
+import io
+import posixpath
+
+import numpy as np
+from PIL import Image
+
+from input_pipeline.dataset import Notes
+from input_pipeline.record import RecordError
+from input_pipeline.regions import RegionError, mask_to_png, png_to_mask
+from input_pipeline.tree import Tree
+
+IMAGE_FILES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif"))
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values that swap the sides
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name says image; `.DS_Store` and `Thumbs.db` do not."""
+    base = posixpath.basename(name)
+    return not base.startswith(".") and posixpath.splitext(base)[1].lower() in IMAGE_FILES
+
+
+def check_image_name(name: str) -> None:
+    """Raises RecordError when it is not the name of an image."""
+    if not is_image(name):
+        raise RecordError("not an image file", name)
+
+
+def home(tree: Tree, *wanted: str) -> str:
+    """`""`, or `"FOLDER/"` when only a folder at the top has one of the wanted ones."""
+    top = tree.folders()
+    if not set(top) & set(wanted):
+        for folder in top:
+            if set(tree.folders(folder)) & set(wanted):
+                return f"{folder}/"
+    return ""
+
+
+def shown_size(content: bytes, name: str) -> tuple[int, int]:
+    """(height, width) as a viewer shows the image, from the head of its file.
+
+    Raises RecordError when there is none.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+            turned = _orientation(image) in TURNED
+    except Exception as error:  # broken files make PIL's readers raise nearly anything
+        raise RecordError("unreadable image", f"{name}: {error}") from error
+    return (width, height) if turned else (height, width)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(ORIENTATION)
+    except Exception:  # a broken EXIF block is no reason to lose the image
+        return None
+
+
+def note_size(size: tuple[int, int], height, width, notes: Notes) -> None:
+    """Notes a height and width in the source, where there are any, that are not the image's."""
+    if height is None and width is None:
+        return
+    if (height, width) != size:
+        notes.repaired("size contradicts the image",
+                       f"{width}x{height} told, {size[1]}x{size[0]} found")
+
+
+def fit_mask(content: bytes, size: tuple[int, int], notes: Notes) -> bytes:
+    """A mask file as a PNG of 0 and 255 on the image's pixels; `size` is (height, width).
+
+    One of another size but the same sides' ratio is resized (nearest) and noted.
+    Raises RecordError for others, for empty ones and for what is no image.
+    """
+    try:
+        mask = png_to_mask(content)
+    except RegionError as error:
+        raise RecordError("unusable mask", str(error)) from error
+    (height, width), (tall, wide) = mask.shape, size
+    if mask.shape != size:
+        told = f"mask of {width}x{height} for an image of {wide}x{tall}"
+        # Within the pixel of the smaller one that rounding may have cost.
+        if abs(width * tall - height * wide) > max(width, height, wide, tall):
+            raise RecordError("unusable mask", told)
+        resized = Image.fromarray(mask).resize((wide, tall), Image.Resampling.NEAREST)
+        mask = np.asarray(resized)
+        notes.repaired("mask resized", told)
+    if not mask.any():
+        raise RecordError("unusable mask", "mask covers no pixel")
+    return mask_to_png(mask)

@@ -1,0 +1,201 @@
+"""FakeClue (Wen et al., 2025): real and fake images with an explanation each.
+
+    data_json/{train,test}.json, {train,test}.zip or the same unpacked, {train,test}/
+
+An annotation file is a list of {image, label: 0 fake or 1 real, cate, width, height, conversations:
+[{from: human, value: <image>QUESTION}, {from: gpt, value: EXPLANATION}]}. Image names have the
+split in front or not, files in the archives have it once, twice or not.
+
+Frames of FaceForensics++ lie in folders named for their video, `071`, or for the video changed and
+the one the face is from, `071_054`. Videos that share a face so, however indirectly and in whatever
+split, are one group. Any other image is a group with its equals.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+
+from input_pipeline.dataset import (
+    DataSet,
+    Item,
+    Notes,
+    image_hash,
+    parse_json,
+    read_annotations,
+)
+from input_pipeline.datasets.checks import home, note_size, shown_size
+from input_pipeline.record import REAL, SYNTHETIC, DataError, Record, RecordError, check_text
+from input_pipeline.tree import Tree, clean
+
+SPLITS = ("train", "test")
+LABELS = {0: SYNTHETIC, 1: REAL}
+FACES = ("ff++", "faceforensics++")
+VIDEO = re.compile(r"(\d+)(?:_(\d+))?(?:__.*)?")
+GENERATORS = ("adm", "biggan", "glide", "midjourney", "sdv4", "sdv5", "vqdm", "wukong")
+
+
+class FakeClue(DataSet):
+    """See the module."""
+
+    name = "fakeclue"
+    configs = {"published": "Every record, as published.",
+               "dedup": "Test records whose group is also in train are skipped."}
+
+    def __init__(self, source: str, config: str):
+        """As of DataSet."""
+        super().__init__(source, config)
+        self._images: dict[str, tuple[Tree, list[str]]] = {}
+        self._train: list[str] = []  # images of train that are groups of their own
+        self._sizes: dict[int, list[str]] | None = None
+
+    def splits(self):
+        root = home(self.tree, "data_json")
+        records, names = {}, {}
+        for split in SPLITS:
+            places = [f"{root}data_json/{split}.json", f"{root}{split}.json"]
+            if path := next((p for p in places if self.tree.has(p)), None):
+                self._images[split] = self._open_images(root, split)
+                records[split] = parse_json(read_annotations(self.tree, path),
+                                            f"{self.source}/{path}", list)
+                names[split] = [_plain_name(record, split) for record in records[split]]
+        if not records:
+            raise DataError(f"{self.source}: found no data_json/train.json or data_json/test.json")
+        if self.config == "dedup" and len(records) < 2:
+            raise DataError(f"{self.source}: dedup needs both data_json/train.json and test.json")
+        groups = _video_groups(name for split in names.values() for name in split)
+        of_train = {groups[v[0]] for name in names.get("train", []) if (v := _videos(name))}
+        self._train = [name for name in names.get("train", []) if name and not _videos(name)]
+        return {split: _items(split, records[split], names[split], groups, of_train)
+                for split in records}
+
+    def _open_images(self, root: str, split: str) -> tuple[Tree, list[str]]:
+        """The tree with a split's images, and what may stand before their names in it."""
+        inside = [f"{split}/", f"{split}/{split}/"]
+        if split in self.tree.folders(root.removesuffix("/")):
+            return self.tree, [root + start for start in inside]
+        if self.tree.has(f"{root}{split}.zip") and not self.tree.is_archive:
+            return Tree(f"{self.source}/{root}{split}.zip"), ["", *inside]
+        raise DataError(f"{self.source}: found neither {root}{split}/ nor {root}{split}.zip")
+
+    def _find(self, split: str, name: str) -> tuple[Tree, str]:
+        tree, starts = self._images[split]
+        found = next((start + name for start in starts if tree.has(start + name)), None)
+        if found is None:
+            raise RecordError("file missing", name)
+        return tree, found
+
+    def read(self, item: Item, notes: Notes) -> Record:
+        split, record, group, in_train = item.data
+        if not isinstance(record, dict):
+            raise RecordError("malformed record", "not an object")
+        check_text(record.get("image"), "image")
+        clean(record["image"])  # names what leads outside
+        label = record.get("label")
+        if type(label) is not int or label not in LABELS:  # JSON's true would pass for 1
+            raise RecordError("unknown label", repr(label))
+        question, caption = _turns(record.get("conversations"))
+        tree, name = self._find(split, item.id)
+        content = tree.read(name)
+        note_size(shown_size(content, item.file), record.get("height"), record.get("width"), notes)
+        group = group or image_hash(content)
+        if self.config == "dedup" and split == "test":
+            if in_train or (not _videos(item.id) and self._is_in_train(content, group)):
+                raise RecordError("group is also in train", group)
+        return Record(
+            dataset=self.name, file_name=item.file, image=content, label=LABELS[label],
+            group_id=group, category=check_text(record.get("cate", ""), "cate"),
+            generator=_generator(item.id) if LABELS[label] == SYNTHETIC else "",
+            caption=caption, question=question)
+
+    def _is_in_train(self, content: bytes, digest: str) -> bool:
+        """Whether train has the very same image; only those of its length are read."""
+        if self._sizes is None:
+            sizes = defaultdict(list)
+            for name in self._train:
+                try:
+                    tree, path = self._find("train", name)
+                    sizes[tree.size(path)].append(path)
+                except RecordError:
+                    continue
+            self._sizes = sizes
+        for path in self._sizes.get(len(content), ()):
+            try:
+                if image_hash(self._images["train"][0].read(path)) == digest:
+                    return True
+            except RecordError:
+                continue
+        return False
+
+
+def _items(split: str, records: list, names: list[str], groups: dict[str, str],
+           of_train: set[str]) -> list[Item]:
+    items = []
+    for position, (record, name) in enumerate(zip(records, names, strict=True)):
+        videos = _videos(name)
+        root = groups[videos[0]] if videos else ""
+        file = record.get("image") if isinstance(record, dict) else ""
+        items.append(Item(name or f"#{position}", file if isinstance(file, str) else "",
+                          [split, record, f"ff++/{root}" if root else "", root in of_train]))
+    return items
+
+
+def _plain_name(record, split: str) -> str:
+    """Name of a record's image without the split in front; '' when it cannot be one."""
+    try:
+        name = clean(check_text(record.get("image"), "image"))
+    except (AttributeError, RecordError):
+        return ""
+    while name.startswith(f"{split}/"):
+        name = name.removeprefix(f"{split}/")
+    return name
+
+
+def _videos(name: str) -> list[str]:
+    """Videos of FaceForensics++ whose faces are in an image; [] for any other image."""
+    top, *folders = name.split("/")[:-1] or [""]
+    if top.lower() not in FACES:
+        return []
+    found = [match for match in map(VIDEO.fullmatch, folders) if match]
+    return [number for number in found[-1].groups() if number] if found else []
+
+
+def _video_groups(names: Iterable[str]) -> dict[str, str]:
+    """{video: the first, by name, of all videos it is connected to}."""
+    above: dict[str, str] = {}
+
+    def first(video: str) -> str:
+        while above.setdefault(video, video) != video:
+            video = above[video]
+        return video
+
+    for videos in map(_videos, names):
+        for video in videos:
+            low, high = sorted((first(videos[0]), first(video)))
+            above[high] = low
+    return {video: first(video) for video in above}
+
+
+def _generator(name: str) -> str:
+    """What made a fake image, as far as its path tells."""
+    top, *folders, file = name.split("/") if "/" in name else ("", name)
+    top = top.lower()
+    if top in FACES:
+        told = [part for part in folders if part != "fake" and not VIDEO.fullmatch(part)]
+        return told[0] if told else ""
+    if top == "genimage":
+        words = re.split(r"[^a-z0-9]+", file.lower())
+        return next((word for word in words if word in GENERATORS), top)
+    return top if top == "chameleon" else ""
+
+
+def _turns(conversations) -> tuple[str, str]:
+    """(question, explanation) of a conversation."""
+    turns = {}
+    for turn in conversations if isinstance(conversations, list) else ():
+        if isinstance(turn, dict):
+            turns.setdefault(str(turn.get("from")), turn.get("value"))
+    if turns.get("gpt") is None:
+        raise RecordError("no gpt turn", f"of {len(turns)} turns")
+    question = check_text(turns.get("human", ""), "human turn")
+    question = re.sub(r"^\s*<image>", "", question).strip()
+    return question, check_text(turns["gpt"], "gpt turn").strip()

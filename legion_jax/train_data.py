@@ -1,0 +1,85 @@
+"""From the data knobs of a run to its batches."""
+
+import functools
+import logging
+from collections.abc import Iterator
+
+import grain
+import jax
+import ml_collections
+
+from experiments.run_config import ConfigError
+from input_pipeline import batches, prepared
+from input_pipeline.examples import ExampleSpec, blank_example, training_example
+from input_pipeline.lengths import text_lengths
+from input_pipeline.stream import WINDOW, Stream
+from input_pipeline.tokenizer import Tokenizer
+
+LOG = logging.getLogger("legion_jax")
+
+
+def mixture(config: ml_collections.ConfigDict) -> list[tuple[str, str, float]]:
+    """(folder, split, weight) of every data set of a run. Raises ConfigError."""
+    if not config.data.mixture:
+        return [(config.data.data_dir, config.data.train_split, 1.0)]
+    found = []
+    for entry in config.data.mixture:
+        if len(entry) != 3 or not isinstance(entry[2], int | float) or not entry[2] > 0:
+            raise ConfigError(f"config.data.mixture: (folder, split, weight above 0), got "
+                              f"{tuple(entry)!r}")
+        found.append((str(entry[0]), str(entry[1]), float(entry[2])))
+    return found
+
+
+def open_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer,
+                 spec: ExampleSpec) -> grain.MapDataset:
+    """This host's part of every batch of a run, by step."""
+    parts = mixture(config)
+    sources = [prepared.open_split(folder, split) for folder, split, _ in parts]
+    buckets = sorted({*config.data.text_buckets, config.data.text_length})
+    if buckets[-1] != config.data.text_length:
+        raise ConfigError(f"config.data.text_buckets: {buckets[-1]} exceeds data.text_length "
+                          f"{config.data.text_length}")
+    lengths = None
+    if len(buckets) > 1:
+        lengths = [text_lengths(source, tokenizer, spec, split=split,
+                                folder=prepared.find_version(folder),
+                                write=jax.process_index() == 0)
+                   for source, (folder, split, _) in zip(sources, parts, strict=True)]
+    stream = Stream([len(source) for source in sources], weights=[w for *_, w in parts],
+                    batch_size=config.batch_size, seed=config.seed, buckets=buckets,
+                    lengths=lengths)
+    if lengths:
+        for length, (number, padding) in stream.padding(WINDOW).items():
+            LOG.info("text length %d: %d of the first %d batches, %.0f %% padding", length, number,
+                     WINDOW, 100 * padding)
+    return batches.train_batches(batches.Rows(
+        stream, sources,
+        prepare=functools.partial(_prepare, tokenizer, spec),
+        blank=functools.partial(blank_example, tokenizer, spec),
+        process_index=jax.process_index(), process_count=jax.process_count()))
+
+
+def _prepare(tokenizer: Tokenizer, spec: ExampleSpec, record, length: int) -> dict:
+    return training_example(record, tokenizer, spec, length)
+
+
+def from_step(config: ml_collections.ConfigDict, dataset: grain.MapDataset,
+              start: int) -> Iterator[dict]:
+    """Batches from step `start` on, prepared ahead as the config says."""
+    return batches.iterate(dataset, start, threads=config.data.threads,
+                           workers=config.data.workers, buffer=config.data.buffer)
+
+
+class BadRecords:
+    """Stops a run whose data is going bad; judged over the records of this start of the run."""
+
+    def __init__(self, limit: float):
+        self._limit, self._bad, self._all = limit, 0, 0
+
+    def add(self, bad: float, rows: int) -> None:
+        """Count one batch. Raises ConfigError above the limit, once a hundred rows are seen."""
+        self._bad, self._all = self._bad + int(bad), self._all + rows
+        if self._all >= 100 and self._bad > self._limit * self._all:
+            raise ConfigError(f"{self._bad} of {self._all} records could not be used, which is "
+                              f"more than config.data.max_bad {self._limit}; the log names them")

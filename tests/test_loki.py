@@ -1,0 +1,176 @@
+"""LOKI: boxes, true or false, pairs; what is read back, which defects are counted."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from fake_loki import (
+    HOME,
+    IMAGES,
+    MC_SKIPPED,
+    MULTI_CHOICE,
+    OPEN_DROPPED,
+    OPEN_ENDED,
+    OPEN_REPAIRED,
+    OPEN_SKIPPED,
+    TF_SKIPPED,
+    make_fake,
+    open_ended,
+)
+
+from input_pipeline import builder, manifest
+from input_pipeline.dataset import image_hash
+from input_pipeline.datasets import open_dataset
+from input_pipeline.datasets.loki import CATEGORIES
+from input_pipeline.examples import union_mask
+from input_pipeline.prepared import open_split
+from input_pipeline.record import DataError
+
+
+def prepare(source, data_dir, config):
+    return builder.prepare(open_dataset(f"loki/{config}", str(source)), data_dir)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return make_fake(tmp_path_factory.mktemp("source") / "loki")
+
+
+@pytest.fixture(scope="module")
+def regions(source, tmp_path_factory):
+    return prepare(source, tmp_path_factory.mktemp("data"), "regions")
+
+
+def _by_id(made):
+    return {record["id"].decode(): record for record in open_split(made.data_path, "test")}
+
+
+def _counts(made):
+    summary = manifest.read_summary(made.data_path)
+    assert list(summary["splits"]) == ["test"]
+    return summary["splits"]["test"]
+
+
+def test_boxes_are_regions_with_their_own_explanation(regions):
+    record = _by_id(regions)["test_a.png"]
+    assert record["image"] == IMAGES["a.png"] and record["label"] == 1 and record["has_masks"]
+    assert record["group_id"].decode() == image_hash(IMAGES["a.png"])
+    assert record["caption"] == b"It looks synthetic. Six legs. Melted tail."
+    assert record["question"] == b"What is wrong with this image?"
+    assert record["category"] == b"animal" and record["dataset"] == b"loki"
+    parts = record["regions"]
+    assert parts["phrase"] == [b"", b""] and list(parts["start"]) == [-1, -1]
+    assert parts["explanation"] == [b"Six legs.", b"Melted tail."]
+    assert np.array_equal(parts["box"], [[2, 3, 12.5, 9], [0, 0, 3, 3]])
+    assert json.loads(parts["polygons"][0]) == [[2, 3, 12.5, 3, 12.5, 9, 2, 9]]
+    union = union_mask(record, (16, 24))
+    assert union[5, 5] and union[1, 1] and not union[12, 12]
+
+
+def test_boxes_are_clipped_to_the_image_as_a_viewer_shows_it(regions):
+    record = _by_id(regions)["test_turned.jpg"]
+    assert (record["height"], record["width"]) == (24, 16)
+    assert np.array_equal(record["regions"]["box"], [[1, 20, 16, 24]])
+    assert record["caption"] == b"Too tall."
+    odd = _by_id(regions)["test_été 照片.png"]
+    assert odd["file_name"].decode() == f"{HOME}/été 照片.png"
+    assert [t.decode() for t in odd["regions"]["explanation"]] == ["Über ✗.", "Wide."]
+    assert np.array_equal(odd["regions"]["box"], [[1, 1, 5, 5], [20, 0, 24, 6]])
+
+
+def test_an_image_without_boxes_has_no_masks(regions):
+    record = _by_id(regions)["test_grey.jpg"]
+    assert not record["has_masks"] and record["category"] == b""
+    assert record["caption"] == b"It looks synthetic."
+
+
+def test_every_defect_of_open_ended_questions_is_counted(regions):
+    counts = _counts(regions)
+    assert (counts["items"], counts["published"], counts["records"]) == (len(OPEN_ENDED), 229, 4)
+    assert counts["skipped"] == OPEN_SKIPPED and counts["dropped"] == OPEN_DROPPED
+    assert counts["repaired"] == OPEN_REPAIRED and counts["regions"] == 5
+    assert counts["label"] == {"1": 4}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-8", "utf-8-sig"])
+@pytest.mark.parametrize(("annotations", "home"), [("data_json/image", "image"), (".", ".")])
+def test_other_encodings_and_places_give_the_same(source, tmp_path, encoding, annotations, home):
+    other = make_fake(tmp_path, encoding=encoding, annotations=annotations, home=home)
+    one, two = (open_dataset("loki", str(root)) for root in (source, other))
+    assert one.digest(one.splits()) == two.digest(two.splits())
+    item = two.splits()["test"][0]
+    assert builder.read_item(two, "test", item)[1]["image"] == IMAGES["a.png"]
+
+
+def test_a_zip_with_a_folder_around_it_is_read(source, tmp_path):
+    with zipfile.ZipFile(tmp_path / "LOKI.zip", "w") as archive:
+        for path in source.rglob("*.*"):
+            archive.write(path, f"LOKI/{path.relative_to(source)}")
+    made = prepare(tmp_path / "LOKI.zip", tmp_path / "data", "tf")
+    assert sorted(_by_id(made)) == ["test_a.png", "test_deep.png", "test_turned.jpg"]
+
+
+def test_both_askings_make_one_record(source, tmp_path):
+    made = prepare(source, tmp_path, "tf")
+    records, counts = _by_id(made), _counts(made)
+    found = {key: (int(r["label"]), r["category"]) for key, r in records.items()}
+    assert found == {"test_a.png": (0, b"document"), "test_turned.jpg": (1, b"scene"),
+                     "test_deep.png": (1, b"human")}
+    assert all(r["image"] == IMAGES[key.removeprefix("test_")] for key, r in records.items())
+    assert not any(r["has_masks"] or r["caption"] or r["question"] for r in records.values())
+    assert counts["items"] == 8 and counts["published"] == 2_217
+    assert counts["skipped"] == TF_SKIPPED and counts["label"] == {"0": 1, "1": 2}
+
+
+def test_pairs_make_two_records(source, tmp_path):
+    made = prepare(source, tmp_path, "mc")
+    records, counts = _by_id(made), _counts(made)
+    found = {key.removeprefix("test_image_"): (r["file_name"].decode().rpartition("/")[2],
+                                               int(r["label"])) for key, r in records.items()}
+    assert found == {
+        "real_from_fake_doc_mc_0_A": ("a.png", 0), "real_from_fake_doc_mc_0_B": ("cmyk.jpg", 1),
+        "fake_from_real_doc_mc_0_A": ("a.png", 0), "fake_from_real_doc_mc_0_B": ("cmyk.jpg", 1),
+        "real_from_fake_sence_mc_1_A": ("deep.png", 1), "real_from_fake_sence_mc_1_B": ("a.png", 0),
+        "fake_from_real_doc_mc_3_B": ("a.png", 0)}
+    assert counts["category"] == {"document": 5, "scene": 2}
+    assert counts["items"] == 2 * len(MULTI_CHOICE) - 2 and counts["published"] == 5_268
+    assert counts["skipped"] == MC_SKIPPED
+
+
+def test_categories_are_the_records_words():
+    published = {"animals", "satellite", "medicine", "object", "doc", "sence", "person"}
+    assert published <= set(CATEGORIES) and CATEGORIES["sence"] == CATEGORIES["scene"]
+
+
+def test_second_run_changes_nothing_and_new_boxes_are_noticed(regions, source, tmp_path):
+    before = {path: path.stat().mtime for path in regions.data_path.iterdir()}
+    again = prepare(source, regions.data_dir_root, "regions")
+    assert {path: path.stat().mtime for path in again.data_path.iterdir()} == before
+    other = shutil.copytree(source, tmp_path / "other")
+    (other / "image" / "open_ended_vqa.json").write_text(json.dumps([open_ended("a.png")]))
+    with pytest.raises(DataError, match="from another source"):
+        prepare(other, regions.data_dir_root, "regions")
+
+
+def test_missing_and_broken_annotations_are_named(source, tmp_path):
+    with pytest.raises(DataError, match="found no image/multi_choice.json"):
+        open_dataset("loki/mc", str(tmp_path)).splits()
+    other = shutil.copytree(source, tmp_path / "other")
+    path = other / "image" / "open_ended_vqa.json"
+    path.write_bytes(path.read_bytes()[:101])  # half a letter of UTF-16 at the end
+    with pytest.raises(DataError, match=f"{path}: not valid JSON"):
+        open_dataset("loki", str(other)).splits()
+
+
+def test_the_tool_prepares_it(source, tmp_path):
+    command = [sys.executable, "-m", "tools.prepare_data", "--dataset=loki/tf",
+               f"--source={source}", f"--data_dir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"contradictory truth\W+1\W", done.stdout)
+    assert re.search(r"published\W+2,217\W", done.stdout)

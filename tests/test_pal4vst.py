@@ -1,0 +1,108 @@
+"""PAL4VST: masks of what is bad, clean images, and what does not fit."""
+
+import re
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from fake_pal4vst import LABELS, SKIPPED, TRAIN, label, make_fake
+
+from input_pipeline import builder, manifest
+from input_pipeline.dataset import image_hash
+from input_pipeline.datasets import open_dataset
+from input_pipeline.examples import union_mask
+from input_pipeline.prepared import open_split
+from input_pipeline.record import DataError
+from input_pipeline.regions import png_to_mask
+
+
+def prepare(source, data_dir):
+    return builder.prepare(open_dataset("pal4vst", str(source)), data_dir)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return make_fake(tmp_path_factory.mktemp("source") / "pal4vst")
+
+
+@pytest.fixture(scope="module")
+def prepared(source, tmp_path_factory):
+    return prepare(source, tmp_path_factory.mktemp("data"))
+
+
+def _by_id(made, split):
+    return {record["id"].decode(): record for record in open_split(made.data_path, split)}
+
+
+def test_labels_become_masks_that_can_be_seen(prepared):
+    records = _by_id(prepared, "train")
+    expected = {"ffhq_seed0524": label((2, 3, 9, 8)), "grey": label(),
+                "cmyk": label((0, 0, 24, 16)), "été 照片": label((0, 0, 1, 1)),
+                "turned_with_its_label": label((2, 3, 9, 8), size=(24, 16))}
+    assert set(records) == {f"train_{name}" for name in expected}
+    for name, mask in expected.items():
+        record = records[f"train_{name}"]
+        assert record["image"] == TRAIN[name]
+        assert record["file_name"].decode() == f"images/train/{name}.jpg"
+        assert record["label"] == 1 and record["has_masks"] and not record["regions"]["phrase"]
+        assert (record["height"], record["width"]) == mask.shape
+        assert np.array_equal(png_to_mask(record["union_mask"]), mask)
+        assert np.array_equal(union_mask(record, mask.shape), mask.astype(bool))
+        if mask.any():
+            assert record["union_mask"] != LABELS[name]  # 0 and 255 instead of 0 and 1
+        assert record["group_id"].decode() == image_hash(TRAIN[name])
+
+
+def test_an_empty_label_means_a_clean_image(prepared):
+    records = _by_id(prepared, "test")
+    marked = {key: bool(png_to_mask(r["union_mask"]).any()) for key, r in records.items()}
+    assert marked == {"test_clean": False, "test_bad": True}
+    assert all(record["has_masks"] for record in records.values())
+
+
+def test_every_defect_is_counted_and_named(prepared):
+    counts = manifest.read_summary(prepared.data_path)["splits"]
+    assert {name: c["published"] for name, c in counts.items()} == {
+        "train": None, "val": None, "test": 1_441}
+    assert {name: (c["items"], c["records"]) for name, c in counts.items()} == {
+        "train": (10, 5), "val": (1, 1), "test": (2, 2)}
+    assert counts["train"]["skipped"] == SKIPPED and not counts["test"]["skipped"]
+    skipped = {entry["id"]: entry["detail"] for entry in manifest.read_manifest(prepared.data_path)
+               if entry["status"] == "skipped"}
+    assert skipped["no_image"] == "image of labels/train/no_image.png"
+    assert skipped["unlabelled"] == "label of images/train/unlabelled.jpg"
+    assert skipped["turned"] == "24x16 for an image of 16x24"
+
+
+def test_second_run_changes_nothing(prepared, source):
+    before = {path: path.stat().mtime for path in prepared.data_path.iterdir()}
+    again = prepare(source, prepared.data_dir_root)
+    assert {path: path.stat().mtime for path in again.data_path.iterdir()} == before
+
+
+def test_a_zip_with_a_folder_around_it_is_read(source, tmp_path):
+    with zipfile.ZipFile(tmp_path / "pal4vst.zip", "w") as archive:
+        for path in source.rglob("*.*"):
+            archive.write(path, f"unified/{path.relative_to(source)}")
+    items = open_dataset("pal4vst", str(tmp_path / "pal4vst.zip")).splits()
+    assert {split: len(found) for split, found in items.items()} == {
+        "train": 10, "val": 1, "test": 2}
+
+
+def test_other_layouts_are_named(source, tmp_path):
+    with pytest.raises(DataError, match="found no images/train"):
+        open_dataset("pal4vst", str(tmp_path)).splits()
+    for folder in ("cvton", "unified"):
+        (tmp_path / folder / "images").mkdir(parents=True)
+    with pytest.raises(DataError, match="name one of: cvton/, unified/"):
+        open_dataset("pal4vst", str(tmp_path)).splits()
+
+
+def test_the_tool_prepares_it(source, tmp_path):
+    command = [sys.executable, "-m", "tools.prepare_data", "--dataset=pal4vst",
+               f"--source={source}", f"--data_dir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"label of another size\W+1\W", done.stdout)

@@ -1,0 +1,217 @@
+"""RichHF-18K: TFRecord files without TensorFlow, heat maps, scores, images beside."""
+
+import io
+import pickle
+import re
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from fake_richhf import (
+    IMAGES,
+    MAP,
+    SKIPPED,
+    TRAIN,
+    encode_map,
+    example,
+    heat,
+    make_fake,
+    serialize_tensor,
+    write_records,
+)
+from PIL import Image
+from tensorboardX.crc32c import crc32c
+
+from input_pipeline import builder, manifest, tfrecord
+from input_pipeline.dataset import image_hash
+from input_pipeline.datasets import open_dataset
+from input_pipeline.examples import union_mask
+from input_pipeline.prepared import open_split
+from input_pipeline.record import DataError, RecordError
+from input_pipeline.regions import png_to_mask
+
+
+def prepare(source, data_dir, config="published"):
+    return builder.prepare(open_dataset(f"richhf/{config}", str(source)), data_dir)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return make_fake(tmp_path_factory.mktemp("source") / "richhf")
+
+
+@pytest.fixture(scope="module")
+def published(source, tmp_path_factory):
+    return prepare(source, tmp_path_factory.mktemp("data"))
+
+
+def _by_id(made, split="train"):
+    return {record["id"].decode(): record for record in open_split(made.data_path, split)}
+
+
+def _heat(record):
+    with Image.open(io.BytesIO(record["heatmap"])) as image:
+        assert image.mode == "L" and image.format == "PNG"
+        return np.asarray(image)
+
+
+def test_images_are_found_by_name_or_by_stem(published):
+    records = _by_id(published)
+    names = ["0a1b.png", "turned.jpg", "grey.png", "palette.png", "deep.png", "été 照片.jpg",
+             "0a1b.png"]
+    assert sorted(records) == [f"train_{number}" for number in range(len(names))]
+    for number, name in enumerate(names):
+        record = records[f"train_{number}"]
+        assert record["image"] == IMAGES[name] and record["label"] == 1 and record["has_masks"]
+        assert record["group_id"].decode() == image_hash(IMAGES[name])
+        assert not record["caption"] and not record["regions"]["phrase"]
+    assert records["train_0"]["file_name"] == b"train/0a1b.png"
+    assert records["train_5"]["file_name"].decode() == "train/été 照片.png"
+    assert records["train_0"]["group_id"] == records["train_6"]["group_id"]
+    assert (records["train_1"]["height"], records["train_1"]["width"]) == (24, 16)
+
+
+def test_maps_stay_as_they_are_in_all_three_encodings(published):
+    records = _by_id(published)
+    for key in ("train_0", "train_1", "train_2"):
+        assert np.array_equal(_heat(records[key]), MAP)
+    assert not _heat(records["train_3"]).any()
+    assert abs(_heat(records["train_4"]).astype(int) - MAP).max() < 30  # a JPEG
+
+
+def test_union_mask_has_the_size_of_the_image(published):
+    records = _by_id(published)
+    mask = png_to_mask(records["train_0"]["union_mask"])
+    expected = np.zeros((32, 48), np.uint8)
+    expected[:8, :24] = expected[16:, 12:24] = 1
+    assert np.array_equal(mask, expected)
+    assert png_to_mask(records["train_1"]["union_mask"]).shape == (24, 16)
+    assert not union_mask(records["train_3"], (16, 24)).any()
+
+
+def test_scores_are_read_and_bad_ones_left_out(published):
+    records = _by_id(published)
+    assert records["train_0"]["scores"] == {"aesthetic": .25, "artifact": .5, "misalignment": .75,
+                                            "overall": 1.0}
+    scores = records["train_4"]["scores"]
+    assert scores["aesthetic"] == .25 and np.isnan([scores["artifact"], scores["overall"]]).all()
+
+
+def test_every_defect_is_counted(published):
+    summary = manifest.read_summary(published.data_path)
+    counts = summary["splits"]
+    assert {name: (c["published"], c["items"], c["records"]) for name, c in counts.items()} == {
+        "train": (15_810, len(TRAIN), 7), "dev": (995, 1, 1), "test": (955, 1, 1)}
+    assert counts["train"]["skipped"] == SKIPPED
+    assert counts["train"]["repaired"] == {"unusable score left out": 2}
+    assert summary["groups_in_several_splits"] == 2
+    details = {entry["id"]: entry["detail"] for entry in manifest.read_manifest(published.data_path)
+               if entry["split"] == "train" and entry["status"] == "skipped"}
+    assert details["7"] == "train/gone.png" and details["9"] == "256x256"
+    assert "wrong checksum" in details["17"] and "from byte" in details["18"]
+
+
+def test_flavours_differ_in_what_counts_as_marked(source, tmp_path):
+    half = prepare(source, tmp_path, "half")
+    mask = png_to_mask(_by_id(half)["train_0"]["union_mask"])
+    expected = np.zeros((32, 48), np.uint8)
+    expected[16:, 12:24] = 1
+    assert np.array_equal(mask, expected)
+    dataset = open_dataset("richhf/marked", str(source))
+    items = dataset.splits()["train"]
+    kept = [builder.read_item(dataset, "train", item)[0]["status"] for item in items[:5]]
+    assert kept == ["kept", "kept", "kept", "skipped", "kept"]
+    assert builder.read_item(dataset, "train", items[3])[0]["reason"] == "nothing marked"
+
+
+@pytest.mark.parametrize("place", [".", "images/train", "zip", "all in one zip"])
+def test_images_may_lie_elsewhere(source, published, tmp_path, place):
+    other = make_fake(tmp_path / "richhf", images="images" if "zip" in place else place)
+    if "zip" in place:
+        inside = other / "images" if place == "zip" else other
+        with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+            for path in inside.rglob("*.*"):
+                archive.write(path, path.relative_to(inside))
+        if place == "zip":
+            for path in (other / "images").iterdir():
+                path.unlink()
+            (tmp_path / "images.zip").rename(other / "images.zip")
+        else:
+            other = tmp_path / "images.zip"
+    dataset = pickle.loads(pickle.dumps(open_dataset("richhf", str(other))))
+    items = dataset.splits()["train"]
+    made = [builder.read_item(dataset, "train", item)[1] for item in items[:7]]
+    assert [m["image"] for m in made] == [
+        _by_id(published)[f"train_{n}"]["image"] for n in range(7)]
+
+
+def test_a_data_set_travels_without_the_file_it_read(source):
+    dataset = open_dataset("richhf", str(source))
+    dataset.splits()
+    assert len(pickle.dumps(dataset)) < 1000
+
+
+def test_second_run_changes_nothing_and_new_labels_are_noticed(source, published, tmp_path):
+    before = {path: path.stat().mtime for path in published.data_path.iterdir()}
+    again = prepare(source, published.data_dir_root)
+    assert {path: path.stat().mtime for path in again.data_path.iterdir()} == before
+    other = make_fake(tmp_path / "other")  # the same places, another score
+    changed = example("train/0a1b.png", encode_map(MAP), overall_score=.5)
+    assert len(changed) == len(TRAIN[0])
+    write_records(other / "test.tfrecord", [changed])
+    with pytest.raises(DataError, match="from another source"):
+        prepare(other, published.data_dir_root)
+
+
+def test_wrong_files_are_named(tmp_path):
+    with pytest.raises(DataError, match="found no train.tfrecord"):
+        open_dataset("richhf", str(tmp_path)).splits()
+    (tmp_path / "dev.tfrecord").write_text("version https://git-lfs.github.com/spec/v1\noid x\n")
+    with pytest.raises(DataError, match="git lfs pull"):
+        open_dataset("richhf", str(tmp_path)).splits()
+    (tmp_path / "dev.tfrecord").write_bytes(b"\0" * 100)
+    with pytest.raises(DataError, match="no usable record; 1 damaged file"):
+        prepare(tmp_path, tmp_path / "data")
+
+
+def test_the_tool_prepares_it_without_tensorflow(source, tmp_path):
+    command = [sys.executable, "-m", "tools.prepare_data", "--dataset=richhf",
+               f"--source={source}", f"--data_dir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"published\W+15,810\W+995\W+955\W", done.stdout)
+
+
+@pytest.mark.parametrize("data", [b"", b"a", b"123456789", bytes(range(256)) * 3])
+def test_checksums_are_those_of_tensorboard(data):
+    crc = crc32c(data)
+    assert tfrecord.masked_crc32c(data) == (((crc >> 15) | (crc << 17)) + 0xA282EAD8) % 2**32
+
+
+def test_the_checksum_is_crc32c():
+    assert tfrecord.masked_crc32c(b"123456789") == (
+        ((0xE3069283 >> 15) | (0xE3069283 << 17)) + 0xA282EAD8) % 2**32
+
+
+@pytest.mark.parametrize("cut", [1, 8, 11, 12, 13, 20])
+def test_a_cut_anywhere_is_a_truncated_file(tmp_path, cut):
+    content = write_records(tmp_path / "a.tfrecord", [b"first", b"second"])
+    first = 12 + len(b"first") + 4
+    one, two = tfrecord.frames(content[:first + cut])
+    assert tfrecord.read_frame(content, one) == b"first"
+    with pytest.raises(RecordError, match="truncated file"):
+        tfrecord.read_frame(content, two)
+
+
+def test_a_broken_length_ends_a_file(tmp_path):
+    content = bytearray(write_records(tmp_path / "a.tfrecord", [b"first", b"second", b"third"]))
+    content[12 + len(b"first") + 4] ^= 1
+    assert [frame.problem for frame in tfrecord.frames(bytes(content))] == ["", "damaged file"]
+
+
+def test_tensors_of_other_shapes_are_none():
+    assert np.array_equal(tfrecord.parse_tensor(serialize_tensor(MAP))[..., 0], MAP)
+    with pytest.raises(RecordError, match="malformed record"):
+        tfrecord.parse_tensor(serialize_tensor(heat(side=256)))

@@ -1,0 +1,226 @@
+"""SID-Set from folders, archives and parquet files: masks, descriptions, counted defects."""
+
+import hashlib
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from fake_folders import BROKEN, FORMS, picture, write_tree, zip_tree
+from fake_sid_set import KINDS, MASKS, encode_mask, make_folders, make_parquet, mask_array
+
+from input_pipeline import builder, manifest
+from input_pipeline.dataset import Notes
+from input_pipeline.datasets import open_dataset
+from input_pipeline.datasets.checks import fit_mask
+from input_pipeline.prepared import open_split
+from input_pipeline.record import DataError, RecordError
+from input_pipeline.regions import png_to_mask
+
+
+def prepare(source, data_dir, config):
+    return builder.prepare(open_dataset(f"sid_set/{config}", str(source)), data_dir)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("folders")
+    made = make_folders(root / "source")
+    return root, made, prepare(root / "source", root / "data", "folders")
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory):
+    pytest.importorskip("pyarrow")
+    root = tmp_path_factory.mktemp("parquet")
+    made = make_parquet(root / "source")
+    return root, made, prepare(root / "source", root / "data", "parquet")
+
+
+def check_record(record, kind, content, name):
+    """Every field that both layouts have."""
+    assert record["image"] == content and record["label"] == KINDS.index(kind)
+    assert record["group_id"].decode() == hashlib.sha256(content).hexdigest()
+    assert record["category"] == record["generator"] == record["question"] == b""
+    assert record["dataset"] == b"sid_set" and not len(record["regions"]["phrase"])
+    expected = MASKS[name][1] if kind == "tampered" else None
+    assert bool(record["has_masks"]) == (kind == "real" or expected is not None)
+    if expected is None:
+        assert record["union_mask"] == b""
+    else:
+        np.testing.assert_array_equal(png_to_mask(record["union_mask"]), expected)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_every_record_of_the_folders_is_exact(folders, split):
+    _, made, built = folders
+    records = {r["file_name"].decode(): r for r in open_split(built.data_path, split)}
+    for kind, files in made[split].items():
+        for name, content in files.items():
+            record = records.pop(f"{split}/{kind}/{name}")
+            check_record(record, kind, content, name)
+            assert record["id"].decode() == f"{split}_{kind}/{name}"
+    assert not records
+
+
+def test_descriptions_are_captions(folders):
+    captions = {r["file_name"].decode().split("/", 1)[1]: r["caption"].decode()
+                for r in open_split(folders[2].data_path, "train") if r["caption"]}
+    assert captions == {"real/plain.png": "A plain photo.", "tampered/ok.png": "Its left half.",
+                        "full_synthetic/syn_0.png": "By a machine."}
+
+
+def test_every_defect_of_the_folders_is_counted(folders):
+    _, made, built = folders
+    train = manifest.read_summary(built.data_path)["splits"]["train"]
+    kept = sum(map(len, made["train"].values()))
+    assert train["published"] == 210_000 and train["records"] == kept
+    assert train["items"] == kept + len(BROKEN) + 1
+    assert train["skipped"] == {"file missing": 1, "not an image file": 2, "unreadable image": 3}
+    assert train["repaired"] == {"mask resized": 2}
+    assert train["dropped"] == {"mask missing": 1, "unusable mask": 3}
+    assert train["label"] == {"0": len(FORMS), "1": 3, "2": len(MASKS)}
+
+
+def test_every_defect_is_named(folders):
+    entries = {e["id"]: e for e in manifest.read_manifest(folders[2].data_path)
+               if e["split"] == "train"}
+    for name, (_, _, reason, is_dropped) in MASKS.items():
+        notes = entries[f"tampered/{name}"]["notes"]
+        assert [(n["kind"], n["reason"]) for n in notes] == (
+            [("dropped" if is_dropped else "repaired", reason)] if reason else [])
+    assert entries["tampered/turned.png"]["notes"][0]["detail"] == (
+        "mask of 16x24 for an image of 24x16")
+    assert entries["tampered/gone.png"]["reason"] == "file missing"
+
+
+@pytest.mark.parametrize(("size", "fits"), [
+    ((100, 67), True), ((2002, 1335), True), ((100, 70), False), ((667, 1001), False)])
+def test_masks_of_the_same_proportions_fit(size, fits):
+    content = encode_mask(mask_array(size=size))
+    if not fits:
+        with pytest.raises(RecordError, match="unusable mask"):
+            fit_mask(content, (667, 1001), Notes())
+        return
+    mask = png_to_mask(fit_mask(content, (667, 1001), notes := Notes()))
+    assert mask.shape == (667, 1001) and abs(mask.mean() - 0.5) < 0.01
+    assert [note["reason"] for note in notes.entries] == ["mask resized"]
+
+
+@pytest.mark.parametrize("config", ["folders", "parquet"])
+def test_second_run_changes_nothing(config, request):
+    root, _, built = request.getfixturevalue(config)
+    before = {path: path.stat().mtime for path in built.data_path.iterdir()}
+    again = prepare(root / "source", root / "data", config)
+    assert {path: path.stat().mtime for path in again.data_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("start", ["", "SID_Set/"])
+def test_an_archive_reads_like_the_folder(folders, tmp_path, start):
+    source = folders[0] / "source"
+    files = {str(path.relative_to(source)): path.read_bytes()
+             for path in source.rglob("*") if path.is_file()}
+    hostile = [("../train/real/out.png", picture(1), False),
+               (f"{start}train/real/link.png", b"/etc/passwd", True)]
+    packed = zip_tree(tmp_path / "all.zip", files, start=start, hostile=hostile)
+    one, two = (open_dataset("sid_set/folders", str(p)) for p in (source, packed))
+    for items, others in zip(one.splits().values(), two.splits().values(), strict=True):
+        assert [item.id for item in items] == [item.id for item in others]
+        for item, other in zip(items, others, strict=True):
+            if "gone" not in item.id and not item.file.endswith((".db", "_Store", "bad_empty.jpg")):
+                record = two.read(other, Notes())
+                assert vars(record) | {"file_name": ""} == vars(
+                    one.read(item, Notes())) | {"file_name": ""}
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_every_record_of_the_parquet_files_is_exact(parquet, split):
+    _, made, built = parquet
+    records = {r["id"].decode().removeprefix(f"{split}_"): r
+               for r in open_split(built.data_path, split)}
+    assert records.keys() == made[split].keys()
+    for key, (kind, content) in made[split].items():
+        name = records[key]["file_name"].decode()
+        assert key == f"{kind}_{name[:-4]}"
+        check_record(records[key], kind, content, name)
+
+
+def test_every_defect_of_the_parquet_files_is_counted(parquet):
+    _, made, built = parquet
+    train = manifest.read_summary(built.data_path)["splits"]["train"]
+    assert train["published"] == 210_000 and train["items"] == len(made["train"]) + 3
+    assert train["skipped"] == {"unknown label": 1, "file missing": 1, "duplicate id": 1}
+    assert train["repaired"] == {"mask resized": 2, "size contradicts the image": 1}
+    assert train["dropped"] == {"mask missing": 1, "unusable mask": 3}
+    (entry,) = (e for e in manifest.read_manifest(built.data_path)
+                if e["status"] == "skipped" and e["reason"] == "unknown label")
+    assert entry["detail"] == "3" and "-00001-of-00002.parquet#" in entry["file"]
+
+
+def test_rows_are_read_in_any_order_by_any_worker(parquet):
+    dataset = open_dataset("sid_set/parquet", str(parquet[0] / "source"))
+    items = dataset.splits()["validation"]
+    expected = [dataset.read(item, Notes()) for item in items]
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert [copy.read(item, Notes()) for item in items[::-1]] == expected[::-1]
+
+
+def test_parquet_files_may_have_descriptions(tmp_path):
+    pytest.importorskip("pyarrow")
+    made = make_parquet(tmp_path, descriptions=True)
+    dataset = open_dataset("sid_set/parquet", str(tmp_path))
+    items = dataset.splits()["validation"]
+    assert [dataset.read(item, Notes()).caption for item in items] == [
+        f"About {key}." for key in made["validation"]]
+
+
+def test_broken_parquet_files_are_named(tmp_path):
+    pytest.importorskip("pyarrow")
+    make_parquet(tmp_path)
+    dataset = open_dataset("sid_set/parquet", str(tmp_path))
+    item = dataset.splits()["train"][0]
+    path = tmp_path / "data" / "train-00000-of-00002.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"\xff" * 900 + whole[904:])
+    with pytest.raises(RecordError, match="file unreadable"):
+        dataset.read(item, Notes())
+    path.write_bytes(whole[:-20])
+    with pytest.raises(DataError, match="train-00000-of-00002.parquet: not a readable parquet"):
+        open_dataset("sid_set/parquet", str(tmp_path)).splits()
+    path.rename(path.with_name("part-0.parquet"))
+    with pytest.raises(DataError, match="its name tells no split"):
+        open_dataset("sid_set/parquet", str(tmp_path)).splits()
+
+
+def test_without_pyarrow_the_command_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match="pip install pyarrow"):
+        open_dataset("sid_set/parquet", str(tmp_path))
+    open_dataset("sid_set/folders", str(tmp_path))
+
+
+def test_nothing_there_is_named(tmp_path):
+    pytest.importorskip("pyarrow")
+    for config in ("folders", "parquet"):
+        with pytest.raises(DataError, match="found no"):
+            open_dataset(f"sid_set/{config}", str(tmp_path)).splits()
+    packed = zip_tree(tmp_path / "a.zip", {"a.parquet": b""})
+    with pytest.raises(DataError, match="unpack it first"):
+        open_dataset("sid_set/parquet", str(packed))
+    write_tree(tmp_path, {"text_label_images/train/description/real_GT.json": b"[]",
+                          "train/real/a.png": picture(1)})
+    with pytest.raises(DataError, match="real_GT.json: expected a dict"):
+        open_dataset("sid_set/folders", str(tmp_path)).splits()
+
+
+@pytest.mark.parametrize("config", ["folders", "parquet"])
+def test_tool(config, tmp_path, request):
+    source = request.getfixturevalue(config)[0] / "source"
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.prepare_data", f"--dataset=sid_set/{config}",
+         f"--source={source}", f"--data_dir={tmp_path}"],
+        capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "mask resized" in done.stdout
