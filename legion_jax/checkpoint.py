@@ -189,6 +189,11 @@ def load_some(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any
     """The parameters in `abstract`, and nothing else is read. As `load_params` otherwise."""
     found = stored(folder)
     check_shapes(str(folder), {p: found[p][1] for p in abstract if p in found}, abstract)
+    return load_from(found, abstract)
+
+
+def load_from(found: dict[str, tuple[epath.Path, Any]], abstract: dict[str, Any]) -> dict[str, Any]:
+    """As `load_some`, from the places that `stored` found."""
     params = {}
     for place in {found[path][0] for path in abstract}:
         part = {p: a for p, a in abstract.items() if found[p][0] == place}

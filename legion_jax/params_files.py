@@ -4,6 +4,7 @@ import pathlib
 import threading
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -51,7 +52,7 @@ class Reader:
     """
 
     def __init__(self, folder: epath.PathLike):
-        self._folder, self._found = folder, checkpoint.stored(folder)
+        self._found = checkpoint.stored(folder)
         self.entries = {path: a for path, (_, a) in self._found.items()}
         self._last, self._lock = (None, None), threading.Lock()
         self._files: dict[str, tensor_file.SafetensorsReader] = {}
@@ -68,8 +69,10 @@ class Reader:
         with self._lock:
             if self._last[0] != path:
                 self._last = (None, None)  # before the next one is there
-                abstract = checkpoint.as_stored(self._folder, {path: self.entries[path]})
-                loaded = checkpoint.load_some(self._folder, abstract)
+                entry = self.entries[path]
+                device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+                loaded = checkpoint.load_from(self._found, {path: jax.ShapeDtypeStruct(
+                    entry.shape, entry.dtype, sharding=device)})
                 self._last = (path, checkpoint.to_host(loaded)[path])
             return self._last[1][index]
 

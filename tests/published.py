@@ -41,11 +41,34 @@ def to_torch(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array.copy())
 
 
+def to_array(tensor: torch.Tensor) -> np.ndarray:
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
 def save(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
     if path.suffix == ".safetensors":
         safetensors.numpy.save_file(tensors, path)
     else:
         torch.save({key: to_torch(value) for key, value in tensors.items()}, path)
+
+
+def save_shards(folder: pathlib.Path, tensors: dict[str, np.ndarray], *, suffix: str,
+                shards: int) -> None:
+    """One file, or `shards` of them and an index, named as transformers names them."""
+    stem = "model" if suffix == ".safetensors" else "pytorch_model"
+    if shards == 1:
+        save(folder / f"{stem}{suffix}", tensors)
+        return
+    weight_map = {}
+    for number in range(shards):
+        name = f"{stem}-{number + 1:05d}-of-{shards:05d}{suffix}"
+        part = {k: tensors[k] for k in list(tensors)[number::shards]}
+        save(folder / name, part)
+        weight_map |= dict.fromkeys(part, name)
+    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+    (folder / f"{stem}{suffix}.index.json").write_text(json.dumps(index))
 
 
 def load(folder: pathlib.Path) -> dict[str, torch.Tensor]:
@@ -72,16 +95,6 @@ def make(folder: pathlib.Path, config: LegionConfig, *, dtype: str = "bfloat16",
     stem = "model" if suffix == ".safetensors" else "pytorch_model"
     save(clip / f"{stem}{suffix}",
          {k: v for k, v in tensors.items() if k.startswith("vision_model.")})
-    keys = sorted(k for k in tensors if not k.startswith("vision_model."))
-    if shards == 1:
-        save(legion / f"{stem}{suffix}", {k: tensors[k] for k in keys})
-        return legion, clip
-    weight_map = {}
-    for number in range(shards):
-        name = f"{stem}-{number + 1:05d}-of-{shards:05d}{suffix}"
-        part = {k: tensors[k] for k in keys[number::shards]}
-        save(legion / name, part)
-        weight_map |= dict.fromkeys(part, name)
-    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
-    (legion / f"{stem}{suffix}.index.json").write_text(json.dumps(index))
+    save_shards(legion, {k: tensors[k] for k in sorted(tensors) if not k.startswith(
+        "vision_model.")}, suffix=suffix, shards=shards)
     return legion, clip

@@ -1,6 +1,7 @@
 """LoRA outside its kernels: a PEFT adapter folder, or factors beside the weights of a training."""
 
 import functools
+import math
 import re
 from collections.abc import Callable
 
@@ -69,9 +70,12 @@ def _config(sources: Sources) -> dict:
                     raise SourceError(f"{path}: {name} {config[name]!r} is not supported, only "
                                       f"{wanted!r}")
             for name in ("r", "lora_alpha"):
-                if not isinstance(config.get(name), int | float) or not config[name] > 0:
+                if type(config.get(name)) not in (int, float) or not 0 < config[name] < math.inf:
                     raise SourceError(f"{path}: {name} must be a positive number, not "
                                       f"{config.get(name)!r}")
+            dropout = config.get("lora_dropout", LoraConfig.dropout)
+            if type(dropout) not in (int, float) or not 0 <= dropout < 1:
+                raise SourceError(f"{path}: lora_dropout must be from 0 to 1, not {dropout!r}")
             return config
     return {}
 

@@ -1,8 +1,6 @@
 """A checkpoint or a training run -> PyTorch folders, whole or not there at all."""
 
-from etils import epath
-
-from legion_jax.convert import export_adapter, export_hf, streaming
+from legion_jax.convert import export_adapter, export_hf, recorded, streaming
 from legion_jax.convert.files import NAMES, Files, encode
 from legion_jax.convert.published_files import published_configs
 from legion_jax.convert.source import SourceError
@@ -39,20 +37,21 @@ def export(folder: str, output: str, *, layout: str = "legion", file_format: str
             files = legion(Values(folder), file_format)
         else:
             files = {"hf": export_hf.hf, "adapter": export_adapter.adapter_layout}[layout](folder)
-        for file in (epath.Path(folder) / "tokenizer").iterdir():
-            place = "llava/" if layout == "hf" else ""
-            files.small.setdefault(f"{place}{file.name}", file.read_bytes())
+        tokenizer = recorded.read_tokenizer(folder, recorded.read_meta(folder)["config"])
+        for name, content in tokenizer.files.items():
+            files.small.setdefault(f"{'llava/' if layout == 'hf' else ''}{name}", content)
         files.write(building, progress=progress)
     return {file: len(tensors) for file, tensors in files.weights.items()}
 
 
 def legion(values: Values, file_format: str) -> Files:
     """The published layout; as it came, if it came so and every tensor has a place there."""
-    main = values.roles.get("main", {"spelling": None})
+    main = values.roles.get("main", {"spelling": None, "tensors": {}})
     there = {t["published"] for role in values.roles.values() for t in role["tensors"].values()}
     as_it_came = (main["spelling"] == PUBLISHED.name and "adapter" not in values.roles
                   and values.tensors.keys() <= there
-                  and not any("lora_" in key for key in main["tensors"]))
+                  and all(t["published"] in values.tensors or f"main/{key}" in values.carried
+                          for key, t in main["tensors"].items()))  # LoRA and PEFT's copies
     return _as_it_came(values) if as_it_came else _anew(values, file_format)
 
 

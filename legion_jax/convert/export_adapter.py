@@ -2,8 +2,7 @@
 
 from etils import epath
 
-from legion_jax import checkpoint
-from legion_jax.convert import adapter
+from legion_jax.convert import adapter, recorded
 from legion_jax.convert.files import Files, encode
 from legion_jax.convert.rules import rules
 from legion_jax.convert.source import SourceError
@@ -32,7 +31,7 @@ def adapter_layout(folder: epath.PathLike) -> Files:
         PREFIX + name: t for name, t in (lora | saved).items()}
     if rest := {name: t for name, t in trained.items() if name not in saved | lora}:
         files.weights[MODULES] = rest
-    sources = checkpoint.read_meta(origin_of(folder)).get("sources", {})
+    sources = recorded.read_meta(origin_of(folder)).get("sources", {})
     files.small[adapter.CONFIG] = encode(adapter.config_file(
         values.config.lora, base=sources.get("main", {}).get("path", ""),
         modules=[module for module, root in SAVED.items()
@@ -43,7 +42,7 @@ def adapter_layout(folder: epath.PathLike) -> Files:
 def _trained(folder: epath.PathLike, values: Values) -> dict[str, Tensor]:
     """Tensors that differ from the base: of training, or of the adapter this was converted from."""
     paths, place = set(), epath.Path(folder)
-    while base := (meta := checkpoint.read_meta(place))["base"]:
+    while base := (meta := recorded.read_meta(place))["base"]:
         paths |= set(meta["trained"])
         place = epath.Path(base["path"])
     names = {key for rule in rules(values.config) if rule.path in paths

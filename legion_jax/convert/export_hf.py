@@ -7,13 +7,20 @@ from etils import epath
 
 from input_pipeline.tokenizer import IMAGE_TOKEN, Tokenizer
 from input_pipeline.tokenizer_files import ADDED_FILE, as_json
-from legion_jax import checkpoint
-from legion_jax.convert import carried, hf_files, spellings
+from legion_jax.convert import carried, hf_files, recorded, spellings
 from legion_jax.convert.files import Files
 from legion_jax.convert.model_card import model_card
 from legion_jax.convert.rules import SAM
 from legion_jax.convert.source import SourceError
-from legion_jax.convert.values import Tensor, Values, constant, main_dtype, post_norm, split_tower
+from legion_jax.convert.values import (
+    Tensor,
+    Values,
+    constant,
+    main_dtype,
+    origin_of,
+    post_norm,
+    split_tower,
+)
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 BUFFERS = ("rotary_emb.inv_freq", "position_ids")  # transformers computes them
@@ -22,14 +29,16 @@ HEADS = ("model.text_hidden_fcs.", "prediction_head.")
 
 def hf(folder: epath.PathLike) -> Files:
     """All files of the export; towers that the checkpoint lacks are left out."""
-    meta = checkpoint.read_meta(folder)
+    meta = recorded.read_meta(folder)
     config = meta["config"]
     if "verdict" in meta.get("absent", []):
         config = dataclasses.replace(config, verdict_classes=())
-    vocabulary = meta.get("vocabulary") or {"image_token": None}
+    tokenizer = Tokenizer.from_folder(epath.Path(folder) / "tokenizer")
+    vocabulary = recorded.read_meta(origin_of(folder)).get("vocabulary") or {"image_token": None}
     rows, image_token = vocabulary.get("rows"), vocabulary["image_token"]
     if image_token is None:
-        rows, image_token = config.language.vocab, config.language.vocab
+        rows = config.language.vocab
+        image_token = tokenizer.added.get(IMAGE_TOKEN, rows)
     values = Values(folder, rows=rows)
     tower, rest = split_tower(values.tensors | {
         name: t for name, t in values.published_carried().items() if name not in values.tensors})
@@ -46,7 +55,6 @@ def hf(folder: epath.PathLike) -> Files:
     blocks = 1 + max(int(name.split(".")[3]) for name in tower if ".encoder.layers." in name)
     files.add_small("llava/", hf_files.llava_files(
         config, blocks=blocks, rows=rows, image_token=image_token, dtype=main_dtype(values)))
-    tokenizer = Tokenizer.from_folder(epath.Path(folder) / "tokenizer")
     files.small[f"llava/{ADDED_FILE}"] = as_json(
         tokenizer.added | {IMAGE_TOKEN: tokenizer.added.get(IMAGE_TOKEN, image_token)})
     masks = f"{SAM}mask_decoder.iou_token.weight" in rest

@@ -69,13 +69,13 @@ def jobs(plan: Plan) -> dict[str, Callable[[Callable], None]]:
     The array has the layout and dtype of the parameter; index is () or its place in the stack.
     """
     def one(rule: Rule, key: str, index: tuple[int, ...]):
-        dtype = tensor_file.numpy_dtype(plan.params[rule.path][1])
+        dtype = plan.params[rule.path][1]
 
         def job(put):
             value = plan.sources.read(key)
             if key in plan.adapters:
                 value = (value.astype(np.float32) + plan.adapters[key]()).astype(value.dtype)
-            put(rule.path, index, rule.layout.to_jax(value).astype(dtype, copy=False))
+            put(rule.path, index, streaming.cast(rule.layout.to_jax(value), dtype))
         return job
 
     return {key: one(rule, key, index) for rule in plan.table

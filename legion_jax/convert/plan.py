@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -42,7 +43,7 @@ class Options:
     def resolved(self) -> "Options":
         """The same with absolute paths, to be used again from any folder."""
         return dataclasses.replace(self, **{
-            name: str(pathlib.Path(path).resolve()) for name in ("tokenizer", "config")
+            name: os.path.realpath(path) for name in ("tokenizer", "config")
             if (path := getattr(self, name))})
 
 
@@ -72,8 +73,11 @@ class Plan:
         config, image = read_configs(self.sources).get("main", {}), None
         if self.sources.roles["main"].is_llava:
             image = config.get("image_token_index", config.get("image_token_id"))
-        return {"rows": self.sources.entries["model.embed_tokens.weight"].shape[0],
-                "image_token": image}
+        rows = self.sources.entries["model.embed_tokens.weight"].shape[0]
+        if image is not None and (type(image) is not int or not 0 <= image <= rows):
+            raise SourceError(f"config.json: image_token_index {image!r} is none of the {rows} "
+                              f"rows of model.embed_tokens.weight")
+        return {"rows": rows, "image_token": image}
 
 
 def make_plan(sources: Sources, options: Options) -> Plan:

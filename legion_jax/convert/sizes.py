@@ -37,22 +37,27 @@ def read_config(configs: Mapping[str, dict], entries: Mapping[str, Entry], *, vo
     if feature != "patch":
         raise SourceError(f"config.json: mm_vision_select_feature must be 'patch', not {feature!r}")
     select = main.get("mm_vision_select_layer", main.get("vision_feature_layer", -2))
+    position = main.get("position_dtype", "float32" if "text_config" in main else "bfloat16")
+    if position not in ("float32", "bfloat16"):
+        raise SourceError(f"config.json: position_dtype must be float32 or bfloat16, not "
+                          f"{position!r}")
     has_head = "prediction_head.0.weight" in entries
+    tower = configs.get("clip") or (
+        _part(main, "vision_config") if main.get("vision_config") else {})
     return LegionConfig(
-        clip=_clip(configs.get("clip", main.get("vision_config")), entries, select),
+        clip=_clip(tower, entries, select),
         language=_language(main, entries, vocab), lora=lora,
         sam=_sam(entries, sam or _hf_sam(configs.get("sam", {}))),
         verdict_classes=_classes(main) if has_head else (),
         verdict_hidden=(_shape(entries, "prediction_head.0.weight", 2)[0] if has_head
                         else LegionConfig.verdict_hidden),
-        position_dtype=main.get("position_dtype",
-                                "float32" if "text_config" in main else "bfloat16"))
+        position_dtype=position)
 
 
 def _classes(config: dict) -> tuple[str, ...]:
     """Names of the verdict head's classes; the published head has none in its files."""
     classes = config.get("verdict_classes") or VERDICT_CLASSES
-    if len(set(map(str, classes))) != 2:
+    if not isinstance(classes, list | tuple) or len(set(map(str, classes))) != 2:
         raise SourceError(f"config.json: verdict_classes must be two names, not {classes!r}")
     return tuple(map(str, classes))
 
@@ -74,19 +79,20 @@ def _language(config: dict, entries: Mapping[str, Entry], vocab: int) -> Languag
     if text.get("num_hidden_layers", layers) != layers:
         raise SourceError(f"config.json: num_hidden_layers {text['num_hidden_layers']!r} leaves no "
                           f"place for the {layers} layers in the files")
-    rope = text.get("rope_parameters") or {}
+    rope = _part(text, "rope_parameters") if text.get("rope_parameters") else {}
+    rope = {"rope_theta": text.get("rope_theta", 10000.0)} | rope
     multiple = LanguageConfig.vocab_multiple
     return LanguageConfig(
         vocab=vocab, width=width, heads=heads, layers=layers,
         mlp=_shape(entries, "model.layers.0.mlp.up_proj.weight", 2)[0],
         norm_eps=_number(text, "rms_norm_eps", float),
-        rope_base=float(rope.get("rope_theta", text.get("rope_theta", 10000.0))),
+        rope_base=float(_number(rope, "rope_theta", float)),
         # Rows that belong to no token must fit into the padding.
         vocab_multiple=multiple if rows <= vocab + -vocab % multiple else rows + -rows % multiple,
         max_positions=_number({"max_position_embeddings": 2048} | text, "max_position_embeddings"))
 
 
-def _clip(config: dict | None, entries: Mapping[str, Entry], select: Any) -> ClipConfig:
+def _clip(config: dict, entries: Mapping[str, Entry], select: Any) -> ClipConfig:
     if type(select) is not int:
         raise SourceError(f"config.json: the selected vision layer must be a whole number, not "
                           f"{select!r}")
@@ -94,15 +100,16 @@ def _clip(config: dict | None, entries: Mapping[str, Entry], select: Any) -> Cli
     if root + "embeddings.position_embedding.weight" not in entries:
         return ClipConfig(select_layer=select)
     blocks = _count(entries, rf"{re.escape(root)}encoder\.layers\.(\d+)\.")
-    config = {"layer_norm_eps": 1e-5, "num_hidden_layers": blocks} | (config or {}).get(
-        "vision_config", config or {})
+    if "vision_config" in config:
+        config = _part(config, "vision_config")
+    config = {"layer_norm_eps": 1e-5, "num_hidden_layers": blocks} | config
     layers = _number(config, "num_hidden_layers", owner="CLIP ")
     if blocks > layers:
         raise SourceError(f"CLIP config.json: num_hidden_layers {layers}, there are {blocks} "
                           f"layers in the files")
-    if not -layers <= select <= layers:
-        raise SourceError(f"config.json: vision layer {select} is selected, CLIP has {layers} "
-                          f"layers")
+    if not -layers <= select <= layers or select % (layers + 1) > blocks:
+        raise SourceError(f"config.json: vision layer {select} of {layers} is selected, there are "
+                          f"{blocks} in the files")
     if config.get("hidden_act", "quick_gelu") != "quick_gelu":
         raise SourceError(f"CLIP config.json: hidden_act {config['hidden_act']!r}; "
                           f"CLIP ViT-L/14 uses quick_gelu")
@@ -179,7 +186,7 @@ def _number(config: dict, name: str, kind: type = int, *, owner: str = "") -> An
     if name not in config:
         raise SourceError(f"{owner}config.json: {name} is missing")
     value = config[name]
-    if type(value) not in (int, kind) or not value > 0:
+    if type(value) not in (int, kind) or not 0 < value < 1 << 31:
         raise SourceError(f"{owner}config.json: {name} must be a positive "
                           f"{'whole ' if kind is int else ''}number, not {value!r}")
     return value
@@ -196,8 +203,9 @@ def _shape(entries: Mapping[str, Entry], key: str, axes: int) -> tuple[int, ...]
 
 def _count(entries: Mapping[str, Entry], pattern: str) -> int:
     """How many numbers the pattern finds in the keys; they must run from 0 without a gap."""
-    found = {int(m[1]): key for key in entries if (m := re.match(pattern, key))}
+    found = {m[1]: key for key in entries if (m := re.match(pattern, key))}
     for number in range(len(found)):
-        if number not in found:
-            raise SourceError(f"{found[max(found)]}: number {number} of {len(found)} is missing")
+        if str(number) not in found:
+            last = found[max(found, key=lambda digits: (len(digits), digits))]
+            raise SourceError(f"{last}: number {number} of {len(found)} is missing")
     return len(found)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import pathlib
 import pickle
 import threading
@@ -14,7 +15,7 @@ import numpy as np
 import safetensors
 
 from input_pipeline.errors import UserError
-from legion_jax.convert.torch_file import to_numpy
+from legion_jax.convert import torch_file
 from legion_jax.tensor_file import NAMES, SafetensorsReader, numpy_dtype
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -27,6 +28,11 @@ MAPPED_BYTES = 1 << 29
 
 class SourceError(UserError):
     """A checkpoint file that cannot be read; the message names file and tensor."""
+
+    def __init__(self, message: str):
+        """Names and values of a file may have any length and any line breaks."""
+        line = " ".join(message.split())
+        super().__init__(line if len(line) < 600 else f"{line[:390]} ... {line[-200:]}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +58,9 @@ class TensorFolder:
 
     def __init__(self, path: str | pathlib.Path):
         self.path = pathlib.Path(path)
+        if not is_text(os.path.realpath(self.path)):
+            raise SourceError(f"{ascii(str(path))}: a name that is not UTF-8 cannot be recorded; "
+                              f"rename it")
         self.index_name, self.index = None, None
         self._open, self._lock = {}, threading.Lock()
         files = [self.path] if self.path.is_file() else self._weight_files()
@@ -74,8 +83,9 @@ class TensorFolder:
         try:
             if file.suffix == ".safetensors":
                 return self._open[file].read(key)
-            return to_numpy(self._torch_state(file, self.entries[key].nbytes)[key])
-        except (safetensors.SafetensorError, OSError, RuntimeError, KeyError) as error:
+            return torch_file.to_numpy(self._torch_state(file, self.entries[key].nbytes)[key])
+        except (safetensors.SafetensorError, OSError, RuntimeError, KeyError,
+                ValueError) as error:
             raise SourceError(f"{file}: {key} cannot be read ({_line(error)})") from error
 
     def sha256(self) -> dict[str, str]:
@@ -127,13 +137,16 @@ class TensorFolder:
 
     def _list(self, file: pathlib.Path) -> Iterable[tuple[str, tuple[int, ...], str]]:
         if file.suffix == ".safetensors":
-            self._open[file] = _open_safetensors(file)
+            self._open[file] = open_safetensors(file)
             for key, (shape, dtype) in self._open[file].tensors.items():
                 yield key, shape, dtype
             return
         for key, tensor in self._torch_state(file, 0).items():
-            if not isinstance(key, str):
+            if not isinstance(key, str) or not is_text(key):
                 raise SourceError(f"{file}: {key!r} is not a tensor name")
+            if tensor.nbytes > tensor.untyped_storage().nbytes():
+                raise SourceError(f"{file}: {key} has {tuple(tensor.shape)}, more values than the "
+                                  f"file holds of it")
             yield key, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
 
     def _torch_state(self, file: pathlib.Path, nbytes: int) -> dict:
@@ -152,11 +165,20 @@ def sha256(file: pathlib.Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def is_text(name: str) -> bool:
+    """Whether it can be written as UTF-8; names of files need not be text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _open_safetensors(file: pathlib.Path) -> SafetensorsReader:
+def open_safetensors(file: pathlib.Path) -> SafetensorsReader:
     try:
         reader = SafetensorsReader(file)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
@@ -174,8 +196,8 @@ def _open_torch(file: pathlib.Path) -> dict:
     try:
         # weights_only refuses every class but tensors: nothing in the file is executed. Files of
         # PyTorch before 1.6 are no zip archives and cannot be mapped.
-        state = torch.load(file, map_location="cpu", weights_only=True,
-                           mmap=zipfile.is_zipfile(file))
+        is_archive = zipfile.is_zipfile(file)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=is_archive)
     except pickle.UnpicklingError as error:
         raise SourceError(f"{file}: not a readable PyTorch weights file (it holds more than "
                           f"tensors, or is damaged)") from error
@@ -186,6 +208,8 @@ def _open_torch(file: pathlib.Path) -> dict:
             isinstance(t, torch.Tensor) and t.layout == torch.strided and t.device.type == "cpu"
             for t in state.values()):
         raise SourceError(f"{file}: holds no plain dict of dense tensors")
+    if is_archive and (problem := torch_file.problem_of(file, state)):
+        raise SourceError(f"{file}: {problem}")
     return state
 
 
@@ -211,7 +235,10 @@ def _json(path: pathlib.Path, content: bytes) -> dict:
 
     try:
         value = json.loads(content, object_pairs_hook=unique)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        json.dumps(value, ensure_ascii=False).encode()  # half a character could not be recorded
+    except SourceError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{path}: not valid JSON ({_line(error)})") from error
     if not isinstance(value, dict):
         raise SourceError(f"{path}: expected a JSON object, found {type(value).__name__}")

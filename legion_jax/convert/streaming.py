@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
+from legion_jax import tensor_file
 from legion_jax.convert.source import SourceError
 
 WORKERS = 2  # each holds one tensor and its copy in the other layout
@@ -61,6 +62,25 @@ def is_finite(array: np.ndarray) -> bool:
         return all(int((strip & 0x7FFF).max()) < 0x7F80 for strip in strips)
     flat = array.reshape(-1)
     return all(np.isfinite(flat[i:i + (1 << 16)]).all() for i in range(0, flat.size, 1 << 16))
+
+
+def cast(array: np.ndarray, dtype: str) -> np.ndarray:
+    """`array.astype(dtype)` in which a NaN keeps its sign and those bits there is room for."""
+    kind = tensor_file.numpy_dtype(dtype)
+    if kind == array.dtype:
+        return array
+    with np.errstate(invalid="ignore"):
+        out = array.astype(kind)
+        nan = None if is_finite(array) else np.isnan(array)
+    if nan is not None:
+        bits = array[nan].view(f"u{array.itemsize}").astype(np.uint64)
+        have, room = (ml_dtypes.finfo(x.dtype).nmant for x in (array, out))
+        kept = (bits & ((1 << have) - 1)) << max(room - have, 0) >> max(have - room, 0)
+        kept |= (kept == 0).astype(np.uint64) << (room - 1)  # or it would be an infinity
+        sign = bits >> (8 * array.itemsize - 1) << (8 * kind.itemsize - 1)
+        ones = (1 << (8 * kind.itemsize - 1)) - (1 << room)
+        out[nan] = (sign | ones | kept).astype(f"u{kind.itemsize}").view(kind)
+    return out
 
 
 @contextlib.contextmanager

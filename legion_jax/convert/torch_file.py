@@ -1,6 +1,7 @@
 """Weights files of PyTorch that are written piece by piece, and copies between torch and numpy."""
 
 import pathlib
+import re
 import struct
 import threading
 import zipfile
@@ -19,6 +20,23 @@ def to_numpy(tensor) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
+
+
+def problem_of(file: pathlib.Path, state: dict) -> str | None:
+    """What is wrong with an archive that PyTorch has mapped; it compares no sizes itself.
+
+    Args:
+        state: {name: tensor} of the whole file.
+    """
+    storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in state.values())}
+    with zipfile.ZipFile(file) as archive:
+        records = [r for r in archive.infolist() if re.fullmatch(r"[^/]+/data/\d+", r.filename)]
+    if any(r.compress_type != zipfile.ZIP_STORED for r in records):
+        return "a compressed archive, which cannot be mapped"
+    if sorted(filter(None, storages.values())) != sorted(r.file_size for r in records
+                                                         if r.file_size):
+        return "damaged, its records have other sizes than its tensors"
+    return None
 
 
 class TorchWriter:

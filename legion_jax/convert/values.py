@@ -2,17 +2,17 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 from etils import epath
 
-from legion_jax import checkpoint, params_files, tensor_file
+from legion_jax import params_files, tensor_file
 from legion_jax.config import LegionConfig
-from legion_jax.convert import load
+from legion_jax.convert import recorded, streaming
 from legion_jax.convert.rules import lora_rules, rules
+from legion_jax.convert.source import SourceError
 from legion_jax.convert.whole import with_lora
 
 
@@ -35,9 +35,12 @@ class Tensor:
 
 def origin_of(folder: epath.PathLike) -> epath.Path:
     """The converted checkpoint, or the run from scratch, that a chain of runs began with."""
-    origin = epath.Path(folder)
-    while base := checkpoint.read_meta(origin)["base"]:
+    origin, seen = epath.Path(folder), set()
+    while base := recorded.read_meta(origin)["base"]:
+        seen.add(str(origin))
         origin = epath.Path(base["path"])
+        if str(origin) in seen:
+            raise SourceError(f"{folder}: {origin} is among its own bases")
     return origin
 
 
@@ -52,12 +55,13 @@ class Values:
 
     def __init__(self, folder: epath.PathLike, *, rows: int | None = None, merge: bool = True):
         """`rows`: of the vocabulary matrices, if not one per token."""
-        self.meta = checkpoint.read_meta(folder)
+        self.meta, origin = recorded.read_meta(folder), origin_of(folder)
         self.config: LegionConfig = self.meta["config"]
-        self.source = pathlib.Path(origin_of(folder)) / "source"
-        layout = self.source / load.LAYOUT
-        self.roles: dict = json.loads(layout.read_text()) if layout.exists() else {}
+        self.source = pathlib.Path(origin) / "source"
+        self.roles = recorded.read_layout(self.source)
         self._reader = params_files.Reader(folder)
+        recorded.check_params(folder, self.meta, self._reader.entries, absent={
+            *self.meta.get("absent", []), *recorded.read_meta(origin).get("absent", [])})
         described = [t for role in self.roles.values() for t in role["tensors"].values()]
         self._dtypes = {t["published"]: t["dtype"] for t in described if t["published"]}
         self.tensors = self._table(rules(self.config, rows), merge)
@@ -94,19 +98,16 @@ class Values:
             if adapted:
                 a, b = (self._reader.read(f"{base}/lora_{f}", index) for f in "ab")
                 value = with_lora(value, a, b, self.config.lora)
-            return rule.layout.to_torch(value).astype(tensor_file.numpy_dtype(dtype), copy=False)
+            return streaming.cast(rule.layout.to_torch(value), dtype)
         return read
 
     def _carried(self) -> dict[str, Tensor]:
-        file = self.source / load.CARRIED
-        if not file.exists():
+        kept, out = recorded.open_carried(self.source, self.roles, self.tensors.keys()), {}
+        if kept is None:
             return {}
-
-        kept, out = tensor_file.SafetensorsReader(file), {}
         for role, described in self.roles.items():
             for key, t in described["tensors"].items():
-                if t["published"] not in self.tensors:
-                    name = f"{role}/{key}"
+                if (name := f"{role}/{key}") in kept.tensors:
                     out[name] = Tensor(tuple(t["shape"]), t["dtype"],
                                        functools.partial(kept.read, name),
                                        len(self.tensors) + len(out))

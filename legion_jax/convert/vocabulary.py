@@ -26,8 +26,9 @@ def read_tokenizer(folder: pathlib.Path, *, rows: int, extend: bool) -> Tokenize
         return tokenizer
     files = read_files(folder)
     added = load_added(files[ADDED_FILE], file=f"{folder}/{ADDED_FILE}")
-    if added and max(added, key=added.__getitem__) == IMAGE_TOKEN:
-        del added[IMAGE_TOKEN]  # here an image has no token; it is last where we have put it
+    if IMAGE_TOKEN in added and added.keys() > set(ADDED_TOKENS) and (
+            added[IMAGE_TOKEN] == max(added.values())):
+        del added[IMAGE_TOKEN]  # where we have put it; here an image has no token
     pieces = Tokenizer(files | {ADDED_FILE: as_json(added)}, name=str(folder))
     size = pieces.vocab_size
     for token in ADDED_TOKENS:

@@ -1,0 +1,151 @@
+"""LoRA in and out, with adapters that PEFT itself writes, opens and merges."""
+
+import shutil
+
+import layouts
+import numpy as np
+import peft_side
+import published
+import pytest
+import safetensors.numpy
+import torch
+from peft_side import ALPHA, DROPOUT, LANGUAGE, OTHERS, QV, RANK
+
+from input_pipeline.tokenizer import Tokenizer
+from legion_jax.config import LoraConfig
+from legion_jax.convert import spellings, verify
+from legion_jax.convert.source import SourceError
+
+KERNEL = "model.layers.0.self_attn.q_proj"
+
+
+@pytest.fixture(scope="module")
+def sized(config, tmp_path_factory):
+    return layouts.sized(config, tmp_path_factory.mktemp("probe") / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def tensors(sized):
+    return layouts.random_tensors(sized, "float32")
+
+
+@pytest.fixture(scope="module")
+def folders(sized, tmp_path_factory):
+    return published.make(tmp_path_factory.mktemp("published"), sized, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def adapter(sized, tensors, tmp_path_factory):
+    return peft_side.saved(sized, tensors, tmp_path_factory.mktemp("adapter"))
+
+
+@pytest.fixture(scope="module")
+def wanted(sized, tensors, folders, adapter, tmp_path_factory):
+    """Parameters of the base with PEFT's matrices and factors put in their places by hand."""
+    output = tmp_path_factory.mktemp("base") / "jax"
+    layouts.convert(folders[0], output, config=sized, clip=folders[1])
+    params, state = layouts.params(output), {k: v.numpy() for k, v in adapter[1].items()}
+    root, vocab = "base_model.model.", sized.language.vocab
+    for path, name in (("embed/embedding", "model.embed_tokens"), ("head/kernel", "lm_head")):
+        value = np.zeros_like(params[f"language/{path}"])
+        matrix = state[f"{root}{name}.modules_to_save.default.weight"]
+        (value if "embed" in name else value.T)[:vocab] = matrix
+        params[f"language/{path}"] = value
+    for ours, theirs in (("query", "q"), ("value", "v")):
+        for factor in "AB":
+            params[f"language/layers/{ours}/lora_{factor.lower()}"] = np.stack([
+                state[f"{root}model.layers.{i}.self_attn.{theirs}_proj.lora_{factor}.default"
+                      f".weight"].T for i in range(sized.language.layers)])
+    return params
+
+
+def assert_merged(folder, state, tolerance=1e-6):
+    """Language model of a LEGION folder against PEFT's own merge."""
+    found = layouts.raw(folder)
+    for name, value in state.items():
+        difference = np.abs(found[name] - value.numpy()).max()
+        assert difference <= tolerance * np.abs(value.numpy()).max(), name
+
+
+def test_adapter_folder_of_peft(sized, folders, adapter, wanted, tmp_path):
+    summary = layouts.convert(folders[0], tmp_path / "out", config=sized, clip=folders[1],
+                              adapter=adapter[0])
+    assert summary.config.lora == LoraConfig(RANK, float(ALPHA), DROPOUT)
+    assert not summary.unknown
+    layouts.assert_same_arrays(layouts.params(tmp_path / "out"), wanted)
+    assert verify.verify(tmp_path / "out", progress=False) == []
+    layouts.write(tmp_path / "out", tmp_path / "legion")
+    assert_merged(tmp_path / "legion", adapter[2])
+
+
+@pytest.mark.parametrize("prefix, layer", [
+    ("base_model.model.", ".base_layer."), ("", ".base_layer."), ("base_model.model.", "."),
+    ("module.base_model.model.", ".")])
+def test_state_of_a_training(sized, tensors, folders, adapter, wanted, tmp_path, prefix, layer):
+    rest = {f"base_model.model.{k}": published.to_torch(v) for k, v in tensors.items()
+            if not k.startswith((*LANGUAGE, "vision_model."))}
+    state = {k.replace("base_model.model.", prefix, 1).replace(".base_layer.", layer): v
+             for k, v in (adapter[1] | rest).items()}
+    source = tmp_path / "state"
+    source.mkdir()
+    torch.save(state, source / "pytorch_model.bin")
+    summary = layouts.convert(
+        source, tmp_path / "out", config=sized, clip=folders[1], tokenizer=str(folders[0]),
+        config_file=str(folders[0] / "config.json"), lora_alpha=ALPHA)
+    assert summary.config.lora == LoraConfig(RANK, float(ALPHA))
+    assert not summary.unknown
+    layouts.assert_same_arrays(layouts.params(tmp_path / "out"), wanted)
+    layouts.write(tmp_path / "out", tmp_path / "legion")
+    assert_merged(tmp_path / "legion", adapter[2])
+
+
+def test_state_of_a_training_needs_a_tokenizer_and_a_config(folders, adapter, tmp_path):
+    torch.save(adapter[1], tmp_path / "pytorch_model.bin")
+    with pytest.raises(SourceError, match="--config"):
+        layouts.convert(tmp_path, tmp_path / "out")
+
+
+def test_adapter_of_a_llava(sized, tensors, folders, adapter, wanted, tmp_path):
+    """PEFT on LlavaForConditionalGeneration names its modules as LLaVA does."""
+    source = layouts.llava(tmp_path / "llava", sized, tensors, Tokenizer.from_folder(folders[0]))
+    own = shutil.copytree(adapter[0], tmp_path / "adapter")
+    state = safetensors.numpy.load_file(own / "adapter_model.safetensors")
+    root, table = "base_model.model.", spellings.LLAVA_NEW
+    safetensors.numpy.save_file(
+        {root + table.from_published(k.removeprefix(root)): v for k, v in state.items()
+         if ".lora_" in k}, own / "adapter_model.safetensors")
+    layouts.convert(source, tmp_path / "out", adapter=own, partial=True)
+    found = layouts.params(tmp_path / "out")
+    layouts.assert_same_arrays({k: v for k, v in found.items() if "lora_" in k},
+                               {k: v for k, v in wanted.items() if "lora_" in k})
+
+
+def test_adapters_elsewhere_are_only_merged(sized, tensors, folders, tmp_path):
+    model = peft_side.adapted(sized, tensors, OTHERS + QV)
+    model.save_pretrained(tmp_path / "adapter")
+    arguments = dict(config=sized, clip=folders[1], adapter=tmp_path / "adapter")
+    with pytest.raises(SourceError) as error:
+        layouts.convert(folders[0], tmp_path / "out", **arguments)
+    assert "--merge_lora" in str(error.value)
+    assert any(f"{name} has LoRA" in str(error.value) for name in OTHERS)
+    summary = layouts.convert(folders[0], tmp_path / "out", merge_lora=True, **arguments)
+    assert summary.config.lora == LoraConfig()
+    assert not any("lora" in path for path in layouts.params(tmp_path / "out"))
+    assert verify.verify(tmp_path / "out", progress=False) == []
+    layouts.write(tmp_path / "out", tmp_path / "legion")
+    assert_merged(tmp_path / "legion", model.merge_and_unload().state_dict())
+
+
+def test_merge_is_rounded_once(sized, folders, adapter, tmp_path):
+    """A bfloat16 kernel gets its update in float32."""
+    legion, clip = published.make(tmp_path, sized, dtype="bfloat16")
+    layouts.convert(legion, tmp_path / "out", config=sized, clip=clip, adapter=adapter[0],
+                    merge_lora=True)
+    state = {k: v.numpy() for k, v in adapter[1].items()}
+    a, b = (state[f"base_model.model.{KERNEL}.lora_{f}.default.weight"] for f in "AB")
+    base = layouts.raw(legion)[f"{KERNEL}.weight"]
+    exact = base.astype(np.float64) + ALPHA / RANK * b.astype(np.float64) @ a.astype(np.float64)
+    found = layouts.params(tmp_path / "out")["language/layers/query/kernel"][0].T
+    assert found.dtype == base.dtype
+    error = np.abs(found.astype(np.float64) - exact)
+    assert (error <= 2.0 ** -8 * np.abs(exact) + 1e-6).all()  # half a unit in the last place
