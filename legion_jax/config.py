@@ -131,7 +131,7 @@ class LegionConfig:
             ("sam: prompt_width / 2 / decoder_heads", self.sam.prompt_width // 2,
              self.sam.decoder_heads),
         ):
-            if value % divisor:
+            if value < 1 or divisor < 1 or value % divisor:
                 raise UserError(f"{path} must divide evenly, got {value} and {divisor}")
 
 
