@@ -27,13 +27,14 @@ class Rows:
     that the other rows and all other hosts are what they would have been.
 
     Attributes:
-        sources: random-access records of every data set.
+        sources: random-access records of every data set; names: what the log calls them.
         prepare: (record, text length) -> dict of arrays.
         blank: text length -> a row of the same shapes; `bad` is added to both.
     """
 
     stream: Stream
     sources: Sequence[Sequence]
+    names: Sequence[str]
     prepare: Callable[[dict, int], dict]
     blank: Callable[[int], dict]
     process_index: int = 0
@@ -53,8 +54,8 @@ class Rows:
             record = self.sources[chosen.source][chosen.index]
             return self.prepare(record, chosen.length) | {"bad": np.int32(0)}
         except (UserError, RuntimeError, OSError) as error:  # ArrayRecord raises RuntimeError
-            LOG.warning("step %d: record %d of data set %d left out: %s", step, chosen.index,
-                        chosen.source, " ".join(str(error).split())[:300])
+            LOG.warning("step %d: record %d of %s left out: %s", step, chosen.index,
+                        self.names[chosen.source], " ".join(str(error).split())[:300])
             return self.blank(chosen.length) | {"bad": np.int32(1)}
 
 

@@ -54,7 +54,7 @@ def open_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer,
             LOG.info("text length %d: %d of the first %d batches, %.0f %% padding", length, number,
                      WINDOW, 100 * padding)
     return batches.train_batches(batches.Rows(
-        stream, sources,
+        stream, sources, [f"{folder} {split}" for folder, split, _ in parts],
         prepare=functools.partial(_prepare, tokenizer, spec),
         blank=functools.partial(blank_example, tokenizer, spec),
         process_index=jax.process_index(), process_count=jax.process_count()))

@@ -29,7 +29,8 @@ def blank(length):
 def rows(process_index=0, process_count=1, *, batch_size=8, sources=(range(37),)):
     stream = Stream([len(s) for s in sources], weights=[1.0] * len(sources), seed=1,
                     batch_size=batch_size, buckets=(40, 70, 100), lengths=[LENGTHS])
-    return batches.Rows(stream, list(sources), prepare, blank, process_index, process_count)
+    names = [f"data/set{number} train" for number in range(len(sources))]
+    return batches.Rows(stream, list(sources), names, prepare, blank, process_index, process_count)
 
 
 def global_batches(hosts, steps, start=0, **options):
@@ -69,7 +70,7 @@ def test_a_bad_record_is_named_counted_and_replaced(caplog):
     bad = np.concatenate([batch["bad"] for batch in made])
     assert bad.sum() > 5 and (bad == (values == -1)).all()
     assert len(caplog.messages) >= bad.sum()  # rows prepared ahead are named too
-    assert all("torn" in message and "data set 0" in message for message in caplog.messages)
+    assert all("torn" in message and "data/set0 train" in message for message in caplog.messages)
     assert {int(m.split("record ")[1].split(" ")[0]) for m in caplog.messages} == {9, 19, 29}
 
 

@@ -1,0 +1,140 @@
+"""From the data knobs of a run to its batches: mixtures, buckets, and records that are damaged."""
+
+import json
+import logging
+import pathlib
+
+import numpy as np
+import pytest
+
+from experiments import tiny
+from experiments.run_config import ConfigError
+from input_pipeline import prepared, scarred_photos
+from input_pipeline.builder import prepare
+from input_pipeline.datasets import open_dataset
+from input_pipeline.examples import ExampleSpec, text_length, training_example
+from input_pipeline.tokenizer import Tokenizer, train_tokenizer
+from legion_jax import train_data
+
+SPEC = ExampleSpec(clip_size=32, sam_canvas=64, sam_longest=64, text_length=300, mask_slots=3,
+                   mask_canvas=80, instruction="Is this photo real? Name its artifacts.")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    scarred_photos.make_dataset(root / "photos", num_train=24, num_test=5, size=72)
+    prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
+    records = json.loads((root / "photos/train/annotations/train.json").read_text())
+    train_tokenizer([next(iter(r.values()))["caption"] for r in records], 420, root / "tokenizer")
+    return root
+
+
+@pytest.fixture
+def tokenizer(data):
+    return Tokenizer.from_folder(data / "tokenizer")
+
+
+def make_config(data, **knobs):
+    config = tiny.get_config()
+    config.data.data_dir, config.batch_size = str(data / "data"), 4
+    config.data.text_length = SPEC.text_length
+    config.data.update(knobs)
+    return config
+
+
+def test_batches_hold_what_the_records_say(data, tokenizer):
+    source = prepared.open_split(data / "data", "train")
+    wanted = [training_example(source[i], tokenizer, SPEC) for i in range(24)]
+    dataset = train_data.open_batches(make_config(data), tokenizer, SPEC)
+    seen = []
+    for step in range(6):
+        for row in range(4):
+            found = [i for i, w in enumerate(wanted) if all(
+                np.array_equal(w[key], dataset[step][key][row]) for key in w)]
+            seen += found
+    assert sorted(seen) == list(range(24))
+
+
+def test_buckets_are_counted_once_and_kept(data, tokenizer, caplog):
+    source = prepared.open_split(data / "data", "train")
+    lengths = sorted(text_length(source[i], tokenizer, SPEC) for i in range(24))
+    buckets = (lengths[8], lengths[16])
+    config = make_config(data, text_buckets=buckets)
+    with caplog.at_level(logging.INFO, "legion_jax"):
+        dataset = train_data.open_batches(config, tokenizer, SPEC)
+    assert any("padding" in message for message in caplog.messages)
+    (kept,) = prepared.find_version(data / "data").glob("lengths-*.npy")
+    before = kept.stat().mtime
+    shapes = {dataset[step]["ids"].shape for step in range(64)}
+    assert len(shapes) > 1 and shapes <= {(4, n) for n in (*buckets, 300)}
+    for step in range(8):
+        batch = dataset[step]
+        assert batch["ids"].shape == batch["valid"].shape == batch["loss_mask"].shape
+        assert (batch["mask_valid"].sum(1) == (batch["ids"] == tokenizer.seg_id).sum(1)).all()
+    train_data.open_batches(config, tokenizer, SPEC)
+    assert kept.stat().mtime == before
+
+
+def test_a_mixture_takes_turns(data, tokenizer):
+    folder = str(data / "data")
+    config = make_config(data, mixture=((folder, "train", 3), (folder, "test", 1)))
+    dataset = train_data.open_batches(config, tokenizer, SPEC)
+    test = prepared.open_split(folder, "test")
+    views = [training_example(test[i], tokenizer, SPEC)["clip_image"] for i in range(5)]
+    rows = np.concatenate([dataset[step]["clip_image"] for step in range(20)])
+    share = np.mean([any(np.array_equal(row, view) for view in views) for row in rows])
+    assert share == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize("entry", [("a", "train"), ("a", "train", 0), ("a", "train", "much")])
+def test_a_mixture_that_is_none(data, tokenizer, entry):
+    with pytest.raises(ConfigError, match="config.data.mixture"):
+        train_data.open_batches(make_config(data, mixture=(entry,)), tokenizer, SPEC)
+
+
+def test_a_bucket_beyond_the_text_length(data, tokenizer):
+    with pytest.raises(ConfigError, match="301 exceeds data.text_length 300"):
+        train_data.open_batches(make_config(data, text_buckets=(301,)), tokenizer, SPEC)
+
+
+def test_a_damaged_file_costs_its_record_alone(data, tokenizer, tmp_path, caplog):
+    damage(data, tmp_path)
+    config = make_config(tmp_path)
+    sound = train_data.open_batches(make_config(data), tokenizer, SPEC)
+    dataset = train_data.open_batches(config, tokenizer, SPEC)
+    bad = 0
+    for step in range(6):
+        with caplog.at_level(logging.WARNING, "legion_jax"):
+            batch, wanted = dataset[step], sound[step]
+        bad += batch["bad"].sum()
+        for row in np.flatnonzero(batch["bad"] == 0):
+            for key in wanted:
+                np.testing.assert_array_equal(batch[key][row], wanted[key][row])
+        for row in np.flatnonzero(batch["bad"]):
+            assert not batch["loss_mask"][row].any() and not batch["mask_valid"][row].any()
+            assert batch["label"][row] == -1
+    assert bad == len(caplog.messages) == 1
+    assert str(tmp_path) in caplog.text and "Corrupted" in caplog.text
+
+
+def damage(data: pathlib.Path, target: pathlib.Path) -> None:
+    """A copy of the prepared data set in which a few bytes of one record are gone."""
+    folder = prepared.find_version(data / "data")
+    copy = target / "data" / folder.relative_to(data / "data")
+    copy.mkdir(parents=True)
+    for file in folder.iterdir():
+        content = bytearray(file.read_bytes())
+        if "-train.array_record" in file.name:
+            content[len(content) // 2:len(content) // 2 + 64] = bytes(64)
+        (copy / file.name).write_bytes(content)
+
+
+def test_too_many_bad_records_stop_a_run():
+    bad = train_data.BadRecords(0.01)
+    bad.add(1, 64)  # too few rows to judge
+    with pytest.raises(ConfigError, match="2 of 128 records .* config.data.max_bad 0.01"):
+        bad.add(1, 64)
+    patient = train_data.BadRecords(0.5)
+    for _ in range(10):
+        patient.add(32, 64)
