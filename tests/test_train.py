@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from test_train_data import damage
 
 from experiments import base, run_config, tiny
 from input_pipeline import scarred_photos
@@ -88,6 +91,16 @@ def test_killed_run_continues_bit_for_bit(data, unbroken, tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"resumed from step {stopped}" in done.stderr
     assert metrics(workdir) == metrics(unbroken)
+
+
+def test_a_damaged_record_is_left_out_named_and_counted(data, tmp_path):
+    damage(data, tmp_path)
+    shutil.copytree(data / "tokenizer", tmp_path / "tokenizer")
+    done = run(tmp_path, tmp_path / "run", "--config.optimizer.total_steps=3")  # one epoch of 12
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in metrics(tmp_path / "run").splitlines()]
+    assert sum(row["bad"] for row in rows) == 1
+    assert re.search(r"record \d+ of \S*data train left out: Corrupted", done.stderr)
 
 
 def test_every_step_is_logged_once(unbroken):

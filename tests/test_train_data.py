@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -128,6 +131,33 @@ def damage(data: pathlib.Path, target: pathlib.Path) -> None:
         if "-train.array_record" in file.name:
             content[len(content) // 2:len(content) // 2 + 64] = bytes(64)
         (copy / file.name).write_bytes(content)
+
+
+def peak_memory(data: str, workers: int, steps: list[int]) -> list[float]:
+    """Peak resident memory of a fresh process and its workers after each number of batches."""
+    code = f"""
+import resource, test_train_data as t
+from input_pipeline.tokenizer import Tokenizer
+from legion_jax import train_data
+root = t.pathlib.Path({data!r})
+config = t.make_config(root, workers={workers}, text_buckets=(200,))
+dataset = train_data.open_batches(config, Tokenizer.from_folder(root / "tokenizer"), t.SPEC)
+batches = train_data.from_step(config, dataset, 0)
+for step in range({max(steps)} + 1):
+    if step in {steps}:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    next(batches)
+"""
+    environment = os.environ | {"PYTHONPATH": f"{pathlib.Path(__file__).parent}"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env=environment, check=False, cwd=pathlib.Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    return [float(line) for line in done.stdout.split()]
+
+
+def test_memory_stays_flat_over_many_epochs(data):
+    early, late = peak_memory(str(data), 0, [100, 600])
+    assert late <= 1.1 * early
 
 
 def test_too_many_bad_records_stop_a_run():
