@@ -1,0 +1,90 @@
+"""A data set with every kind of record, sources of all others, and a parser for their pages."""
+
+import html.parser
+import json
+import pathlib
+
+import fake_fakeclue
+import fake_folders
+import fake_loki
+import fake_pal4vst
+import fake_richhf
+import fake_sid_set
+import fake_synthscars
+from fake_folders import picture, write_tree
+from fake_sid_set import encode_mask, mask_array
+
+from input_pipeline.datasets import open_dataset
+
+EVIL = "<script>alert('&')</script> \"onload=\"x"
+LEFT, RIGHT = [[2, 2, 10, 2, 10, 12, 2, 12]], [[14, 2, 22, 2, 22, 12, 14, 12]]
+KINDS = [  # every way a record can be, in one data set
+    {"id": "two", "image": "a.png", "label": "tampered", "caption": "A sun and a moon.",
+     "regions": [{"phrase": "moon", "polygons": RIGHT, "explanation": "cheese",
+                  "artifact_type": "physics"}, {"phrase": "sun", "polygons": LEFT}]},
+    {"id": "union", "image": "b.png", "label": "synthetic", "union_mask": "half.png"},
+    {"id": "heat", "image": "c.png", "label": 1, "union_mask": "half.png", "heatmap": "heat.png",
+     "scores": {"overall": 0.25, "artifact": 1}},
+    {"id": "plain", "image": "d.png"},
+    {"id": "clean", "image": "e.png", "label": "real", "regions": [], "question": "Real or fake?"},
+    {"id": "mute", "image": "f.png", "label": 2, "regions": [{"box": [2, 2, 20, 14]}]},
+    {"id": "evil", "image": "g.png", "label": 2, "split": "test", "group_id": EVIL,
+     "file_name": EVIL, "category": EVIL, "generator": EVIL, "question": EVIL, "dataset": EVIL,
+     "caption": f"A {EVIL} here.", "regions": [
+         {"phrase": EVIL, "explanation": EVIL, "artifact_type": EVIL, "polygons": LEFT}]},
+    {"id": "gone", "image": "gone.png", "split": "test"}]
+FILES = {"half.png": encode_mask(mask_array()), "heat.png": picture(9, mode="L"),
+         **{f"{letter}.png": picture(shade) for shade, letter in enumerate("abcdefg")}}
+VOID = {"meta", "img", "input", "br"}
+
+
+class Page(html.parser.HTMLParser):
+    """Fails on tags that do not match; keeps (tag, attributes) and the texts outside of code."""
+
+    def __init__(self, path: pathlib.Path):
+        super().__init__()
+        self.code = path.read_text(encoding="utf-8")
+        self.open, self.tags, self.texts, self.marks = [], [], [], []
+        self.feed(self.code)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.open) and data.strip():
+            self.texts.append(" ".join(data.split()))
+        if self.open[-1:] == ["mark"]:
+            self.marks.append((data, self.tags[-1][1]["style"]))
+
+    def all(self, tag, **wanted):
+        return [a for name, a in self.tags if name == tag and all(
+            wanted[key] in a.get(key, "").split() for key in wanted)]
+
+
+def make_source(kind, root):
+    """A fake of each data set, as its own tests have it."""
+    if kind in fake_folders.MAKERS:
+        fake_folders.make_fake(root, kind)
+    elif kind == "jsonl":
+        lines = "".join(json.dumps(record) + "\n" for record in KINDS)
+        write_tree(root, FILES | {"manifest.jsonl": lines.encode()})
+    elif kind == "synthscars":
+        fake_synthscars.write_split(root, "train", fake_synthscars.GOOD + fake_synthscars.DEFECTS,
+                                    images=fake_synthscars.IMAGES)
+    else:
+        make = {"fakeclue": fake_fakeclue.make_fake, "loki": fake_loki.make_fake,
+                "pal4vst": fake_pal4vst.make_fake, "richhf": fake_richhf.make_fake,
+                "sid_set": fake_sid_set.make_folders}[kind]
+        root.mkdir()
+        make(root)
+    return open_dataset("sid_set/folders" if kind == "sid_set" else kind, str(root))
