@@ -48,6 +48,11 @@ def get_config() -> ml_collections.ConfigDict:
     # The published training resized the longest side to 512 but inference to 1024. Here both use
     # this one value; 0 means the whole SAM canvas.
     c.data.sam_longest = 0
+    # Decode JPEGs far larger than both views need at 1/2, 1/4 or 1/8 of their size. Faster, and
+    # pixels differ by about one step of 255 on average; only in training.
+    c.data.reduced_decoding = False
+    # Folder where tools.cache_features keeps what frozen towers see; empty: seen anew every step.
+    c.data.features = ""
     c.data.threads = 2  # threads that prepare batches, in each worker if there are any
     c.data.workers = 0  # processes that prepare batches; each holds `buffer` of them
     c.data.buffer = 2

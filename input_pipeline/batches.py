@@ -29,6 +29,7 @@ class Rows:
     Attributes:
         sources: random-access records of every data set; names: what the log calls them.
         prepare: (record, text length) -> dict of arrays.
+        features: per data set {name: [N, ...]}, added to its rows; replaced: what goes for them.
         blank: text length -> a row of the same shapes; `bad` is added to both.
     """
 
@@ -39,6 +40,8 @@ class Rows:
     blank: Callable[[int], dict]
     process_index: int = 0
     process_count: int = 1
+    features: Sequence[dict[str, np.ndarray]] = ()
+    replaced: Sequence[str] = ()
 
     @property
     def per_host(self) -> int:
@@ -52,11 +55,16 @@ class Rows:
         chosen = self.stream.row(step, self.process_index * self.per_host + row)
         try:
             record = self.sources[chosen.source][chosen.index]
-            return self.prepare(record, chosen.length) | {"bad": np.int32(0)}
+            made = self.prepare(record, chosen.length) | {"bad": np.int32(0)}
         except (UserError, RuntimeError, OSError) as error:  # ArrayRecord raises RuntimeError
             LOG.warning("step %d: record %d of %s left out: %s", step, chosen.index,
                         self.names[chosen.source], " ".join(str(error).split())[:300])
-            return self.blank(chosen.length) | {"bad": np.int32(1)}
+            made = self.blank(chosen.length) | {"bad": np.int32(1)}
+        for name in self.replaced:
+            del made[name]
+        for name, values in (self.features[chosen.source] if self.features else {}).items():
+            made[name] = np.asarray(values[chosen.index])
+        return made
 
 
 def train_batches(rows: Rows) -> grain.MapDataset:

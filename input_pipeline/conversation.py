@@ -6,6 +6,7 @@ following GLaMM's grounded conversations).
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 
@@ -103,9 +104,14 @@ class Encoded:
 
 def encode_prompt(tokenizer: Tokenizer, instruction: str = INSTRUCTION) -> np.ndarray:
     """Returns the prompt's ids, int32[T], `<s>` first and IMAGE_ID once."""
-    ids = np.asarray(tokenizer.encode_with_image(build_prompt(instruction)), np.int32)
+    return np.array(_prompt_ids(tokenizer, instruction), np.int32)
+
+
+@functools.lru_cache(64)
+def _prompt_ids(tokenizer: Tokenizer, instruction: str) -> tuple[int, ...]:
+    ids = tokenizer.encode_with_image(build_prompt(instruction))
     image_index(ids)
-    return ids
+    return tuple(ids)
 
 
 def image_index(ids: np.ndarray | Sequence[int]) -> int:

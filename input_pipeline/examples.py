@@ -46,6 +46,7 @@ class ExampleSpec:
     mask_canvas: int
     instruction: str
     own_questions: bool = False  # ask what the record asks, where it asks something
+    reduced_decoding: bool = False  # decode large training JPEGs at 1/2, 1/4 or 1/8 (images.py)
 
     def __post_init__(self):
         if not 0 < self.sam_longest <= self.sam_canvas:
@@ -61,12 +62,13 @@ def record_id(record: Mapping) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def image_fields(image: np.ndarray, spec: ExampleSpec) -> dict[str, np.ndarray]:
-    """Both resized views of a photo uint8[H, W, 3] and the sizes that lead back."""
+def image_fields(image: np.ndarray | Image.Image, spec: ExampleSpec) -> dict[str, np.ndarray]:
+    """Both resized views of a photo, uint8[H, W, 3] or PIL's, and the sizes that lead back."""
+    size = image.size[::-1] if isinstance(image, Image.Image) else image.shape[:2]
     sam, resized = images.sam_image(image, spec.sam_longest, spec.sam_canvas)
     return {"clip_image": images.clip_image(image, spec.clip_size), "sam_image": sam,
             "resized_size": np.array(resized, np.int32),
-            "original_size": np.array(image.shape[:2], np.int32)}
+            "original_size": np.array(size, np.int32)}
 
 
 def frame_size(height: int, width: int, canvas: int) -> tuple[int, int, float]:
@@ -107,8 +109,23 @@ def union_mask(record: Mapping, size: tuple[int, int]) -> np.ndarray | None:
     return union
 
 
+def region_bits(record: Mapping, number: int, size: tuple[int, int], scale: float) -> np.ndarray:
+    """`region_mask` with eight pixels to a byte: uint8[H, ceil(W / 8)]."""
+    if record["regions"]["mask"][number]:
+        return regions.mask_to_bits(region_mask(record, number, size, scale))
+    polygons = json.loads(record["regions"]["polygons"][number])
+    return regions.polygons_to_bits([[v * scale for v in p] for p in polygons], *size)
+
+
 def ground_truth(record: Mapping, spec: ExampleSpec, size: tuple[int, int]):
-    """Regions whose phrase is in the caption: spans, and masks uint8[N, h, w] in span order."""
+    """Regions whose phrase is in the caption, in the order of their spans.
+
+    Args:
+        size: (height, width) of the photo.
+
+    Returns:
+        Spans, one mask uint8[h, ceil(w / 8)] for each, and the (h, w) of their frame.
+    """
     height, width, scale = frame_size(*size, spec.mask_canvas)
     spans, masks = [], []
     for number, (start, end) in enumerate(zip(record["regions"]["start"],
@@ -116,7 +133,7 @@ def ground_truth(record: Mapping, spec: ExampleSpec, size: tuple[int, int]):
         if start < 0:
             continue  # without a phrase there is no [SEG]; counted as dropped
         try:
-            mask = region_mask(record, number, (height, width), scale)
+            mask = region_bits(record, number, (height, width), scale)
         except regions.RegionError:
             if scale == 1:
                 raise
@@ -124,8 +141,7 @@ def ground_truth(record: Mapping, spec: ExampleSpec, size: tuple[int, int]):
         spans.append((int(start), int(end)))
         masks.append(mask)
     order = sorted(range(len(spans)), key=lambda i: spans[i])
-    masks = np.stack([masks[i] for i in order]) if masks else np.zeros((0, height, width), np.uint8)
-    return [spans[i] for i in order], masks, (height, width)
+    return [spans[i] for i in order], [masks[i] for i in order], (height, width)
 
 
 def answer_of(record: Mapping, spans: Sequence[tuple[int, int]]) -> str:
@@ -150,8 +166,9 @@ def training_example(record: Mapping, tokenizer: Tokenizer, spec: ExampleSpec,
     """
     name = record_id(record)
     try:
-        image = images.read_image(record["image"], name=name)
-        spans, masks, size = ground_truth(record, spec, image.shape[:2])
+        needed = (spec.clip_size, spec.sam_longest) if spec.reduced_decoding else None
+        image, whole = images.read_photo(record["image"], name=name, at_least=needed)
+        spans, masks, size = ground_truth(record, spec, whole)
     except (images.ImageError, regions.RegionError, json.JSONDecodeError) as error:
         raise ExampleError(f"record {name}: {error}") from error
     used = spans[:spec.mask_slots]
@@ -159,7 +176,7 @@ def training_example(record: Mapping, tokenizer: Tokenizer, spec: ExampleSpec,
                                        answer_of(record, used), length=length or spec.text_length)
     if not text.truncated and text.num_segs != len(used):
         raise ExampleError(f"record {name}: {text.num_segs} [SEG] tokens for {len(used)} masks")
-    packed, valid = regions.pack_masks(masks[:text.num_segs], spec.mask_slots, spec.mask_canvas)
+    packed, valid = regions.place_bits(masks[:text.num_segs], spec.mask_slots, spec.mask_canvas)
     return image_fields(image, spec) | {
         "original_size": np.array(size, np.int32), "ids": text.ids, "valid": text.valid,
         "loss_mask": text.loss_mask & bool(record["caption"]),

@@ -86,7 +86,8 @@ def sums(model: Legion, batch: dict, *, image_index: int, seg_id: int, key=None,
     `key` switches LoRA dropout on. Terms that are not `wanted` are zero, and towers that only they
     need are not run: the verdict alone needs CLIP alone.
     """
-    seen = model.see(batch["clip_image"])
+    # Frozen towers may have seen the photo once and for all (`legion_jax.features`).
+    seen = batch["clip_states"] if "clip_states" in batch else model.see(batch["clip_image"])
     ce = bce = dice = verdict = jnp.zeros(())
     if {"ce", "bce", "dice"} & set(wanted):
         ce, bce, dice = _text_and_mask_sums(model, batch, seen, image_index, seg_id, key, wanted)
@@ -108,7 +109,9 @@ def _text_and_mask_sums(model, batch, seen, image_index, seg_id, key, wanted):
         return ce, zero, zero
     positions, has_seg, _ = seg_slots(batch["ids"], seg_id, batch["masks"].shape[1], num_patches)
     prompts = model.prompt(jnp.take_along_axis(states, positions[..., None], axis=1))
-    logits, _ = model.draw(model.ground(batch["sam_image"], batch["resized_size"]), prompts)
+    grounded = (batch["sam_embedding"] if "sam_embedding" in batch else
+                model.ground(batch["sam_image"], batch["resized_size"]))
+    logits, _ = model.draw(grounded, prompts)
     canvas = batch["masks"].shape[-2]
     framed = masks.to_frame(logits, batch["resized_size"], batch["original_size"],
                             sam_size=model.config.sam.image_size, canvas=canvas)

@@ -166,7 +166,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
     mesh = sharding.make_mesh(config.mesh)
     run_config.check_values(config, batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
     task = read_task(config)
-    data = train_data.open_batches(config, task.tokenizer, task.examples)
+    data = train_data.open_batches(config, task.tokenizer, task.examples, task.model)
     optimizer = optim.make(config.optimizer)
     with jax.set_mesh(mesh):
         graph, abstract, frozen = abstract_state(config, task.model, optimizer, mesh)

@@ -1,7 +1,9 @@
 """From the data knobs of a run to its batches."""
 
+import dataclasses
 import functools
 import logging
+import re
 from collections.abc import Iterator
 
 import grain
@@ -14,6 +16,9 @@ from input_pipeline.examples import ExampleSpec, blank_example, training_example
 from input_pipeline.lengths import text_lengths
 from input_pipeline.stream import WINDOW, Stream
 from input_pipeline.tokenizer import Tokenizer
+from legion_jax import partition
+from legion_jax.config import LegionConfig
+from legion_jax.features import TOWERS, Cache
 
 LOG = logging.getLogger("legion_jax")
 
@@ -31,9 +36,27 @@ def mixture(config: ml_collections.ConfigDict) -> list[tuple[str, str, float]]:
     return found
 
 
-def open_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer,
-                 spec: ExampleSpec) -> grain.MapDataset:
+def caches(config: ml_collections.ConfigDict, model: LegionConfig,
+           spec: ExampleSpec) -> list[list[Cache]]:
+    """Per data set of a run, what `config.data.features` may hold: its frozen towers' output."""
+    needed = ["clip"] + ["sam"] * bool(config.loss.bce or config.loss.dice)
+    paths = partition.abstract_params(model)
+    frozen = [name for name in needed if not any(
+        path.startswith(TOWERS[name].path) and re.search(pattern, path)
+        for path in paths for pattern in config.trainable)]
+    return [[Cache(tower, folder, split, config.init_from, config.frozen_dtype, model, spec)
+             for tower in frozen] for folder, split, _ in mixture(config)]
+
+
+def example_spec(config: ml_collections.ConfigDict, spec: ExampleSpec) -> ExampleSpec:
+    """`spec` for training alone."""
+    return dataclasses.replace(spec, reduced_decoding=config.data.reduced_decoding)
+
+
+def open_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer, spec: ExampleSpec,
+                 model: LegionConfig) -> grain.MapDataset:
     """This host's part of every batch of a run, by step."""
+    spec = example_spec(config, spec)
     parts = mixture(config)
     sources = [prepared.open_split(folder, split) for folder, split, _ in parts]
     buckets = sorted({*config.data.text_buckets, config.data.text_length})
@@ -53,11 +76,18 @@ def open_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer,
         for length, (number, padding) in stream.padding(WINDOW).items():
             LOG.info("text length %d: %d of the first %d batches, %.0f %% padding", length, number,
                      WINDOW, 100 * padding)
+    features, replaced = [], []
+    if config.data.features:
+        kept = caches(config, model, spec)
+        replaced = [TOWERS[cache.tower].image for cache in kept[0]]
+        features = [{TOWERS[cache.tower].features: cache.open(config.data.features, len(source))
+                     for cache in row} for row, source in zip(kept, sources, strict=True)]
     return batches.train_batches(batches.Rows(
         stream, sources, [f"{folder} {split}" for folder, split, _ in parts],
         prepare=functools.partial(_prepare, tokenizer, spec),
         blank=functools.partial(blank_example, tokenizer, spec),
-        process_index=jax.process_index(), process_count=jax.process_count()))
+        process_index=jax.process_index(), process_count=jax.process_count(),
+        features=features, replaced=replaced))
 
 
 def _prepare(tokenizer: Tokenizer, spec: ExampleSpec, record, length: int) -> dict:

@@ -18,7 +18,9 @@ from input_pipeline.datasets import open_dataset
 from input_pipeline.examples import ExampleSpec, text_length, training_example
 from input_pipeline.tokenizer import Tokenizer, train_tokenizer
 from legion_jax import train_data
+from legion_jax.config import tiny as tiny_model
 
+MODEL = tiny_model()
 SPEC = ExampleSpec(clip_size=32, sam_canvas=64, sam_longest=64, text_length=300, mask_slots=3,
                    mask_canvas=80, instruction="Is this photo real? Name its artifacts.")
 
@@ -49,7 +51,7 @@ def make_config(data, **knobs):
 def test_batches_hold_what_the_records_say(data, tokenizer):
     source = prepared.open_split(data / "data", "train")
     wanted = [training_example(source[i], tokenizer, SPEC) for i in range(24)]
-    dataset = train_data.open_batches(make_config(data), tokenizer, SPEC)
+    dataset = train_data.open_batches(make_config(data), tokenizer, SPEC, MODEL)
     seen = []
     for step in range(6):
         for row in range(4):
@@ -65,7 +67,7 @@ def test_buckets_are_counted_once_and_kept(data, tokenizer, caplog):
     buckets = (lengths[8], lengths[16])
     config = make_config(data, text_buckets=buckets)
     with caplog.at_level(logging.INFO, "legion_jax"):
-        dataset = train_data.open_batches(config, tokenizer, SPEC)
+        dataset = train_data.open_batches(config, tokenizer, SPEC, MODEL)
     assert any("padding" in message for message in caplog.messages)
     (kept,) = prepared.find_version(data / "data").glob("lengths-*.npy")
     before = kept.stat().mtime
@@ -75,14 +77,14 @@ def test_buckets_are_counted_once_and_kept(data, tokenizer, caplog):
         batch = dataset[step]
         assert batch["ids"].shape == batch["valid"].shape == batch["loss_mask"].shape
         assert (batch["mask_valid"].sum(1) == (batch["ids"] == tokenizer.seg_id).sum(1)).all()
-    train_data.open_batches(config, tokenizer, SPEC)
+    train_data.open_batches(config, tokenizer, SPEC, MODEL)
     assert kept.stat().mtime == before
 
 
 def test_a_mixture_takes_turns(data, tokenizer):
     folder = str(data / "data")
     config = make_config(data, mixture=((folder, "train", 3), (folder, "test", 1)))
-    dataset = train_data.open_batches(config, tokenizer, SPEC)
+    dataset = train_data.open_batches(config, tokenizer, SPEC, MODEL)
     test = prepared.open_split(folder, "test")
     views = [training_example(test[i], tokenizer, SPEC)["clip_image"] for i in range(5)]
     rows = np.concatenate([dataset[step]["clip_image"] for step in range(20)])
@@ -93,19 +95,19 @@ def test_a_mixture_takes_turns(data, tokenizer):
 @pytest.mark.parametrize("entry", [("a", "train"), ("a", "train", 0), ("a", "train", "much")])
 def test_a_mixture_that_is_none(data, tokenizer, entry):
     with pytest.raises(ConfigError, match="config.data.mixture"):
-        train_data.open_batches(make_config(data, mixture=(entry,)), tokenizer, SPEC)
+        train_data.open_batches(make_config(data, mixture=(entry,)), tokenizer, SPEC, MODEL)
 
 
 def test_a_bucket_beyond_the_text_length(data, tokenizer):
     with pytest.raises(ConfigError, match="301 exceeds data.text_length 300"):
-        train_data.open_batches(make_config(data, text_buckets=(301,)), tokenizer, SPEC)
+        train_data.open_batches(make_config(data, text_buckets=(301,)), tokenizer, SPEC, MODEL)
 
 
 def test_a_damaged_file_costs_its_record_alone(data, tokenizer, tmp_path, caplog):
     damage(data, tmp_path)
     config = make_config(tmp_path)
-    sound = train_data.open_batches(make_config(data), tokenizer, SPEC)
-    dataset = train_data.open_batches(config, tokenizer, SPEC)
+    sound = train_data.open_batches(make_config(data), tokenizer, SPEC, MODEL)
+    dataset = train_data.open_batches(config, tokenizer, SPEC, MODEL)
     bad = 0
     for step in range(6):
         with caplog.at_level(logging.WARNING, "legion_jax"):
@@ -129,7 +131,8 @@ def damage(data: pathlib.Path, target: pathlib.Path) -> None:
     for file in folder.iterdir():
         content = bytearray(file.read_bytes())
         if "-train.array_record" in file.name:
-            content[len(content) // 2:len(content) // 2 + 64] = bytes(64)
+            pixels = content.index(b"IDAT", len(content) // 3) + 20  # inside some photo
+            content[pixels:pixels + 64] = bytes(64)
         (copy / file.name).write_bytes(content)
 
 
@@ -141,7 +144,8 @@ from input_pipeline.tokenizer import Tokenizer
 from legion_jax import train_data
 root = t.pathlib.Path({data!r})
 config = t.make_config(root, workers={workers}, text_buckets=(200,))
-dataset = train_data.open_batches(config, Tokenizer.from_folder(root / "tokenizer"), t.SPEC)
+tokenizer = Tokenizer.from_folder(root / "tokenizer")
+dataset = train_data.open_batches(config, tokenizer, t.SPEC, t.MODEL)
 batches = train_data.from_step(config, dataset, 0)
 for step in range({max(steps)} + 1):
     if step in {steps}:

@@ -1,0 +1,137 @@
+"""What frozen towers see, kept on disk: the same batches and losses, resumable, never mistaken."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from test_train_data import SPEC, damage, make_config
+
+from input_pipeline import prepared, scarred_photos
+from input_pipeline.builder import prepare
+from input_pipeline.datasets import open_dataset
+from input_pipeline.tokenizer import Tokenizer, train_tokenizer
+from legion_jax import checkpoint, features, losses, params_files, partition, train_data
+from legion_jax.config import tiny
+
+SMALL = dataclasses.replace(SPEC, clip_size=128, sam_canvas=128, sam_longest=128)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Prepared photos, a tokenizer and random weights to see them with."""
+    root = tmp_path_factory.mktemp("data")
+    scarred_photos.make_dataset(root / "photos", num_train=10, num_test=5, size=72)
+    prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
+    records = json.loads((root / "photos/train/annotations/train.json").read_text())
+    tokenizer = train_tokenizer([next(iter(r.values()))["caption"] for r in records], 420,
+                                root / "tokenizer")
+    model = tiny(tokenizer.vocab_size)
+    params = partition.flatten(partition.new_params(model, jax.random.key(0)))
+    (root / "weights").mkdir()
+    params_files.save_params(root / "weights", params)
+    checkpoint.write_meta(root / "weights", model, base=None, trained=[])
+    return root
+
+
+def run_config(data, **knobs):
+    config = make_config(data, **{"features": str(data / "features")} | knobs)
+    config.init_from, config.frozen_dtype = str(data / "weights"), "float32"
+    config.trainable = partition.LOCALISATION[1:]  # there is no LoRA
+    return config
+
+
+def model_of(data):
+    return checkpoint.read_meta(data / "weights")["config"]
+
+
+def make(data, config, **options):
+    for cache in train_data.caches(config, model_of(data), SMALL)[0]:
+        features.make_cache(cache, config.data.features,
+                            prepared.open_split(cache.data, cache.split), **options)
+
+
+def batch_of(data, config, step=0):
+    tokenizer = Tokenizer.from_folder(data / "tokenizer")
+    return train_data.open_batches(config, tokenizer, SMALL, model_of(data))[step]
+
+
+def loss_terms(data, batch):
+    model = model_of(data)
+    graph, params, _ = partition.split_params(partition.abstract_model(model),
+                                              partition.EVERYTHING)
+    reader = params_files.Reader(data / "weights")
+    params = partition.unflatten({p: np.asarray(reader.read(p)) for p in partition.flatten(params)})
+    tokenizer = Tokenizer.from_folder(data / "tokenizer")
+    index = int(np.flatnonzero(batch["ids"][0] < 0)[0])
+    return jax.jit(lambda batch: losses.sums(
+        partition.merge(graph, params), batch, image_index=index, seg_id=tokenizer.seg_id))(batch)
+
+
+def test_losses_are_those_without_a_cache(data):
+    config = run_config(data)
+    make(data, config)
+    cached, plain = batch_of(data, config), batch_of(data, run_config(data, features=""))
+    assert {"clip_image", "sam_image"} == plain.keys() - cached.keys()
+    assert {"clip_states", "sam_embedding"} == cached.keys() - plain.keys()
+    for one, two in zip(jax.tree.leaves(loss_terms(data, cached)),
+                        jax.tree.leaves(loss_terms(data, plain)), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+def test_an_interrupted_cache_is_continued(data, monkeypatch):
+    config = run_config(data, features=str(data / "interrupted"))
+    whole = run_config(data)
+    make(data, whole, batch_size=4)
+    views, calls = features._views, []
+
+    def stop(*arguments):
+        calls.append(arguments)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return views(*arguments)
+
+    monkeypatch.setattr(features, "_views", stop)
+    with pytest.raises(KeyboardInterrupt):
+        make(data, config, batch_size=4)
+    with pytest.raises(features.FeatureError, match="not there; tools.cache_features makes it"):
+        batch_of(data, config)
+    del calls[:]
+    monkeypatch.setattr(features, "_views", lambda *a: calls.append(a) or views(*a))
+    make(data, config, batch_size=4)
+    assert len(calls) == 8 + 12  # six photos were left of CLIP's ten; SAM's come in three batches
+    for name in ("clip_states", "sam_embedding"):
+        np.testing.assert_allclose(batch_of(data, config)[name], batch_of(data, whole)[name],
+                                   rtol=1e-5, atol=1e-5)
+    assert not [p for p in (data / "interrupted").iterdir() if p.name.startswith(".")]
+
+
+def test_other_weights_and_preprocessing_are_another_cache(data):
+    config, model = run_config(data), model_of(data)
+    files = set()
+    for spec in (SMALL, dataclasses.replace(SMALL, sam_longest=64)):
+        for dtype in ("float32", "bfloat16"):
+            config.frozen_dtype = dtype
+            files |= {str(c.file("f")) for c in train_data.caches(config, model, spec)[0]}
+    assert len([f for f in files if "clip" in f]) == 2  # sam_longest is nothing to CLIP
+    assert len([f for f in files if "sam" in f]) == 4
+
+
+def test_trained_towers_are_not_kept(data):
+    config, model = run_config(data), model_of(data)
+    config.trainable = (r"^sam_encoder/neck",)
+    assert [c.tower for c in train_data.caches(config, model, SMALL)[0]] == ["clip"]
+    config.trainable, config.loss.bce, config.loss.dice = (r"^verdict/",), 0.0, 0.0
+    assert [c.tower for c in train_data.caches(config, model, SMALL)[0]] == ["clip"]
+
+
+def test_an_unreadable_record_has_no_features(data, tmp_path):
+    damage(data, tmp_path)
+    config = run_config(data)
+    config.data.data_dir, config.data.features = str(tmp_path / "data"), str(tmp_path / "features")
+    make(data, config, batch_size=4)
+    values = np.concatenate([batch_of(data, config, step)["clip_states"] for step in range(5)])
+    bad = np.concatenate([batch_of(data, config, step)["bad"] for step in range(5)])
+    assert bad.any()
+    np.testing.assert_array_equal(np.abs(values).max((1, 2)) == 0, bad == 1)

@@ -1,0 +1,36 @@
+"""Keep what a run's frozen towers see of its training data, so that no epoch computes it again.
+
+    python -m tools.cache_features --config experiments/base.py --config.init_from=weights \\
+        --config.data.data_dir=data --config.data.features=features
+
+Takes the config of the run; `legion_jax.train` with the same one then reads the features. An
+interrupted run is continued, a complete cache left alone.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import run_config
+from input_pipeline import prepared
+from legion_jax import command, features, train, train_data
+
+
+def main(config) -> None:
+    if not config.data.features or not config.init_from:
+        raise run_config.ConfigError("config.data.features and config.init_from: both are needed, "
+                                     "a folder to write and the weights to see with")
+    task = train.read_task(config)
+    spec = train_data.example_spec(config, task.examples)
+    for row in train_data.caches(config, task.model, spec):
+        for cache in row:
+            source = prepared.open_split(cache.data, cache.split)
+            features.make_cache(cache, config.data.features, source,
+                                batch_size=config.eval.batch_size)
+            file = cache.file(config.data.features)
+            print(f"{file}: {len(source):,} photos, {file.stat().length / 1e9:.3f} GB")
+
+
+if __name__ == "__main__":
+    CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config().")
+    flags.mark_flags_as_required(["config"])
+    command.run(lambda: main(run_config.check(CONFIG.value)))
