@@ -177,7 +177,8 @@ def test_evaluation_counts_every_record_once_at_original_size(photos):
         polygons = [b"[[2,2,20,2,20,7,2,7]]"] if i % 2 else []
         source.append({"id": f"r{i}".encode(), "image": encoded, "label": 2 if i % 2 else 0,
                        "caption": b"grain here" if i % 2 else b"nothing",
-                       "regions": {"polygons": polygons}})
+                       "has_masks": True, "union_mask": b"",
+                       "regions": {"polygons": polygons, "mask": [b""] * len(polygons)}})
         truths[photo.tobytes()] = evaluate.truth_of(source[-1])[1]
     result, rows = evaluate.evaluate(FakePredictor(truths), source, progress=False)
     assert [r["id"] for r in rows] == [f"r{i}" for i in range(5)]
