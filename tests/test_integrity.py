@@ -13,7 +13,7 @@ import published
 import pytest
 
 from legion_jax import params_files, tensor_file
-from legion_jax.convert import load, verify
+from legion_jax.convert import load, streaming, verify
 from legion_jax.convert.source import SourceError
 
 # By what the published recipe trains; LoRA is merged into query and value.
@@ -193,7 +193,7 @@ def test_interrupted_in_the_middle(sized, folders, converted, tmp_path, monkeypa
         with pytest.raises(raised):
             attempt()
     assert list(tmp_path.iterdir()) == []
-    left = tmp_path / ".out.writing"
+    left = tmp_path / ".out.writing-killed"
     (left / "params").mkdir(parents=True)
     (left / "params" / "language.safetensors").write_bytes(b"half")
     attempt()
@@ -210,9 +210,21 @@ def test_no_folder_that_looks_complete_while_it_is_written(sized, folders, tmp_p
 
     def looking(self, *arguments):
         seen.extend(p.name for p in tmp_path.iterdir())
-        seen.extend(p.name for p in (tmp_path / ".out.writing").iterdir())
+        seen.extend(p.name for p in next(tmp_path.glob(".out.writing-*")).iterdir())
         write(self, *arguments)
 
     monkeypatch.setattr(load.params_files.ParamsWriter, "write", looking)
     layouts.convert(folders[0], tmp_path / "out", config=sized, clip=folders[1])
-    assert {"out", "legion.json", "tokenizer"}.isdisjoint(seen) and ".out.writing" in seen
+    assert {"out", "legion.json", "tokenizer"}.isdisjoint(seen) and "params" in seen
+
+
+def test_two_processes_cannot_mix_their_outputs(tmp_path):
+    target = tmp_path / "out"
+    with pytest.raises(SourceError, match="already exists"):
+        with streaming.new_folder(target) as late:
+            (late / "late").touch()
+            with streaming.new_folder(target) as early:
+                assert early != late and late.exists()
+                (early / "early").touch()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert [p.name for p in target.iterdir()] == ["early"]
