@@ -15,6 +15,7 @@ from peft_side import ALPHA, RANK
 
 from legion_jax import checkpoint
 from legion_jax.config import LoraConfig
+from legion_jax.convert import adapter
 from legion_jax.convert.source import SourceError
 
 A, B = (f"base_model.model.model.layers.0.self_attn.q_proj.lora_{f}.weight" for f in "AB")
@@ -158,3 +159,13 @@ def test_layers_without_lora_are_named(sized, folders, adapter, tmp_path):
 
     message = refused(sized, folders, adapter, tmp_path, change=change)
     assert A.removeprefix("base_model.model.") in message and "missing" in message
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
+def test_alpha_that_is_no_scale(alpha):
+    class Factors:
+        entries = {"a.lora_A.weight": None}
+        roles = {}
+
+    with pytest.raises(SourceError, match="lora_alpha must be a positive number, not"):
+        adapter.read(Factors(), alpha=alpha, merge=False)

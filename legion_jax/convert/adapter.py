@@ -39,6 +39,8 @@ def read(sources: Sources, *, alpha: float,
         if merge or config:
             raise SourceError("LoRA is asked for, but there is no lora_A and lora_B in the files")
         return LoraConfig(), {}
+    if not 0 < alpha < math.inf:
+        raise SourceError(f"lora_alpha must be a positive number, not {alpha}")
     ranks = {}
     for module, pair in factors.items():
         ranks[_check(sources, module, pair)] = module
