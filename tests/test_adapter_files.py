@@ -15,7 +15,7 @@ from peft_side import ALPHA, RANK
 
 from legion_jax import checkpoint
 from legion_jax.config import LoraConfig
-from legion_jax.convert import adapter
+from legion_jax.convert.adapter import read
 from legion_jax.convert.source import SourceError
 
 A, B = (f"base_model.model.model.layers.0.self_attn.q_proj.lora_{f}.weight" for f in "AB")
@@ -168,4 +168,4 @@ def test_alpha_that_is_no_scale(alpha):
         roles = {}
 
     with pytest.raises(SourceError, match="lora_alpha must be a positive number, not"):
-        adapter.read(Factors(), alpha=alpha, merge=False)
+        read(Factors(), alpha=alpha, merge=False)
