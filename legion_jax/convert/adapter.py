@@ -34,6 +34,11 @@ def read(sources: Sources, *, alpha: float,
     for name in sources.entries:
         if match := LORA.match(name):
             factors.setdefault(match["module"], {})[match["factor"]] = name
+    holders = [role for role, source in sources.roles.items() if any(map(LORA.match, source.names))]
+    if len(holders) > 1:
+        paths = " and ".join(str(sources.roles[role].folder.path) for role in holders)
+        raise SourceError(f"LoRA in {paths}: only one can be kept; merge the first (--merge_lora), "
+                          f"export it, and start from there")
     config = _config(sources)
     if not factors:
         if merge or config:

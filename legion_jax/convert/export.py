@@ -83,4 +83,3 @@ def _anew(values: Values, file_format: str) -> Files:
         files.add_model("clip/", tower | post_norm(values, tower), file_format=file_format)
         files.add_small("clip/", configs["clip"])
     return files
-

@@ -117,7 +117,7 @@ def _clip(config: dict, entries: Mapping[str, Entry], select: Any) -> ClipConfig
     patch = _shape(entries, root + "embeddings.patch_embedding.weight", 4)[-1]
     rows = _shape(entries, root + "embeddings.position_embedding.weight", 2)[0]
     heads = width // CLIP_HEAD_WIDTH
-    if "num_attention_heads" in config or not heads:
+    if "num_attention_heads" in config or width % CLIP_HEAD_WIDTH:
         heads = _number(config, "num_attention_heads", owner="CLIP ")
     tower = ClipConfig(
         image_size=round((rows - 1) ** 0.5) * patch, patch=patch, width=width, heads=heads,

@@ -119,6 +119,7 @@ def constant(shape: tuple[int, ...], dtype: str, value: float) -> Tensor:
     return Tensor(shape, dtype,
                   lambda: np.full(shape, value, tensor_file.numpy_dtype(dtype)), 1 << 30)
 
+
 def split_tower(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(CLIP's tensors, all others)."""
     tower = {k: t for k, t in tensors.items() if k.startswith("vision_model.")}
