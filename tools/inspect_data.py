@@ -27,17 +27,6 @@ from tools.data_pages import Page, Request
 
 STRIP = 8  # photos of a split on the index
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared data, or gs://.",
-                                required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the pages.", required=True)
-_SPLIT = flags.DEFINE_string("split", None, "Only this split of each data set.")
-_NUMBER = flags.DEFINE_integer("number", 60, "Records shown of a split, at most.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the random choice.")
-_PICK = flags.DEFINE_enum("pick", "random", data_survey.PICKS, "Which records are shown.")
-_LABEL = flags.DEFINE_enum("label", None, list(LABELS.values()), "Only records of this label.")
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer folder; adds lengths in tokens.")
-_LIMIT = flags.DEFINE_integer("stats_limit", None, "Look at this many records of a split only.")
-
 
 @dataclasses.dataclass(frozen=True)
 class DataFolder:
@@ -113,25 +102,35 @@ def _write(path: pathlib.Path, html: str) -> None:
     temporary.replace(path)
 
 
-def main() -> None:
-    """Writes the pages the flags ask for."""
-    for flag, value in (("number", _NUMBER.value), ("stats_limit", _LIMIT.value)):
-        if value is not None and value < 1:
-            raise UserError(f"--{flag}: at least 1, got {value}")
-    if _SEED.value < 0:
-        raise UserError(f"--seed: at least 0, got {_SEED.value}")
-    labels = {name: number for number, name in LABELS.items()}
-    request = Request(
-        number=_NUMBER.value, pick=_PICK.value, seed=_SEED.value, limit=_LIMIT.value,
-        label=None if _LABEL.value is None else labels[_LABEL.value],
-        tokenizer=_TOKENIZER.value and Tokenizer.from_folder(_TOKENIZER.value))
-    pages = write_pages(_DATA_DIR.value, _OUTPUT.value, request, split=_SPLIT.value)
-    shown, unusable = (sum(getattr(page, name) for page in pages) for name in (
-        "shown", "problems"))
-    print(f"{_OUTPUT.value}/index.html: {shown:,} records shown of {len(pages):,} "
-          f"{'split' if len(pages) == 1 else 'splits'}"
-          + (f"; {unusable:,} records cannot be used" if unusable else ""))
-
-
 if __name__ == "__main__":
+    DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared data, or gs://.",
+                                   required=True)
+    OUTPUT = flags.DEFINE_string("output", None, "Folder for the pages.", required=True)
+    SPLIT = flags.DEFINE_string("split", None, "Only this split of each data set.")
+    NUMBER = flags.DEFINE_integer("number", 60, "Records shown of a split, at most.")
+    SEED = flags.DEFINE_integer("seed", 0, "Of the random choice.")
+    PICK = flags.DEFINE_enum("pick", "random", data_survey.PICKS, "Which records are shown.")
+    LABEL = flags.DEFINE_enum("label", None, list(LABELS.values()), "Only records of this label.")
+    TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer folder; adds lengths in tokens.")
+    LIMIT = flags.DEFINE_integer("stats_limit", None, "Look at this many records of a split only.")
+
+    def main() -> None:
+        """Writes the pages the flags ask for."""
+        for flag, value in (("number", NUMBER.value), ("stats_limit", LIMIT.value)):
+            if value is not None and value < 1:
+                raise UserError(f"--{flag}: at least 1, got {value}")
+        if SEED.value < 0:
+            raise UserError(f"--seed: at least 0, got {SEED.value}")
+        labels = {name: number for number, name in LABELS.items()}
+        request = Request(
+            number=NUMBER.value, pick=PICK.value, seed=SEED.value, limit=LIMIT.value,
+            label=None if LABEL.value is None else labels[LABEL.value],
+            tokenizer=TOKENIZER.value and Tokenizer.from_folder(TOKENIZER.value))
+        pages = write_pages(DATA_DIR.value, OUTPUT.value, request, split=SPLIT.value)
+        shown, unusable = (sum(getattr(page, name) for page in pages) for name in (
+            "shown", "problems"))
+        print(f"{OUTPUT.value}/index.html: {shown:,} records shown of {len(pages):,} "
+              f"{'split' if len(pages) == 1 else 'splits'}"
+              + (f"; {unusable:,} records cannot be used" if unusable else ""))
+
     command.run(main)

@@ -22,12 +22,6 @@ from legion_jax.convert.rules import rules
 from legion_jax.convert.values import Tensor, split_tower
 
 SIZES = {"legion_7b": config.legion_7b, "tiny": lambda: config.tiny(vocab=519)}
-SIZE = flags.DEFINE_enum("size", "legion_7b", list(SIZES), "Which model.")
-OUTPUT = flags.DEFINE_string("output", None, "New folder.")
-FORMAT = flags.DEFINE_enum("format", "bin", ["bin", "safetensors"], "Weights files.")
-DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float16", "float32"],
-                          "Of the weights.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the values.")
 
 
 def random_values(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
@@ -92,16 +86,22 @@ def make_files(model: LegionConfig, *, dtype: str, file_format: str, seed: int) 
     return files
 
 
-def main() -> None:
-    model = SIZES[SIZE.value]()
-    files = make_files(model, dtype=DTYPE.value, file_format=FORMAT.value,
-                       seed=SEED.value)
-    with streaming.new_folder(OUTPUT.value) as folder:
-        files.write(folder, progress=True)
-    for file, tensors in files.weights.items():
-        print(f"{OUTPUT.value}/{file}: {len(tensors)} tensors")
-
-
 if __name__ == "__main__":
+    SIZE = flags.DEFINE_enum("size", "legion_7b", list(SIZES), "Which model.")
+    OUTPUT = flags.DEFINE_string("output", None, "New folder.")
+    FORMAT = flags.DEFINE_enum("format", "bin", ["bin", "safetensors"], "Weights files.")
+    DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float16", "float32"],
+                              "Of the weights.")
+    SEED = flags.DEFINE_integer("seed", 0, "Of the values.")
+
+    def main() -> None:
+        model = SIZES[SIZE.value]()
+        files = make_files(model, dtype=DTYPE.value, file_format=FORMAT.value,
+                           seed=SEED.value)
+        with streaming.new_folder(OUTPUT.value) as folder:
+            files.write(folder, progress=True)
+        for file, tensors in files.weights.items():
+            print(f"{OUTPUT.value}/{file}: {len(tensors)} tensors")
+
     flags.mark_flags_as_required(["output"])
     command.run(main)
