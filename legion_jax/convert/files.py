@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 
+from input_pipeline.errors import UserError
 from legion_jax import tensor_file
 from legion_jax.convert import streaming
 from legion_jax.convert.torch_file import TorchWriter
@@ -88,4 +89,8 @@ def _writer(path: pathlib.Path, tensors: dict[str, Tensor]):
     described = {key: (t.shape, t.dtype) for key, t in tensors.items()}
     if path.suffix == ".safetensors":
         return SafetensorsWriter(path, described, metadata={"format": "pt"})
-    return TorchWriter(path, described)
+    try:
+        return TorchWriter(path, described)
+    except ImportError as error:
+        raise UserError(f"{path.name}: writing it needs PyTorch: "
+                        f"pip install torch==2.13.0") from error

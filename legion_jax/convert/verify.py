@@ -7,7 +7,7 @@ from etils import epath
 from legion_jax import checkpoint, params_files, tensor_file
 from legion_jax.convert import load, streaming
 from legion_jax.convert.plan import Options, make_plan
-from legion_jax.convert.source import SourceError, sha256
+from legion_jax.convert.source import SourceError, open_safetensors, sha256
 from legion_jax.convert.sources import reopen
 
 
@@ -47,6 +47,8 @@ def _compare_values(folder: pathlib.Path, meta: dict, progress: bool) -> list[st
     reader = params_files.Reader(folder)
     if meta["config"] != plan.config:
         return [f"{folder / checkpoint.META}: another architecture than the sources have"]
+    if lost := sorted(plan.params.keys() - reader.entries.keys()):
+        return [f"{folder / 'params'}: {path} is not there" for path in lost]
     work, problems = load.jobs(plan), []
 
     def compare(name):
@@ -61,7 +63,7 @@ def _compare_values(folder: pathlib.Path, meta: dict, progress: bool) -> list[st
     streaming.run(compare, order, sizes=[plan.sources.entries[n].nbytes for n in order],
                   beside={}, description="comparing", progress=progress)
     file = folder / "source" / load.CARRIED
-    kept = tensor_file.SafetensorsReader(file)
+    kept = open_safetensors(file)
     for name in plan.rest:
         value = kept.read(load.carried_name(plan.sources, name))
         if tensor_file.raw_bytes(value) != tensor_file.raw_bytes(plan.sources.read(name)):
