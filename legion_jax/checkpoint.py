@@ -73,7 +73,8 @@ def read_meta(folder: epath.PathLike) -> dict:
         raise CheckpointError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else None
-        raise CheckpointError(f"{path}: format {found}, this version reads {FORMAT}")
+        raise CheckpointError(f"{path}: format {found}, this version reads {FORMAT}; what another "
+                              f"version made must be converted or trained again")
     if "config" not in meta:
         raise CheckpointError(f"{path}: config is missing")
     meta.setdefault("base", None)

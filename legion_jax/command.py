@@ -1,6 +1,7 @@
 """Command lines: absl flags, one sentence for anything the user can mend, and exit codes."""
 
 import logging
+import signal
 import sys
 from collections.abc import Callable
 
@@ -35,6 +36,8 @@ def run(main: Callable[[], int | None]) -> None:
         except (UserError, OSError) as error:  # an OSError names its path
             return _fail(error)
 
+    # `kill` unwinds like Ctrl-C does, so that unfinished folders are removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and TFDS say much at INFO
     app.run(guarded, flags_parser=parse)
 

@@ -1,9 +1,12 @@
 """Safetensors files a piece at a time: their tensors never are in memory together."""
 
+import contextlib
+import io
 import json
 import math
 import os
 import pathlib
+from collections.abc import Iterator
 
 import ml_dtypes
 import numpy as np
@@ -79,8 +82,9 @@ class SafetensorsWriter:
         text += b" " * (-len(text) % 8)  # data starts at a multiple of eight bytes
         self._tensors, self._header, self._base = tensors, header, 8 + len(text)
         self._file = self.path.open("wb", buffering=0)
-        self._file.write(len(text).to_bytes(8, "little") + text)
-        self._file.truncate(self._base + end)
+        with naming(self.path):
+            self._file.write(len(text).to_bytes(8, "little") + text)
+            self._file.truncate(self._base + end)
 
     def write(self, name: str, array: np.ndarray, index: tuple[int, ...] = ()) -> None:
         """Put `array` at `index` of the tensor's leading axes; () is the whole tensor.
@@ -93,7 +97,7 @@ class SafetensorsWriter:
                              f"{dtype} {shape} at {index}")
         number = np.ravel_multi_index(index, shape[:len(index)]) if index else 0
         start = self._header[name]["data_offsets"][0] + int(number) * array.nbytes
-        write_at(self._file.fileno(), raw_bytes(array), self._base + start)
+        write_at(self._file, raw_bytes(array), self._base + start)
 
     def close(self) -> None:
         self._file.close()
@@ -105,8 +109,18 @@ class SafetensorsWriter:
         self.close()
 
 
-def write_at(file: int, data: memoryview, offset: int) -> None:
-    """pwrite that goes on until everything is written."""
-    while data:
-        done = os.pwrite(file, data, offset)
-        data, offset = data[done:], offset + done
+def write_at(file: io.RawIOBase, data: memoryview, offset: int) -> None:
+    """pwrite that goes on until everything is written. Raises OSError naming the file."""
+    with naming(file.name):
+        while data:
+            done = os.pwrite(file.fileno(), data, offset)
+            data, offset = data[done:], offset + done
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Gives an OSError of the block, such as that of a full disk, the path it lacks."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error

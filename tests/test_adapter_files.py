@@ -142,7 +142,7 @@ def test_variants_of_lora_are_refused(sized, folders, adapter, tmp_path, field, 
     (None, lambda s: s.pop(A), "q_proj: lora_B without its other half"),
     (None, lambda s: s.update({B: s[B][:-1]}), "lora_A (2, 48) and lora_B (47, 2) do not fit"),
     (None, lambda s: s.update({A: s[A][:1], B: s[B][:, :1]}), "LoRA of several ranks"),
-    (None, lambda s: [s.pop(k) for k in list(s) if "lora_" in k], "LoRA is asked for"),
+    (None, lambda s: [s.pop(k) for k in list(s) if "lora_" in k], "adapter: no LoRA in it"),
     (None, lambda s: s.update({f"{A}s": s[A]}), "q_proj.lora_A.weights: part of the model"),
     (None, lambda s: s.update({A.replace("0", "7"): s[A], B.replace("0", "7"): s[B]}),
      "model.layers.7.self_attn.q_proj.weight: missing")])
@@ -158,7 +158,8 @@ def test_layers_without_lora_are_named(sized, folders, adapter, tmp_path):
             del state[name]
 
     message = refused(sized, folders, adapter, tmp_path, change=change)
-    assert A.removeprefix("base_model.model.") in message and "missing" in message
+    assert "model.layers.0.self_attn.q_proj has no LoRA and 5 others have" in message
+    assert "--merge_lora" in message
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])

@@ -8,7 +8,8 @@ import numpy as np
 import published
 import pytest
 
-from input_pipeline.tokenizer import ADDED_TOKENS, IMAGE_TOKEN, Tokenizer
+from input_pipeline.conversation import encode_prompt
+from input_pipeline.tokenizer import ADDED_TOKENS, IMAGE_ID, IMAGE_TOKEN, Tokenizer
 from input_pipeline.tokenizer_files import ADDED_FILE
 from legion_jax import checkpoint
 from legion_jax.convert import spellings, verify
@@ -190,9 +191,21 @@ def test_llava_alone_needs_partial(sized, tensors, tokenizer, tmp_path):
     assert {p.split("/")[0] for p in layouts.params(tmp_path / "out")} == {
         "clip", "language", "projector"}
     layouts.write(tmp_path / "out", tmp_path / "hf", "hf")
-    assert sorted(p.name for p in (tmp_path / "hf").iterdir()) == ["README.md", "llava"]
-    assert "SamModel" not in (tmp_path / "hf" / "README.md").read_text()
+    assert sorted(p.name for p in (tmp_path / "hf").iterdir()) == [
+        "README.md", "llava", "prompt_ids.json"]
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "SamModel" not in card and "LoRA" not in card and "holds the LLaVA,\n" in card
     layouts.assert_same_arrays(layouts.raw(tmp_path / "hf" / "llava"), layouts.raw(source))
+
+
+def test_ids_of_the_prompt_go_with_the_export(sized, converted, tmp_path):
+    hf = layouts.write(converted, tmp_path / "hf", "hf")
+    ids = json.loads((hf / "prompt_ids.json").read_text())
+    image = layouts.read_json(hf / "llava" / "config.json")["image_token_index"]
+    assert ids.count(image) == sized.clip.num_patches
+    once = [i for n, i in enumerate(ids) if i != image or ids[n - 1] != image]
+    ours = encode_prompt(Tokenizer.from_folder(converted / "tokenizer"))
+    assert [IMAGE_ID if i == image else i for i in once] == ours.tolist()
 
 
 def test_half_a_tower_is_missing_even_with_partial(sized, tensors, tokenizer, tmp_path):

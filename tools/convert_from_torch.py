@@ -18,6 +18,7 @@ from legion_jax import command
 from legion_jax.convert import load, verify
 from legion_jax.convert.plan import Options
 from legion_jax.convert.source import read_json
+from legion_jax.convert.spellings import CLS_TOWER
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Folder or file with the language model: LEGION, GLaMM, LLaVA, the state "
@@ -43,6 +44,9 @@ VERIFY = flags.DEFINE_bool("verify", False, "Compare OUTPUT with the files it ca
 def main() -> int | None:
     jax.config.update("jax_platforms", "cpu")  # file work; leave accelerators alone
     if VERIFY.value:
+        if given := [f"--{f.name}" for f in (CHECKPOINT, CLIP, SAM, HEAD, ADAPTER) if f.value]:
+            raise UserError(f"{', '.join(given)}: --verify reads the files that OUTPUT was "
+                            f"converted from, wherever they were; name only --output")
         return check()
     if not CHECKPOINT.value:
         raise UserError("--checkpoint: needed, unless --verify is given")
@@ -60,6 +64,9 @@ def main() -> int | None:
 def describe(summary: load.Summary) -> None:
     print(f"{OUTPUT.value}: {summary.parameters:,} parameters; {len(summary.carried)} tensors that "
           f"LEGION never runs are carried through unchanged")
+    if inside := sum(map(bool, map(CLS_TOWER.to_published, summary.carried))):
+        print(f"{CLIP.value} is the vision tower; the one inside {CHECKPOINT.value} ({inside} "
+              f"tensors) is carried through unused")
     if summary.unknown:
         print(f"carried through although nothing is known of them: {', '.join(summary.unknown)}")
     if summary.config.lora.rank:

@@ -16,8 +16,8 @@ from legion_jax.convert import export
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
 OUTPUT = flags.DEFINE_string("output", None, "New folder for the PyTorch files.")
 LAYOUT = flags.DEFINE_enum("layout", "legion", export.LAYOUTS, "What to write.")
-FORMAT = flags.DEFINE_enum("format", "bin", ["bin", "safetensors"],
-                           "Weights file of layout legion, for a model that did not come in it.")
+FORMAT = flags.DEFINE_enum("format", None, ["bin", "safetensors"],
+                           "Weights files of layout legion; by default what they came in.")
 
 
 def main() -> None:

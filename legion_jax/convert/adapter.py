@@ -3,7 +3,7 @@
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -40,6 +40,11 @@ def read(sources: Sources, *, alpha: float,
         raise SourceError(f"LoRA in {paths}: only one can be kept; merge the first (--merge_lora), "
                           f"export it, and start from there")
     config = _config(sources)
+    if (added := sources.roles.get("adapter")) and not config and added.folder.path.is_dir():
+        raise SourceError(f"{added.folder.path / CONFIG}: not found, and only it tells the scale "
+                          f"of an adapter")
+    if added and "adapter" not in holders:
+        raise SourceError(f"{added.folder.path}: no LoRA in it, so not an adapter")
     if not factors:
         if merge or config:
             raise SourceError("LoRA is asked for, but there is no lora_A and lora_B in the files")
@@ -61,10 +66,22 @@ def read(sources: Sources, *, alpha: float,
         scale = np.float32(lora.alpha / rank)
         return LoraConfig(), {f"{module}.weight": functools.partial(_product, sources, pair, scale)
                               for module, pair in factors.items()}
-    if others := [module for module in factors if not ADAPTED.match(module)]:
-        raise SourceError(f"{others[0]} has LoRA; here only q_proj and v_proj of the language "
-                          f"model can keep theirs: --merge_lora folds all of it into the kernels")
+    if problem := must_merge(sources, factors):
+        raise SourceError(f"{problem}: --merge_lora folds all of it into the kernels")
     return lora, {}
+
+
+def must_merge(sources: Sources, adapted: Iterable[str]) -> str | None:
+    """Why LoRA of these modules cannot stay apart from its kernels; None if it can."""
+    adapted = set(adapted)
+    if others := sorted(module for module in adapted if not ADAPTED.match(module)):
+        return (f"{others[0]} has LoRA; here only q_proj and v_proj of the language model can keep "
+                f"theirs")
+    kernels = {name.removesuffix(".weight") for name in sources.entries if name.endswith(".weight")}
+    if adapted and (bare := sorted(filter(ADAPTED.match, kernels - adapted))):
+        return (f"{bare[0]} has no LoRA and {len(adapted)} others have; here q_proj and v_proj of "
+                f"all layers can keep theirs")
+    return None
 
 
 def _config(sources: Sources) -> dict:

@@ -1,5 +1,7 @@
 """A checkpoint or a training run -> PyTorch folders, whole or not there at all."""
 
+import re
+
 from legion_jax.convert import export_adapter, export_hf, recorded, streaming
 from legion_jax.convert.files import NAMES, Files, encode
 from legion_jax.convert.published_files import published_configs
@@ -10,7 +12,7 @@ from legion_jax.convert.values import Values, main_dtype, post_norm, split_tower
 LAYOUTS = ("legion", "hf", "adapter")
 
 
-def export(folder: str, output: str, *, layout: str = "legion", file_format: str = "bin",
+def export(folder: str, output: str, *, layout: str = "legion", file_format: str | None = None,
            progress: bool = True) -> dict[str, int]:
     """Write `output` in one of `LAYOUTS`.
 
@@ -23,15 +25,18 @@ def export(folder: str, output: str, *, layout: str = "legion", file_format: str
     Args:
         folder: converted checkpoint or training run.
         output: new folder on a local disk.
-        file_format: "bin" or "safetensors", for weights that did not come in the legion layout.
+        file_format: "bin" or "safetensors", for layout legion; None is the format the weights came
+            in, "bin" for weights that came in another layout.
 
     Returns:
         {weights file: number of tensors}.
     """
     if layout not in LAYOUTS:
         raise SourceError(f"layout: {', '.join(LAYOUTS)}, not {layout!r}")
-    if file_format not in NAMES:
+    if file_format not in (None, *NAMES):
         raise SourceError(f"file_format: {', '.join(NAMES)}, not {file_format!r}")
+    if file_format and layout != "legion":
+        raise SourceError(f"file_format {file_format}: layout {layout} is always safetensors")
     with streaming.new_folder(output) as building:
         if layout == "legion":
             files = legion(Values(folder), file_format)
@@ -44,7 +49,7 @@ def export(folder: str, output: str, *, layout: str = "legion", file_format: str
     return {file: len(tensors) for file, tensors in files.weights.items()}
 
 
-def legion(values: Values, file_format: str) -> Files:
+def legion(values: Values, file_format: str | None) -> Files:
     """The published layout; as it came, if it came so and every tensor has a place there."""
     main = values.roles.get("main", {"spelling": None, "tensors": {}})
     there = {t["published"] for role in values.roles.values() for t in role["tensors"].values()}
@@ -52,21 +57,45 @@ def legion(values: Values, file_format: str) -> Files:
                   and values.tensors.keys() <= there
                   and all(t["published"] in values.tensors or f"main/{key}" in values.carried
                           for key, t in main["tensors"].items()))  # LoRA and PEFT's copies
-    return _as_it_came(values) if as_it_came else _anew(values, file_format)
+    return _as_it_came(values, file_format) if as_it_came else _anew(values, file_format or "bin")
 
 
-def _as_it_came(values: Values) -> Files:
+def _as_it_came(values: Values, file_format: str | None) -> Files:
     files = Files()
     for role, described in values.roles.items():
+        renamed = {file: in_format(file, file_format) for file in described["files"]}
+        if len(set(renamed.values())) < len(renamed):
+            raise SourceError(f"{role}: {', '.join(renamed)} would have the same names as "
+                              f"{file_format}; leave --format out")
         place = "" if role == "main" else f"{role}/"
         for file in described["files"]:
-            files.weights[place + file] = {
+            files.weights[place + renamed[file]] = {
                 key: values.tensors.get(t["published"]) or values.carried[f"{role}/{key}"]
                 for key, t in described["tensors"].items() if t["file"] == file}
-        if described["index"]:
-            files.small[place + described["index_name"]] = encode(described["index"])
+        if index := described["index"]:
+            weight_map = {key: renamed[file] for key, file in index["weight_map"].items()}
+            files.small[place + in_format(described["index_name"], file_format)] = encode(
+                index | {"weight_map": weight_map})
         files.add_small(place, {f.name: f.read_bytes() for f in (values.source / role).iterdir()})
     return files
+
+
+def in_format(file: str, file_format: str | None) -> str:
+    """Name of a weights file, or of its index, in another format; its own where that is its own.
+
+    >>> in_format("pytorch_model-00001-of-00002.bin", "safetensors")
+    'model-00001-of-00002.safetensors'
+    """
+    name, dot, index = file.partition(".index.json")
+    if file_format is None or name.endswith(".safetensors") == (file_format == "safetensors"):
+        return file
+    stem, _ = name.rsplit(".", 1)
+    old, new = (NAMES[f].split(".")[0] for f in ("bin", "safetensors"))
+    if file_format == "bin":
+        old, new = new, old
+    if re.fullmatch(rf"{old}(-\d+-of-\d+)?", stem):
+        stem = stem.replace(old, new, 1)
+    return f"{stem}.{file_format}{dot}{index}"
 
 
 def _anew(values: Values, file_format: str) -> Files:

@@ -1,10 +1,12 @@
 """The layout of Hugging Face: a LLaVA folder, a SamModel folder, and the heads between them."""
 
 import dataclasses
+import json
 
 import numpy as np
 from etils import epath
 
+from input_pipeline.conversation import encode_prompt, image_index
 from input_pipeline.tokenizer import IMAGE_TOKEN, Tokenizer
 from input_pipeline.tokenizer_files import ADDED_FILE, as_json
 from legion_jax.convert import carried, hf_files, recorded, spellings
@@ -24,6 +26,7 @@ from legion_jax.convert.values import (
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 BUFFERS = ("rotary_emb.inv_freq", "position_ids")  # transformers computes them
+PROMPT = "prompt_ids.json"
 HEADS = ("model.text_hidden_fcs.", "prediction_head.")
 
 
@@ -65,6 +68,7 @@ def hf(folder: epath.PathLike) -> Files:
         files.add_small("sam/", hf_files.sam_files(config))
     if heads := {name: t for name, t in rest.items() if name.startswith(HEADS)}:
         files.weights["legion_heads.safetensors"] = heads
+    files.small[PROMPT] = _prompt_ids(tokenizer, image_token, config.clip.num_patches)
     files.small["README.md"] = model_card(
         config, image_token=image_token, seg_token=tokenizer.seg_id, own_row=own_row,
         masks=masks and any(name.startswith(HEADS[0]) for name in heads))
@@ -76,6 +80,13 @@ def _spelled(table: spellings.Spelling, tensors: dict[str, Tensor]) -> dict[str,
     return {name: t for published, t in tensors.items()
             if (name := table.from_published(published)) is not None
             and not published.endswith(BUFFERS)}
+
+
+def _prompt_ids(tokenizer: Tokenizer, image_token: int, patches: int) -> bytes:
+    """The prompt's ids as a JSON list, `<image>` as many times as the tower has patches."""
+    ids = encode_prompt(tokenizer).tolist()
+    place = image_index(ids)
+    return (json.dumps(ids[:place] + [image_token] * patches + ids[place + 1:]) + "\n").encode()
 
 
 def _one_row_more(tensor: Tensor) -> Tensor:

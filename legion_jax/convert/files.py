@@ -92,5 +92,5 @@ def _writer(path: pathlib.Path, tensors: dict[str, Tensor]):
     try:
         return TorchWriter(path, described)
     except ImportError as error:
-        raise UserError(f"{path.name}: writing it needs PyTorch: "
-                        f"pip install torch==2.13.0") from error
+        raise UserError(f"{path.name}: writing it needs PyTorch (pip install torch==2.13.0); "
+                        f"--format safetensors does without") from error

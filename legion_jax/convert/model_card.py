@@ -9,15 +9,14 @@ TITLE = """\
 # LEGION in plain PyTorch and transformers
 
 LEGION says whether a photo is synthetic, explains why, and masks every artifact it names. It is a
-LLaVA, a SAM and small heads between them. This folder holds them as transformers 4.52 or newer
-opens them; no code beyond the block below is needed.
+LLaVA, a SAM and small heads between them. This folder holds $parts,
+as transformers 4.52 or newer opens it; no code beyond the block below is needed.
 
 """
 LLAVA = """\
 - `llava/`: `LlavaForConditionalGeneration`, that is CLIP's vision tower, the projector and the
-  language model. The language model's LoRA is merged into its weights. Row $image_token of the
-  embedding and of `lm_head` stands for the `<image>` placeholder, which must never be generated:
-  `generation_config.json` suppresses it.$zero_row
+  language model.$lora Row $image_token of the embedding and of `lm_head` stands for the `<image>`
+  placeholder, which must never be generated: `generation_config.json` suppresses it.$zero_row
 """
 SAM = """\
 - `sam/`: `SamModel`, image encoder, prompt encoder and mask decoder.
@@ -41,13 +40,16 @@ $image_token; the answer follows:
 $prompt
 ```
 
-`llava.generate` writes the answer. The code below reads a whole conversation, answer included.
+`prompt_ids.json` holds its tokens as LEGION was trained on them. Transformers' own tokenizers cut
+the text differently at its beginning and beside `<im_start>`, `<p>` and `[SEG]`: take the ids of
+the file, and of answers those that `llava.generate` writes. The code below reads a whole
+conversation, answer included.
 
 """
 OPEN = """\
 # Set beforehand:
 #   folder       path of this folder
-#   input_ids    int64[1, T], a conversation with $patches times $image_token for the image
+#   input_ids    int64[1, T], the prompt of prompt_ids.json and an answer
 #   clip_pixels  float32[1, 3, $clip_side, $clip_side], from llava/preprocessor_config.json
 """
 OPEN_SAM = """\
@@ -128,10 +130,14 @@ def model_card(config: LegionConfig, *, image_token: int, seg_token: int,
         (OPEN, True), (OPEN_SAM, masks), (LOAD, True), (LOAD_HEADS, masks or verdict),
         (READ, True), (DRAW, masks), (JUDGE, verdict), ("```\n", True), (MASK_NOTES, masks),
         (ROUNDING_NOTES, config.position_dtype == "bfloat16"))
+    parts = ["the LLaVA", *["the SAM and the projection between them"] * masks,
+             *["the verdict head"] * verdict]
     text = string.Template("".join(piece for piece, present in pieces if present))
     return text.substitute(
         image_token=image_token, seg_token=seg_token, patches=config.clip.num_patches,
         clip_side=config.clip.image_size, sam_side=config.sam.image_size, grid=config.sam.grid,
         low=4 * config.sam.grid, sam_model=", SamModel" if masks else "",
         classes=repr(config.verdict_classes), prompt=build_prompt(),
+        parts=" and ".join(", ".join(parts).rsplit(", ", 1)),
+        lora=" Its LoRA is merged into its weights." if config.lora.rank else "",
         zero_row=" It is zero, and a score of 0 may be the highest." if own_row else "").encode()

@@ -83,6 +83,9 @@ class Plan:
 def make_plan(sources: Sources, options: Options) -> Plan:
     """Read configs and tokenizer and compare them with the tensors. Raises SourceError."""
     main = sources.roles["main"]
+    if adapter.CONFIG in main.small_files() and "model.embed_tokens.weight" not in sources.entries:
+        raise SourceError(f"{main.folder.path}: an adapter; --adapter takes it, --checkpoint the "
+                          f"model it adds to")
     configs = read_configs(sources)
     if options.config:
         configs["main"] = read_json(pathlib.Path(options.config))

@@ -11,7 +11,9 @@ from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConf
 from legion_jax.convert.rules import SAM
 from legion_jax.convert.source import Entry, SourceError
 
-PUBLISHED_DECODER_HEADS = 8  # the one size of SAM that no tensor's shape tells
+# The one size of SAM that no tensor's shape tells, by the width of its prompts where they are
+# those of the published SAM.
+DECODER_HEADS = {256: 8}
 CLIP_HEAD_WIDTH = 64
 VERDICT_CLASSES = ("synthetic", "real")  # index order of the published head
 # What Hugging Face leaves out of a LLaVA's text_config because it is LLaMA's default.
@@ -47,7 +49,7 @@ def read_config(configs: Mapping[str, dict], entries: Mapping[str, Entry], *, vo
     return LegionConfig(
         clip=_clip(tower, entries, select),
         language=_language(main, entries, vocab), lora=lora,
-        sam=_sam(entries, sam or _hf_sam(configs.get("sam", {}))),
+        sam=_sam(entries, sam or hf_sam(configs.get("sam", {}))),
         verdict_classes=_classes(main) if has_head else (),
         verdict_hidden=(_shape(entries, "prediction_head.0.weight", 2)[0] if has_head
                         else LegionConfig.verdict_hidden),
@@ -79,6 +81,10 @@ def _language(config: dict, entries: Mapping[str, Entry], vocab: int) -> Languag
     if text.get("num_hidden_layers", layers) != layers:
         raise SourceError(f"config.json: num_hidden_layers {text['num_hidden_layers']!r} leaves no "
                           f"place for the {layers} layers in the files")
+    for name, entry in entries.items():  # half a head's width, one per layer in older files
+        if name.endswith("self_attn.rotary_emb.inv_freq") and entry.shape != (width // heads // 2,):
+            raise SourceError(f"config.json: num_attention_heads {heads} of width {width} needs "
+                              f"{width // heads // 2} frequencies, {name} is {entry.shape}")
     rope = _part(text, "rope_parameters") if text.get("rope_parameters") else {}
     rope = {"rope_theta": text.get("rope_theta", 10000.0)} | rope
     multiple = LanguageConfig.vocab_multiple
@@ -152,23 +158,29 @@ def _sam(entries: Mapping[str, Entry], given: dict) -> SamConfig:
         raise SourceError(f"{encoder}blocks: relative positions of {len(windows)} window sizes "
                           f"{sorted(windows)}; SAM has one")
     channels = entries.get(SAM + "prompt_encoder.mask_downscaling.3.weight")
-    heads = {"decoder_num_heads": PUBLISHED_DECODER_HEADS} | given
+    prompt_width = _shape(entries, encoder + "neck.0.weight", 4)[0]
+    decoder_heads = given.get("decoder_num_heads", DECODER_HEADS.get(prompt_width))
+    if decoder_heads is None:
+        raise SourceError(f"{encoder}neck.0.weight: {prompt_width} channels, the published SAM has "
+                          f"256; how many heads its mask decoder has must be said, as "
+                          f"decoder_num_heads in a JSON file (--sam_config)")
     return SamConfig(
         image_size=grid * patch, patch=patch, width=width, layers=layers,
         heads=max(width // max(head_width, 1), 1),
         mlp=_shape(entries, encoder + "blocks.0.mlp.lin1.weight", 2)[0],
         window=windows.pop() if windows else grid,
         global_blocks=tuple(i for i, s in enumerate(sides) if s == grid),
-        prompt_width=_shape(entries, encoder + "neck.0.weight", 4)[0],
+        prompt_width=prompt_width,
         mask_channels=channels.shape[0] if channels and channels.shape else 16,
         decoder_layers=_count(entries, rf"{re.escape(decoder)}transformer\.layers\.(\d+)\."),
-        decoder_heads=_number(heads, "decoder_num_heads", owner="SAM "),
+        decoder_heads=_number({"decoder_num_heads": decoder_heads}, "decoder_num_heads",
+                              owner="SAM "),
         decoder_mlp=_shape(entries, decoder + "transformer.layers.0.mlp.lin1.weight", 2)[0],
         iou_layers=_count(entries, rf"{re.escape(decoder)}iou_prediction_head\.layers\.(\d+)\."),
         iou_hidden=_shape(entries, decoder + "iou_prediction_head.layers.0.weight", 2)[0])
 
 
-def _hf_sam(config: dict) -> dict:
+def hf_sam(config: dict) -> dict:
     """The one size of interest, from the config.json of a `SamModel`."""
     decoder = config.get("mask_decoder_config")
     heads = decoder.get("num_attention_heads") if isinstance(decoder, dict) else None

@@ -98,7 +98,9 @@ def new_folder(output: str | pathlib.Path) -> Iterator[pathlib.Path]:
     if "://" in str(output):
         raise SourceError(f"{output}: values are written at offsets, which needs a local folder; "
                           f"copy it there afterwards")
-    if target.exists():
+    if not str(output):
+        raise SourceError("the name of the output folder is empty")
+    if target.exists() or target.is_symlink():
         raise _exists(output)
     target.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{target.name}.writing-"

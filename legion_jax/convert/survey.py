@@ -13,7 +13,7 @@ from legion_jax import inventory, partition
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig
 from legion_jax.convert import adapter, carried, plan, sizes, vocabulary
 from legion_jax.convert.plan import Options
-from legion_jax.convert.rules import Rule, lora_rules, rules
+from legion_jax.convert.rules import SAM, Rule, lora_rules, rules
 from legion_jax.convert.source import Entry, SourceError, read_json
 from legion_jax.convert.sources import LORA, Source, Sources, read_configs
 from legion_jax.inventory import Inventory
@@ -58,15 +58,15 @@ def of_sources(sources: Sources) -> Inventory:
 def _lora(sources: Sources, notes: list[str]) -> tuple[dict[str, Entry], LoraConfig]:
     """The tensors, and the model's LoRA; factors a conversion can only fold in are left out."""
     factors = {name: match["module"] for name in sources.entries if (match := LORA.match(name))}
-    foreign = [module for module in factors.values() if not adapter.ADAPTED.match(module)]
-    lora, _ = adapter.read(sources, alpha=Options.lora_alpha, merge=bool(foreign))
+    problem = adapter.must_merge(sources, factors.values())
+    lora, _ = adapter.read(sources, alpha=Options.lora_alpha, merge=bool(problem))
     replaced = sum(len(s.folder.entries) for s in sources.roles.values()) - len(sources.entries)
     if replaced:
         notes.append(f"{replaced:,} tensors are not used: an adapter's stand in their place, or "
                      f"PEFT keeps them as they were before training")
-    if not foreign:
+    if not problem:
         return dict(sources.entries), lora
-    notes.append(f"{foreign[0]} has LoRA: a conversion needs --merge_lora, which folds these "
+    notes.append(f"{problem}: a conversion needs --merge_lora, which folds these "
                  f"{len(factors):,} factors into their kernels")
     return {name: e for name, e in sources.entries.items() if name not in factors}, lora
 
@@ -85,14 +85,27 @@ def _architecture(sources: Sources, found: dict[str, Entry], lora: LoraConfig,
                       Entry("", (language.mlp, language.width), "float32")}
     elif "main" not in configs:
         configs["main"] = ANY_LANGUAGE
+        known = {name: e for name, e in known.items() if not name.endswith("rotary_emb.inv_freq")}
         notes.append(f"no config.json with {main.folder.path}: CLIP is taken to be read at its "
                      f"hidden state {ClipConfig.select_layer}; a conversion wants --config")
     rows = (*known[EMBEDDING].shape, 0)[0]
     vocab = _tokens(main, rows, notes) if EMBEDDING in found else rows
     sam = main.small_files().get("sam_config.json")
     model = sizes.read_config(configs, known, vocab=vocab, lora=lora,
-                              sam=read_json(sam) if sam else None)
+                              sam=read_json(sam) if sam else _any_sam(configs, known, notes))
     return model, rows
+
+
+def _any_sam(configs: Mapping[str, dict], known: Mapping[str, Entry],
+             notes: list[str]) -> dict | None:
+    """Stands in for the heads of a mask decoder that is not the published one."""
+    neck = known.get(f"{SAM}image_encoder.neck.0.weight")
+    if sizes.hf_sam(configs.get("sam", {})) or neck is None or (
+            neck.shape and neck.shape[0] in sizes.DECODER_HEADS):
+        return None
+    notes.append("SAM is not the published one: a conversion wants --sam_config, with "
+                 "decoder_num_heads")
+    return {"decoder_num_heads": 1}
 
 
 def _tokens(main: Source, rows: int, notes: list[str]) -> int:

@@ -52,8 +52,12 @@ class TorchWriter:
         # Memory that is never touched takes no room.
         state = {name: torch.empty(shape, dtype=getattr(torch, dtype))
                  for name, (shape, dtype) in tensors.items()}
-        with torch.serialization.skip_data():
-            torch.save(state, self.path)
+        try:
+            with torch.serialization.skip_data():
+                torch.save(state, self.path)
+        except RuntimeError as error:  # of PyTorch's own writer, for a full disk
+            raise OSError(f"{self.path}: cannot be written "
+                          f"({str(error).splitlines()[0]})") from error
         with zipfile.ZipFile(self.path) as archive:
             root = archive.namelist()[0].split("/")[0]
             self._records = {name: archive.getinfo(f"{root}/data/{number}")
@@ -70,7 +74,7 @@ class TorchWriter:
             raise ValueError(f"{self.path}: {name}: {array.dtype} {array.shape} written to "
                              f"{dtype} {shape}")
         data = tensor_file.raw_bytes(array)
-        tensor_file.write_at(self._file.fileno(), data, self._starts[name])
+        tensor_file.write_at(self._file, data, self._starts[name])
         checksum = zlib.crc32(data)
         with self._lock:
             self._checksums[self._records[name].header_offset] = checksum

@@ -3,7 +3,7 @@
 import pathlib
 
 from input_pipeline.tokenizer import ADDED_TOKENS, IMAGE_TOKEN, Tokenizer
-from input_pipeline.tokenizer_files import ADDED_FILE, as_json, load_added, read_files
+from input_pipeline.tokenizer_files import ADDED_FILE, MODEL_FILE, as_json, load_added, read_files
 from legion_jax.convert.source import SourceError
 
 
@@ -18,7 +18,15 @@ def read_tokenizer(folder: pathlib.Path, *, rows: int, extend: bool) -> Tokenize
     Raises:
         TokenizerError, SourceError: naming the file, the token, or both sizes.
     """
+    if not (folder / MODEL_FILE).exists():
+        raise SourceError(f"{folder / MODEL_FILE}: not found; name the tokenizer's folder with "
+                          f"--tokenizer")
     if not extend:
+        if not (folder / ADDED_FILE).exists():
+            raise SourceError(
+                f"{folder / ADDED_FILE}: not found, so this tokenizer has no {ADDED_TOKENS[0]} and "
+                f"its like. LEGION and GLaMM folders have it; of an original LLaVA take the folder "
+                f"made for transformers, such as llava-hf/llava-1.5-7b-hf")
         tokenizer = Tokenizer.from_folder(folder)
         if tokenizer.vocab_size != rows:
             raise SourceError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
