@@ -5,6 +5,7 @@ import re
 import tensorflow_datasets as tfds
 from etils import epath
 
+from input_pipeline import record
 from input_pipeline.record import DataError
 
 
@@ -43,6 +44,9 @@ def open_split(data_dir: epath.PathLike, split: str):
         DataError: no data set there, more than one, or it has no such split.
     """
     builder = tfds.builder_from_directory(str(find_version(data_dir)))
+    if changed := {*builder.info.features} ^ {*record.features()}:
+        raise DataError(f"{builder.data_path}: prepared by another version, whose records differ "
+                        f"in {', '.join(sorted(changed))}; prepare it again")
     name = re.match(r"\w*", split).group()
     if name not in builder.info.splits:
         known = ", ".join(builder.info.splits)

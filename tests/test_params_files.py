@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+import several_hosts
 import torch
-import two_hosts
 
 from legion_jax import checkpoint, params_files, sharding, tensor_file
 from legion_jax.config import tiny
@@ -90,7 +90,7 @@ def bytes_read_by_this_host(folder: str) -> list[float]:
     return [after - before, held, worst]
 
 
-def test_each_of_two_hosts_reads_its_own_shards(tmp_path):
+def test_each_of_several_hosts_reads_its_own_shards(tmp_path):
     rng = np.random.default_rng(0)
     # Rows of `down` are split: long enough that what lies between is more than a page.
     params = {"language/layers/gate/kernel": rng.normal(size=(4, 512, 1024)),
@@ -100,7 +100,7 @@ def test_each_of_two_hosts_reads_its_own_shards(tmp_path):
     params_files.save_params(tmp_path, params)
     checkpoint.write_meta(tmp_path, tiny(), base=None, trained=[])
     total = sum(value.nbytes for value in params.values())
-    for read, held, worst in two_hosts.run("test_params_files:bytes_read_by_this_host",
+    for read, held, worst in several_hosts.run("test_params_files:bytes_read_by_this_host",
                                            str(tmp_path)):
         assert worst == 0
         assert held < 0.51 * total

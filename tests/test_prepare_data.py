@@ -1,5 +1,6 @@
 """Preparing SynthScars: repeated, interrupted and wrong runs, and the command."""
 
+import io
 import json
 import re
 import shutil
@@ -8,12 +9,14 @@ import sys
 
 import pytest
 from fake_synthscars import DEFECTS, GOOD, IMAGES, encode_image, write_split
+from rich.console import Console
 
 from input_pipeline import builder as builder_lib
 from input_pipeline import manifest
 from input_pipeline.datasets import open_dataset
 from input_pipeline.prepared import open_split
 from input_pipeline.record import DataError
+from tools import prepare_data
 
 
 def prepare(source, data_dir, *, config="published"):
@@ -156,3 +159,24 @@ def test_reading_imports_neither_tensorflow_nor_jax(published):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.split("\n")[0] == "True []", done.stderr
+
+
+def test_records_of_another_version_are_named(published, tmp_path):
+    folder = shutil.copytree(published.data_path, tmp_path / "1.0.0")
+    features = folder / "features.json"
+    features.write_text(features.read_text().replace('"union_mask"', '"mask"'))
+    with pytest.raises(DataError, match="prepared by another version.* mask, union_mask"):
+        open_split(folder, "train")
+
+
+def test_many_splits_are_shown_side_by_side_as_far_as_they_fit(tmp_path, monkeypatch):
+    splits = {f"set_{n}": {"published": None, "items": 7 * n, "records": 1, "regions": 0,
+                           "label": {"1": 1}, "skipped": {}, "repaired": {}, "dropped": {}}
+              for n in range(19)}
+    monkeypatch.setattr(manifest, "read_summary", lambda folder: {
+        "splits": splits, "groups_in_several_splits": 0})
+    console = Console(width=100, record=True, file=io.StringIO())
+    prepare_data.show_summary(tmp_path, console)
+    text = console.export_text()
+    assert all(name in text and str(s["items"]) in text for name, s in splits.items())
+    assert "…" not in text

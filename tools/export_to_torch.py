@@ -13,21 +13,19 @@ from absl import flags
 from legion_jax import command
 from legion_jax.convert import export
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
-OUTPUT = flags.DEFINE_string("output", None, "New folder for the PyTorch files.")
-LAYOUT = flags.DEFINE_enum("layout", "legion", export.LAYOUTS, "What to write.")
-FORMAT = flags.DEFINE_enum("format", None, ["bin", "safetensors"],
-                           "Weights files of layout legion; by default what they came in.")
-
-
-def main() -> None:
-    jax.config.update("jax_platforms", "cpu")  # file work; leave accelerators alone
-    written = export.export(CHECKPOINT.value, OUTPUT.value, layout=LAYOUT.value,
-                            file_format=FORMAT.value)
-    for file, number in written.items():
-        print(f"{OUTPUT.value}/{file}: {number} tensors")
-
-
 if __name__ == "__main__":
+    CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
+    OUTPUT = flags.DEFINE_string("output", None, "New folder for the PyTorch files.")
+    LAYOUT = flags.DEFINE_enum("layout", "legion", export.LAYOUTS, "What to write.")
+    FORMAT = flags.DEFINE_enum("format", None, ["bin", "safetensors"],
+                               "Weights files of layout legion; by default what they came in.")
+
+    def main() -> None:
+        jax.config.update("jax_platforms", "cpu")  # file work; leave accelerators alone
+        written = export.export(CHECKPOINT.value, OUTPUT.value, layout=LAYOUT.value,
+                                file_format=FORMAT.value)
+        for file, number in written.items():
+            print(f"{OUTPUT.value}/{file}: {number} tensors")
+
     flags.mark_flags_as_required(["checkpoint", "output"])
     command.run(main)

@@ -19,44 +19,52 @@ from legion_jax import command
 
 NAMES = [f"{name}/{config}" for name, kind in ALL.items() for config in kind.configs]
 
-_DATASET = flags.DEFINE_string("dataset", None, f"One of {', '.join(NAMES)}.", required=True)
-_SOURCE = flags.DEFINE_string("source", None, "The data set as downloaded.", required=True)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared data, or gs://.",
-                                required=True)
-_BEAM = flags.DEFINE_multi_string(
-    "beam", None, "Option of the Beam pipeline, such as --runner=DirectRunner; may be repeated.")
+SPLITS = 6  # columns of a table, as many as fit a terminal
 
 
 def show_summary(folder: epath.PathLike, console: Console) -> None:
     """Prints what was published and what is there, then every reason for a difference."""
     summary = manifest.read_summary(folder)
-    splits = summary["splits"]
-    table = Table(title=str(folder), title_justify="left")
-    for column in ("", *splits):
-        table.add_column(column, justify="right" if column else "left")
-    for name in ("published", "items", "records", "regions"):
-        table.add_row(name, *(f"{c[name]:,}" if c[name] is not None else "unknown"
-                              for c in splits.values()))
-    labels = {str(number): name for number, name in LABELS.items()}
-    for kind, title in (("label", "records"), ("skipped", "skipped record"),
-                        ("repaired", "repaired"), ("dropped", "dropped region")):
-        for reason in sorted({reason for c in splits.values() for reason in c[kind]}):
-            shown = labels[reason] if kind == "label" else reason
-            table.add_row(f"{title}: {shown}", *(f"{c[kind].get(reason, 0):,}"
-                                                 for c in splits.values()))
-    console.print(table)
+    names = list(summary["splits"])
+    for start in range(0, len(names), SPLITS):
+        splits = {name: summary["splits"][name] for name in names[start:start + SPLITS]}
+        console.print(_table("" if start else str(folder), splits))
     if shared := summary["groups_in_several_splits"]:
         console.print(f"{shared:,} of {summary['groups']:,} groups are in several splits: figures "
                       f"on the smaller split will flatter a model trained on the larger")
     console.print(f"Every item is named in {folder}/*-{manifest.MANIFEST}", soft_wrap=True)
 
 
-def main() -> None:
-    """Prepares the data set named by the flags."""
-    dataset = open_dataset(_DATASET.value, _SOURCE.value)
-    builder = prepare(dataset, _DATA_DIR.value, beam=_BEAM.value)
-    show_summary(builder.data_path, Console())
+def _table(title: str, splits: dict[str, dict]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in ("", *splits):
+        table.add_column(column, justify="right" if column else "left")
+    for name in ("published", "items", "records", "regions"):
+        table.add_row(name, *(f"{c[name]:,}" if c[name] is not None else "unknown"
+                              for c in splits.values()))
+    labels = {str(number): name for number, name in LABELS.items()}
+    for kind, text in (("label", "records"), ("skipped", "skipped record"),
+                       ("repaired", "repaired"), ("dropped", "dropped region")):
+        for reason in sorted({reason for c in splits.values() for reason in c[kind]}):
+            shown = labels[reason] if kind == "label" else reason
+            table.add_row(f"{text}: {shown}", *(f"{c[kind].get(reason, 0):,}"
+                                                for c in splits.values()))
+    return table
 
 
 if __name__ == "__main__":
+    DATASET = flags.DEFINE_string("dataset", None, f"One of {', '.join(NAMES)}.", required=True)
+    SOURCE = flags.DEFINE_string("source", None, "The data set as downloaded.", required=True)
+    DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared data, or gs://.",
+                                   required=True)
+    BEAM = flags.DEFINE_multi_string(
+        "beam", None, "Option of the Beam pipeline, such as --runner=DirectRunner; may be "
+        "repeated.")
+
+    def main() -> None:
+        """Prepares the data set named by the flags."""
+        dataset = open_dataset(DATASET.value, SOURCE.value)
+        builder = prepare(dataset, DATA_DIR.value, beam=BEAM.value)
+        show_summary(builder.data_path, Console())
+
     command.run(main)

@@ -1,4 +1,4 @@
-"""One of two processes with four devices each; `run` starts both on a function of a test module."""
+"""One of several processes with eight devices in all; `run` starts them on a test's function."""
 
 import importlib
 import json
@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 
-def run(function: str, *arguments) -> list:
-    """Call `module:function(*arguments)` in two processes that form one mesh of eight devices.
+def run(function: str, *arguments, hosts: int = 2) -> list:
+    """Call `module:function(*arguments)` in processes that form one mesh of eight devices.
 
     Returns what each returned, as JSON gives it back. Raises AssertionError with the end of the
     log of a process that failed.
@@ -18,13 +18,14 @@ def run(function: str, *arguments) -> list:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    flags = "--xla_force_host_platform_device_count=4"
+    flags = f"--xla_force_host_platform_device_count={8 // hosts}"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": ":".join(
         [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parents[1])])}
     processes = [subprocess.Popen(
-        [sys.executable, __file__, str(host), str(port), function, json.dumps(arguments)],
+        [sys.executable, __file__, str(host), str(hosts), str(port), function,
+         json.dumps(arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-        for host in range(2)]
+        for host in range(hosts)]
     try:
         outputs = [process.communicate(timeout=300) for process in processes]
     finally:
@@ -36,9 +37,9 @@ def run(function: str, *arguments) -> list:
 
 
 def main() -> None:
-    host, port, function, arguments = sys.argv[1:]
+    host, hosts, port, function, arguments = sys.argv[1:]
     import jax
-    jax.distributed.initialize(f"localhost:{port}", 2, int(host))
+    jax.distributed.initialize(f"localhost:{port}", int(hosts), int(host))
     module, name = function.split(":")
     print(json.dumps(getattr(importlib.import_module(module), name)(*json.loads(arguments))))
 

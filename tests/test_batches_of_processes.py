@@ -1,0 +1,53 @@
+"""Global batches are the same on 1, 2 and 4 real processes, and after a restart on others."""
+
+import hashlib
+import pathlib
+
+import pytest
+import several_hosts
+import test_train_data
+
+from input_pipeline.tokenizer import Tokenizer
+from legion_jax import train_data
+
+BATCHES, RESUMED = 50, 17
+data = test_train_data.data
+
+
+def digests(root: str, start: int, workers: int = 0) -> list[list[str]]:
+    """Per batch from `start` on, a hash of each row of this process."""
+    folder = pathlib.Path(root)
+    config = test_train_data.make_config(folder, text_buckets=(200,), workers=workers)
+    dataset = train_data.open_batches(config, Tokenizer.from_folder(folder / "tokenizer"),
+                                      test_train_data.SPEC, test_train_data.MODEL)
+    batches = train_data.from_step(config, dataset, start)
+    return [_hashes(next(batches)) for _ in range(start, BATCHES)]
+
+
+def _hashes(batch: dict) -> list[str]:
+    rows = len(batch["bad"])
+    return [hashlib.sha256(b"".join(batch[name][row].tobytes() for name in sorted(batch)))
+            .hexdigest() for row in range(rows)]
+
+
+def together(parts: list[list[list[str]]]) -> list[list[str]]:
+    """Global batches from those of every process, in the order of the processes."""
+    return [sum(rows, []) for rows in zip(*parts, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def alone(data):
+    return digests(str(data), 0)
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_fifty_batches_on_several_processes(data, alone, hosts):
+    parts = several_hosts.run("test_batches_of_processes:digests", str(data), 0, hosts=hosts)
+    assert {len(rows) for part in parts for rows in part} == {4 // hosts}
+    assert together(parts) == alone
+    assert len({row for batch in alone for row in batch}) == 24  # records, no two alike
+
+
+def test_a_resumed_run_on_more_processes_sees_the_same_batches(data, alone):
+    parts = several_hosts.run("test_batches_of_processes:digests", str(data), RESUMED, 2, hosts=2)
+    assert together(parts) == alone[RESUMED:]
