@@ -1,8 +1,10 @@
 """Command lines: absl flags, one sentence for anything the user can mend, and exit codes."""
 
+import gc
 import logging
 import signal
 import sys
+import types
 from collections.abc import Callable
 
 from absl import app
@@ -36,10 +38,19 @@ def run(main: Callable[[], int | None]) -> None:
         except (UserError, OSError) as error:  # an OSError names its path
             return _fail(error)
 
-    # `kill` unwinds like Ctrl-C does, so that unfinished folders are removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, _terminate)
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and TFDS say much at INFO
     app.run(guarded, flags_parser=parse)
+
+
+def _terminate(number: int, frame: types.FrameType) -> None:
+    """`kill` unwinds as Ctrl-C does, so that unfinished folders are removed."""
+    if frame.f_code in {getattr(callback, "__code__", None) for callback in gc.callbacks}:
+        # What a callback of the garbage collector raises is lost, and JAX has one: a moment later.
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        return
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _fail(error: BaseException) -> None:
