@@ -37,6 +37,10 @@ def run(main: Callable[[], int | None]) -> None:
             return main()
         except (UserError, OSError) as error:  # an OSError names its path
             return _fail(error)
+        except KeyboardInterrupt as error:
+            absl_logging.debug("where it was:", exc_info=error)
+            print("interrupted", file=sys.stderr)
+            return 128 + signal.SIGINT
 
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, _terminate)

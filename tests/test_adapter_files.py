@@ -126,12 +126,19 @@ def refused(sized, folders, adapter, tmp_path, *, settings=None, change=None):
 
 
 @pytest.mark.parametrize("field, value", [
-    ("use_dora", True), ("use_rslora", True), ("rank_pattern", {"q_proj": 4}),
+    ("layer_replication", [[0, 2]]), ("trainable_token_indices", [3]), ("use_dora", True),
+    ("use_rslora", True), ("rank_pattern", {"q_proj": 4}),
     ("alpha_pattern", {"q_proj": 4}), ("bias", "all"), ("peft_type", "IA3"),
     ("fan_in_fan_out", True)])
 def test_variants_of_lora_are_refused(sized, folders, adapter, tmp_path, field, value):
     message = refused(sized, folders, adapter, tmp_path, settings={field: value})
     assert f"adapter_config.json: {field} {value!r} is not supported" in message
+
+
+def test_lora_that_replaces_its_kernels_is_refused(sized, folders, adapter, tmp_path):
+    settings = {"init_lora_weights": "pissa"}
+    message = refused(sized, folders, adapter, tmp_path, settings=settings)
+    assert "init_lora_weights 'pissa' changes the kernels" in message
 
 
 @pytest.mark.parametrize("settings, change, message", [

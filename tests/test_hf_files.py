@@ -151,8 +151,8 @@ def run(code: str, folder, names: dict) -> dict:
 
 
 def card(config, masks: bool = True) -> bytes:
-    image_token = config.language.vocab
-    return model_card.model_card(config, image_token=image_token, seg_token=SEG, masks=masks)
+    return model_card.model_card(config, image_token=config.language.vocab, seg_token=SEG,
+                                 sam=masks, masks=masks)
 
 
 def test_code_of_the_card_computes_what_our_model_does(sized, folder, names_of_torch, expected):

@@ -5,6 +5,7 @@ import errno
 import json
 import pathlib
 import shutil
+import signal
 
 import layouts
 import ml_dtypes
@@ -188,10 +189,13 @@ def test_interrupted_in_the_middle(sized, folders, converted, tmp_path, monkeypa
         else:
             layouts.write(converted, tmp_path / "out", job)
 
-    with monkeypatch.context() as context:
-        failing_after(context, 20, fail)
-        with pytest.raises(raised):
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it behind &
+    try:
+        with monkeypatch.context() as context, pytest.raises(raised):
+            failing_after(context, 20, fail)
             attempt()
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert list(tmp_path.iterdir()) == []
     left = tmp_path / ".out.writing-killed"
     (left / "params").mkdir(parents=True)

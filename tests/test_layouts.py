@@ -194,7 +194,7 @@ def test_llava_alone_needs_partial(sized, tensors, tokenizer, tmp_path):
     assert sorted(p.name for p in (tmp_path / "hf").iterdir()) == [
         "README.md", "llava", "prompt_ids.json"]
     card = (tmp_path / "hf" / "README.md").read_text()
-    assert "SamModel" not in card and "LoRA" not in card and "holds the LLaVA,\n" in card
+    assert "SamModel" not in card and "LoRA" not in card and "holds the LLaVA.\n" in card
     layouts.assert_same_arrays(layouts.raw(tmp_path / "hf" / "llava"), layouts.raw(source))
 
 

@@ -48,7 +48,7 @@ def check(output: str) -> int:
     problems = verify.verify(output)
     for problem in problems:
         print(problem)
-    print(f"{output}: " + (f"{len(problems)} differences" if problems else
+    print(f"{output}: " + (f"{len(problems)} places differ" if problems else
                            "equal to its sources, bit for bit"))
     return 1 if problems else 0
 
@@ -74,10 +74,13 @@ if __name__ == "__main__":
     ALLOW_NONFINITE = flags.DEFINE_bool("allow_nonfinite", False, "Accept NaN and infinite values.")
     VERIFY = flags.DEFINE_bool("verify", False, "Compare OUTPUT with the files it came from.")
 
+    OTHERS = (CHECKPOINT, CLIP, SAM, HEAD, ADAPTER, TOKENIZER, CONFIG, SAM_CONFIG, LORA_ALPHA,
+              MERGE_LORA, PARTIAL, ALLOW_NONFINITE)
+
     def main() -> int | None:
         jax.config.update("jax_platforms", "cpu")  # file work; leave accelerators alone
         if VERIFY.value:
-            if given := [f"--{f.name}" for f in (CHECKPOINT, CLIP, SAM, HEAD, ADAPTER) if f.value]:
+            if given := [f"--{f.name}" for f in OTHERS if f.present]:
                 raise UserError(f"{', '.join(given)}: --verify reads the files that OUTPUT was "
                                 f"converted from, wherever they were; name only --output")
             return check(OUTPUT.value)

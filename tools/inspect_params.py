@@ -6,7 +6,7 @@
 
 DIR of --checkpoint is a converted checkpoint or a training run; --torch, --clip, --sam, --head and
 --adapter are what tools.convert_from_torch takes. Values are never read, and no accelerator is
-needed for any mesh. The exit code is 2 when a conversion would refuse the PyTorch weights.
+needed for any mesh. The exit code is 2 when tensors are missing, misshapen or without a place.
 """
 
 import dataclasses

@@ -15,7 +15,12 @@ CONFIG = "adapter_config.json"
 ADAPTED = re.compile(r"^model\.layers\.\d+\.self_attn\.[qv]_proj$")  # where the model has LoRA
 # Variants that compute something else than W + alpha / rank * B A.
 PLAIN = {"peft_type": "LORA", "bias": "none", "use_dora": False, "use_rslora": False,
-         "fan_in_fan_out": False, "rank_pattern": {}, "alpha_pattern": {}, "lora_bias": False}
+         "fan_in_fan_out": False, "rank_pattern": {}, "alpha_pattern": {}, "lora_bias": False,
+         "use_qalora": False, "layer_replication": None, "trainable_token_indices": None,
+         "target_parameters": None, "alora_invocation_tokens": None, "megatron_config": None}
+# Initialisations that leave the kernel as it is; others, such as PiSSA, LoftQ, OLoRA and CorDA,
+# replace it when PEFT opens the adapter.
+INITIAL = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 def read(sources: Sources, *, alpha: float,
@@ -40,11 +45,11 @@ def read(sources: Sources, *, alpha: float,
         raise SourceError(f"LoRA in {paths}: only one can be kept; merge the first (--merge_lora), "
                           f"export it, and start from there")
     config = _config(sources)
-    if (added := sources.roles.get("adapter")) and not config and added.folder.path.is_dir():
+    if (added := sources.roles.get("adapter")) and "adapter" not in holders:
+        raise SourceError(f"{added.folder.path}: no LoRA in it, so not an adapter")
+    if added and not config and added.folder.path.is_dir():
         raise SourceError(f"{added.folder.path / CONFIG}: not found, and only it tells the scale "
                           f"of an adapter")
-    if added and "adapter" not in holders:
-        raise SourceError(f"{added.folder.path}: no LoRA in it, so not an adapter")
     if not factors:
         if merge or config:
             raise SourceError("LoRA is asked for, but there is no lora_A and lora_B in the files")
@@ -93,6 +98,10 @@ def _config(sources: Sources) -> dict:
                 if (config.get(name) or wanted) != wanted:
                     raise SourceError(f"{path}: {name} {config[name]!r} is not supported, only "
                                       f"{wanted!r}")
+            if (initial := config.get("init_lora_weights")) not in INITIAL:
+                raise SourceError(f"{path}: init_lora_weights {initial!r} changes the kernels when "
+                                  f"PEFT opens it; let PEFT save it as plain LoRA "
+                                  f"(path_initial_model_for_weight_conversion)")
             for name in ("r", "lora_alpha"):
                 if type(config.get(name)) not in (int, float) or not 0 < config[name] < math.inf:
                     raise SourceError(f"{path}: {name} must be a positive number, not "
@@ -124,15 +133,18 @@ def _product(sources: Sources, pair: dict[str, str], scale: np.float32) -> np.nd
     return scale * (b @ a)
 
 
-def config_file(lora: LoraConfig, *, base: str, modules: list[str]) -> dict:
+def config_file(lora: LoraConfig, *, base: str, layers: str, modules: list[str]) -> dict:
     """adapter_config.json for `peft.PeftModel.from_pretrained`.
 
     Args:
         base: where the base model came from.
+        layers: what its language model's layers are called, such as "model.layers.". A tower may
+            have kernels of the same names.
         modules: modules that are stored whole.
     """
     return {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
             "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout,
-            "bias": "none", "target_modules": ["q_proj", "v_proj"], "modules_to_save": modules,
+            "bias": "none", "target_modules": rf"{re.escape(layers)}\d+\.self_attn\.[qv]_proj",
+            "modules_to_save": modules,
             "fan_in_fan_out": False, "use_dora": False, "use_rslora": False,
             "inference_mode": True}

@@ -1,11 +1,13 @@
 """A checkpoint or a training run -> PyTorch folders, whole or not there at all."""
 
+import pathlib
 import re
 
 from legion_jax.convert import export_adapter, export_hf, recorded, streaming
 from legion_jax.convert.files import NAMES, Files, encode
 from legion_jax.convert.published_files import published_configs
 from legion_jax.convert.source import SourceError
+from legion_jax.convert.sources import ADDED
 from legion_jax.convert.spellings import PUBLISHED
 from legion_jax.convert.values import Values, main_dtype, post_norm, split_tower
 
@@ -17,8 +19,8 @@ def export(folder: str, output: str, *, layout: str = "legion", file_format: str
     """Write `output` in one of `LAYOUTS`.
 
     * legion: the published layout, LoRA merged in float32. Weights that came in this layout go
-      back to the files, names and dtypes they came from; others are laid out as the published ones
-      are, with the vision tower in `output`/clip.
+      back to the files, names and dtypes they came from, an adapter's into those of its base;
+      others are laid out as the published ones are, with the vision tower in `output`/clip.
     * hf: folders that transformers opens (`export_hf`).
     * adapter: LoRA for PEFT and the fully trained modules (`export_adapter`).
 
@@ -35,8 +37,8 @@ def export(folder: str, output: str, *, layout: str = "legion", file_format: str
         raise SourceError(f"layout: {', '.join(LAYOUTS)}, not {layout!r}")
     if file_format not in (None, *NAMES):
         raise SourceError(f"file_format: {', '.join(NAMES)}, not {file_format!r}")
-    if file_format and layout != "legion":
-        raise SourceError(f"file_format {file_format}: layout {layout} is always safetensors")
+    if layout != "legion" and file_format == "bin":
+        raise SourceError(f"layout {layout} is always safetensors; --format bin is for legion")
     with streaming.new_folder(output) as building:
         if layout == "legion":
             files = legion(Values(folder), file_format)
@@ -51,18 +53,21 @@ def export(folder: str, output: str, *, layout: str = "legion", file_format: str
 
 def legion(values: Values, file_format: str | None) -> Files:
     """The published layout; as it came, if it came so and every tensor has a place there."""
-    main = values.roles.get("main", {"spelling": None, "tensors": {}})
-    there = {t["published"] for role in values.roles.values() for t in role["tensors"].values()}
-    as_it_came = (main["spelling"] == PUBLISHED.name and "adapter" not in values.roles
-                  and values.tensors.keys() <= there
+    base = {role: described for role, described in values.roles.items() if role not in ADDED}
+    main = base.get("main", {"spelling": None, "tensors": {}, "files": []})
+    there = {t["published"] for role in base.values() for t in role["tensors"].values()}
+    as_it_came = (main["spelling"] == PUBLISHED.name and values.tensors.keys() <= there
                   and all(t["published"] in values.tensors or f"main/{key}" in values.carried
                           for key, t in main["tensors"].items()))  # LoRA and PEFT's copies
-    return _as_it_came(values, file_format) if as_it_came else _anew(values, file_format or "bin")
+    if as_it_came:
+        return _as_it_came(values, base, file_format)
+    came = {pathlib.PurePath(file).suffix for file in main["files"]}
+    return _anew(values, file_format or ("safetensors" if came == {".safetensors"} else "bin"))
 
 
-def _as_it_came(values: Values, file_format: str | None) -> Files:
+def _as_it_came(values: Values, roles: dict[str, dict], file_format: str | None) -> Files:
     files = Files()
-    for role, described in values.roles.items():
+    for role, described in roles.items():
         renamed = {file: in_format(file, file_format) for file in described["files"]}
         if len(set(renamed.values())) < len(renamed):
             raise SourceError(f"{role}: {', '.join(renamed)} would have the same names as "
@@ -100,9 +105,11 @@ def in_format(file: str, file_format: str | None) -> str:
 
 def _anew(values: Values, file_format: str) -> Files:
     files = Files()
-    tensors = dict(values.tensors)
+    tensors, main = dict(values.tensors), values.roles.get("main", {"tensors": {}})
+    own = ({t["published"] for t in main["tensors"].values()}
+           if main.get("spelling") == PUBLISHED.name else set())
     for name, tensor in values.published_carried().items():
-        if PUBLISHED.from_published(name) or name.startswith("vision_model."):
+        if name in own or PUBLISHED.from_published(name) or name.startswith("vision_model."):
             tensors.setdefault(name, tensor)
     tower, rest = split_tower(tensors)
     configs = published_configs(values.config, main_dtype(values))

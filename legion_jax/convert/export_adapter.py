@@ -7,6 +7,7 @@ from legion_jax.convert.files import Files, encode
 from legion_jax.convert.rules import rules
 from legion_jax.convert.source import SourceError
 from legion_jax.convert.sources import ADDED, MODULES
+from legion_jax.convert.spellings import LLAVA_NEW, PUBLISHED, is_llava
 from legion_jax.convert.values import Tensor, Values, origin_of
 
 # Modules PEFT itself can put back, by the name it knows them by.
@@ -15,12 +16,19 @@ PREFIX = "base_model.model."
 
 
 def adapter_layout(folder: epath.PathLike) -> Files:
-    """adapter_model.safetensors for a language model with names `model.layers...`, and the rest.
+    """adapter_model.safetensors for the base model, and the rest.
 
-    LoRA, embedding and language head go where `peft.PeftModel.from_pretrained` looks for them.
-    Everything else that was trained goes to `trained_modules.safetensors` under published names.
+    LoRA, embedding and language head go where `peft.PeftModel.from_pretrained` looks for them: in
+    `LlavaForConditionalGeneration` of transformers 4.52 or newer if the weights came as a LLaVA,
+    else in a language model with names `model.layers...`, as LEGION's. Everything else that was
+    trained goes to `trained_modules.safetensors` under published names.
     """
-    values = Values(folder, merge=False)
+    meta = recorded.read_meta(origin_of(folder))
+    spelling = recorded.read_layout(epath.Path(origin_of(folder)) / "source").get(
+        "main", {"spelling": ""})["spelling"]
+    table = LLAVA_NEW if is_llava(spelling) else PUBLISHED
+    values = Values(folder, merge=False, rows=(
+        meta["vocabulary"]["rows"] if table is LLAVA_NEW else None))
     if not values.config.lora.rank:
         raise SourceError(f"{folder}: no LoRA in it (rank 0); layout legion holds all its weights")
     trained = _trained(folder, values)
@@ -28,12 +36,12 @@ def adapter_layout(folder: epath.PathLike) -> Files:
     lora = {name: t for name, t in values.tensors.items() if ".lora_" in name}
     saved = {name: t for name, t in trained.items() if name.startswith(tuple(SAVED.values()))}
     files.weights["adapter_model.safetensors"] = {
-        PREFIX + name: t for name, t in (lora | saved).items()}
+        PREFIX + table.from_published(name): t for name, t in (lora | saved).items()}
     if rest := {name: t for name, t in trained.items() if name not in saved | lora}:
         files.weights[MODULES] = rest
-    sources = recorded.read_meta(origin_of(folder)).get("sources", {})
     files.small[adapter.CONFIG] = encode(adapter.config_file(
-        values.config.lora, base=sources.get("main", {}).get("path", ""),
+        values.config.lora, base=meta.get("sources", {}).get("main", {}).get("path", ""),
+        layers=table.from_published("model.layers.0")[:-1],
         modules=[module for module, root in SAVED.items()
                  if any(name.startswith(root) for name in saved)]))
     return files

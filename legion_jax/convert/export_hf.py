@@ -71,7 +71,7 @@ def hf(folder: epath.PathLike) -> Files:
     files.small[PROMPT] = _prompt_ids(tokenizer, image_token, config.clip.num_patches)
     files.small["README.md"] = model_card(
         config, image_token=image_token, seg_token=tokenizer.seg_id, own_row=own_row,
-        masks=masks and any(name.startswith(HEADS[0]) for name in heads))
+        sam=masks, masks=masks and any(name.startswith(HEADS[0]) for name in heads))
     return files
 
 

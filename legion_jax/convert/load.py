@@ -1,13 +1,13 @@
 """PyTorch checkpoints -> a converted checkpoint (see `legion_jax.checkpoint`), tensor by tensor."""
 
 import dataclasses
+import json
 import pathlib
-import shutil
 from collections.abc import Callable
 
 import numpy as np
 
-from legion_jax import checkpoint, params_files, report, tensor_file
+from legion_jax import checkpoint, params_files, tensor_file
 from legion_jax.config import LegionConfig
 from legion_jax.convert import carried, streaming
 from legion_jax.convert.layout import size
@@ -50,7 +50,10 @@ def convert(main: str, output: str, *, clip: str | None = None, sam: str | None 
             more = f" and {len(nonfinite) - 5} more" if len(nonfinite) > 5 else ""
             raise SourceError(f"NaN or infinite values in {', '.join(nonfinite[:5])}{more}; "
                               f"--allow_nonfinite converts them as they are")
-        _write_source(folder / "source", plan, options)
+        for role in plan.sources.roles:
+            (folder / "source" / role).mkdir()
+        for name, content in source_files(plan, options).items():
+            (folder / "source" / name).write_bytes(content)
         plan.tokenizer.save(folder / "tokenizer")
         checkpoint.write_meta(
             folder, plan.config, base=None, trained=[], absent=plan.absent,
@@ -117,9 +120,9 @@ def carried_name(sources: Sources, name: str) -> str:
     return f"{role}/{sources.roles[role].names[name]}"
 
 
-def _write_source(folder: pathlib.Path, plan: Plan, options: Options) -> None:
-    """What export needs to write the folders back: layout, small files, unmodelled tensors."""
-    described = {}
+def source_files(plan: Plan, options: Options) -> dict[str, bytes]:
+    """{name below source/: content} of what export needs to write the folders back, but tensors."""
+    described, files = {}, {}
     for role, source in plan.sources.roles.items():
         published = {key: name for name, key in source.names.items()}
         described[role] = {
@@ -127,11 +130,14 @@ def _write_source(folder: pathlib.Path, plan: Plan, options: Options) -> None:
             "index_name": source.folder.index_name, "index": source.folder.index,
             "tensors": {key: dataclasses.asdict(entry) | {"published": published.get(key)}
                         for key, entry in source.folder.entries.items()}}
-        (folder / role).mkdir()
-        for name, path in source.small_files().items():
-            shutil.copyfile(path, folder / role / name)
+        files |= {f"{role}/{name}": path.read_bytes()
+                  for name, path in source.small_files().items()}
     if options.config:
-        shutil.copyfile(options.config, folder / "main" / "config.json")
+        files["main/config.json"] = pathlib.Path(options.config).read_bytes()
     if options.sam:
-        report.write_json(folder / "main" / "sam_config.json", options.sam)
-    report.write_json(folder / LAYOUT, described)
+        files["main/sam_config.json"] = _json(options.sam)
+    return files | {LAYOUT: _json(described)}
+
+
+def _json(value: dict) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()

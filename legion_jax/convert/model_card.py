@@ -8,9 +8,9 @@ from legion_jax.config import LegionConfig
 TITLE = """\
 # LEGION in plain PyTorch and transformers
 
-LEGION says whether a photo is synthetic, explains why, and masks every artifact it names. It is a
-LLaVA, a SAM and small heads between them. This folder holds $parts,
-as transformers 4.52 or newer opens it; no code beyond the block below is needed.
+LEGION is a LLaVA, a SAM and small heads. Together they say whether a photo is synthetic, explain
+why, and mask every artifact they name. Of these parts this folder holds $parts.
+Transformers 4.52 or newer opens it; no code beyond the block below is needed.
 
 """
 LLAVA = """\
@@ -40,7 +40,7 @@ $image_token; the answer follows:
 $prompt
 ```
 
-`prompt_ids.json` holds its tokens as LEGION was trained on them. Transformers' own tokenizers cut
+`prompt_ids.json` holds its tokens as LEGION is trained on them. Transformers' own tokenizers cut
 the text differently at its beginning and beside `<im_start>`, `<p>` and `[SEG]`: take the ids of
 the file, and of answers those that `llava.generate` writes. The code below reads a whole
 conversation, answer included.
@@ -57,11 +57,13 @@ OPEN_SAM = """\
 """
 LOAD = """\
 import torch
-from safetensors.torch import load_file
-from torch.nn.functional import linear
-from transformers import LlavaForConditionalGeneration$sam_model
+${imports}from transformers import LlavaForConditionalGeneration$sam_model
 
 llava = LlavaForConditionalGeneration.from_pretrained(f"{folder}/llava").eval()
+"""
+IMPORTS = """\
+from safetensors.torch import load_file
+from torch.nn.functional import linear
 """
 LOAD_HEADS = """\
 heads = load_file(f"{folder}/legion_heads.safetensors")
@@ -113,31 +115,31 @@ transformers in float32. Scores differ by that rounding.
 
 
 def model_card(config: LegionConfig, *, image_token: int, seg_token: int,
-               own_row: bool = True,
-               masks: bool = True) -> bytes:
+               own_row: bool = True, sam: bool = True, masks: bool = True) -> bytes:
     """The card; its one code block runs every part there is.
 
     Args:
         config: the verdict head is described when it names classes.
         image_token, seg_token: ids of `<image>` and `[SEG]`.
         own_row: whether the row of `<image>` was added by the export, and holds zeros.
-        masks: whether the export has SAM and the projection of [SEG] states.
+        sam: whether the export has SAM; masks: the projection of [SEG] states too.
     """
     verdict = bool(config.verdict_classes)
     pieces = (
-        (TITLE, True), (LLAVA, True), (SAM, masks), (HEADS, masks or verdict),
+        (TITLE, True), (LLAVA, True), (SAM, sam), (HEADS, masks or verdict),
         (PROJECTION, masks), (VERDICT, verdict), (CONVERSATION, True), ("```python\n", True),
         (OPEN, True), (OPEN_SAM, masks), (LOAD, True), (LOAD_HEADS, masks or verdict),
         (READ, True), (DRAW, masks), (JUDGE, verdict), ("```\n", True), (MASK_NOTES, masks),
         (ROUNDING_NOTES, config.position_dtype == "bfloat16"))
-    parts = ["the LLaVA", *["the SAM and the projection between them"] * masks,
+    there = ["the LLaVA", *["the SAM"] * sam, *["the projection between them"] * masks,
              *["the verdict head"] * verdict]
+    parts = f"{', '.join(there[:-1])} and {there[-1]}" if there[1:] else there[0]
     text = string.Template("".join(piece for piece, present in pieces if present))
     return text.substitute(
         image_token=image_token, seg_token=seg_token, patches=config.clip.num_patches,
         clip_side=config.clip.image_size, sam_side=config.sam.image_size, grid=config.sam.grid,
         low=4 * config.sam.grid, sam_model=", SamModel" if masks else "",
         classes=repr(config.verdict_classes), prompt=build_prompt(),
-        parts=" and ".join(", ".join(parts).rsplit(", ", 1)),
+        parts=parts, imports=IMPORTS if masks or verdict else "",
         lora=" Its LoRA is merged into its weights." if config.lora.rank else "",
         zero_row=" It is zero, and a score of 0 may be the highest." if own_row else "").encode()

@@ -16,6 +16,10 @@ from legion_jax.convert.source import Entry, SourceError
 DECODER_HEADS = {256: 8}
 CLIP_HEAD_WIDTH = 64
 VERDICT_CLASSES = ("synthetic", "real")  # index order of the published head
+# What other LLaVAs have otherwise, and no tensor's shape tells.
+FIXED = {"mm_vision_select_feature": "patch", "vision_feature_select_strategy": "default",
+         "projector_hidden_act": "gelu", "mm_projector_type": "mlp2x_gelu",
+         "multimodal_projector_bias": True}
 # What Hugging Face leaves out of a LLaVA's text_config because it is LLaMA's default.
 LLAMA_DEFAULTS = {"num_attention_heads": 32, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
 
@@ -35,9 +39,9 @@ def read_config(configs: Mapping[str, dict], entries: Mapping[str, Entry], *, vo
         SourceError: naming the field that is missing or not supported.
     """
     main = configs["main"]
-    feature = main.get("mm_vision_select_feature", "patch")
-    if feature != "patch":
-        raise SourceError(f"config.json: mm_vision_select_feature must be 'patch', not {feature!r}")
+    for name, wanted in FIXED.items():
+        if main.get(name, wanted) not in (wanted, None):
+            raise SourceError(f"config.json: {name} must be {wanted!r}, not {main[name]!r}")
     select = main.get("mm_vision_select_layer", main.get("vision_feature_layer", -2))
     position = main.get("position_dtype", "float32" if "text_config" in main else "bfloat16")
     if position not in ("float32", "bfloat16"):
@@ -72,8 +76,8 @@ def _language(config: dict, entries: Mapping[str, Entry], vocab: int) -> Languag
     heads = _number(text, "num_attention_heads")
     for name, wanted in (("vocab_size", rows), ("hidden_size", width),
                          ("num_key_value_heads", heads), ("hidden_act", "silu"),
-                         ("attention_bias", False), ("rope_scaling", None),
-                         ("tie_word_embeddings", False)):
+                         ("attention_bias", False), ("mlp_bias", False), ("rope_scaling", None),
+                         ("tie_word_embeddings", False), ("head_dim", width // heads)):
         if text.get(name, wanted) not in (wanted, None):
             raise SourceError(f"config.json: {name} {text[name]!r}; this checkpoint's language "
                               f"model needs {wanted!r}")
@@ -86,6 +90,9 @@ def _language(config: dict, entries: Mapping[str, Entry], vocab: int) -> Languag
             raise SourceError(f"config.json: num_attention_heads {heads} of width {width} needs "
                               f"{width // heads // 2} frequencies, {name} is {entry.shape}")
     rope = _part(text, "rope_parameters") if text.get("rope_parameters") else {}
+    if (kind := rope.get("rope_type", "default")) != "default":
+        raise SourceError(f"config.json: rope_type {kind!r} of rope_parameters is not supported, "
+                          f"only 'default'")
     rope = {"rope_theta": text.get("rope_theta", 10000.0)} | rope
     multiple = LanguageConfig.vocab_multiple
     return LanguageConfig(

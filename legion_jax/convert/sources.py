@@ -66,7 +66,7 @@ class Source:
     @property
     def is_llava(self) -> bool:
         """Whether this is a LLaVA, which knows nothing of `[SEG]`."""
-        return self.spelling.startswith("LLaVA")
+        return spellings.is_llava(self.spelling)
 
     def small_files(self) -> dict[str, pathlib.Path]:
         """Configuration files beside the weights; none for a single file."""

@@ -168,6 +168,11 @@ TABLES = (CLS_TOWER, PUBLISHED, CLIP, SAM_ORIGINAL, SAM_HF, LLAVA_OLD, LLAVA_NEW
           LLAVA_5_FILE, CLIP_5)
 
 
+def is_llava(name: str) -> bool:
+    """Whether a table's name is that of a LLaVA."""
+    return name.startswith("LLaVA")
+
+
 def detect(keys: Iterable[str]) -> Spelling | None:
     """The table that knows most of these names; None when none knows any.
 

@@ -106,9 +106,7 @@ def new_folder(output: str | pathlib.Path) -> Iterator[pathlib.Path]:
     prefix = f".{target.name}.writing-"
     for left in target.parent.glob(glob.escape(prefix) + "*"):
         _remove_if_left(left)
-    building = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
-    lock = os.open(building, os.O_RDONLY)  # released by the system when the process dies
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    building, lock = _locked_folder(prefix, target.parent)
     try:
         building.chmod(0o777 & ~_umask())
         yield building
@@ -120,6 +118,20 @@ def new_folder(output: str | pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(building, ignore_errors=True)
         raise
     finally:
+        os.close(lock)
+
+
+def _locked_folder(prefix: str, parent: pathlib.Path) -> tuple[pathlib.Path, int]:
+    """A new folder and the lock that tells others it is in use, as long as the process lives."""
+    while True:
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # another process took it for one that was left
+            continue
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, lock
         os.close(lock)
 
 

@@ -56,7 +56,7 @@ class TorchWriter:
             with torch.serialization.skip_data():
                 torch.save(state, self.path)
         except RuntimeError as error:  # of PyTorch's own writer, for a full disk
-            raise OSError(f"{self.path}: cannot be written "
+            raise OSError(f"{self.path}: cannot be written, perhaps for want of room "
                           f"({str(error).splitlines()[0]})") from error
         with zipfile.ZipFile(self.path) as archive:
             root = archive.namelist()[0].split("/")[0]

@@ -59,11 +59,16 @@ class Values:
         self.config: LegionConfig = self.meta["config"]
         self.source = pathlib.Path(origin) / "source"
         self.roles = recorded.read_layout(self.source)
+        if recorded.read_meta(origin).get("sources") and not self.roles:
+            raise SourceError(f"{self.source / recorded.LAYOUT}: not there; without it nothing can "
+                              f"go back to where it came from")
         self._reader = params_files.Reader(folder)
         recorded.check_params(folder, self.meta, self._reader.entries, absent={
             *self.meta.get("absent", []), *recorded.read_meta(origin).get("absent", [])})
-        described = [t for role in self.roles.values() for t in role["tensors"].values()]
-        self._dtypes = {t["published"]: t["dtype"] for t in described if t["published"]}
+        # Merged, a tensor is back in the base's files, in their dtype; apart, in the adapter's.
+        order = [*self.roles.values()][::-1 if merge else 1]
+        self._dtypes = {t["published"]: t["dtype"] for role in order
+                        for t in role["tensors"].values() if t["published"]}
         self.tensors = self._table(rules(self.config, rows), merge)
         if not merge:
             self.tensors |= self._table(lora_rules(self.config), merge)

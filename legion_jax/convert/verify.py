@@ -6,7 +6,7 @@ from etils import epath
 
 from legion_jax import checkpoint, params_files, tensor_file
 from legion_jax.convert import load, streaming
-from legion_jax.convert.plan import Options, make_plan
+from legion_jax.convert.plan import Options, Plan, make_plan
 from legion_jax.convert.source import SourceError, open_safetensors, sha256
 from legion_jax.convert.sources import reopen
 
@@ -62,10 +62,31 @@ def _compare_values(folder: pathlib.Path, meta: dict, progress: bool) -> list[st
     order = plan.sources.in_file_order(work)
     streaming.run(compare, order, sizes=[plan.sources.entries[n].nbytes for n in order],
                   beside={}, description="comparing", progress=progress)
+    problems += _compare_records(folder, meta, plan)
     file = folder / "source" / load.CARRIED
+    if not file.exists():
+        return sorted([*problems, f"{file}: not there"])
     kept = open_safetensors(file)
     for name in plan.rest:
+        if load.carried_name(plan.sources, name) not in kept.tensors:
+            problems.append(f"{file}: {name} is not there")
+            continue
         value = kept.read(load.carried_name(plan.sources, name))
         if tensor_file.raw_bytes(value) != tensor_file.raw_bytes(plan.sources.read(name)):
             problems.append(f"{file}: {name}: other values than in the sources")
     return sorted(problems)
+
+
+def _compare_records(folder: pathlib.Path, meta: dict, plan: Plan) -> list[str]:
+    """The tokenizer, and what an export needs beside the tensors."""
+    wanted = {folder / "tokenizer" / name: content
+              for name, content in plan.tokenizer.files.items()}
+    wanted |= {folder / "source" / name: content for name, content in load.source_files(
+        plan, Options(**meta["options"])).items()}
+    problems = [f"{path}: {'differs' if path.exists() else 'not there'}"
+                for path, content in wanted.items()
+                if not path.exists() or path.read_bytes() != content]
+    if meta.get("vocabulary") != plan.vocabulary():
+        problems.append(f"{folder / checkpoint.META}: vocabulary {meta.get('vocabulary')}, of the "
+                        f"sources {plan.vocabulary()}")
+    return problems

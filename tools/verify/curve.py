@@ -59,6 +59,7 @@ def run(case: Case, config, first: dict, steps: int):
     params = partition.unflatten({p: flat[p] for p in partition.flatten(abstract)})
     frozen = partition.unflatten({p: flat[p] for p in partition.flatten(frozen)})
     batch = case.train_batch()
+    batch["bad"] = np.zeros(len(batch["ids"]), np.int32)  # every record of a case is sound
     optimizer = optim.make(config)
     step = jax.jit(make_step(graph, optimizer, optim.schedule(config),
                              weights=case.loss_weights(),
