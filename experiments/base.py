@@ -60,9 +60,13 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.batch_size = 16  # global, per update
     c.accumulation = 1  # parts a batch is cut into to save memory
+    c.compile_cache = True  # keep compiled programs in the work directory for the next start
     c.log_every = 10
     c.checkpoint_every = 100
-    c.checkpoint_keep = 2
+    c.checkpoint_keep = 2  # the newest ones stay,
+    c.checkpoint_keep_every = 0  # and those of every so many steps, for good (0: none),
+    c.checkpoint_keep_best = 0  # and so many with the lowest training loss since the one before
+    c.stop_above = 0.0  # loss at which a run stops (0: when loss or gradient is not finite)
 
     c.loss = ml_collections.ConfigDict()  # weights of the terms
     c.loss.ce = 1.0

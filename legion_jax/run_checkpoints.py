@@ -14,21 +14,37 @@ LOG = logging.getLogger("legion_jax")
 class RunCheckpoints:
     """Asynchronous checkpoints of a training run, and the way back to the newest one."""
 
-    def __init__(self, workdir: epath.PathLike, *, every: int, keep: int):
+    def __init__(self, workdir: epath.PathLike, *, every: int, keep: int, keep_every: int = 0,
+                 keep_best: int = 0):
+        """`every` updates one is written; which of them stay:
+
+        Args:
+            keep: the newest ones.
+            keep_every: those of steps that this number divides, if it is not 0.
+            keep_best: so many with the lowest training loss.
+        """
         self.directory = checkpoint.absolute(workdir) / "checkpoints"
-        policies = ocp.training
-        self._orbax = policies.Checkpointer(
+        policies = ocp.training.preservation_policies
+        kept = [policies.LatestN(keep)]
+        if keep_every:
+            kept.append(policies.EveryNSteps(keep_every))
+        if keep_best:
+            kept.append(policies.BestN(get_metric_fn=lambda m: m["loss"], reverse=True, n=keep_best,
+                                       keep_checkpoints_without_metrics=False))
+        self._orbax = ocp.training.Checkpointer(
             self.directory,
-            save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(every),
-            preservation_policy=policies.preservation_policies.LatestN(keep),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
+            preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True)
 
-    def save(self, step: int, params: dict, optimizer: Any, *, force: bool = False) -> None:
+    def save(self, step: int, params: dict, optimizer: Any, *, force: bool = False,
+             loss: float | None = None) -> None:
         """Start writing when `step` (updates done) is due; the arrays may be donated afterwards."""
         if force and checkpoint.latest_step(self.directory.parent) == step:
             return
         self._orbax.save_checkpointables_async(
-            step, {"params": params, "optimizer": optimizer}, force=force)
+            step, {"params": params, "optimizer": optimizer}, force=force,
+            metrics=None if loss is None else {"loss": loss})
 
     def restore(self, params: dict, optimizer: Any) -> tuple[int, dict, Any] | None:
         """(step, params, optimizer) of the newest checkpoint, laid out like the abstract trees."""

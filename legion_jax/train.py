@@ -7,7 +7,7 @@ continues from its newest checkpoint and logs what an unbroken one would have lo
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
+import math
 
 import jax
 import ml_collections
@@ -24,6 +24,7 @@ from input_pipeline.tokenizer import Tokenizer
 from legion_jax import (
     checkpoint,
     command,
+    distributed,
     losses,
     optim,
     partition,
@@ -31,6 +32,7 @@ from legion_jax import (
     run_checkpoints,
     sharding,
     train_data,
+    train_loop,
 )
 from legion_jax import config as config_lib
 from legion_jax.config import LegionConfig, LoraConfig
@@ -101,7 +103,7 @@ def abstract_state(config, model: LegionConfig, optimizer, mesh):
         optimizer, lambda _, p: p.sharding, jax.eval_shape(optimizer.init, params), params,
         transform_non_params=lambda _: everywhere)
     state = jax.eval_shape(lambda p: init_state(p, optimizer), params)
-    layout = TrainState(everywhere, jax.tree.map(lambda p: p.sharding, params), layout)
+    layout = TrainState(everywhere, jax.tree.map(lambda p: p.sharding, params), layout, everywhere)
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
                          state, layout)
     return graph, state, frozen
@@ -163,6 +165,9 @@ def write_run_files(config, task: Task, params: dict, workdir: epath.Path) -> No
 def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainState:
     """Run the training described by a config; returns the final state."""
     workdir = epath.Path(workdir)
+    if config.compile_cache:  # a restart, and hosts that come later, need not compile again
+        compiled = checkpoint.absolute(workdir / "compiled")
+        jax.config.update("jax_compilation_cache_dir", str(compiled))
     mesh = sharding.make_mesh(config.mesh)
     run_config.check_values(config, batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
     task = read_task(config)
@@ -182,55 +187,30 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
             make_step(graph, optimizer, optim.schedule(config.optimizer),
                       weights=losses.Terms(**config.loss), image_index=task.image_index,
                       seg_id=task.tokenizer.seg_id, accumulation=config.accumulation,
-                      seed=config.seed),
+                      seed=config.seed, stop_above=config.stop_above or math.inf),
             donate_argnums=0, out_shardings=(layout, None))
-        checkpoints = run_checkpoints.RunCheckpoints(workdir, every=config.checkpoint_every,
-                                                keep=config.checkpoint_keep)
+        checkpoints = run_checkpoints.RunCheckpoints(
+            workdir, every=config.checkpoint_every, keep=config.checkpoint_keep,
+            keep_every=config.checkpoint_keep_every, keep_best=config.checkpoint_keep_best)
         try:
             if restored := checkpoints.restore(abstract.params, abstract.optimizer):
                 number, params, opt_state = restored
                 number = jax.device_put(number, layout.step).astype("int32")
-                state = TrainState(number, params, opt_state)
-            return run_steps(config, data, step, state, frozen, mesh, checkpoints)
+                state = state.replace(step=number, params=params, optimizer=opt_state)
+            with distributed.Preemption() as stop:
+                return train_loop.run(config, data, step, state, frozen, mesh, checkpoints, stop)
         finally:
             checkpoints.close()
-
-
-def run_steps(config, data, step: Callable, state: TrainState, frozen: dict, mesh,
-              checkpoints: run_checkpoints.RunCheckpoints) -> TrainState:
-    """The loop: one compiled call per update; metrics are fetched only when they are logged."""
-    start, total = int(state.step), config.optimizer.total_steps
-    rows = train_data.from_step(config, data, start)
-    bad = train_data.BadRecords(config.data.max_bad)
-    log = None  # one host writes the logs
-    if jax.process_index() == 0:
-        log = report.MetricsLog(checkpoints.directory.parent, start=start, total=total)
-    layout, pending = sharding.batch_sharding(mesh), []
-    for number in range(start, total):
-        batch = jax.tree.map(
-            lambda x: jax.make_array_from_process_local_data(layout, x), next(rows))
-        state, metrics = step(state, frozen, batch)
-        pending.append((number, metrics))
-        done = number + 1
-        # Whatever a checkpoint knows of must be in the log before it, or a kill would lose it.
-        due = done % config.log_every == 0 or done % config.checkpoint_every == 0
-        if due or done == total:
-            values = jax.device_get([m for _, m in pending])  # all hosts: all stop on bad data
-            if log:
-                log.write([(n, {k: float(v) for k, v in row.items()})
-                           for (n, _), row in zip(pending, values, strict=True)],
-                          images_per_step=config.batch_size)
-            for row in values:
-                bad.add(row["bad"], config.batch_size)
-            pending = []
-        checkpoints.save(done, state.params, state.optimizer, force=done == total)
-    if log:
-        log.close()
-    return state
 
 
 if __name__ == "__main__":
     CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config().")
     WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go.")
+    DISTRIBUTED = distributed.define_flag()
+
+    def main() -> None:
+        distributed.start(DISTRIBUTED.value)
+        train(run_config.check(CONFIG.value), WORKDIR.value)
+
     flags.mark_flags_as_required(["config", "workdir"])
-    command.run(lambda: train(run_config.check(CONFIG.value), WORKDIR.value) and None)
+    command.run(main)

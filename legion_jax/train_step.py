@@ -1,5 +1,6 @@
 """One optimizer update as a pure function: loss sums, gradients of the trainable tree, optax."""
 
+import math
 from collections.abc import Callable
 
 import flax.struct
@@ -15,27 +16,39 @@ from legion_jax.models.layers import numerics
 
 @flax.struct.dataclass
 class TrainState:
-    """step: int scalar, updates done; params: trainable tree, float32; optimizer: optax state."""
+    """All that updates change.
+
+    Attributes:
+        step: int scalar, updates done.
+        params: trainable tree, float32.
+        optimizer: optax state.
+        halted: bool scalar; an update was refused, and so were all that came after it.
+    """
 
     step: jax.Array
     params: dict
     optimizer: optax.OptState
+    halted: jax.Array
 
 
 def init_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params),
+                      jnp.zeros((), bool))
 
 
 def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate: Callable, *,
               weights: Terms, image_index: int, seg_id: int, accumulation: int = 1,
-              seed: int = 0) -> Callable:
+              seed: int = 0, stop_above: float = math.inf) -> Callable:
     """Build `step(state, frozen, batch) -> (state, metrics)`.
 
     The batch is split into `accumulation` parts run one after another. Every part's sums are
     divided by the counts of the whole batch, so the number of parts changes memory, not the
     result. Terms of weight zero are not computed. Metrics are float32 scalars on device: loss, ce,
     bce, dice, verdict (all weighted, so that they add up to loss), grad_norm before clipping,
-    learning_rate, masks, dropped, bad (rows without a usable record).
+    learning_rate, masks, dropped, bad (rows without a usable record), halted.
+
+    A loss or gradient that is not finite, or a loss above `stop_above`, halts: the state stays as
+    it was before this update, whatever batches follow, until a host looks at the metrics.
     """
     wanted = tuple(name for name in losses.ALL if getattr(weights, name))
 
@@ -59,9 +72,14 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate
                    "grad_norm": optax.global_norm(grads), "learning_rate": rate(state.step),
                    "masks": total.bce, "dropped": batch["dropped"].sum(),
                    "bad": batch["bad"].sum()}
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), jax.tree.map(
-            lambda x: jnp.asarray(x, jnp.float32), metrics)
+        sound = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        halted = state.halted | ~sound | (metrics["loss"] > stop_above)
+        new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state,
+                         halted)
+        state = jax.tree.map(lambda old, new: jnp.where(halted, old, new),
+                             state.replace(halted=halted), new)
+        return state, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32),
+                                   metrics | {"halted": halted})
 
     return step
 

@@ -1,0 +1,96 @@
+"""One run on several hosts: starting together, and stopping together."""
+
+import re
+import signal
+
+import jax
+from absl import flags
+from jax.experimental import multihost_utils
+
+from input_pipeline.errors import UserError
+
+START_SECONDS = 300  # that hosts wait for each other at the start
+HEARTBEAT_SECONDS = 100  # after which the others give up on a silent host
+
+
+class DistributedError(UserError):
+    """Hosts that do not find each other, or cannot be told apart."""
+
+
+class Preempted(SystemExit):
+    """The run was told to stop and has saved its state; the exit code is that of SIGTERM."""
+
+    def __init__(self):
+        """Exits as a process that SIGTERM ended."""
+        super().__init__(128 + signal.SIGTERM)
+
+
+def define_flag() -> flags.FlagHolder[str]:
+    """The flag of every command that runs on several hosts; its value is for `start`."""
+    return flags.DEFINE_string(
+        "distributed", "", "'auto' on Cloud TPU pods, Slurm, Open MPI and Kubernetes, which tell "
+        "each process its place; HOST:PORT,PROCESSES,INDEX elsewhere; empty for one process.")
+
+
+def start(how: str, *, timeout: int = START_SECONDS) -> None:
+    """Join the other processes of a run; must come before anything else asks JAX for devices.
+
+    Args:
+        how: value of the flag; "" does nothing.
+        timeout: seconds to wait for processes that are not there yet.
+
+    Raises DistributedError when the place of this process is not known, or another is missing.
+    """
+    if not how:
+        return
+    place = {} if how == "auto" else _parse(how)
+    try:
+        jax.distributed.initialize(**place, initialization_timeout=timeout,
+                                   heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    except ValueError as error:  # of JAX, where no cluster it knows is found
+        raise DistributedError(f"--distributed={how}: {error}; on a cluster JAX does not know, "
+                               f"give HOST:PORT,PROCESSES,INDEX") from error
+    except RuntimeError as error:
+        raise DistributedError(
+            f"--distributed={how}: not all processes came together within {timeout} s; is one "
+            f"missing, or its way to the coordinator closed? ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _parse(how: str) -> dict:
+    match = re.fullmatch(r"(?P<address>[^,]+:\d+),(?P<count>\d+),(?P<index>\d+)", how)
+    if not match or not int(match["index"]) < int(match["count"]):
+        raise DistributedError(f"--distributed: 'auto' or HOST:PORT,PROCESSES,INDEX with INDEX "
+                               f"below PROCESSES, not {how!r}")
+    return {"coordinator_address": match["address"], "num_processes": int(match["count"]),
+            "process_id": int(match["index"])}
+
+
+class Preemption:
+    """Whether a run was told to stop by SIGTERM, as clusters do before they take a host away.
+
+    With several processes any of them may be told; JAX's coordination service then agrees on a
+    step that all of them reach. Use as a context: signals are as before afterwards.
+    """
+
+    def __init__(self):
+        """Nothing is told yet."""
+        self._told, self._before = False, None
+
+    def __enter__(self):
+        if jax.process_count() == 1:  # else the coordination service listens
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_):
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, *_):
+        self._told = True
+
+    def reached(self, step: int) -> bool:
+        """Whether to save and stop after `step`; every process must ask after every step."""
+        if jax.process_count() == 1:
+            return self._told
+        return multihost_utils.reached_preemption_sync_point(step)

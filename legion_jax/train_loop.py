@@ -1,0 +1,108 @@
+"""The loop of a run: one compiled call per update, and what happens between two of them."""
+
+import logging
+from collections.abc import Callable
+
+import jax
+
+from input_pipeline.errors import UserError
+from legion_jax import report, run_checkpoints, sharding, train_data
+from legion_jax.distributed import Preempted, Preemption
+from legion_jax.train_step import TrainState
+
+LOG = logging.getLogger("legion_jax")
+
+
+class TrainingError(UserError):
+    """An update that no training can go on from; the message names its step."""
+
+
+def run(config, data, step: Callable, state: TrainState, frozen: dict, mesh,
+        checkpoints: run_checkpoints.RunCheckpoints, stop: Preemption) -> TrainState:
+    """Update until `total_steps`; returns the final state.
+
+    Metrics are fetched only when they are logged, so the devices never wait for the host.
+
+    Raises:
+        Preempted: told to stop; the state is saved.
+        TrainingError: a loss or gradient that is not finite, or a loss above config.stop_above;
+            the state before that update is saved.
+        ConfigError: too many records that cannot be used.
+    """
+    start, total = int(state.step), config.optimizer.total_steps
+    rows = train_data.from_step(config, data, start)
+    metrics = _Metrics(config, checkpoints, start)
+    layout = sharding.batch_sharding(mesh)
+    try:
+        for number in range(start, total):
+            batch = jax.tree.map(
+                lambda x: jax.make_array_from_process_local_data(layout, x), next(rows))
+            state, values = step(state, frozen, batch)
+            metrics.add(number, values)
+            done = number + 1
+            told = stop.reached(done)
+            # Whatever a checkpoint knows of must be in the log before it, or a kill would lose it.
+            if (told or done % config.log_every == 0 or done % config.checkpoint_every == 0
+                    or done == total):
+                if (bad := metrics.flush()) is not None:
+                    checkpoints.save(bad["step"], state.params, state.optimizer, force=True)
+                    raise _halted(bad, config.stop_above)
+            checkpoints.save(done, state.params, state.optimizer, force=told or done == total,
+                             loss=metrics.loss)
+            if told:
+                LOG.info("stopped by SIGTERM after step %d; the same command goes on", done)
+                raise Preempted
+        return state
+    finally:
+        metrics.close()
+
+
+def _halted(row: dict, limit: float) -> TrainingError:
+    above = limit and row["loss"] > limit
+    what = f"the loss is above config.stop_above {limit:g}" if above else "not finite"
+    return TrainingError(
+        f"step {row['step']}: loss {row['loss']:g} (ce {row['ce']:g}, bce {row['bce']:g}, dice "
+        f"{row['dice']:g}, verdict {row['verdict']:g}), grad_norm {row['grad_norm']:g}: {what}. "
+        f"Checkpoint {row['step']} is the state before this update; a run with other knobs can "
+        f"start there (--config.init_from)")
+
+
+class _Metrics:
+    """Rows of metrics between two looks at them; all hosts look, one writes.
+
+    Attributes:
+        loss: mean over the last rows that were looked at; None before the first.
+    """
+
+    def __init__(self, config, checkpoints: run_checkpoints.RunCheckpoints, start: int):
+        self._config, self._pending, self.loss = config, [], None
+        self._bad = train_data.BadRecords(config.data.max_bad)
+        self._log = None
+        if jax.process_index() == 0:
+            self._log = report.MetricsLog(checkpoints.directory.parent, start=start,
+                                          total=config.optimizer.total_steps)
+
+    def add(self, number: int, values: dict[str, jax.Array]) -> None:
+        self._pending.append((number, values))
+
+    def flush(self) -> dict[str, float] | None:
+        """Fetch and log what is there; returns the row of an update that was refused."""
+        values = jax.device_get([values for _, values in self._pending])
+        rows = [(number, {name: float(x) for name, x in row.items()})
+                for (number, _), row in zip(self._pending, values, strict=True)]
+        self._pending = []
+        halted = [i for i, (_, row) in enumerate(rows) if row["halted"]]
+        if halted:
+            rows = rows[:halted[0] + 1]
+        for _, row in rows:
+            row.pop("halted")
+        if self._log:
+            self._log.write(rows, images_per_step=self._config.batch_size)
+        for _, row in rows:
+            self._bad.add(row["bad"], self._config.batch_size)
+        self.loss = sum(row["loss"] for _, row in rows) / len(rows)
+        return {"step": rows[-1][0]} | rows[-1][1] if halted else None
+
+    def close(self) -> None:
+        if self._log:
+            self._log.close()

@@ -1,0 +1,129 @@
+"""Runs that are stopped: by SIGTERM, by a loss that is no number, on one host and on two."""
+
+import json
+import signal
+import socket
+import subprocess
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import test_train
+from test_train import STEPS, environment, metrics, run
+
+from legion_jax import checkpoint, distributed, params_files, run_checkpoints
+
+data, unbroken = test_train.data, test_train.unbroken
+TOLD = 128 + signal.SIGTERM
+
+
+def start(data, workdir, *extra, devices=1):
+    return subprocess.Popen(test_train.command(data, workdir, *extra), env=environment(devices),
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(workdir, step, processes, seconds=600):
+    """Until a checkpoint of `step` or later is there, or a process has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and all(p.poll() is None for p in processes):
+        if (checkpoint.latest_step(workdir) or 0) >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError([p.communicate(timeout=60)[1][-3000:] for p in processes])
+
+
+def test_sigterm_saves_the_step_it_is_at_and_the_next_start_goes_on(data, unbroken, tmp_path):
+    workdir = tmp_path / "run"
+    process = start(data, workdir, "--config.checkpoint_every=1")
+    wait_for(workdir, 1, [process])
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=300)
+    assert process.returncode == TOLD, log
+    stopped = checkpoint.latest_step(workdir)
+    assert f"stopped by SIGTERM after step {stopped};" in log and stopped < STEPS
+    assert len(metrics(workdir).splitlines()) == stopped
+    done = run(data, workdir, "--config.checkpoint_every=1")
+    assert done.returncode == 0 and f"resumed from step {stopped}" in done.stderr, done.stderr
+    assert metrics(workdir) == metrics(unbroken)
+
+
+@pytest.mark.parametrize("knob, reason", [
+    ("optimizer.learning_rate=1e30", "not finite"),
+    ("stop_above=1e-3", "the loss is above config.stop_above 0.001")])
+def test_a_hopeless_loss_stops_the_run_before_it_spoils_the_state(data, tmp_path, knob, reason):
+    done = run(data, tmp_path / "run", f"--config.{knob}", "--config.optimizer.warmup_steps=0")
+    assert done.returncode == 1 and reason in done.stderr.splitlines()[-1], done.stderr
+    step = checkpoint.latest_step(tmp_path / "run")
+    assert f"error: step {step}: loss" in done.stderr
+    rows = [json.loads(line) for line in metrics(tmp_path / "run").splitlines()]
+    assert [row["step"] for row in rows] == list(range(step + 1))
+    assert np.isfinite([row["loss"] for row in rows[:-1]]).all()
+    reader = params_files.Reader(tmp_path / "run")
+    assert all(np.isfinite(reader.read(path)).all() for path in reader.entries)
+
+
+def test_which_checkpoints_stay(tmp_path):
+    writer = run_checkpoints.RunCheckpoints(tmp_path, every=1, keep=1, keep_every=4, keep_best=2)
+    for step, loss in enumerate((9.0, 1.0, 5.0, 7.0, 8.0, 2.0, 6.0, 4.0, 3.0, 5.0), 1):
+        writer.save(step, {"a": jnp.zeros(3)}, {"m": jnp.zeros(3)}, loss=loss)
+    writer.close()
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert kept == [2, 4, 6, 8, 10]  # best: 2 and 6; every fourth: 4 and 8; newest: 10
+
+
+@pytest.mark.parametrize("how", ["localhost", "localhost:1,2", "localhost:1,2,2", "a:1,2,-1"])
+def test_places_that_are_none(how):
+    with pytest.raises(distributed.DistributedError, match="INDEX below PROCESSES"):
+        distributed.start(how)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_missing_host_is_one_sentence(tmp_path):
+    code = ("from legion_jax import command, distributed\n"
+            f"command.run(lambda: distributed.start('localhost:{free_port()},2,0', timeout=5))")
+    done = subprocess.run([test_train.sys.executable, "-c", code], capture_output=True, text=True,
+                          env=environment(), check=False, timeout=120)
+    assert done.returncode == 1
+    assert "not all processes came together within 5 s" in done.stderr.splitlines()[-1]
+
+
+def pair(data, workdir, *extra):
+    """Both processes of a run on two hosts with four devices each."""
+    place = f"--distributed=localhost:{free_port()},2"
+    return [start(data, workdir, "--config.batch_size=8", *extra, f"{place},{index}", devices=4)
+            for index in range(2)]
+
+
+def finish(processes) -> list[str]:
+    logs = [process.communicate(timeout=900)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], logs
+    return logs
+
+
+@pytest.mark.slow
+def test_two_hosts_survive_the_loss_of_one(data, tmp_path):
+    """Unbroken; one killed; one told to stop; and the rest on one host."""
+    finish(pair(data, tmp_path / "unbroken"))
+    wanted = metrics(tmp_path / "unbroken")
+    workdir = tmp_path / "run"
+    killed, other = pair(data, workdir)
+    wait_for(workdir, 2, [killed, other])
+    killed.kill()
+    other.communicate(timeout=2 * distributed.HEARTBEAT_SECONDS)
+    assert other.returncode != 0  # it does not wait for ever
+    told = pair(data, workdir)
+    wait_for(workdir, 4, told)
+    told[1].send_signal(signal.SIGTERM)
+    logs = [process.communicate(timeout=300)[1] for process in told]
+    assert [process.returncode for process in told] == [TOLD, TOLD], logs
+    assert "resumed from step" in logs[0]
+    finish(pair(data, workdir))
+    assert metrics(workdir) == wanted
+    alone = run(data, workdir, "--config.batch_size=8", devices=8)
+    assert alone.returncode == 0 and f"resumed from step {STEPS}" in alone.stderr
