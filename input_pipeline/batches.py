@@ -13,6 +13,7 @@ import numpy as np
 from absl import flags
 
 from input_pipeline.errors import UserError
+from input_pipeline.record import RecordError
 from input_pipeline.stream import Stream
 
 LOG = logging.getLogger("legion_jax")
@@ -56,7 +57,7 @@ class Rows:
         try:
             record = self.sources[chosen.source][chosen.index]
             made = self.prepare(record, chosen.length) | {"bad": np.int32(0)}
-        except (UserError, RuntimeError, OSError) as error:  # ArrayRecord raises RuntimeError
+        except (UserError, RecordError) as error:
             LOG.warning("step %d: record %d of %s left out: %s", step, chosen.index,
                         self.names[chosen.source], " ".join(str(error).split())[:300])
             made = self.blank(chosen.length) | {"bad": np.int32(1)}

@@ -4,7 +4,11 @@ Beside the records lie `manifest.jsonl`, one line per item of the source (what b
 label and group, repairs, dropped regions), and `summary.json`, their counts.
 """
 
+import contextlib
+import fcntl
+import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 
 import tensorflow_datasets as tfds
@@ -33,6 +37,7 @@ def read_item(dataset: DataSet, split: str, item: Item) -> tuple[dict, dict | No
                         "notes": notes.entries}, None
     return entry | {"status": "kept", "label": made.label, "category": made.category,
                     "generator": made.generator, "group_id": made.group_id,
+                    "image": hashlib.sha256(made.image).hexdigest(),
                     "regions": len(made.regions), "notes": notes.entries}, features
 
 
@@ -106,15 +111,35 @@ def prepare(dataset: DataSet, data_dir: epath.PathLike, *,
     builder = kind(dataset=dataset, splits=splits, beam=beam is not None, config=dataset.config,
                    data_dir=str(data_dir), file_format="array_record")
     digest = dataset.digest(splits)
-    if builder.data_path.exists():
-        _check_same(builder.data_path, dataset, digest)
-        return builder
-    for stale in builder.data_path.parent.glob(f"incomplete.*_{VERSION}"):
-        logging.warning("removing %s, left by an interrupted run", stale)
-        stale.rmtree()
-    _write(builder, dataset, beam)
-    manifest.write_summary(builder.data_path, dataset, splits, digest)
+    with _alone(builder.data_path):
+        if builder.data_path.exists():
+            _check_same(builder.data_path, dataset, digest)
+            logging.warning("%s: already prepared; the source was not read again (remove the "
+                            "folder to have it read)", builder.data_path)
+            return builder
+        for stale in builder.data_path.parent.glob(f"incomplete.*_{VERSION}"):
+            logging.warning("removing %s, left by an interrupted run", stale)
+            stale.rmtree()
+        _write(builder, dataset, beam)
+        manifest.write_summary(builder.data_path, dataset, splits, digest)
     return builder
+
+
+@contextlib.contextmanager
+def _alone(folder: epath.Path) -> Iterator[None]:
+    """Keeps other processes of this machine from preparing the same data set meanwhile."""
+    if "://" in str(folder):  # no locks there; builds of one data set must not overlap
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = os.open(folder.parent, os.O_RDONLY)  # a lock that leaves no file behind
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise DataError(f"{folder}: another process is preparing it") from error
+    finally:
+        os.close(place)
 
 
 def _write(builder: Prepared, dataset: DataSet, beam: list[str] | None) -> None:
@@ -126,6 +151,9 @@ def _write(builder: Prepared, dataset: DataSet, beam: list[str] | None) -> None:
             from input_pipeline import cluster
             if known := cluster.as_data_error(error, dataset):
                 raise known from error
+        if isinstance(error, RuntimeError) and "write" in str(error):  # of ArrayRecord
+            line = " ".join(str(error).split())[:300]
+            raise DataError(f"{builder.data_path}: cannot be written: {line}") from error
         raise
 
 

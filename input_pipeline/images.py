@@ -17,6 +17,10 @@ MAX_PIXELS = 178_956_970  # PIL's own limit for what it takes for a decompressio
 MAX_RATIO = 200  # long side over short side; beyond it a resized copy fills the memory
 REDUCING_GAP = 1.5  # sides of a reduced photo over the sides that are needed
 ORIENTATION = 0x0112  # EXIF tag
+# Of photos and masks. PIL knows more, some of which it hands to programs outside.
+Image.init()
+FORMATS = tuple({"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF"}
+                & Image.OPEN.keys())
 
 
 class ImageError(UserError):
@@ -53,7 +57,7 @@ def read_photo(source: str | os.PathLike | bytes, *, name: str | None = None,
     is_bytes = isinstance(source, bytes | bytearray | memoryview)
     name = name or (f"image of {len(source)} bytes" if is_bytes else str(source))
     try:
-        with Image.open(io.BytesIO(source) if is_bytes else Path(source)) as image:
+        with Image.open(io.BytesIO(source) if is_bytes else Path(source), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{name}: {width} x {height} pixels, limit {MAX_PIXELS}")

@@ -1,5 +1,6 @@
 """The account of a prepared data set: a line per item, and counts beside the published ones."""
 
+import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from input_pipeline.dataset import DataSet, Item
+from input_pipeline.record import DataError
 
 MANIFEST, SUMMARY = "manifest.jsonl", "summary.json"
 LISTING = "items.jsonl"  # what Beam's workers read from; gone when the data set is complete
@@ -16,8 +18,8 @@ def read_manifest(folder: epath.PathLike) -> Iterator[dict]:
     """Lines of the manifest of a prepared data set, split by split.
 
     Each is {split, id, file, status, notes} and, if status is "kept", {label, category, generator,
-    group_id, regions}; if "skipped", {reason, detail}. A note is {kind, reason, detail} and, of a
-    dropped region, its number.
+    group_id, image (SHA-256 of the file), regions}; if "skipped", {reason, detail}. A note is
+    {kind, reason, detail} and, of a dropped region, its number.
     """
     for part in sorted(epath.Path(folder).glob(f"*-{MANIFEST}*")):
         with part.open() as lines:
@@ -45,7 +47,7 @@ def write_summary(folder: epath.Path, dataset: DataSet, splits: dict[str, list[I
         listing.unlink()
     counts = {split: _empty(len(items), dataset.published().get(split))
               for split, items in splits.items()}
-    groups = defaultdict(set)
+    groups, labels, content = defaultdict(set), defaultdict(set), []
     for entry in read_manifest(folder):
         split = counts[entry["split"]]
         for note in entry["notes"]:
@@ -58,9 +60,14 @@ def write_summary(folder: epath.Path, dataset: DataSet, splits: dict[str, list[I
         for name in ("label", "category", "generator"):
             split[name][str(entry[name])] += 1
         groups[entry["group_id"]].add(entry["split"])
+        labels[entry["image"]].add(entry["label"])
+        content.append(f"{entry['split']} {entry['id']} {entry['image']}\n")
     shared = sum(len(where) > 1 for where in groups.values())
     summary = {"dataset": dataset.name, "config": dataset.config, "source": dataset.source,
-               "digest": digest, "groups": len(groups), "groups_in_several_splits": shared,
+               "digest": digest,
+               "content": hashlib.sha256("".join(sorted(content)).encode()).hexdigest(),
+               "groups": len(groups), "groups_in_several_splits": shared,
+               "images_with_several_labels": sum(len(found) > 1 for found in labels.values()),
                "splits": {name: {k: dict(sorted(v.items())) if isinstance(v, Counter) else v
                                  for k, v in split.items()} for name, split in counts.items()}}
     temporary = folder / f".{SUMMARY}.writing"
@@ -72,11 +79,18 @@ def read_summary(folder: epath.PathLike) -> dict:
     """What preparing counted.
 
     Returns:
-        {dataset, config, source, digest, groups, groups_in_several_splits, splits: {split: {items,
-        published (None if unknown), records, regions, label, category, generator, skipped,
-        repaired, dropped}}}, the last six as {value or reason: number}.
+        {dataset, config, source, digest (of the items), content (hash of the images), groups,
+        groups_in_several_splits, images_with_several_labels, splits: {split: {items, published
+        (None if unknown), records, regions, label, category, generator, skipped, repaired,
+        dropped}}}, the last six as {value or reason: number}.
+
+    Raises DataError for a data set that an older version prepared.
     """
-    return json.loads((epath.Path(folder) / SUMMARY).read_text())
+    path = epath.Path(folder) / SUMMARY
+    summary = json.loads(path.read_text())
+    if "content" not in summary:
+        raise DataError(f"{path}: by an older version; prepare the data set again")
+    return summary
 
 
 def _empty(items: int, published: int | None) -> dict:

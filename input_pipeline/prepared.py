@@ -1,12 +1,13 @@
 """Prepared data sets, opened for reading; neither TensorFlow nor the source is needed."""
 
 import re
+from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 from etils import epath
 
 from input_pipeline import record
-from input_pipeline.record import DataError
+from input_pipeline.record import DataError, RecordError
 
 
 def find_version(data_dir: epath.PathLike) -> epath.Path:
@@ -28,7 +29,7 @@ def find_version(data_dir: epath.PathLike) -> epath.Path:
     return found[0]
 
 
-def open_split(data_dir: epath.PathLike, split: str):
+def open_split(data_dir: epath.PathLike, split: str) -> "Records":
     """Open a split for random access.
 
     Args:
@@ -48,13 +49,40 @@ def open_split(data_dir: epath.PathLike, split: str):
         raise DataError(f"{builder.data_path}: prepared by another version, whose records differ "
                         f"in {', '.join(sorted(changed))}; prepare it again")
     name = re.match(r"\w*", split).group()
+    for part in re.findall(r"\w+", split):
+        files = builder.info.splits[part].filepaths if part in builder.info.splits else []
+        if missing := [file for file in files if not epath.Path(file).exists()]:
+            raise DataError(f"{missing[0]}: not there; {len(missing)} of {len(files)} files of "
+                            f"split {part} are missing")
     if name not in builder.info.splits:
         known = ", ".join(builder.info.splits)
         raise DataError(f"{builder.data_path}: no split {split!r}; available: {known}")
     try:
         source = builder.as_data_source(split=split)
+        number = len(source)
     except (ValueError, AssertionError) as error:
         raise DataError(f"{builder.data_path}: split {split!r}: {error}") from error
-    if not len(source):
+    if not number:
         raise DataError(f"{builder.data_path}: split {split!r} holds no records")
-    return source
+    return Records(source)
+
+
+class Records(Sequence):
+    """Records of a split by their number. Picklable, so data workers can hold one."""
+
+    def __init__(self, source: Sequence):
+        """`source`: of TFDS."""
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict:
+        """Raises RecordError, whatever TFDS raises, for a record of a damaged file."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        try:
+            return self._source[index]
+        except Exception as error:  # nearly anything, for a file that is cut or changed
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise RecordError("unreadable record", f"{index}: {reason}") from error

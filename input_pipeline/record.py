@@ -41,11 +41,13 @@ import tensorflow_datasets as tfds
 from input_pipeline.errors import UserError
 from input_pipeline.images import ImageError, read_image
 from input_pipeline.regions import RegionError, png_to_mask, polygons_to_mask
+from input_pipeline.tokenizer import ADDED_TOKENS, IMAGE_TOKEN
 
 UNKNOWN, REAL, SYNTHETIC, TAMPERED = -1, 0, 1, 2
 LABELS = {UNKNOWN: "unknown", REAL: "real", SYNTHETIC: "synthetic", TAMPERED: "tampered"}
 SCORES = ("aesthetic", "artifact", "misalignment", "overall")
 NO_BOX = (math.nan,) * 4
+RESERVED = (*ADDED_TOKENS, IMAGE_TOKEN, "<s>", "</s>")  # a tokenizer takes them for its own
 # PIL names unreadable bytes by their address, which would make any two manifests differ.
 _ADDRESS = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
 
@@ -126,6 +128,9 @@ class Record:
         for name in ("dataset", "file_name", "group_id", "category", "generator", "caption",
                      "question"):
             check_text(getattr(self, name), name)
+        for name in ("caption", "question"):
+            if found := [token for token in RESERVED if token in getattr(self, name)]:
+                raise RecordError("reserved word in a text", f"'{name}' holds {found[0]}")
         if self.label not in LABELS:
             raise RecordError("unknown label", repr(self.label))
         if not self.group_id:
@@ -165,7 +170,8 @@ def _check_spans(caption: str, regions: Sequence[Region]) -> None:
     for region in regions:
         if region.start < 0:
             continue
-        if region.start < done or caption[region.start:region.end] != region.phrase:
+        if (not region.phrase or region.start < done
+                or caption[region.start:region.end] != region.phrase):
             raise RecordError("misplaced phrase", f"{region.phrase!r} at {region.start}")
         done = region.end
 

@@ -8,9 +8,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from input_pipeline.errors import UserError
+from input_pipeline.images import FORMATS
 
 # Published annotations overshoot the border by rounding; anything within a pixel is such a case.
 BORDER_SLACK = 1.0
+FAR = 10  # times the longer side: the rasteriser takes memory for every pixel of an edge
 
 
 class RegionError(UserError):
@@ -35,6 +37,9 @@ def _check_polygon(polygon: Sequence[float], height: int, width: int) -> list[fl
     limits = np.array([width, height], np.float64)
     if (points.max(axis=0) <= 0).any() or (points.min(axis=0) >= limits).any():
         raise RegionError(f"polygon lies wholly outside the {width}x{height} image")
+    if np.abs(points).max() > FAR * limits.max():
+        raise RegionError(f"polygon reaches to {np.abs(points).max():g}, far outside the "
+                          f"{width}x{height} image")
     clipped = np.clip(points, 0.0, limits)
     # Farther points stay where they are: the rasteriser cuts their edges at the true slope.
     points = np.where(np.abs(clipped - points) <= BORDER_SLACK, clipped, points)
@@ -195,7 +200,7 @@ def png_to_mask(content: bytes) -> np.ndarray:
         RegionError: not an image.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.mode == "P":  # the number of a colour, not the colour
                 return (np.asarray(image) > 0).astype(np.uint8)
             if image.mode in ("LA", "RGBA", "PA"):

@@ -103,7 +103,8 @@ def _check(sizes, weights, buckets, lengths) -> None:
     if len(weights) != len(sizes) or not all(w > 0 for w in weights):
         raise UserError(f"weights: one positive number per data set, got {list(weights)} for "
                         f"{len(sizes)}")
-    if not buckets or list(buckets) != sorted(set(buckets)):
-        raise UserError(f"text_buckets: ascending lengths, got {list(buckets)}")
+    if not buckets or list(buckets) != sorted(set(buckets)) or not all(
+            type(length) is int and length > 0 for length in buckets):
+        raise UserError(f"text_buckets: ascending whole lengths, got {list(buckets)}")
     if len(buckets) > 1 and lengths is None:
         raise UserError("text_buckets: several buckets need the length of every text")

@@ -1,5 +1,6 @@
 """Files of a data set as downloaded: a folder, a zip or a tar, read without unpacking anything."""
 
+import lzma
 import os
 import posixpath
 import tarfile
@@ -68,7 +69,10 @@ class Tree:
         name = clean(name)
         try:
             if not self.is_archive:
-                return (epath.Path(self.path) / name).read_bytes()
+                path = epath.Path(self.path) / name
+                if "://" not in self.path and os.path.exists(path) and not os.path.isfile(path):
+                    raise RecordError("file unreadable", f"{name}: not a plain file")
+                return path.read_bytes()
             entry = self._index()[name]
             with self._lock:  # an archive has one position
                 if self.path.endswith(".zip"):
@@ -78,8 +82,8 @@ class Tree:
             raise RecordError("file missing", name) from error
         except FileNotFoundError as error:
             raise RecordError("file missing", name) from error
-        except (OSError, zipfile.BadZipFile, zlib.error, tarfile.TarError, RuntimeError,
-                EOFError) as error:
+        except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tarfile.TarError,
+                RuntimeError, EOFError) as error:
             raise RecordError("file unreadable", f"{name}: {error}") from error
 
     def size(self, name: str) -> int:
@@ -120,7 +124,11 @@ def _walk(folder: epath.Path) -> Iterable[str]:
         return
     root = os.fspath(folder)
     if "://" not in root:  # much the faster way for a million files
-        for where, _, files in os.walk(root, followlinks=True, onerror=_fail):
+        for where, folders, files in os.walk(root, followlinks=True, onerror=_fail):
+            here = os.path.realpath(where) + os.sep
+            # A link to a folder above would lead round and round.
+            folders[:] = [name for name in folders if not os.path.islink(f"{where}/{name}")
+                          or not here.startswith(os.path.realpath(f"{where}/{name}") + os.sep)]
             inside = where[len(root):].strip("/")
             yield from (f"{inside}/{name}" if inside else name for name in files)
         return
@@ -136,6 +144,18 @@ def _fail(error: OSError):
     raise DataError(f"{error.filename}: {error.strerror}") from error
 
 
+def _check_end(file, offset: int) -> None:
+    """`tarfile` takes a damaged header for the end; an end is zeros and nothing else."""
+    file.seek(offset)
+    block = file.read(tarfile.RECORDSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"cut short after {offset} bytes")
+    while block:
+        if block.strip(b"\0"):
+            raise tarfile.ReadError(f"damaged, or another archive begins, after {offset} bytes")
+        block = file.read(tarfile.RECORDSIZE)
+
+
 def _open(path: str):
     """(archive, {clean name: entry}) of a zip or tar."""
     try:
@@ -148,6 +168,7 @@ def _open(path: str):
         else:
             archive = tarfile.open(fileobj=file, mode="r:")
             entries = [(e.name, e) for e in archive if e.isfile()]
+            _check_end(file, archive.offset)
     except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError) as error:
         raise DataError(f"{path}: not a readable archive ({error})") from error
     names = {}

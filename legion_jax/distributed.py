@@ -1,7 +1,10 @@
 """One run on several hosts: starting together, and stopping together."""
 
+import os
 import re
 import signal
+import sys
+import threading
 
 import jax
 from absl import flags
@@ -39,22 +42,31 @@ def start(how: str, *, timeout: int = START_SECONDS) -> None:
         how: value of the flag; "" does nothing.
         timeout: seconds to wait for processes that are not there yet.
 
-    Raises DistributedError when the place of this process is not known, or another is missing.
+    Raises DistributedError when the place of this process is not known. When another process is
+    missing, this one ends with that sentence and exit code 1.
     """
     if not how:
         return
     place = {} if how == "auto" else _parse(how)
+    # At its own timeout JAX aborts the process from within.
+    patience = threading.Timer(timeout, _give_up, (how, timeout))
+    patience.daemon = True
+    patience.start()
     try:
-        jax.distributed.initialize(**place, initialization_timeout=timeout,
+        jax.distributed.initialize(**place, initialization_timeout=2 * timeout + 60,
                                    heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
-    except ValueError as error:  # of JAX, where no cluster it knows is found
-        raise DistributedError(f"--distributed={how}: {error}; on a cluster JAX does not know, "
-                               f"give HOST:PORT,PROCESSES,INDEX") from error
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise DistributedError(
-            f"--distributed={how}: not all processes came together within {timeout} s; is one "
-            f"missing, or its way to the coordinator closed? ({str(error).splitlines()[0]})"
-        ) from error
+            f"--distributed={how}: {' '.join(str(error).split())}; on a cluster JAX does not "
+            f"know, give HOST:PORT,PROCESSES,INDEX") from error
+    finally:
+        patience.cancel()
+
+
+def _give_up(how: str, timeout: int) -> None:
+    print(f"error: --distributed={how}: not all processes came together within {timeout} s; is one "
+          f"missing, or its way to the coordinator closed?", file=sys.stderr, flush=True)
+    os._exit(1)  # the main thread waits inside JAX and hears nothing
 
 
 def _parse(how: str) -> dict:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from input_pipeline import batches, images, manifest, prepared
 from input_pipeline.errors import UserError
 from input_pipeline.examples import ExampleSpec, image_fields, record_id
+from input_pipeline.record import RecordError
 from legion_jax import checkpoint, partition, report, sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models.layers import numerics
@@ -83,7 +84,7 @@ class Cache:
         parts = [base["fingerprint"], base["step"], self.weights_dtype, self.config.dtype,
                  architecture, self.spec.reduced_decoding,
                  [getattr(self.spec, name) for name in tower.spec],
-                 manifest.read_summary(prepared.find_version(self.data))["digest"]]
+                 manifest.read_summary(prepared.find_version(self.data))["content"]]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
         name = "".join(c if c.isalnum() else "_" for c in self.split)
         return epath.Path(folder) / f"{self.tower}-{name}-{digest}.npy"
@@ -148,7 +149,7 @@ def _views(source: Sequence, index: int, spec: ExampleSpec) -> dict:
     try:
         record = source[index]
         image = images.read_image(record["image"], name=record_id(record))
-    except (images.ImageError, RuntimeError, OSError):
+    except (images.ImageError, RecordError):
         return image_fields(np.zeros((8, 8, 3), np.uint8), spec) | {"readable": np.bool_(False)}
     return image_fields(image, spec) | {"readable": np.bool_(True)}
 

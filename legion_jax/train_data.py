@@ -21,6 +21,7 @@ from legion_jax.config import LegionConfig
 from legion_jax.features import TOWERS, Cache
 
 LOG = logging.getLogger("legion_jax")
+LARGEST = 1e9  # weight in a mixture
 
 
 def mixture(config: ml_collections.ConfigDict) -> list[tuple[str, str, float]]:
@@ -29,8 +30,10 @@ def mixture(config: ml_collections.ConfigDict) -> list[tuple[str, str, float]]:
         return [(config.data.data_dir, config.data.train_split, 1.0)]
     found = []
     for entry in config.data.mixture:
-        if len(entry) != 3 or not isinstance(entry[2], int | float) or not entry[2] > 0:
-            raise ConfigError(f"config.data.mixture: (folder, split, weight above 0), got "
+        if len(entry) != 3 or not isinstance(entry[2], int | float) or not (
+                0 < entry[2] < LARGEST):
+            raise ConfigError(f"config.data.mixture: (folder, split, weight above 0 and below "
+                              f"{LARGEST:g}), got "
                               f"{tuple(entry)!r}")
         found.append((str(entry[0]), str(entry[1]), float(entry[2])))
     return found

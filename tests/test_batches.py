@@ -7,6 +7,7 @@ import pytest
 
 from input_pipeline import batches
 from input_pipeline.errors import UserError
+from input_pipeline.record import RecordError
 from input_pipeline.stream import Stream
 
 LENGTHS = np.random.default_rng(0).integers(10, 99, 37)
@@ -80,7 +81,7 @@ def test_a_damaged_file_is_a_bad_record_and_a_mistake_is_not():
             return 37
 
         def __getitem__(self, index):
-            raise (RuntimeError if index % 2 else TypeError)("chunk hash mismatch")
+            raise (RecordError if index % 2 else TypeError)("chunk hash mismatch")
 
     source = rows(sources=(Damaged(),))
     with pytest.raises(TypeError):

@@ -174,7 +174,7 @@ def test_many_splits_are_shown_side_by_side_as_far_as_they_fit(tmp_path, monkeyp
                            "label": {"1": 1}, "skipped": {}, "repaired": {}, "dropped": {}}
               for n in range(19)}
     monkeypatch.setattr(manifest, "read_summary", lambda folder: {
-        "splits": splits, "groups_in_several_splits": 0})
+        "splits": splits, "groups_in_several_splits": 0, "images_with_several_labels": 0})
     console = Console(width=100, record=True, file=io.StringIO())
     prepare_data.show_summary(tmp_path, console)
     text = console.export_text()

@@ -145,7 +145,7 @@ def _notes(page: Page, account: Account) -> list[tuple[str, str, list]]:
     """(title, what it means, [(reason, number, named items)]) of what preparing changed."""
     kinds = (("skipped", "Left out", "records that could not be used"),
              ("repaired", "Repaired", "records put right"),
-             ("dropped", "Dropped", "marks left out of records that were kept"))
+             ("dropped", "Dropped", "marks left out, also of records that were skipped then"))
     return [(title, meaning, [(reason, n, account.named.get((page.split, kind, reason), ()))
                               for reason, n in sorted(page.counts[kind].items(),
                                                       key=lambda pair: -pair[1])])

@@ -32,6 +32,8 @@ def show_summary(folder: epath.PathLike, console: Console) -> None:
     if shared := summary["groups_in_several_splits"]:
         console.print(f"{shared:,} of {summary['groups']:,} groups are in several splits: figures "
                       f"on the smaller split will flatter a model trained on the larger")
+    if contradictory := summary["images_with_several_labels"]:
+        console.print(f"{contradictory:,} images are there several times, with different labels")
     console.print(f"Every item is named in {folder}/*-{manifest.MANIFEST}", soft_wrap=True)
 
 

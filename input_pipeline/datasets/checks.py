@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline.dataset import Notes
+from input_pipeline.images import FORMATS
 from input_pipeline.record import RecordError
 from input_pipeline.regions import RegionError, mask_to_png, png_to_mask
 from input_pipeline.tree import Tree
@@ -43,7 +44,7 @@ def shown_size(content: bytes, name: str) -> tuple[int, int]:
     Raises RecordError when there is none.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             turned = _orientation(image) in TURNED
     except Exception as error:  # broken files make PIL's readers raise nearly anything

@@ -24,7 +24,6 @@ line and field; what is wrong with a file costs its record or region.
 """
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -165,8 +164,11 @@ def _check(fields, known: Mapping[str, tuple[Callable[[Any], bool], str]], where
                             f"{json.dumps(value)[:60]}")
 
 
+LARGEST = 1 << 31  # of coordinates
+
+
 def _is_number(value) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and -LARGEST < value < LARGEST  # no NaN either
 
 
 def _is_text(value) -> bool:
@@ -193,8 +195,8 @@ REGION_FIELDS = {
 FIELDS = {
     **dict.fromkeys(("id", "dataset", "group_id", "file_name", "image", "category", "generator",
                      "caption", "question", "union_mask", "heatmap"), _TEXT),
-    "split": (lambda v: _is_text(v) and bool(re.fullmatch(r"[A-Za-z0-9_]+", v)) and v != "all",
-              "letters, digits and underscores, not 'all'"),
+    "split": (lambda v: _is_text(v) and bool(re.fullmatch(r"[A-Za-z0-9]\w{0,63}", v, re.ASCII))
+              and v != "all", "a letter or digit and up to 63 more or underscores, not 'all'"),
     "label": (_is_label, f"one of {', '.join(map(str, LABELS))}, {', '.join(NUMBERS)}"),
     "height": _SIDE, "width": _SIDE, "has_masks": (lambda v: isinstance(v, bool), "true or false"),
     "regions": (lambda v: isinstance(v, list), "a list"),

@@ -22,6 +22,7 @@ from PIL import Image
 from input_pipeline import tfrecord
 from input_pipeline.dataset import DataSet, Item, Notes, image_hash, read_annotations
 from input_pipeline.datasets.checks import is_image, shown_size
+from input_pipeline.images import FORMATS
 from input_pipeline.record import SYNTHETIC, DataError, Record, RecordError
 from input_pipeline.regions import mask_to_png
 from input_pipeline.tfrecord import Frame
@@ -138,7 +139,7 @@ def read_map(values: list | None) -> np.ndarray:
     if len(data) == SIDE * SIDE:
         return np.frombuffer(data, np.uint8).reshape(SIDE, SIDE)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             heat = np.asarray(image.convert("L"))
     except Image.UnidentifiedImageError:
         heat = tfrecord.parse_tensor(data)

@@ -1,0 +1,178 @@
+"""Sources that are damaged, loop, lie or change: refused, bounded or named."""
+
+import io
+import json
+import lzma
+import multiprocessing
+import os
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from fake_folders import make_fake, picture, write_tree
+
+from input_pipeline import builder, manifest, regions
+from input_pipeline.datasets import open_dataset
+from input_pipeline.images import ImageError, read_image
+from input_pipeline.prepared import find_version, open_split
+from input_pipeline.record import DataError, RecordError
+from input_pipeline.tree import Tree
+
+
+def pack(files) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return out.getvalue()
+
+
+FILES = {f"{number}.png": picture(number) for number in range(6)}
+
+
+@pytest.mark.parametrize("far", [1e4, 1e9, 1e300])
+def test_a_point_far_away_costs_its_region_and_no_memory(far):
+    polygon = [0, 0, far, 0, far, far, 0, far]
+    for rasterise in (regions.polygons_to_mask, regions.polygons_to_bits):
+        with pytest.raises(regions.RegionError, match="far outside the 24x16 image"):
+            rasterise([polygon], 16, 24)
+    assert regions.polygons_to_mask([[-100, -100, 200, -100, 200, 200, -100, 200]], 16, 24).all()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "cut inside a header", "two in one"])
+def test_a_tar_that_is_not_whole_is_refused(tmp_path, damage):
+    content = pack(FILES)
+    size = 512 + -(-len(FILES["0.png"]) // 512) * 512  # of one header and its file
+    damaged = bytearray(content)
+    damaged[3 * size + 5] ^= 1
+    made = {"flip": bytes(damaged), "cut": content[:3 * size], "two in one": content + content,
+            "cut inside a header": content[:3 * size + 100]}[damage]
+    (tmp_path / "a.tar").write_bytes(made)
+    with pytest.raises(DataError, match=r"a\.tar: not a readable archive"):
+        Tree(tmp_path / "a.tar").names()
+    (tmp_path / "b.tar").write_bytes(content)
+    assert Tree(tmp_path / "b.tar").names() == sorted(FILES)
+
+
+def test_links_that_lead_round_are_followed_once(tmp_path):
+    write_tree(tmp_path / "tree", {f"a/{name}": content for name, content in FILES.items()})
+    write_tree(tmp_path / "elsewhere", {"far.png": picture(9)})
+    for number in range(2):
+        (tmp_path / "tree" / "a" / f"round{number}").symlink_to(tmp_path / "tree")
+    (tmp_path / "tree" / "out").symlink_to(tmp_path / "elsewhere")
+    names = Tree(tmp_path / "tree").names()
+    assert names == sorted([*(f"a/{name}" for name in FILES), "out/far.png"])
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(RecordError, match="not a plain file"):
+        Tree(tmp_path).read("a.png")
+
+
+def test_a_damaged_entry_of_any_compression_is_one_unreadable_file(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.png", bytes(5000) + os.urandom(5000))
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[60:3000] = os.urandom(2940)
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(RecordError, match="file unreadable"):
+        Tree(tmp_path / "a.zip").read("a.png")
+    assert issubclass(lzma.LZMAError, Exception)
+
+
+def test_no_other_program_reads_an_image():
+    with pytest.raises(ImageError, match="not an image"):
+        read_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+
+
+def jsonl(tmp_path, **fields):
+    write_tree(tmp_path / "source", {"a.png": picture(1), "manifest.jsonl": json.dumps(
+        {"image": "a.png", "label": "synthetic"} | fields).encode()})
+    return builder.prepare(open_dataset("jsonl", str(tmp_path / "source")), tmp_path / "data")
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"split": "_"}, "line 1: field 'split'"), ({"split": "a" * 300}, "line 1: field 'split'"),
+    ({"regions": [{"box": [1, 1, 10 ** 400, 9]}]}, "region 0: field 'box'"),
+    ({"regions": [{"polygons": [[1, 1, 10 ** 400, 9, 3, 3]]}]}, "region 0: field 'polygons'"),
+    ({"caption": "a <image> of it"}, "1 reserved word in a text"),
+    ({"caption": "abcd", "regions": [{"start": 2, "end": 2, "box": [1, 1, 9, 9]}]},
+     "1 misplaced phrase")])
+def test_what_no_training_could_use_is_refused_when_it_is_prepared(tmp_path, fields, message):
+    with pytest.raises(DataError, match=message):
+        jsonl(tmp_path, **fields)
+
+
+def test_other_photos_of_the_same_names_are_other_content(tmp_path):
+    make_fake(tmp_path / "source", "progan")
+    summaries = []
+    for number in range(2):
+        made = builder.prepare(open_dataset("progan", str(tmp_path / "source")),
+                               tmp_path / f"data{number}")
+        summaries.append(manifest.read_summary(made.data_path))
+        for shade, path in enumerate(sorted((tmp_path / "source").rglob("*.png"))):
+            path.write_bytes(picture(100 + shade))
+    assert summaries[0]["digest"] == summaries[1]["digest"]
+    assert summaries[0]["content"] != summaries[1]["content"]
+
+
+def test_an_image_with_two_labels_is_counted(tmp_path):
+    files = {"progan_train/car/0_real/a.png": picture(1), "progan_train/car/1_fake/b.png":
+             picture(1), "progan_train/car/1_fake/c.png": picture(2)}
+    write_tree(tmp_path / "source", files)
+    made = builder.prepare(open_dataset("progan", str(tmp_path / "source")), tmp_path / "data")
+    assert manifest.read_summary(made.data_path)["images_with_several_labels"] == 1
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    make_fake(tmp_path / "source", "progan")
+    builder.prepare(open_dataset("progan", str(tmp_path / "source")), tmp_path / "data")
+    return find_version(tmp_path / "data")
+
+
+def test_a_missing_file_of_a_prepared_set_is_named(prepared):
+    file = next(prepared.glob("*train.array_record*"))
+    file.unlink()
+    with pytest.raises(DataError, match=f"{file.name}: not there; 1 of 1 files of split train"):
+        open_split(prepared, "train")
+
+
+def test_a_cut_file_costs_records_and_not_the_run(prepared):
+    file = next(prepared.glob("*train.array_record*"))
+    file.write_bytes(file.read_bytes()[:len(file.read_bytes()) // 2])
+    source = open_split(prepared, "train")
+    for index in range(len(source)):
+        with pytest.raises(RecordError, match=f"unreadable record: {index}"):
+            source[index]
+
+
+@pytest.mark.parametrize("split", ["train[5:2]", "train[90:]", "nothing"])
+def test_a_slice_of_nothing(prepared, split):
+    with pytest.raises(DataError, match=str(prepared)):
+        open_split(prepared, split)
+
+
+def hold(folder, started, finish):
+    with builder._alone(folder):
+        started.set()
+        finish.wait()
+
+
+def test_two_processes_do_not_prepare_the_same_set(prepared, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    started, finish = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(prepared, started, finish))
+    other.start()
+    try:
+        assert started.wait(60)
+        with pytest.raises(DataError, match="another process is preparing it"):
+            builder.prepare(open_dataset("progan", str(tmp_path / "source")), tmp_path / "data")
+    finally:
+        finish.set()
+        other.join(60)
+    assert other.exitcode == 0 and np.size(list(prepared.parent.iterdir())) == 1
