@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 
 from legion_jax.config import SamConfig
+from legion_jax.models.attention import grid_attention
 from legion_jax.models.layers import Dense, Mlp, gelu, layer_norm, patchify, run_stack, stack
 from legion_jax.sharding import BATCH, constrain
 
@@ -49,9 +50,7 @@ class RelativeAttention(nnx.Module):
         rows = jnp.einsum("BNYXH,YKH->BNYXK", grid, self.relative_rows[...].astype(x.dtype)[offset])
         columns = jnp.einsum("BNYXH,XKH->BNYXK", grid,
                              self.relative_columns[...].astype(x.dtype)[offset])
-        bias = rows[..., :, None] + columns[..., None, :]  # [B, N, Y, X, key row, key column]
-        bias = bias.reshape(*bias.shape[:2], S * S, S * S)
-        y = jax.nn.dot_product_attention(q, k, v, bias=bias)
+        y = grid_attention(q, k, v, rows, columns)
         return self.out(einops.rearrange(y, "B (Y X) N H -> B Y X (N H)", Y=S))
 
 

@@ -1,0 +1,79 @@
+"""legion_jax/models/attention.py: the folded bias is the bias, on one device and on eight."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from legion_jax import sharding
+from legion_jax.models import attention
+
+SIDE, HEADS, WIDTH = 16, 2, 24
+
+
+def inputs(batch=2, dtype=jnp.bfloat16):
+    keys = jax.random.split(jax.random.key(0), 5)
+    T, bias = SIDE * SIDE, (batch, HEADS, SIDE, SIDE, SIDE)
+    return (*(jax.random.normal(k, (batch, T, HEADS, WIDTH), dtype) for k in keys[:3]),
+            *(jax.random.normal(k, bias, dtype) for k in keys[3:]))
+
+
+def by_hand(q, k, v, rows, columns):
+    """In float64, query by query."""
+    q, k, v, rows, columns = (np.asarray(x, np.float64) for x in (q, k, v, rows, columns))
+    logits = np.einsum("btnh,bsnh->bnts", q, k) / WIDTH ** 0.5
+    B = len(q)
+    logits += (rows[..., :, None] + columns[..., None, :]).reshape(B, HEADS, SIDE ** 2, SIDE ** 2)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.einsum("bnts,bsnh->btnh", weights / weights.sum(-1, keepdims=True), v)
+
+
+def assert_close(found, wanted):
+    np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=0, atol=0.03)
+
+
+def test_folded_bias_on_one_device():
+    values = inputs()
+    with pltpu.force_tpu_interpret_mode():
+        found = jax.jit(attention.folded)(*values)
+    assert found.dtype == jnp.bfloat16
+    assert_close(found, by_hand(*values))
+    assert_close(attention.with_bias(*values), by_hand(*values))
+
+
+def plain(q, k, v, sm_scale):
+    """What the kernel computes, [B, N, T, H]."""
+    logits = jnp.einsum("bnth,bnsh->bnts", q, k).astype(jnp.float32) * sm_scale
+    return jnp.einsum("bnts,bnsh->bnth", jax.nn.softmax(logits).astype(v.dtype), v)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 8, 1)])
+def test_every_device_computes_its_part(shape, monkeypatch):
+    """Where batch or heads do not divide, each computes all of them."""
+    monkeypatch.setattr(attention, "flash_attention", plain)
+    values = inputs(batch=4)
+    with jax.set_mesh(sharding.make_mesh(shape)):
+        found = jax.jit(attention.folded)(*values)
+    assert_close(found, by_hand(*values))
+
+
+def test_gradients_pass_through_the_fold():
+    values = inputs(batch=1)
+
+    def total(f, *values):
+        return (f(*values).astype(jnp.float32) ** 2).sum()
+
+    with pltpu.force_tpu_interpret_mode():
+        found = jax.grad(total, argnums=(1, 2, 3, 4, 5))(attention.folded, *values)
+    wanted = jax.grad(total, argnums=(1, 2, 3, 4, 5))(attention.with_bias, *values)
+    for ours, theirs in zip(found, wanted, strict=True):
+        ours, theirs = (np.asarray(x, np.float64) for x in (ours, theirs))
+        assert np.abs(ours - theirs).max() < 0.03 * np.abs(theirs).max()
+
+
+def test_what_is_short_or_exact_needs_no_kernel():
+    values = inputs(dtype=jnp.float32)
+    np.testing.assert_array_equal(attention.grid_attention(*values), attention.with_bias(*values))
+    text = jax.jit(attention.grid_attention).lower(*inputs()).as_text()
+    assert "custom_call" not in text or "tpu" not in text
