@@ -110,10 +110,10 @@ def recipe(size: str) -> tuple[str, dict[str, Any]]:
     if not size:
         return "experiments/base.py", {}
     return "experiments/tiny.py", {
-        "init_from": "demo/run", "data.data_dir": "demo/data", "data.eval_split": "test[:60]",
+        "init_from": "demo/run", "data.data_dir": "demo/data", "data.eval_split": "test[:40]",
         "trainable": partition.LOCALISATION, "frozen_dtype": "float32", "model.lora_rank": 8,
         "loss.verdict": 0.0,  # its head is not among the trainable
-        "log_every": 5, "checkpoint_every": 20, "optimizer.total_steps": 60,
+        "batch_size": 8, "log_every": 5, "checkpoint_every": 10, "optimizer.total_steps": 40,
         "optimizer.warmup_steps": 5, "optimizer.learning_rate": 5e-4}
 
 
