@@ -55,9 +55,11 @@ def test_runs_without_numbers_on_the_axis_stand_side_by_side():
     assert {"published", "without_lora", "broken"} <= set(texts)
 
 
-@pytest.mark.parametrize("values", [[0.5], [0.0], [1e-6, 3e-6], [-2.0, 5.0], [123.4, 123.9]])
+@pytest.mark.parametrize("values", [[0.5], [0.0], [1e-6, 3e-6], [-2.0, 5.0], [123.4, 123.9],
+                                    [0.7264, 0.7265]])
 def test_ticks_enclose_the_values_and_differ(values):
     found = sweep_plot.ticks(values)
     places, labels = zip(*found, strict=True)
     assert places[0] <= min(values) + 1e-9 and places[-1] >= max(values) - 1e-9
+    assert places[-1] - places[0] >= 0.05 * max(map(abs, values))
     assert 3 <= len(found) <= 7 and len(set(labels)) == len(labels)

@@ -18,6 +18,7 @@ from tools import bar_charts
 WIDTH, HEIGHT = 640, 380
 LEFT, RIGHT, TOP, BOTTOM = 70, 24, 44, 56  # px kept free of points, for ticks and labels
 LETTER = 6.6  # px, about the mean width of a letter of a label
+MIN_SPAN = 0.05
 # Okabe and Ito (2008): told apart by readers of every colour vision.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333")
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
@@ -83,12 +84,16 @@ def layout(points: Sequence[Point]) -> tuple[str, list[str], list[tuple[str, int
 
 
 def ticks(values: Sequence[float]) -> list[tuple[float, str]]:
-    """Round numbers around the values, not always down to 0, with their labels."""
+    """Round numbers around the values, not always down to 0, with their labels.
+
+    They span MIN_SPAN of the values at least, so that runs that hardly differ look it.
+    """
     low, high = min(values), max(values)
-    step = bar_charts.round_step((high - low) / 4 or abs(high) / 10 or 0.1)
+    missing = (MIN_SPAN * max(abs(low), abs(high)) or 0.1) - (high - low)
+    if missing > 0:
+        low, high = low - missing / 2, high + missing / 2
+    step = bar_charts.round_step((high - low) / 4)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    if first == last:
-        first, last = first - 1, last + 1
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     return [(k * step, f"{k * step:.{digits}f}") for k in range(first, last + 1)]
 
