@@ -186,6 +186,17 @@ def test_two_sweeps_do_not_share_a_run(go, tmp_path):
     assert "train lora_rank=1" not in calls(tmp_path) and len(calls(tmp_path)) == 4
 
 
+def test_training_alone_can_be_compared_and_undefined_numbers_are_dashes(go, tmp_path):
+    assert go(write_sweep(tmp_path, metric="'train.loss'", evaluate=False,
+                          higher_is_better=False)) == 0
+    assert calls(tmp_path) == [f"train lora_rank={n}" for n in (1, 2, 4)]
+    assert "| **lora_rank=1** | 1 | 0.1667 | finished |" in (tmp_path / "out/table.md").read_text()
+    assert go(write_sweep(tmp_path, metric="'localisation.mean_with_artifacts.f1'")) == 0
+    assert "| lora_rank=1 | 1 | - | finished |" in (tmp_path / "out/table.md").read_text()
+    with pytest.raises(plan.SweepError, match="localisation.mean.f1.x: no run wrote it"):
+        go(write_sweep(tmp_path, metric="'localisation.mean.f1.x'"))
+
+
 @pytest.mark.parametrize("fields, message", [
     ({"runs": "{}"}, "runs: the sweep has none"),
     ({"runs": "plan.grid({})"}, "grid: no knob to vary"),

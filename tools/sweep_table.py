@@ -38,14 +38,15 @@ class Row:
     scores: dict[str, float | None]
 
     def score(self, metric: str) -> float | None:
-        """None where there is none, also because a whole block of metrics is not defined."""
-        words = metric.split(".")
-        names = (".".join(words[:n]) for n in range(len(words), 0, -1))
-        return next((self.scores[name] for name in names if name in self.scores), None)
+        """None where there is none."""
+        return self.scores.get(metric)
 
     def knows(self, metric: str) -> bool:
+        """Whether the run wrote it, be it as undefined, alone or with the block it stands in."""
         words = metric.split(".")
-        return any(".".join(words[:n]) in self.scores for n in range(1, len(words) + 1))
+        blocks = (".".join(words[:n]) for n in range(1, len(words)))
+        return metric in self.scores or any(
+            block in self.scores and self.scores[block] is None for block in blocks)
 
 
 def rows_of(sweep: Sweep, runs: Sequence[Run], failures: Mapping[str, str]) -> list[Row]:
