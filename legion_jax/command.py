@@ -25,7 +25,7 @@ def run(main: Callable[[], int | None]) -> None:
         except (UserError, AttributeError, KeyError, TypeError, ImportError, SyntaxError,
                 OSError) as error:
             # Raised by a config file while --config reads it.
-            return _fail(error)
+            return _fail(_unknown_knob(error) or error)
 
     def guarded(argv):
         # Only now: app.run installs a handler of its own before it calls this.
@@ -46,6 +46,16 @@ def run(main: Callable[[], int | None]) -> None:
         signal.signal(number, _terminate)
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and TFDS say much at INFO
     app.run(guarded, flags_parser=parse)
+
+
+def _unknown_knob(error: Exception) -> UserError | None:
+    """The sentence for a knob --config has not: its name in quotes, then perhaps a guess."""
+    text = str(error).replace("\\n", "\n").replace("\\", "").strip("\"'")
+    name, *guess = (line.strip("\"'") for line in text.split("\n"))
+    if not isinstance(error, AttributeError | KeyError) or not name.isidentifier():
+        return None
+    return UserError(f"--config has no knob {name!r}; its file and experiments/base.py list them. "
+                     f"{' '.join(guess)}".rstrip())
 
 
 def _terminate(number: int, frame: types.FrameType) -> None:
