@@ -74,6 +74,13 @@ def check_values(config: ml_collections.ConfigDict, *, batch_shards: int) -> Non
             f"{config.accumulation} x {batch_shards} devices of the mesh axes data and fsdp")
 
 
+def check_without_data(config: ml_collections.ConfigDict, *, batch_shards: int) -> None:
+    """As `check` and `check_values`, for what needs no data set. Raises ConfigError."""
+    probe = check(config).copy_and_resolve_references()
+    probe.data.data_dir = config.data.data_dir or "not needed here"
+    check_values(probe, batch_shards=batch_shards)
+
+
 def differences(old: dict, new: dict, prefix: str = "") -> str:
     """Readable list of the knobs in which two configs, as dicts, differ."""
     found = []

@@ -7,13 +7,14 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from flax import nnx
 from PIL import Image
 
 from input_pipeline import batches, conversation, examples, regions
@@ -106,17 +107,17 @@ class Predictor:
         self.batch_size = batch_size
         self.mesh = sharding.make_mesh((1, -1, 1)) if mesh is None else mesh
         self._params = partition.unflatten(params)
-        graph = partition.split_params(partition.abstract_model(config), partition.EVERYTHING)[0]
+        graph = graph_of(config)
         self._prompt = conversation.encode_prompt(tokenizer, question.instruction)
         self.spec = examples.ExampleSpec(
             clip_size=config.clip.image_size, sam_canvas=config.sam.image_size,
             sam_longest=question.sam_longest or config.sam.image_size,
             text_length=len(self._prompt), mask_slots=question.mask_slots,
             mask_canvas=LARGEST_CANVAS, instruction=question.instruction)
-        self._answer = jax.jit(functools.partial(
-            _answer, graph, image_index=conversation.image_index(self._prompt),
+        self._answer = jit_answer(
+            graph, image_index=conversation.image_index(self._prompt),
             max_new=question.max_new_tokens, slots=question.mask_slots,
-            eos_id=tokenizer.eos_id, seg_id=tokenizer.seg_id))
+            eos_id=tokenizer.eos_id, seg_id=tokenizer.seg_id)
         self._draw = jax.jit(functools.partial(_draw, graph), static_argnames="canvas")
 
     @classmethod
@@ -129,12 +130,8 @@ class Predictor:
         meta = checkpoint.read_meta(folder)
         config = meta["config"]
         mesh = sharding.make_mesh((1, -1, 1))
-        # What is always computed in float32 is also held in it.
-        abstract = sharding.shard_abstract(partition.unflatten({
-            path: jax.ShapeDtypeStruct(
-                a.shape, "float32" if re.match(FLOAT32, path) else config.dtype)
-            for path, a in partition.abstract_params(config).items()}), mesh)
-        return cls(config, checkpoint.load_params(folder, partition.flatten(abstract)),
+        abstract = partition.flatten(abstract_params(config, mesh))
+        return cls(config, checkpoint.load_params(folder, abstract),
                    Tokenizer.from_folder(epath.Path(folder) / "tokenizer"),
                    question=question or Question(**meta.get("question", {})),
                    batch_size=batch_size, mesh=mesh)
@@ -204,6 +201,24 @@ def canvas_for(sizes: np.ndarray) -> int:
     while canvas < sizes.max():
         canvas *= 2
     return canvas
+
+
+def abstract_params(config: LegionConfig, mesh: jax.sharding.Mesh) -> dict:
+    """The sharded tree of parameters prediction holds, without values."""
+    # What is always computed in float32 is also held in it.
+    return sharding.shard_abstract(partition.unflatten({
+        path: jax.ShapeDtypeStruct(a.shape, "float32" if re.match(FLOAT32, path) else config.dtype)
+        for path, a in partition.abstract_params(config).items()}), mesh)
+
+
+def graph_of(config: LegionConfig) -> nnx.GraphDef:
+    """The model's structure, for a tree of all parameters."""
+    return partition.split_params(partition.abstract_model(config), partition.EVERYTHING)[0]
+
+
+def jit_answer(graph, **settings) -> Callable:
+    """`answer(params, ids, image) -> (Decoded, verdict)`; settings as of `decoding.greedy`."""
+    return jax.jit(functools.partial(_answer, graph, **settings))
 
 
 def _answer(graph, params, ids, image, **settings):

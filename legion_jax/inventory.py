@@ -100,10 +100,8 @@ def of_config(run: ml_collections.ConfigDict, *, vocab: int | None = None) -> In
 
     Raises ConfigError, CheckpointError or PartitionError for what no run could use.
     """
-    probe = run_config.check(run).copy_and_resolve_references()
-    probe.data.data_dir = run.data.data_dir or "not needed here"
-    run_config.check_values(probe, batch_shards=1)
-    model = train.model_config(run, _vocabulary(run, vocab))
+    run_config.check_without_data(run, batch_shards=1)
+    model = train.model_config(run, vocabulary(run, vocab))
     _, trained, frozen = partition.split_params(partition.abstract_model(model), run.trainable)
     trained = partition.flatten(partition.cast(trained, "float32"))
     frozen = partition.flatten(partition.cast(frozen, run.frozen_dtype))
@@ -119,7 +117,7 @@ def of_config(run: ml_collections.ConfigDict, *, vocab: int | None = None) -> In
                      "config.trainable", notes=notes)
 
 
-def _vocabulary(run: ml_collections.ConfigDict, given: int | None) -> int:
+def vocabulary(run: ml_collections.ConfigDict, given: int | None) -> int:
     """Tokens of a run: its tokenizer's, else the given number, else those of a fixed size."""
     folder = run.data.tokenizer
     if folder and pathlib.Path(folder).exists():

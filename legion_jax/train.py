@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import math
+from collections.abc import Callable
 
 import jax
 import ml_collections
@@ -61,17 +62,21 @@ def read_task(config: ml_collections.ConfigDict) -> Task:
     if config.loss.verdict and not model.verdict_classes:
         raise run_config.ConfigError(f"config.loss.verdict: {config.loss.verdict}, but the model "
                                      f"has no verdict head")
-    examples = ExampleSpec(
+    prompt = conversation.encode_prompt(tokenizer, config.data.instruction)
+    if len(prompt) >= config.data.text_length:
+        raise run_config.ConfigError(f"data.text_length: the prompt alone takes {len(prompt)} ids, "
+                                     f"got {config.data.text_length}")
+    return Task(model, tokenizer, example_spec(config, model), conversation.image_index(prompt))
+
+
+def example_spec(config: ml_collections.ConfigDict, model: LegionConfig) -> ExampleSpec:
+    """Shapes of a run's examples."""
+    return ExampleSpec(
         clip_size=model.clip.image_size, sam_canvas=model.sam.image_size,
         sam_longest=config.data.sam_longest or model.sam.image_size,
         text_length=config.data.text_length, mask_slots=config.data.mask_slots,
         mask_canvas=config.data.mask_canvas, instruction=config.data.instruction,
         own_questions=config.data.own_questions)
-    prompt = conversation.encode_prompt(tokenizer, config.data.instruction)
-    if len(prompt) >= config.data.text_length:
-        raise run_config.ConfigError(f"data.text_length: the prompt alone takes {len(prompt)} ids, "
-                                     f"got {config.data.text_length}")
-    return Task(model, tokenizer, examples, conversation.image_index(prompt))
 
 
 def model_config(config: ml_collections.ConfigDict, vocab: int) -> LegionConfig:
@@ -107,6 +112,17 @@ def abstract_state(config, model: LegionConfig, optimizer, mesh):
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
                          state, layout)
     return graph, state, frozen
+
+
+def jit_step(config, graph, optimizer, layout: TrainState, *, image_index: int,
+             seg_id: int) -> Callable:
+    """`step(state, frozen, batch) -> (state, metrics)` of a run; the state is donated."""
+    return jax.jit(
+        make_step(graph, optimizer, optim.schedule(config.optimizer),
+                  weights=losses.Terms(**config.loss), image_index=image_index, seg_id=seg_id,
+                  accumulation=config.accumulation, seed=config.seed,
+                  stop_above=config.stop_above or math.inf),
+        donate_argnums=0, out_shardings=(layout, None))
 
 
 def first_params(config, model: LegionConfig, params: dict, frozen: dict) -> tuple[dict, dict]:
@@ -165,7 +181,8 @@ def write_run_files(config, task: Task, params: dict, workdir: epath.Path) -> No
 def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainState:
     """Run the training described by a config; returns the final state."""
     workdir = epath.Path(workdir)
-    if config.compile_cache:  # a restart, and hosts that come later, need not compile again
+    # A restart, and hosts that come later, need not compile again.
+    if config.compile_cache and not jax.config.jax_compilation_cache_dir:
         compiled = checkpoint.absolute(workdir / "compiled")
         jax.config.update("jax_compilation_cache_dir", str(compiled))
     mesh = sharding.make_mesh(config.mesh)
@@ -183,12 +200,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
         LOG.info("%s trainable, %s frozen parameters on %d devices",
                      f"{partition.count(state.params):,}", f"{partition.count(frozen):,}",
                      mesh.size)
-        step = jax.jit(
-            make_step(graph, optimizer, optim.schedule(config.optimizer),
-                      weights=losses.Terms(**config.loss), image_index=task.image_index,
-                      seg_id=task.tokenizer.seg_id, accumulation=config.accumulation,
-                      seed=config.seed, stop_above=config.stop_above or math.inf),
-            donate_argnums=0, out_shardings=(layout, None))
+        step = jit_step(config, graph, optimizer, layout, image_index=task.image_index,
+                        seg_id=task.tokenizer.seg_id)
         checkpoints = run_checkpoints.RunCheckpoints(
             workdir, every=config.checkpoint_every, keep=config.checkpoint_keep,
             keep_every=config.checkpoint_keep_every, keep_best=config.checkpoint_keep_best)
