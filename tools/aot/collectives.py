@@ -1,0 +1,117 @@
+"""What the chips say to each other, counted in the HLO of one program."""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator
+
+from tools.aot.hlo import Computation, Instruction, Module, executions
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute",
+         "collective-broadcast", "ragged-all-to-all")
+# The TPU compiler writes a reduce-scatter as an all-reduce in a fusion of this name.
+_DISGUISED = "all-reduce-scatter"
+_MESH_GROUPS = re.compile(r"replica_groups=@?\w*\[((?:'\w+'=\d+,?\s*)+)\]\s*\{([^}]*)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective of the program.
+
+    Attributes:
+        times: executions per run of the program.
+        buffer: bytes of its larger side, that is the gathered or the unreduced array, on a chip.
+        group: chips that take part together.
+        hbm: bytes it reads from and writes to a chip's memory.
+        source: where in the model it comes from.
+    """
+
+    kind: str
+    times: int
+    buffer: int
+    group: int
+    hbm: int
+    source: str
+
+    @property
+    def received(self) -> float:
+        """Bytes a chip receives per execution, by the ring algorithms (Patarasu & Yuan, 2009)."""
+        if self.kind in ("collective-permute", "collective-broadcast"):
+            return self.buffer
+        rounds = 2 if self.kind == "all-reduce" else 1
+        return rounds * self.buffer * (self.group - 1) / self.group
+
+
+def collectives(module: Module, devices: int) -> list[Collective]:
+    """Every collective of a program that runs on `devices` chips."""
+    found = []
+    for run in executions(module):
+        pairs = [(run.computation, run.instruction)]
+        if run.instruction.opcode == "fusion":
+            pairs = _inside(module, run.instruction)
+        found += [_collective(where, one, run.times, devices) for where, one in pairs
+                  if is_collective(one)]
+    return found
+
+
+def is_collective(one: Instruction) -> bool:
+    """The `-done` that ends an asynchronous one is none."""
+    return one.opcode.removesuffix("-start") in KINDS
+
+
+def _inside(module: Module, fusion: Instruction) -> Iterator[tuple[Computation, Instruction]]:
+    """Instructions of a fusion, of a collective only where it starts.
+
+    A collective that overlaps computation is spread over fusions, each with a copy of it: one that
+    starts it, several that advance it (their flags count from 0), one that waits for its end.
+    """
+    for name in fusion.called():
+        computation = module.computations[name]
+        ends = any("AsyncCollectiveDone" in one.attributes
+                   for one in computation.instructions.values())
+        for one in computation.instructions.values():
+            if one.opcode == "fusion":
+                yield from _inside(module, one)
+            elif not ends and not re.search(r'"flag_start":"\d', one.attributes):
+                yield computation, one
+
+
+def _collective(where: Computation, one: Instruction, times: int, devices: int) -> Collective:
+    kind = one.opcode.removesuffix("-start")
+    if kind == "all-reduce" and where.name.startswith(_DISGUISED):
+        kind = "reduce-scatter"
+    given = [shape for name in one.operands if name in where.instructions
+             for shape in where.instructions[name].shapes]
+    made = list(one.shapes)
+    if one.opcode.endswith("-start") and len(made) >= 2 * len(given):
+        made = made[len(given):2 * len(given)]  # behind its operands, before its flags
+    return Collective(
+        kind, times, max(sum(s.nbytes for s in given), sum(s.nbytes for s in made)),
+        group_size(one.attributes, devices),
+        sum(s.hbm for s in given) + sum(s.hbm for s in made), one.source)
+
+
+def group_size(attributes: str, devices: int) -> int:
+    """Chips per replica group, in any of the three notations of HLO; all chips where none is."""
+    if mesh := _MESH_GROUPS.search(attributes):
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh.group(1))}
+        total = 1
+        for name, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh.group(2)):
+            total *= int(part or sizes[name])
+        return total
+    if tiled := re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes):
+        return int(tiled.group(2))
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return len(listed.group(1).split(","))
+    return devices
+
+
+def by_kind(found: Iterable[Collective]) -> dict[str, dict[str, float]]:
+    """{kind: {"places" in the program, "count" of executions, "buffer" and "received" bytes}}."""
+    out: dict[str, dict[str, float]] = {}
+    for one in found:
+        row = out.setdefault(one.kind, dict.fromkeys(("places", "count", "buffer", "received"), 0))
+        row["places"] += 1
+        row["count"] += one.times
+        row["buffer"] += one.times * one.buffer
+        row["received"] += one.times * one.received
+    return dict(sorted(out.items(), key=lambda item: -item[1]["received"]))

@@ -1,0 +1,179 @@
+"""Floating-point operations of LEGION, from shapes alone.
+
+A product of matrices [m, k] and [k, n] is 2 m k n operations. A kernel that meets T rows therefore
+costs 2 operations per value and row forward, 2 more for the gradient of its input where anything
+before it is trained, and 2 more for its own gradient where it is trained itself: 6 in full
+training, 4 under LoRA, 2 in a frozen tower that sees nothing but the photo. A product of two
+activations costs 2 forward and 4 backward. Attention counts as the full square the program
+computes, with the padding of windows and texts. Norms, softmax, element-wise operations and table
+lookups count nothing. (The accounting of Chowdhery et al., 2022, appendix B.)
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from legion_jax import partition
+from legion_jax.config import LegionConfig
+from legion_jax.models.sam_decoder import NUM_MASKS
+
+# Towers whose output each tower's input is made of.
+_BEFORE = {"clip": set(), "sam_encoder": set(), "projector": {"clip"}, "verdict": {"clip"}}
+_BEFORE["language"] = _BEFORE["projector"] | {"projector"}
+_BEFORE["text_projection"] = _BEFORE["language"] | {"language"}
+_BEFORE["mask_decoder"] = _BEFORE["text_projection"] | {"text_projection", "sam_encoder"}
+_BEFORE["frame"] = _BEFORE["mask_decoder"] | {"mask_decoder"}
+
+_TOKENS = NUM_MASKS + 2  # of the mask decoder: IoU, masks, prompt
+_FIRST = r"/patch/|^(projector|text_projection|verdict)/up/"  # see a tower's input itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Of one photo: ids of its text, index of the image among them, masks, side of their frame."""
+
+    text: int
+    image_index: int
+    masks: int
+    canvas: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """Matrix products of one photo: parameter path, or tower and name; operations forward.
+
+    `kernel` tells a product with a constant or a parameter from one of two activations.
+    """
+
+    path: str
+    forward: float
+    kernel: bool = True
+
+    @property
+    def tower(self) -> str:
+        return self.path.split("/")[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+    """Operations per photo: `model` without recomputation, `executed` with what remat repeats."""
+
+    model: float
+    executed: float
+
+
+def training(config: LegionConfig, sizes: Sizes, *, trainable: Sequence[str],
+             losses: Mapping[str, float], cached: Sequence[str] = ()) -> Flops:
+    """One photo of one update.
+
+    `losses`, {name: weight}, decide which towers run, but for those whose output is `cached`.
+    """
+    paths = partition.abstract_params(config)
+    trained = {p for p in paths if any(re.search(pattern, p) for pattern in trainable)}
+    towers, runs = {p.split("/")[0] for p in trained}, _running(losses) - set(cached)
+    model = again = 0.0
+    for product in products(config, sizes):
+        if product.tower not in runs or (product.path == "language/head/kernel"
+                                         and not losses["ce"]):
+            continue
+        before = _BEFORE[product.tower]
+        if not re.search(_FIRST, product.path):
+            before = before | {product.tower}
+        flows = bool(before & towers)
+        backward = flows + (product.path in trained) if product.kernel else 2 * flows
+        model += product.forward * (1 + backward)
+        again += product.forward * (config.remat and flows and _repeated(product.path))
+    return Flops(model, model + again)
+
+
+def answering(config: LegionConfig, sizes: Sizes, *, new: int) -> tuple[float, float]:
+    """Operations per photo of reading a prompt of `sizes.text` ids, and of each of `new` tokens."""
+    S = sizes.text - 1 + config.clip.num_patches
+    c = config.language
+    attention = 4 * c.layers * c.width * (S + new)
+    once = token = 0.0
+    for product in products(config, sizes):
+        if product.tower in ("clip", "projector", "verdict"):
+            once += product.forward
+        elif product.path == "language/head/kernel":
+            token += 2 * c.width * c.padded_vocab
+        elif product.tower == "language" and product.kernel:
+            once += product.forward
+            token += product.forward / S
+    return once + attention * S, token + attention
+
+
+def products(config: LegionConfig, sizes: Sizes) -> list[Product]:
+    """Everything a training example multiplies in the forward pass."""
+    rows, found = _rows(config, sizes), []
+    for path, array in partition.abstract_params(config).items():
+        if path.endswith(("/kernel", "/lora_a", "/lora_b")):
+            met = next(number for pattern, number in rows if re.search(pattern, path))
+            found.append(Product(path, 2 * math.prod(array.shape) * met))
+    return found + _attention(config, sizes) + _mask_products(config, sizes)
+
+
+def _rows(config: LegionConfig, sizes: Sizes) -> list[tuple[str, float]]:
+    """(pattern of kernel paths, rows of one photo that meet the kernel); the first one counts."""
+    P, K, cells = config.clip.num_patches, sizes.masks, config.sam.grid ** 2
+    return [
+        (r"^clip/patch/", P), (r"^clip/", 1 + P), (r"^projector/", P),
+        (r"^language/layers/", sizes.text - 1 + P),
+        (r"^language/head/", sizes.text - 1 - sizes.image_index),
+        (r"^text_projection/", K), (r"^verdict/", 1),
+        (r"^sam_encoder/window_layers/attention/", _windowed(config)), (r"^sam_encoder/", cells),
+        (r"(self_attention|layers/mlp)/", K * _TOKENS),
+        (r"(token_to_image|final_attention)/(query|out)/", K * _TOKENS),
+        (r"image_to_token/(key|value)/", K * _TOKENS),
+        (r"(token_to_image|final_attention|image_to_token)/", K * cells),
+        (r"/upscale1/", K * cells), (r"/upscale2/", 4 * K * cells),
+        (r"/hyper/", K / NUM_MASKS),  # of the stack only the first is used
+        (r"/iou_head/", 0)]  # no loss looks at it
+
+
+def _windowed(config: LegionConfig) -> int:
+    """Cells of all windows of a photo, with the padding of the last ones."""
+    c = config.sam
+    return (-(-c.grid // c.window) * c.window) ** 2
+
+
+def _attention(config: LegionConfig, sizes: Sizes) -> list[Product]:
+    clip, text, sam = config.clip, config.language, config.sam
+    S, cells = sizes.text - 1 + clip.num_patches, sam.grid ** 2
+    found = [Product("clip/layers/", 4 * clip.depth * (1 + clip.num_patches) ** 2 * clip.width,
+                     kernel=False),
+             Product("language/layers/", 4 * text.layers * S ** 2 * text.width, kernel=False)]
+    wide = len(sam.global_blocks)
+    for path, layers, queries, side in (
+            ("sam_encoder/window_layers/", sam.layers - wide, _windowed(config), sam.window),
+            ("sam_encoder/global_layers/", wide, cells, sam.grid)):
+        each = layers * queries * sam.width
+        found.append(Product(path, 4 * each * side ** 2, kernel=False))
+        found += [Product(f"{path}attention/relative_{axis}", 2 * each * side)
+                  for axis in ("rows", "columns")]
+    return found
+
+
+def _mask_products(config: LegionConfig, sizes: Sizes) -> list[Product]:
+    c, K, C = config.sam, sizes.masks, sizes.canvas
+    D, cells, side = c.prompt_width, c.grid ** 2, 4 * c.grid
+    crossed = (2 * c.decoder_layers + 1) * _TOKENS * cells * D // 2
+    own = c.decoder_layers * _TOKENS ** 2 * D
+    return [Product("mask_decoder/attention", 4 * K * (crossed + own), kernel=False),
+            Product("mask_decoder/masks", 2 * K * side ** 2 * D // 8, kernel=False),
+            Product("frame/", 2 * K * (C * side * side + C * C * side))]
+
+
+def _running(losses: Mapping[str, float]) -> set[str]:
+    """Towers that the losses of weight above 0 need."""
+    masks = losses["bce"] or losses["dice"]
+    found = {"clip"}
+    found |= {"projector", "language"} if masks or losses["ce"] else set()
+    found |= {"text_projection", "sam_encoder", "mask_decoder", "frame"} if masks else set()
+    return found | ({"verdict"} if losses["verdict"] else set())
+
+
+def _repeated(path: str) -> bool:
+    """Whether remat runs it twice: all of a layer but its last product."""
+    return bool(re.match(r"(clip|language|sam_encoder)/\w*layers/", path)) and "/down/" not in path

@@ -1,0 +1,227 @@
+"""The text of an optimised HLO module, read as far as its costs need it.
+
+Instructions that run more than once stand in the text once. `executions` multiplies them out: the
+condition of a loop that `jax.lax.scan` made compares a counter that starts at 0 with a constant,
+which is the number of rounds.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator
+
+_BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2,
+          "bf16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8,
+          "c128": 16, "token": 0, "opaque": 0}
+_SHAPE = re.compile(r"([a-z]\w*)\[([^\]]*)\](\{[^}]*\})?")
+_LINE = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)")
+_HEAD = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_OPCODE = re.compile(r"\s*([\w\-]+)\(")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)="
+                     r"%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """One array. space: 0 is the chip's HBM, 1 its vector memory, others are not for data."""
+
+    dtype: str
+    dims: tuple[int, ...]
+    space: int
+
+    @property
+    def nbytes(self) -> int:
+        """Without the padding of the chip's tiles."""
+        size = 1 if self.dtype.startswith("f8") else _BYTES.get(self.dtype, 0)
+        return int(math.prod(self.dims) * size)
+
+    @property
+    def hbm(self) -> int:
+        """Bytes in HBM."""
+        return self.nbytes if self.space == 0 else 0
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.dims))}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """name = shapes opcode(operands), attributes; `shapes` has one entry unless it is a tuple."""
+
+    name: str
+    shapes: tuple[Shape, ...]
+    opcode: str
+    operands: tuple[str, ...]
+    literal: str  # what stands between the parentheses
+    attributes: str
+
+    @property
+    def source(self) -> str:
+        """Where in the model it comes from, as far as the compiler knows."""
+        found = re.search(r'op_name="([^"]*)"', self.attributes)
+        return found.group(1) if found else ""
+
+    def called(self) -> list[str]:
+        """Computations this instruction runs, in the order of the text."""
+        names = []
+        for one, several in _CALLED.findall(self.attributes):
+            names += [one] if one else re.findall(r"[\w.\-]+", several)
+        return names
+
+    def attribute(self, name: str) -> str:
+        """The value of `name=value`, as far as it is one word; empty where it is not there."""
+        found = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
+        return found.group(1) if found else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation:
+    """Instructions by name, in the order in which they run; the last is not always the root."""
+
+    name: str
+    instructions: dict[str, Instruction]
+    root: str
+
+    def parameters(self) -> list[Instruction]:
+        """By number."""
+        found = [i for i in self.instructions.values() if i.opcode == "parameter"]
+        return sorted(found, key=lambda i: int(i.literal))
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """All computations by name."""
+
+    computations: dict[str, Computation]
+    entry: str
+
+
+def parse(text: str) -> Module:
+    """Read `jax.stages.Compiled.as_text()`. Raises ValueError where there is no entry."""
+    computations, entry, name, found, root = {}, "", None, {}, ""
+    for line in text.splitlines():
+        if name is None:
+            if head := _HEAD.match(line):
+                name, found, root = head.group(2), {}, ""
+                entry = name if head.group(1) else entry
+        elif line.startswith("}"):
+            computations[name] = Computation(name, found, root)
+            name = None
+        elif (match := _LINE.match(line)) and (made := _instruction(*match.group(2, 3))):
+            found[made.name] = made
+            root = made.name if match.group(1) else root
+    if not entry:
+        raise ValueError("no ENTRY computation in this text")
+    return Module(computations, entry)
+
+
+def _instruction(name: str, text: str) -> Instruction | None:
+    end = _closing(text, 0) if text.startswith("(") else text.find(" ")
+    opcode = _OPCODE.match(text, end)
+    if end < 0 or not opcode:
+        return None
+    shapes = tuple(_shape(*found) for found in _SHAPE.findall(text[:end]))
+    stop = _closing(text, opcode.end() - 1)
+    inside = text[opcode.end():stop - 1]
+    return Instruction(name, shapes, opcode.group(1),
+                       tuple(re.findall(r"%([\w.\-]+)", inside)), inside, text[stop:])
+
+
+def _shape(dtype: str, dims: str, layout: str) -> Shape:
+    space = re.search(r"S\((\d+)\)", layout)
+    numbers = tuple(int(d.lstrip("<=")) for d in dims.split(",") if d.strip())
+    return Shape(dtype, numbers, int(space.group(1)) if space else 0)
+
+
+def _closing(text: str, start: int) -> int:
+    """Index behind the parenthesis that closes the one at `start`."""
+    depth = 0
+    for match in re.compile(r"[()]").finditer(text, start):
+        depth += 1 if match.group() == "(" else -1
+        if not depth:
+            return match.end()
+    return len(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """An instruction outside fusions, and how many times one run of the program executes it."""
+
+    computation: Computation
+    instruction: Instruction
+    times: int
+
+
+def executions(module: Module) -> Iterator[Execution]:
+    """Everything that is executed, bodies of loops as often as they run.
+
+    Of a conditional every branch is counted. A loop whose end the data decide counts with the most
+    rounds its condition allows, and one without any such bound once.
+    """
+    yield from _executions(module, module.entry, 1)
+
+
+def _executions(module: Module, name: str, times: int) -> Iterator[Execution]:
+    computation = module.computations[name]
+    for one in computation.instructions.values():
+        yield Execution(computation, one, times)
+        if one.opcode == "while":
+            rounds = trip_count(module, computation, one)
+            yield from _executions(module, one.attribute("body"), times * rounds)
+        elif one.opcode in ("call", "conditional"):
+            for called in one.called():
+                yield from _executions(module, called, times)
+
+
+def trip_count(module: Module, computation: Computation, loop: Instruction) -> int:
+    """Most rounds a `while` can take, 1 where its condition has no constant bound."""
+    if known := re.search(r"known_trip_count\W+n\W+(\d+)", loop.attributes):
+        return int(known.group(1))
+    condition = module.computations[loop.attribute("condition")]
+    body = module.computations[loop.attribute("body")]
+    first = computation.instructions.get(loop.operands[0])
+    started = first.operands if first is not None and first.opcode == "tuple" else ()
+
+    def number(where: Computation, name: str) -> int | None:
+        """A constant, through copies, and through the tuple the loop starts with."""
+        one = where.instructions.get(name)
+        while one and one.opcode in ("copy", "bitcast") and one.operands:
+            one = where.instructions.get(one.operands[0])
+        if one and one.opcode == "get-tuple-element" and where is not computation and started:
+            return number(computation, started[int(one.attribute("index"))])
+        is_number = one and one.opcode == "constant" and re.fullmatch(r"-?\d+", one.literal)
+        return int(one.literal) if is_number else None
+
+    for counter, bound in _comparisons(module, condition):
+        one, end = condition.instructions.get(counter), number(condition, bound)
+        if one is None or one.opcode != "get-tuple-element" or end is None:
+            continue
+        index = int(one.attribute("index"))
+        start = number(computation, started[index]) if started else 0
+        step = _added(module, body, body.instructions[body.root].operands[index], number)
+        return max(-(-(end - (start or 0)) // (step or 1)), 1)
+    return 1
+
+
+def _comparisons(module: Module, where: Computation) -> Iterator[tuple[str, str]]:
+    """Both sides of every `<`, as names of the outermost computation."""
+    for one in where.instructions.values():
+        if one.opcode == "compare" and "direction=LT" in one.attributes:
+            yield one.operands[0], one.operands[1]
+        elif one.opcode == "fusion":
+            inner = module.computations[one.called()[0]]
+            outer = dict(zip([p.name for p in inner.parameters()], one.operands, strict=True))
+            for pair in _comparisons(module, inner):
+                if outer.keys() >= set(pair):
+                    yield outer[pair[0]], outer[pair[1]]
+
+
+def _added(module: Module, body: Computation, name: str, number: Callable) -> int | None:
+    """The constant that a round adds to its counter, None where no plain addition makes it."""
+    one = body.instructions.get(name)
+    while one and one.opcode in ("copy", "bitcast") and one.operands:
+        one = body.instructions.get(one.operands[0])
+    if one is None or one.opcode not in ("add", "fusion"):
+        return None
+    found = [value for value in (number(body, o) for o in one.operands) if value]
+    return found[0] if one.opcode == "add" and len(found) == 1 else None

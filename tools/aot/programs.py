@@ -1,0 +1,159 @@
+"""The programs of a run, lowered for devices that are not there: shapes in place of data."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+
+from experiments import run_config
+from input_pipeline.errors import UserError
+from input_pipeline.examples import ExampleSpec
+from input_pipeline.tokenizer import ADDED_TOKENS
+from legion_jax import config as config_lib
+from legion_jax import features, inference, inventory, optim, sharding, train, train_data
+from legion_jax.config import LegionConfig
+from tools.aot.flops import Flops, Sizes, answering, training
+
+# Of the published question in Vicuna's tokens; the answer and its training targets follow it.
+PROMPT_IDS, IMAGE_INDEX = 164, 36
+EOS_ID = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One program, not yet compiled.
+
+    Attributes:
+        name: train or decode; batch: photos it works on.
+        model_flops, executed_flops: of one chip in one run of the program (see `flops`).
+        answer_tokens: tokens it writes per photo; 0 in training.
+    """
+
+    name: str
+    lowered: jax.stages.Lowered
+    batch: int
+    model_flops: float
+    executed_flops: float
+    answer_tokens: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a config says of shapes, without its files."""
+
+    config: ml_collections.ConfigDict
+    model: LegionConfig
+    examples: ExampleSpec
+
+    @property
+    def seg_id(self) -> int:
+        return self.model.language.vocab - len(ADDED_TOKENS) + ADDED_TOKENS.index("[SEG]")
+
+
+def read_run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Run:
+    """Shapes of a run on a mesh. Raises ConfigError for what no run could use."""
+    run_config.check_without_data(config,
+                                  batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
+    anywhere = config.data.tokenizer or config.init_from or config.model.name != "tiny"
+    vocab = None if anywhere else config_lib.tiny().language.vocab
+    model = train.model_config(config, inventory.vocabulary(config, vocab))
+    if config.data.text_length <= IMAGE_INDEX + 1:
+        raise run_config.ConfigError(f"config.data.text_length: the image alone stands at "
+                                     f"{IMAGE_INDEX}, got {config.data.text_length}")
+    return Run(config, model, train.example_spec(config, model))
+
+
+def make_mesh(text: str, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
+    """`1,16,1` as sizes of the mesh axes over devices. Raises UserError naming the flag."""
+    try:
+        sizes = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise UserError(f"--mesh: whole numbers for {', '.join(sharding.AXES)}, not "
+                        f"{text!r}") from None
+    if len(sizes) == len(sharding.AXES) + 1:
+        *sizes, fourth = sizes
+        if fourth != 1:
+            raise UserError(f"--mesh {text}: this model splits over {', '.join(sharding.AXES)}; "
+                            f"a fourth axis can only be 1, not {fourth}")
+    try:
+        return sharding.make_mesh(sizes, devices)
+    except sharding.MeshError as error:
+        raise UserError(f"--mesh {text}: {error}") from error
+
+
+def batch_arrays(run: Run, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The abstract batch of one update: the table of `input_pipeline.examples`, and `bad`."""
+    spec, model = run.examples, run.model
+    T, K, M = spec.text_length, spec.mask_slots, spec.mask_canvas
+    rows = {
+        "clip_image": ((*2 * (spec.clip_size,), 3), "uint8"),
+        "sam_image": ((*2 * (spec.sam_canvas,), 3), "uint8"),
+        "resized_size": ((2,), "int32"), "original_size": ((2,), "int32"),
+        "ids": ((T,), "int32"), "valid": ((T,), "bool"), "loss_mask": ((T,), "bool"),
+        "masks": ((K, M, M // 8), "uint8"), "mask_valid": ((K,), "bool"),
+        "label": ((), "int32"), "dropped": ((), "int32"), "bad": ((), "int32")}
+    for name in cached(run):
+        tower = features.TOWERS[name]
+        del rows[tower.image]
+        rows[tower.features] = (features.row_shape(model, name), model.dtype)
+    return {name: jax.ShapeDtypeStruct((run.config.batch_size, *shape), dtype,
+                                       sharding=sharding.batch_sharding(mesh))
+            for name, (shape, dtype) in rows.items()}
+
+
+def cached(run: Run) -> list[str]:
+    """Names of the towers whose output `config.data.features` holds."""
+    if not run.config.data.features:
+        return []
+    return [cache.tower for cache in train_data.caches(run.config, run.model, run.examples)[0]]
+
+
+def lower_train(run: Run, mesh: jax.sharding.Mesh) -> Program:
+    """The update of `legion_jax.train`."""
+    config = run.config
+    optimizer = optim.make(config.optimizer)
+    # Outside `set_mesh`: optax makes its counters at once, which only real devices can.
+    graph, state, frozen = train.abstract_state(config, run.model, optimizer, mesh)
+    layout = jax.tree.map(lambda x: x.sharding, state)
+    step = train.jit_step(config, graph, optimizer, layout, image_index=IMAGE_INDEX,
+                          seg_id=run.seg_id)
+    with jax.set_mesh(mesh):
+        lowered = step.lower(state, frozen, batch_arrays(run, mesh))
+    spec = run.examples
+    each = training(run.model, Sizes(spec.text_length, IMAGE_INDEX, spec.mask_slots,
+                                     spec.mask_canvas),
+                    trainable=config.trainable, losses=dict(config.loss),
+                    cached=[features.TOWERS[name].path.strip("/") for name in cached(run)])
+    return _program("train", lowered, config.batch_size, each, mesh.size)
+
+
+def lower_decode(run: Run, mesh: jax.sharding.Mesh) -> Program:
+    """The answer of `legion_jax.inference`: prompt, then the loop, to its last possible token."""
+    batch, new = run.config.eval.batch_size, run.config.eval.max_new_tokens
+    params = inference.abstract_params(run.model, mesh)
+    answer = inference.jit_answer(
+        inference.graph_of(run.model), image_index=IMAGE_INDEX, max_new=new,
+        slots=run.config.data.mask_slots, eos_id=EOS_ID, seg_id=run.seg_id)
+
+    def rows(shape, dtype):
+        # As the Predictor puts them: split where they divide evenly.
+        spec = sharding.fit(sharding.P(sharding.BATCH), (batch, *shape), mesh)
+        return jax.ShapeDtypeStruct((batch, *shape), dtype,
+                                    sharding=jax.sharding.NamedSharding(mesh, spec))
+
+    side = run.model.clip.image_size
+    with jax.set_mesh(mesh):
+        lowered = answer.lower(params, rows((PROMPT_IDS,), "int32"), rows((side, side, 3), "uint8"))
+    once, token = answering(run.model, Sizes(PROMPT_IDS, IMAGE_INDEX, 0, 0), new=new)
+    # Rows that do not divide over the devices are decoded on each of them.
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    copies = shards if batch % shards else 1
+    total = once + new * token
+    return dataclasses.replace(
+        _program("decode", lowered, batch, Flops(total, total * copies), mesh.size),
+        answer_tokens=new)
+
+
+def _program(name: str, lowered, batch: int, each: Flops, chips: int) -> Program:
+    return Program(name, lowered, batch, batch * each.model / chips, batch * each.executed / chips)

@@ -1,0 +1,84 @@
+"""The table of topologies: each row a command of its own, so that memory is given back."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+
+LORA, FULL = "experiments/base.py", "experiments/pretrain_7b.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One training to compile: photos per update and parts they are cut into, and answers."""
+
+    topology: str
+    mesh: str
+    config: str
+    batch: int
+    accumulation: int = 1
+
+    def command(self) -> list[str]:
+        """Flags of tools.aot_report; the answers are those of the LoRA recipe."""
+        flags = [f"--config={self.config}", f"--topology={self.topology}", f"--mesh={self.mesh}",
+                 f"--config.batch_size={self.batch}", f"--config.eval.batch_size={self.batch}"]
+        if self.accumulation > 1:
+            flags.append(f"--config.accumulation={self.accumulation}")
+        return flags + [f"--programs={'train,decode' if self.config == LORA else 'train'}"]
+
+
+ROWS = (
+    Row("v5e:4x4", "1,16,1", LORA, 16), Row("v5e:16x16", "1,256,1", LORA, 256),
+    Row("v5p:4x4x4", "1,64,1", LORA, 256), Row("v6e:4x4", "1,16,1", LORA, 32),
+    Row("v6e:16x16", "1,256,1", LORA, 512),
+    Row("v5e:4x4", "1,16,1", FULL, 16), Row("v5e:16x16", "1,256,1", FULL, 256),
+    Row("v5p:4x4x4", "1,64,1", FULL, 256), Row("v6e:4x4", "1,16,1", FULL, 16),
+    Row("v6e:16x16", "1,256,1", FULL, 256))
+
+_HEAD = ("topology", "mesh", "config", "program", "photos", "arguments", "temporaries", "peak",
+         "of HBM", "received", "TFLOP", "step ≥", "bound by", "MFU ≤", "compiled in")
+
+
+def run(row: Row) -> dict:
+    """The JSON of one row, or {"error": the sentence it ended with}."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "row.json"
+        done = subprocess.run(
+            [sys.executable, "-m", "tools.aot_report", *row.command(), f"--json={file}"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if file.exists():
+            return json.loads(file.read_text())
+    return {"error": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
+
+
+def markdown(results: Iterable[tuple[Row, dict]]) -> str:
+    """The table for BUILD.md; GB and TFLOP are of one chip, photos of all."""
+    lines = [" | ".join(_HEAD), " | ".join(["---"] * len(_HEAD))]
+    for row, result in results:
+        start = [row.topology, row.mesh, pathlib.Path(row.config).stem]
+        if "error" in result:
+            lines.append(" | ".join([*start, "", str(row.batch), result["error"]]))
+        for one in result.get("programs", ()):
+            lines.append(" | ".join([*start, *_cells(one, result["chip"]["hbm"])]))
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def _cells(one: dict, hbm: float) -> list[str]:
+    fit = f"{100 * one['peak'] / hbm:.0f} %" + ("" if one["fits"] else ", does not fit")
+    cells = [one["name"], str(one["batch"])]
+    if one["problem"]:
+        return [*cells, "", "", _gb(one["peak"]), fit]
+    received = sum(kind["received"] for kind in one["collectives"].values())
+    times = one["times"]
+    step = max(times.values())
+    return [*cells, *map(_gb, (one["arguments"], one["temporaries"], one["peak"])), fit,
+            _gb(received), f"{one['executed_flops'] / 1e12:.0f}", f"{step:.2f} s",
+            max(times, key=times.get), f"{100 * one['mfu']:.0f} %",
+            f"{one['compile_seconds']:.0f} s"]
+
+
+def _gb(number: float) -> str:
+    return f"{number / 1e9:.1f}"

@@ -1,0 +1,114 @@
+"""Compile the real programs for TPUs that are not there, and say what they cost per chip.
+
+    python -m tools.aot_report --config experiments/base.py --topology v5e:4x4 --mesh 1,16,1
+    python -m tools.aot_report --table
+
+No TPU, no weights, data or tokenizer: only `pip install -e '.[aot]'`, which brings the compiler.
+The train step is the one `legion_jax.train` runs, the decode step the one of
+`legion_jax.inference`. --table compiles the rows of tools/aot/rows.py one after another and prints
+the Markdown table of BUILD.md. The exit code is 2 when a program does not fit its chip.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+from rich.console import Console
+
+from input_pipeline.errors import UserError
+from legion_jax import command
+from tools.aot import chips, programs, report, rows
+
+DOES_NOT_FIT = 2
+# Compiling uses no chip: libtpu need not look for one, wait for one, or warn that there is none.
+WITHOUT_CHIP = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+                "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+                "TPU_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_LEVEL": "3"}
+LOWER = {"train": programs.lower_train, "decode": programs.lower_decode}
+
+
+def compile_all(config, *, topology: str, mesh: str, wanted: list[str],
+                keep: str | None = None) -> dict:
+    """Reports by program, with the chip they are for; compiled text goes to the folder `keep`.
+
+    Raises UserError.
+    """
+    if unknown := sorted(set(wanted) - LOWER.keys()):
+        raise UserError(f"--programs: {', '.join(LOWER)}, not {', '.join(unknown)}")
+    chip, devices = chips.open_topology(topology)
+    over = programs.make_mesh(mesh, devices)
+    run = programs.read_run(config, over)
+    return {"chip": chip, "topology": topology, "mesh": dict(over.shape),
+            "reports": [report.measure(LOWER[name](run, over), chip, over.size, keep)
+                        for name in wanted]}
+
+
+def as_dict(found: dict) -> dict:
+    """Everything, ready for JSON."""
+    return {"topology": found["topology"], "mesh": found["mesh"],
+            "chip": dataclasses.asdict(found["chip"]), "notes": report.NOTES,
+            "programs": [report.as_dict(one) for one in found["reports"]]}
+
+
+def show(found: dict, console: Console) -> None:
+    """Print everything."""
+    sizes = " x ".join(f"{name} {size}" for name, size in found["mesh"].items())
+    console.print(f"{found['chip'].name}, topology {found['topology']}, mesh of {sizes}",
+                  highlight=False)
+    for one in found["reports"]:
+        report.show(one, found["chip"], console)
+    for note in report.NOTES:
+        console.print(note, highlight=False)
+
+
+def check_outputs(file: str | None, folder: str | None) -> None:
+    """Raises UserError where nothing can be written."""
+    if folder and not pathlib.Path(folder).is_dir():
+        raise UserError(f"--hlo {folder}: is no folder")
+    if file and (pathlib.Path(file).is_dir() or not pathlib.Path(file).parent.is_dir()):
+        raise UserError(f"--json {file}: no file can be written there")
+
+
+def print_table(file: str | None, console: Console) -> None:
+    """Compile every row and print the Markdown table; a row is kept in the file as it is made."""
+    results = []
+    for row in rows.ROWS:
+        results.append((row, rows.run(row)))
+        console.print(f"done: {' '.join(row.command())}", highlight=False, soft_wrap=True)
+        if file:
+            pathlib.Path(file).write_text(json.dumps(
+                [dataclasses.asdict(r) | result for r, result in results], indent=2) + "\n")
+    print(rows.markdown(results), end="")
+
+
+if __name__ == "__main__":
+    CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config().")
+    TOPOLOGY = flags.DEFINE_string("topology", None, "Such as v5e:4x4, v5p:4x4x4 or v6e:16x16.")
+    MESH = flags.DEFINE_string("mesh", None, "Sizes of the mesh axes data, fsdp and tensor; by "
+                               "default the mesh of --config.")
+    PROGRAMS = flags.DEFINE_list("programs", ["train", "decode"], "Which ones to compile.")
+    JSON = flags.DEFINE_string("json", None, "File to write the same to.")
+    HLO = flags.DEFINE_string("hlo", None, "Folder to keep the compiled text in.")
+    TABLE = flags.DEFINE_bool("table", False, "All rows of BUILD.md instead of one config.")
+
+    def main() -> int:
+        os.environ.update({k: v for k, v in WITHOUT_CHIP.items() if k not in os.environ})
+        jax.config.update("jax_platforms", "cpu")  # leaves accelerators of this machine alone
+        check_outputs(JSON.value, HLO.value)
+        if TABLE.value:
+            return print_table(JSON.value, Console(stderr=True))
+        if CONFIG.value is None or TOPOLOGY.value is None:
+            raise UserError("--config and --topology are needed, or --table alone")
+        mesh = MESH.value or ",".join(map(str, CONFIG.value.mesh))
+        found = compile_all(CONFIG.value, topology=TOPOLOGY.value, mesh=mesh,
+                            wanted=PROGRAMS.value, keep=HLO.value)
+        show(found, Console())
+        if JSON.value:
+            pathlib.Path(JSON.value).write_text(json.dumps(as_dict(found), indent=2) + "\n")
+        return 0 if all(one.fits for one in found["reports"]) else DOES_NOT_FIT
+
+    command.run(main)
