@@ -34,7 +34,8 @@ class Report:
     Attributes:
         fits: False where the compiler found more than the chip holds: then `peak` is what it
             asked for, if it said so, and `arrays` are its largest allocations; the rest is 0.
-        problem: the compiler's words where it failed.
+        problem: what went wrong: the compiler's words where the program does not fit, or why its
+            text could not be read; then nothing but memory and operations is known.
         arrays: largest results, as {"shape", "nbytes", "opcode", "source"}.
         again: instructions the compiler itself computes twice to save memory.
     """
@@ -82,7 +83,16 @@ def measure(program: Program, chip: Chip, devices: int, keep: str | None = None)
         return dataclasses.replace(
             report, compile_seconds=time.monotonic() - start, **too_large(str(error)))
     seconds = time.monotonic() - start
-    memory, text = compiled.memory_analysis(), compiled.as_text()
+    report = dataclasses.replace(
+        report, compile_seconds=seconds, **_memory(compiled.memory_analysis(), chip))
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:  # a libtpu that is newer than jax knows
+        times = roofline(chip, flops=program.executed_flops, hbm=0.0, received=0.0)
+        return dataclasses.replace(
+            report, times=times, mfu=program.model_flops / (times.step * chip.flops),
+            problem=f"jax cannot read what this libtpu compiled, so bytes are not counted: "
+                    f"{str(error).splitlines()[0]}")
     if keep:
         (pathlib.Path(keep) / f"{program.name}.hlo").write_text(text)
     module = hlo.parse(text)
@@ -90,16 +100,19 @@ def measure(program: Program, chip: Chip, devices: int, keep: str | None = None)
     kinds, moved = by_kind(found), hbm_bytes(module, found)
     times = roofline(chip, flops=program.executed_flops, hbm=moved,
                      received=sum(row["received"] for row in kinds.values()))
-    peak = (memory.argument_size_in_bytes + memory.temp_size_in_bytes
-            + memory.output_size_in_bytes - memory.alias_size_in_bytes)
     return dataclasses.replace(
-        report, compile_seconds=seconds, fits=peak <= chip.hbm,
-        arguments=memory.argument_size_in_bytes, temporaries=memory.temp_size_in_bytes,
-        outputs=memory.output_size_in_bytes, alias=memory.alias_size_in_bytes, peak=peak,
-        program=memory.generated_code_size_in_bytes, hbm_bytes=moved, collectives=kinds,
-        arrays=[dataclasses.asdict(a) for a in largest(module)], times=times,
+        report, hbm_bytes=moved, collectives=kinds, times=times,
+        arrays=[dataclasses.asdict(array) for array in largest(module)],
         again=sum(".remat" in run.instruction.name for run in hlo.executions(module)),
         mfu=program.model_flops / (times.step * chip.flops))
+
+
+def _memory(found, chip: Chip) -> dict:
+    peak = (found.argument_size_in_bytes + found.temp_size_in_bytes
+            + found.output_size_in_bytes - found.alias_size_in_bytes)
+    return {"fits": peak <= chip.hbm, "peak": peak, "arguments": found.argument_size_in_bytes,
+            "temporaries": found.temp_size_in_bytes, "outputs": found.output_size_in_bytes,
+            "alias": found.alias_size_in_bytes, "program": found.generated_code_size_in_bytes}
 
 
 _UNITS = {"": 1, "K": 2 ** 10, "M": 2 ** 20, "G": 2 ** 30}
@@ -129,7 +142,7 @@ def show(report: Report, chip: Chip, console: Console) -> None:
         f", answers of {report.answer_tokens} tokens" if report.answer_tokens else "")
     console.print(f"\n{what}, compiled in {report.compile_seconds:.0f} s", highlight=False)
     if report.problem:
-        console.print(f"does not fit: {report.problem}", markup=False, highlight=False)
+        console.print(report.problem, markup=False, highlight=False)
     console.print(_sizes(report, chip))
     if report.collectives:
         console.print(_kinds(report))
@@ -155,6 +168,9 @@ def _sizes(report: Report, chip: Chip) -> Table:
         table.add_row(name, f"{1e3 * seconds:,.1f} ms", amount)
     table.add_row("step at least", f"{1e3 * times.step:,.1f} ms",
                   f"bound by {times.bound}, {report.photos_per_second:,.1f} photos/s")
+    if report.answer_tokens:
+        each = 1e3 * times.step / report.answer_tokens
+        table.add_row("token at least", f"{each:,.1f} ms", "")
     table.add_row("MFU at most", f"{100 * report.mfu:.0f} %",
                   f"{report.model_flops / 1e12:.1f} TFLOP of the model")
     table.add_row("recomputed by XLA", str(report.again), "instructions beside remat's")

@@ -13,21 +13,19 @@ LORA, FULL = "experiments/base.py", "experiments/pretrain_7b.py"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One training to compile: photos per update and parts they are cut into, and answers."""
+    """One program to compile: photos of all chips per update or answer."""
 
     topology: str
     mesh: str
     config: str
     batch: int
-    accumulation: int = 1
+    program: str = "train"
 
     def command(self) -> list[str]:
-        """Flags of tools.aot_report; the answers are those of the LoRA recipe."""
-        flags = [f"--config={self.config}", f"--topology={self.topology}", f"--mesh={self.mesh}",
-                 f"--config.batch_size={self.batch}", f"--config.eval.batch_size={self.batch}"]
-        if self.accumulation > 1:
-            flags.append(f"--config.accumulation={self.accumulation}")
-        return flags + [f"--programs={'train,decode' if self.config == LORA else 'train'}"]
+        """Flags of tools.aot_report."""
+        size = "batch_size" if self.program == "train" else "eval.batch_size"
+        return [f"--config={self.config}", f"--topology={self.topology}", f"--mesh={self.mesh}",
+                f"--programs={self.program}", f"--config.{size}={self.batch}"]
 
 
 ROWS = (
@@ -36,7 +34,9 @@ ROWS = (
     Row("v6e:16x16", "1,256,1", LORA, 512),
     Row("v5e:4x4", "1,16,1", FULL, 16), Row("v5e:16x16", "1,256,1", FULL, 256),
     Row("v5p:4x4x4", "1,64,1", FULL, 256), Row("v6e:4x4", "1,16,1", FULL, 16),
-    Row("v6e:16x16", "1,256,1", FULL, 256))
+    Row("v6e:16x16", "1,256,1", FULL, 256),
+    Row("v5e:4x4", "1,16,1", LORA, 16, "decode"), Row("v5e:4x4", "1,1,16", LORA, 16, "decode"),
+    Row("v6e:4x4", "1,1,16", LORA, 16, "decode"))
 
 _HEAD = ("topology", "mesh", "config", "program", "photos", "arguments", "temporaries", "peak",
          "of HBM", "received", "TFLOP", "step ≥", "bound by", "MFU ≤", "compiled in")
@@ -60,7 +60,7 @@ def markdown(results: Iterable[tuple[Row, dict]]) -> str:
     for row, result in results:
         start = [row.topology, row.mesh, pathlib.Path(row.config).stem]
         if "error" in result:
-            lines.append(" | ".join([*start, "", str(row.batch), result["error"]]))
+            lines.append(" | ".join([*start, row.program, str(row.batch), result["error"]]))
         for one in result.get("programs", ()):
             lines.append(" | ".join([*start, *_cells(one, result["chip"]["hbm"])]))
     return "".join(f"| {line} |\n" for line in lines)
@@ -69,15 +69,20 @@ def markdown(results: Iterable[tuple[Row, dict]]) -> str:
 def _cells(one: dict, hbm: float) -> list[str]:
     fit = f"{100 * one['peak'] / hbm:.0f} %" + ("" if one["fits"] else ", does not fit")
     cells = [one["name"], str(one["batch"])]
-    if one["problem"]:
+    if not one["fits"] and not one["arguments"]:
         return [*cells, "", "", _gb(one["peak"]), fit]
     received = sum(kind["received"] for kind in one["collectives"].values())
     times = one["times"]
     step = max(times.values())
     return [*cells, *map(_gb, (one["arguments"], one["temporaries"], one["peak"])), fit,
-            _gb(received), f"{one['executed_flops'] / 1e12:.0f}", f"{step:.2f} s",
+            _gb(received), f"{one['executed_flops'] / 1e12:.0f}", _duration(step, one),
             max(times, key=times.get), f"{100 * one['mfu']:.0f} %",
             f"{one['compile_seconds']:.0f} s"]
+
+
+def _duration(step: float, one: dict) -> str:
+    tokens = one["answer_tokens"]
+    return f"{1e3 * step / tokens:.1f} ms per token" if tokens else f"{step:.2f} s"
 
 
 def _gb(number: float) -> str:
