@@ -51,7 +51,8 @@ def run(row: Row) -> dict:
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if file.exists():
             return json.loads(file.read_text())
-    return {"error": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
+    said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return {"error": next((line for line in said if line.startswith("error:")), said[-1])}
 
 
 def markdown(results: Iterable[tuple[Row, dict]]) -> str:
