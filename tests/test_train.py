@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -48,9 +49,12 @@ def command(data, workdir, *extra):
             f"--config.data.tokenizer={data / 'tokenizer'}", *SMALL, *extra]
 
 
+COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")  # for all runs: most are one program
+
+
 def environment(devices=1):
     return os.environ | {
-        "JAX_PLATFORMS": "cpu",
+        "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
 
 
@@ -101,6 +105,17 @@ def test_a_damaged_record_is_left_out_named_and_counted(data, tmp_path):
     rows = [json.loads(line) for line in metrics(tmp_path / "run").splitlines()]
     assert sum(row["bad"] for row in rows) == 1
     assert re.search(r"record \d+ of \S*data train left out: Corrupted", done.stderr)
+
+
+def test_programs_are_kept_for_the_next_start(data, tmp_path):
+    own = {name: value for name, value in environment().items()
+           if name != "JAX_COMPILATION_CACHE_DIR"}
+    steps = [f"--config.optimizer.total_steps={STEPS // 4}"]
+    done = subprocess.run(command(data, tmp_path / "run", *steps), env=own, capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    kept = {file.name for file in (tmp_path / "run" / "compiled").iterdir()}
+    assert any("step" in name for name in kept)
 
 
 def test_every_step_is_logged_once(unbroken):
