@@ -108,7 +108,7 @@ def _adapt(root, config):
     save(folder / "trained_modules.safetensors",
          {"model.text_hidden_fcs.0.0.bias": rng.normal(size=width).astype(np.float32)})
     (folder / "adapter_config.json").write_text(json.dumps(adapter.config_file(
-        LoraConfig(rank=2), base="legion", modules=["embed_tokens"])))
+        LoraConfig(rank=2), base="legion", layers="model.layers.", modules=["embed_tokens"])))
 
 
 def snapshot(folder: pathlib.Path) -> dict[str, tuple[int, int]]:
