@@ -5,6 +5,7 @@ import shutil
 
 import inspected
 import layouts
+import numpy as np
 import published
 import pytest
 
@@ -57,21 +58,28 @@ def test_heads_that_the_rotary_frequencies_contradict(folders, tmp_path):
     assert "rotary_emb.inv_freq is (6,)" in message
 
 
-def test_what_is_no_adapter(folders, tmp_path):
-    clip = str(folders[1])
-    assert "adapter_config.json: not found" in refused(
-        folders[0], tmp_path, clip=clip, adapter=str(folders[0]))
-    legion = shutil.copytree(folders[0], tmp_path / "legion")
-    (legion / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4}))
-    assert "no LoRA in it" in refused(folders[0], tmp_path, clip=clip, adapter=str(legion))
+def test_a_whole_model_is_no_adapter(folders, tmp_path):
+    message = refused(folders[0], tmp_path, clip=str(folders[1]), adapter=str(folders[0]))
+    assert "no LoRA in it" in message
+
+
+def lora_folder(folder):
+    """Factors for one kernel, without the config that tells their scale."""
+    folder.mkdir()
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+    published.save(folder / "adapter_model.safetensors", {
+        name.format(factor): np.ones((2, 2), np.float32) for factor in "AB"})
+    return folder
+
+
+def test_only_its_config_tells_the_scale_of_an_adapter(folders, tmp_path):
+    adapter = lora_folder(tmp_path / "adapter")
+    message = refused(folders[0], tmp_path, clip=str(folders[1]), adapter=str(adapter))
+    assert "adapter/adapter_config.json: not found" in message
 
 
 def test_an_adapter_is_no_checkpoint(folders, tmp_path):
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
-    published.save(adapter / "adapter_model.safetensors", {
-        name.format(factor): published.np.ones((2, 2), "float32") for factor in "AB"})
+    adapter = lora_folder(tmp_path / "adapter")
     (adapter / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4}))
     assert "an adapter; --adapter takes it" in refused(adapter, tmp_path, clip=str(folders[1]))
 
