@@ -65,7 +65,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.checkpoint_every = 100
     c.checkpoint_keep = 2  # the newest ones stay,
     c.checkpoint_keep_every = 0  # and those of every so many steps, for good (0: none),
-    c.checkpoint_keep_best = 0  # and so many with the lowest training loss since the one before
+    c.checkpoint_keep_best = 0  # and so many with the lowest loss, over the rows logged last
     c.stop_above = 0.0  # loss at which a run stops (0: when loss or gradient is not finite)
 
     c.loss = ml_collections.ConfigDict()  # weights of the terms

@@ -12,21 +12,27 @@ from input_pipeline.record import DataError, RecordError
 
 def find_version(data_dir: epath.PathLike) -> epath.Path:
     """The one complete data set folder at or below data_dir. Raises DataError."""
+    found = find_versions(data_dir)
+    if len(found) > 1:
+        names = ", ".join(str(path) for path in found)
+        raise DataError(f"{data_dir}: several data sets here, name one of: {names}")
+    return found[0]
+
+
+def find_versions(data_dir: epath.PathLike) -> list[epath.Path]:
+    """Every complete data set folder at or below data_dir, by path. Raises DataError without."""
     root = epath.Path(data_dir)
     if (root / "dataset_info.json").exists():
-        return root
+        return [root]
     found = sorted(
         path.parent
-        for depth in ("*", "*/*", "*/*/*")
+        for depth in ("*", "*/*", "*/*/*", "*/*/*/*")
         for path in root.glob(f"{depth}/dataset_info.json")
         if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)  # unfinished ones have a longer name
     )
     if not found:
         raise DataError(f"{root}: no prepared data set here")
-    if len(found) > 1:
-        names = ", ".join(str(path) for path in found)
-        raise DataError(f"{root}: several data sets here, name one of: {names}")
-    return found[0]
+    return found
 
 
 def open_split(data_dir: epath.PathLike, split: str) -> "Records":

@@ -70,13 +70,13 @@ def read_task(config: ml_collections.ConfigDict) -> Task:
 
 
 def example_spec(config: ml_collections.ConfigDict, model: LegionConfig) -> ExampleSpec:
-    """Shapes of a run's examples."""
+    """What a run makes of a record: shapes, question, and how training decodes."""
     return ExampleSpec(
         clip_size=model.clip.image_size, sam_canvas=model.sam.image_size,
         sam_longest=config.data.sam_longest or model.sam.image_size,
         text_length=config.data.text_length, mask_slots=config.data.mask_slots,
         mask_canvas=config.data.mask_canvas, instruction=config.data.instruction,
-        own_questions=config.data.own_questions)
+        own_questions=config.data.own_questions, reduced_decoding=config.data.reduced_decoding)
 
 
 def model_config(config: ml_collections.ConfigDict, vocab: int) -> LegionConfig:

@@ -1,6 +1,5 @@
 """From the data knobs of a run to its batches."""
 
-import dataclasses
 import functools
 import logging
 import re
@@ -51,15 +50,9 @@ def caches(config: ml_collections.ConfigDict, model: LegionConfig,
              for tower in frozen] for folder, split, _ in mixture(config)]
 
 
-def example_spec(config: ml_collections.ConfigDict, spec: ExampleSpec) -> ExampleSpec:
-    """`spec` for training alone."""
-    return dataclasses.replace(spec, reduced_decoding=config.data.reduced_decoding)
-
-
 def open_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer, spec: ExampleSpec,
                  model: LegionConfig) -> grain.MapDataset:
     """This host's part of every batch of a run, by step."""
-    spec = example_spec(config, spec)
     parts = mixture(config)
     sources = [prepared.open_split(folder, split) for folder, split, _ in parts]
     buckets = sorted({*config.data.text_buckets, config.data.text_length})

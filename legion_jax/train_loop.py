@@ -49,7 +49,7 @@ def run(config, data, step: Callable, state: TrainState, frozen: dict, mesh,
                     raise _halted(bad, config.stop_above)
             checkpoints.save(done, state.params, state.optimizer, force=told or done == total,
                              loss=metrics.loss)
-            if told:
+            if told and done < total:
                 LOG.info("stopped by SIGTERM after step %d; the same command goes on", done)
                 raise Preempted
         return state

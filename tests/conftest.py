@@ -43,6 +43,20 @@ def config() -> LegionConfig:
 
 
 @pytest.fixture(scope="session")
+def sized(config, tmp_path_factory) -> LegionConfig:
+    """The same with the vocabulary of the tokenizer `folders` has, and without LoRA."""
+    import inspected  # of PyTorch, which most tests do without
+    return inspected.sized(config, tmp_path_factory.mktemp("probe") / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def folders(sized, tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
+    """(LEGION, CLIP) in the published layout, every value random; tests must not change them."""
+    import published
+    return published.make(tmp_path_factory.mktemp("published"), sized)
+
+
+@pytest.fixture(scope="session")
 def model(config) -> Legion:
     """The model with random values in every parameter; tests must not change it."""
     return randomized(partition.abstract_model(config))

@@ -75,5 +75,12 @@ def test_gradients_pass_through_the_fold():
 def test_what_is_short_or_exact_needs_no_kernel():
     values = inputs(dtype=jnp.float32)
     np.testing.assert_array_equal(attention.grid_attention(*values), attention.with_bias(*values))
-    text = jax.jit(attention.grid_attention).lower(*inputs()).as_text()
-    assert "custom_call" not in text or "tpu" not in text
+
+
+def test_the_kernel_is_for_tpus_alone():
+    side = 32  # 1024 positions: long enough
+    shapes = [(1, side * side, HEADS, WIDTH)] * 3 + [(1, HEADS, side, side, side)] * 2
+    values = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
+    traced = jax.jit(attention.grid_attention).trace(*values)
+    assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert "tpu_custom_call" not in traced.lower(lowering_platforms=("cpu",)).as_text()

@@ -5,19 +5,10 @@ import subprocess
 import sys
 import time
 
-import inspected
 import layouts
-import published
-import pytest
 
 from legion_jax.convert.load import Summary
 from tools import convert_from_torch
-
-
-@pytest.fixture(scope="module")
-def folders(config, tmp_path_factory):
-    root = tmp_path_factory.mktemp("published")
-    return published.make(root, inspected.sized(config, root / "tokenizer"))
 
 
 def command(tool, *arguments):

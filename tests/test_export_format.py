@@ -3,7 +3,6 @@
 import json
 import resource
 
-import inspected
 import layouts
 import published
 import pytest
@@ -11,11 +10,6 @@ import pytest
 from legion_jax.convert.export import export, in_format
 
 SIZE = 1 << 16
-
-
-@pytest.fixture(scope="module")
-def sized(config, tmp_path_factory):
-    return inspected.sized(config, tmp_path_factory.mktemp("probe") / "tokenizer")
 
 
 def converted(sized, tmp_path, suffix=".bin"):

@@ -2,13 +2,11 @@
 
 import io
 import json
-import lzma
 import multiprocessing
 import os
 import tarfile
 import zipfile
 
-import numpy as np
 import pytest
 from fake_folders import make_fake, picture, write_tree
 
@@ -81,7 +79,6 @@ def test_a_damaged_entry_of_any_compression_is_one_unreadable_file(tmp_path):
     (tmp_path / "a.zip").write_bytes(content)
     with pytest.raises(RecordError, match="file unreadable"):
         Tree(tmp_path / "a.zip").read("a.png")
-    assert issubclass(lzma.LZMAError, Exception)
 
 
 def test_no_other_program_reads_an_image():
@@ -175,4 +172,4 @@ def test_two_processes_do_not_prepare_the_same_set(prepared, tmp_path):
     finally:
         finish.set()
         other.join(60)
-    assert other.exitcode == 0 and np.size(list(prepared.parent.iterdir())) == 1
+    assert other.exitcode == 0 and list(prepared.parent.iterdir()) == [prepared]

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import inspected
-import published
 import pytest
 import torch
 from inspected import EIGHT, KEY, ONE, sums
@@ -14,16 +13,6 @@ from rich.console import Console
 from input_pipeline.errors import UserError
 from legion_jax import inventory
 from tools import inspect_params, params_table
-
-
-@pytest.fixture(scope="module")
-def sized(config, tmp_path_factory):
-    return inspected.sized(config, tmp_path_factory.mktemp("probe") / "tokenizer")
-
-
-@pytest.fixture(scope="module")
-def folders(sized, tmp_path_factory):
-    return published.make(tmp_path_factory.mktemp("published"), sized)
 
 
 @pytest.fixture(scope="module")

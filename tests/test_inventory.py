@@ -6,7 +6,6 @@ import inspected
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published
 import pytest
 import safetensors.numpy
 from inspected import EIGHT, by_path, sums
@@ -17,16 +16,6 @@ from legion_jax import checkpoint, inventory, partition, sharding
 from tools import inspect_params, params_table
 
 REGION_ENCODER, TRAINED = 299_142_912, 587_427_044  # see test_sizes.py
-
-
-@pytest.fixture(scope="module")
-def sized(config, tmp_path_factory):
-    return inspected.sized(config, tmp_path_factory.mktemp("probe") / "tokenizer")
-
-
-@pytest.fixture(scope="module")
-def folders(sized, tmp_path_factory):
-    return published.make(tmp_path_factory.mktemp("published"), sized)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import inspected
 import layouts
 import numpy as np
 import published
@@ -13,16 +12,6 @@ from legion_jax.convert import load
 from legion_jax.convert.plan import Options
 from legion_jax.convert.source import SourceError
 from tools import inspect_params
-
-
-@pytest.fixture(scope="module")
-def sized(config, tmp_path_factory):
-    return inspected.sized(config, tmp_path_factory.mktemp("probe") / "tokenizer")
-
-
-@pytest.fixture(scope="module")
-def folders(sized, tmp_path_factory):
-    return published.make(tmp_path_factory.mktemp("published"), sized)
 
 
 def refused(main, tmp_path, **parts) -> str:

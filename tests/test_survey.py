@@ -4,7 +4,6 @@ import json
 
 import inspected
 import numpy as np
-import published
 import pytest
 import safetensors.numpy
 import torch
@@ -14,16 +13,6 @@ from legion_jax import inventory
 from legion_jax.convert import export, load
 from legion_jax.convert.rules import rules
 from tools import inspect_params, params_table
-
-
-@pytest.fixture(scope="module")
-def sized(config, tmp_path_factory):
-    return inspected.sized(config, tmp_path_factory.mktemp("probe") / "tokenizer")
-
-
-@pytest.fixture(scope="module")
-def folders(sized, tmp_path_factory):
-    return published.make(tmp_path_factory.mktemp("published"), sized)
 
 
 @pytest.fixture(scope="module")

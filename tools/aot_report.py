@@ -10,7 +10,6 @@ the Markdown table of BUILD.md. The exit code is 2 when a program does not fit i
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 
@@ -21,6 +20,7 @@ from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax import command
+from legion_jax.report import write_json
 from tools.aot import chips, programs, report, rows
 
 DOES_NOT_FIT = 2
@@ -73,16 +73,21 @@ def check_outputs(file: str | None, folder: str | None) -> None:
         raise UserError(f"--json {file}: no file can be written there")
 
 
-def print_table(file: str | None, console: Console) -> None:
-    """Compile every row and print the Markdown table; a row is kept in the file as it is made."""
+def print_table(file: str | None, console: Console) -> int:
+    """Compile every row and print the Markdown table; a row is kept in the file as it is made.
+
+    Returns the exit code: a row that fits no chip, or that did not compile, is no success.
+    """
     results = []
     for row in rows.ROWS:
         results.append((row, rows.run(row)))
         console.print(f"done: {' '.join(row.command())}", highlight=False, soft_wrap=True)
         if file:
-            pathlib.Path(file).write_text(json.dumps(
-                [dataclasses.asdict(r) | result for r, result in results], indent=2) + "\n")
+            write_json(file, [dataclasses.asdict(r) | result for r, result in results])
     print(rows.markdown(results), end="")
+    whole = all(one["fits"] for _, result in results
+                for one in result.get("programs", [{"fits": False}]))
+    return 0 if whole else DOES_NOT_FIT
 
 
 if __name__ == "__main__":
@@ -108,7 +113,7 @@ if __name__ == "__main__":
                             wanted=PROGRAMS.value, keep=HLO.value)
         show(found, Console())
         if JSON.value:
-            pathlib.Path(JSON.value).write_text(json.dumps(as_dict(found), indent=2) + "\n")
+            write_json(JSON.value, as_dict(found))
         return 0 if all(one.fits for one in found["reports"]) else DOES_NOT_FIT
 
     command.run(main)

@@ -20,8 +20,7 @@ def main(config) -> None:
         raise run_config.ConfigError("config.data.features and config.init_from: both are needed, "
                                      "a folder to write and the weights to see with")
     task = train.read_task(config)
-    spec = train_data.example_spec(config, task.examples)
-    for row in train_data.caches(config, task.model, spec):
+    for row in train_data.caches(config, task.model, task.examples):
         for cache in row:
             source = prepared.open_split(cache.data, cache.split)
             features.make_cache(cache, config.data.features, source,

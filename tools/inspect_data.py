@@ -18,6 +18,7 @@ import re
 from absl import flags
 from etils import epath
 
+from input_pipeline import prepared
 from input_pipeline.errors import UserError
 from input_pipeline.record import LABELS, DataError
 from input_pipeline.tokenizer import Tokenizer
@@ -41,15 +42,8 @@ def find_all(data_dir: epath.PathLike) -> list[DataFolder]:
     """Every complete data set at or below data_dir, by path. Raises DataError without any."""
     import tensorflow_datasets as tfds
 
-    root = epath.Path(data_dir)
-    found = [root] if (root / "dataset_info.json").exists() else sorted(
-        path.parent for depth in ("*", "*/*", "*/*/*", "*/*/*/*")
-        for path in root.glob(f"{depth}/dataset_info.json")
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name))  # unfinished ones have a longer name
-    if not found:
-        raise DataError(f"{root}: no prepared data set here")
     folders = []
-    for path in found:
+    for path in prepared.find_versions(data_dir):
         try:
             splits = tuple(tfds.builder_from_directory(str(path)).info.splits)
         except Exception as error:  # TFDS raises nearly anything on damaged files
