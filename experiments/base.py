@@ -16,7 +16,8 @@ from legion_jax import partition
 def get_config() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.seed = 0  # initialisation, shuffling and dropout
-    c.mesh = (1, -1, 1)  # data, fsdp, tensor; -1 takes the devices that are left
+    # data, fsdp, tensor and, where a fourth number follows, sequence; -1 takes what is left.
+    c.mesh = (1, -1, 1)
     c.init_from = ""  # converted checkpoint; empty: from scratch, everything must be trainable
     c.trainable = partition.LOCALISATION  # patterns over parameter paths
     c.frozen_dtype = "bfloat16"  # dtype frozen parameters are held in

@@ -22,7 +22,7 @@ ENDLESS = 1 << 40
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """This host's rows, batch after batch: rows [h * b, (h + 1) * b) of every global batch.
+    """This host's rows, batch after batch.
 
     A record that cannot be used is named in the log and replaced by a row that no loss counts, so
     that the other rows and all other hosts are what they would have been.
@@ -32,6 +32,7 @@ class Rows:
         prepare: (record, text length) -> dict of arrays.
         features: per data set {name: [N, ...]}, added to its rows; replaced: what goes for them.
         blank: text length -> a row of the same shapes; `bad` is added to both.
+        places: which rows of every global batch are this host's; None for all.
     """
 
     stream: Stream
@@ -39,21 +40,20 @@ class Rows:
     names: Sequence[str]
     prepare: Callable[[dict, int], dict]
     blank: Callable[[int], dict]
-    process_index: int = 0
-    process_count: int = 1
+    places: Sequence[int] | None = None
     features: Sequence[dict[str, np.ndarray]] = ()
     replaced: Sequence[str] = ()
 
     @property
     def per_host(self) -> int:
-        return self.stream.batch_size // self.process_count
+        return self.stream.batch_size if self.places is None else len(self.places)
 
     def __len__(self) -> int:
         return ENDLESS * self.per_host
 
     def __getitem__(self, place: int) -> dict:
         step, row = divmod(place, self.per_host)
-        chosen = self.stream.row(step, self.process_index * self.per_host + row)
+        chosen = self.stream.row(step, row if self.places is None else int(self.places[row]))
         try:
             record = self.sources[chosen.source][chosen.index]
             made = self.prepare(record, chosen.length) | {"bad": np.int32(0)}
@@ -69,13 +69,7 @@ class Rows:
 
 
 def train_batches(rows: Rows) -> grain.MapDataset:
-    """This host's part of every batch, by step.
-
-    Raises UserError for a batch that hosts cannot share evenly.
-    """
-    if rows.stream.batch_size % rows.process_count:
-        raise UserError(f"batch_size: {rows.stream.batch_size} rows cannot be shared evenly by "
-                        f"{rows.process_count} hosts")
+    """This host's part of every batch, by step."""
     return grain.MapDataset.source(rows).batch(rows.per_host, drop_remainder=True)
 
 

@@ -13,6 +13,7 @@ import optax
 
 from legion_jax import masks
 from legion_jax.models.legion import Legion, seg_slots, splice_flags
+from legion_jax.sharding import BATCH, SEQUENCE, constrain
 
 DICE_SCALE, DICE_EPS = 1000.0, 1e-6  # of the published code: dice smoothed by 1e-3 pixels
 
@@ -35,6 +36,7 @@ def text_sums(model: Legion, states: jax.Array, batch: dict, image_index: int) -
     """
     start = image_index + model.config.clip.num_patches - 1
     logits = model.language.logits(states[:, start:-1])  # [B, T - image_index - 1, V]
+    logits = constrain(logits, BATCH, SEQUENCE, "tensor")
     targets = batch["ids"][:, image_index + 1:]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return jnp.where(batch["loss_mask"][:, image_index + 1:], losses, 0).sum()
@@ -115,6 +117,7 @@ def _text_and_mask_sums(model, batch, seen, image_index, seg_id, key, wanted):
     canvas = batch["masks"].shape[-2]
     framed = masks.to_frame(logits, batch["resized_size"], batch["original_size"],
                             sam_size=model.config.sam.image_size, canvas=canvas)
+    framed = constrain(framed, BATCH, None, SEQUENCE, None)
     bce, dice = mask_sums(framed, masks.unpack(batch["masks"]),
                           masks.inside(batch["original_size"], canvas),
                           has_seg & batch["mask_valid"])

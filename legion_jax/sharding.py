@@ -2,7 +2,9 @@
 
 One table of path patterns decides for every parameter; the first pattern that matches wins, and a
 path that matches none is an error. The mesh axes are `data` (replicated parameters), `fsdp`
-(sharded parameters; both split the batch) and `tensor` (split inside a layer).
+(sharded parameters; both split the batch), `tensor` (split inside a layer) and `sequence`, for few
+photos per chip: between layers each device holds a part of every sequence, of a photo's rows, and
+inside attention a part of the heads (Jacobs et al., 2023, DeepSpeed-Ulysses).
 """
 
 import math
@@ -11,13 +13,16 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from input_pipeline.errors import UserError
 
 P = PartitionSpec
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "tensor", "sequence")
 BATCH = ("data", "fsdp")
+SEQUENCE = "sequence"
+HEADS = ("tensor", "sequence")
 
 # Stacked layers have a leading layer axis, which is never split.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
@@ -60,15 +65,18 @@ def spec_for(path: str) -> PartitionSpec:
 
 
 def fit(spec: PartitionSpec, shape: Sequence[int], mesh) -> PartitionSpec:
-    """Drop from `spec` every mesh axis that does not divide its dimension of `shape`.
+    """Drop from `spec` the mesh axes that do not divide their dimension of `shape`.
 
-    Small models on many devices need this: a 96-wide layer cannot be split 256 ways.
+    Small models on many devices need this: a 96-wide layer cannot be split 256 ways. Of several
+    axes on one dimension the last go first.
     """
     sizes = dict(mesh.shape)
     fitted = []
     for dim, axes in zip(shape, tuple(spec) + (None,) * (len(shape) - len(spec)), strict=True):
         names = () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
-        fitted.append(axes if dim % math.prod(sizes[n] for n in names) == 0 else None)
+        while dim % math.prod(sizes[n] for n in names):
+            names = names[:-1]
+        fitted.append((names if len(names) > 1 else names[0]) if names else None)
     return P(*fitted)
 
 
@@ -102,20 +110,58 @@ def constrain(x: jax.Array, *axes) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, fit(P(*axes), x.shape, mesh))
 
 
-def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Mesh over (data, fsdp, tensor); one entry may be -1 and takes the remaining devices.
+def from_local_rows(mesh: Mesh, batch: dict, size: int) -> dict[str, jax.Array]:
+    """Global arrays [size, ...] from the rows of this host (see `local_rows`)."""
+    layout = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(layout, rows, (size, *rows.shape[1:]))
+            for name, rows in batch.items()}
+
+
+def local_rows(mesh: Mesh, size: int) -> np.ndarray:
+    """Which rows of a global batch this host's devices hold, int[N] ascending.
+
+    Hosts that the mesh's tensor or sequence axis joins hold the same rows. Raises MeshError when
+    the batch does not divide.
+    """
+    shards = math.prod(mesh.shape[axis] for axis in BATCH)
+    if size % shards:
+        raise MeshError(f"batch_size: {size} rows do not divide over {shards} parts of the mesh "
+                        f"axes {' and '.join(BATCH)}")
+    held = batch_sharding(mesh).addressable_devices_indices_map((size,)).values()
+    return np.unique(np.concatenate([np.arange(size)[index] for index in held]))
+
+
+def mesh_sizes(shape: Sequence[int], devices: int) -> tuple[int, ...]:
+    """Sizes of `AXES`; `shape` may leave sequence out, and one -1 takes the remaining devices.
 
     Raises MeshError when the shape does not use every device.
     """
-    devices = list(jax.devices() if devices is None else devices)
-    shape = list(shape)
-    if len(shape) != len(AXES) or shape.count(-1) > 1 or any(s < 1 and s != -1 for s in shape):
-        raise MeshError(f"mesh: {len(AXES)} sizes for {AXES}, each at least 1 and at most one of "
-                        f"them -1; got {shape}")
-    if -1 in shape:
-        shape[shape.index(-1)] = max(len(devices) // math.prod(s for s in shape if s != -1), 1)
-    if math.prod(shape) != len(devices):
-        raise MeshError(f"mesh: {shape} needs {math.prod(shape)} devices, "
-                         f"this run has {len(devices)}")
-    return jax.make_mesh(shape, AXES, devices=np.asarray(devices).ravel().tolist(),
-                         axis_types=(AxisType.Auto,) * len(AXES))
+    sizes = [*shape, *(1,) * (len(shape) == len(AXES) - 1)]
+    if len(sizes) != len(AXES) or sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
+        raise MeshError(f"mesh: {len(AXES)} sizes for {AXES}, the last one optional, each at least "
+                        f"1 and at most one of them -1; got {list(shape)}")
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = max(devices // math.prod(s for s in sizes if s != -1), 1)
+    if math.prod(sizes) != devices:
+        raise MeshError(f"mesh: {sizes} needs {math.prod(sizes)} devices, this run has {devices}")
+    return tuple(sizes)
+
+
+def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Mesh over `AXES` of the given sizes (see `mesh_sizes`).
+
+    Slices of TPUs, which a slower network joins, divide the data axis: only gradients go between
+    them, once per update. Raises MeshError when sizes and devices do not fit.
+    """
+    devices = list(jax.devices() if devices is None else np.ravel(devices))
+    sizes = mesh_sizes(shape, len(devices))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    data, *others = sizes
+    if data % slices:
+        raise MeshError(f"mesh: {slices} slices divide the data axis, whose size is {data}")
+    if slices > 1:
+        placed = mesh_utils.create_hybrid_device_mesh(
+            (data // slices, *others), (slices, *(1 for _ in others)), devices)
+    else:
+        placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))

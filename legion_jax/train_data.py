@@ -3,7 +3,7 @@
 import functools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import jax
@@ -51,8 +51,8 @@ def caches(config: ml_collections.ConfigDict, model: LegionConfig,
 
 
 def open_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer, spec: ExampleSpec,
-                 model: LegionConfig) -> grain.MapDataset:
-    """This host's part of every batch of a run, by step."""
+                 model: LegionConfig, places: Sequence[int] | None = None) -> grain.MapDataset:
+    """This host's part of every batch of a run, by step: the rows `places` of it, or all."""
     parts = mixture(config)
     sources = [prepared.open_split(folder, split) for folder, split, _ in parts]
     buckets = sorted({*config.data.text_buckets, config.data.text_length})
@@ -82,8 +82,7 @@ def open_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer, spec: 
         stream, sources, [f"{folder} {split}" for folder, split, _ in parts],
         prepare=functools.partial(_prepare, tokenizer, spec),
         blank=functools.partial(blank_example, tokenizer, spec),
-        process_index=jax.process_index(), process_count=jax.process_count(),
-        features=features, replaced=replaced))
+        places=places, features=features, replaced=replaced))
 
 
 def _prepare(tokenizer: Tokenizer, spec: ExampleSpec, record, length: int) -> dict:

@@ -32,11 +32,9 @@ def run(config, data, step: Callable, state: TrainState, frozen: dict, mesh,
     start, total = int(state.step), config.optimizer.total_steps
     rows = train_data.from_step(config, data, start)
     metrics = _Metrics(config, checkpoints, start)
-    layout = sharding.batch_sharding(mesh)
     try:
         for number in range(start, total):
-            batch = jax.tree.map(
-                lambda x: jax.make_array_from_process_local_data(layout, x), next(rows))
+            batch = sharding.from_local_rows(mesh, next(rows), config.batch_size)
             state, values = step(state, frozen, batch)
             metrics.add(number, values)
             done = number + 1

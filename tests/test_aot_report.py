@@ -148,15 +148,15 @@ def test_arrays_are_those_of_a_real_batch(tmp_path):
 
 
 @pytest.mark.parametrize("mesh, message", [
-    ("1,8", "3 sizes for"), ("1,4,1", "needs 4 devices, this run has 8"),
-    ("1,8,1,2", "a fourth axis can only be 1, not 2"), ("1,x,1", "whole numbers for data, fsdp")])
+    ("1,8", "4 sizes for"), ("1,4,1", r"\[1, 4, 1, 1\] needs 4 devices, this run has 8"),
+    ("1,8,1,2", "needs 16 devices, this run has 8"), ("1,x,1", "whole numbers for data, fsdp")])
 def test_meshes_that_do_not_fit(mesh, message):
     with pytest.raises(UserError, match=f"--mesh.*{message}"):
         programs.make_mesh(mesh, jax.devices())
 
 
 def test_meshes_that_fit():
-    for text in ("1,8,1", "2,4,1,1", "1,-1,2"):
+    for text in ("1,8,1", "2,4,1,1", "1,-1,2", "1,2,2,2"):
         assert programs.make_mesh(text, jax.devices()).size == 8
 
 

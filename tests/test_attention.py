@@ -42,7 +42,7 @@ def test_folded_bias_on_one_device():
     assert_close(attention.with_bias(*values), by_hand(*values))
 
 
-def plain(q, k, v, sm_scale):
+def plain(q, k, v, *, sm_scale, block_sizes):
     """What the kernel computes, [B, N, T, H]."""
     logits = jnp.einsum("bnth,bnsh->bnts", q, k).astype(jnp.float32) * sm_scale
     return jnp.einsum("bnts,bnsh->bnth", jax.nn.softmax(logits).astype(v.dtype), v)
@@ -82,5 +82,63 @@ def test_the_kernel_is_for_tpus_alone():
     shapes = [(1, side * side, HEADS, WIDTH)] * 3 + [(1, HEADS, side, side, side)] * 2
     values = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
     traced = jax.jit(attention.grid_attention).trace(*values)
+    assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert "tpu_custom_call" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+
+
+def causal_inputs(length=256, batch=2):
+    q, k, v = (jax.random.normal(key, (batch, length, HEADS, WIDTH), jnp.bfloat16)
+               for key in jax.random.split(jax.random.key(1), 3))
+    return q, k, v, jnp.arange(length) < jnp.array([length, length - 100])[:batch, None]
+
+
+def test_causal_kernel_sees_what_the_mask_lets_see():
+    *qkv, valid = causal_inputs()
+    with pltpu.force_tpu_interpret_mode():
+        found = jax.jit(attention.causal_by_kernel)(*qkv, valid)
+    wanted = attention.causal_by_mask(*(x.astype(jnp.float32) for x in qkv), valid)
+    used = np.asarray(valid)
+    assert_close(np.asarray(found, np.float32)[used], np.asarray(wanted)[used])
+
+
+def test_gradients_pass_through_the_causal_kernel():
+    *qkv, valid = causal_inputs(batch=1)
+
+    def total(f, *values):
+        return (jnp.where(valid[..., None, None], f(*values, valid), 0).astype(jnp.float32)
+                ** 2).sum()
+
+    with pltpu.force_tpu_interpret_mode():
+        found = jax.grad(total, argnums=(1, 2, 3))(attention.causal_by_kernel, *qkv)
+    wanted = jax.grad(total, argnums=(1, 2, 3))(attention.causal_by_mask, *qkv)
+    for ours, theirs in zip(found, wanted, strict=True):
+        ours, theirs = (np.asarray(x, np.float64) for x in (ours, theirs))
+        assert np.abs(ours - theirs).max() < 0.03 * np.abs(theirs).max()
+
+
+def plain_causal(q, k, v, *, segment_ids, causal, sm_scale, block_sizes):
+    """What the causal kernel computes, [B, N, T, H]."""
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+    same = segment_ids.q[:, :, None] == segment_ids.kv[:, None, :]
+    place = jnp.arange(q.shape[1])
+    mask = (same & (place <= place[:, None]))[:, None] if causal else same[:, None]
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=sm_scale).transpose(0, 2, 1, 3)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 2, 2, 2), (1, 1, 8)])
+def test_every_device_has_its_rows_and_heads(shape, monkeypatch):
+    monkeypatch.setattr(attention, "flash_attention", plain_causal)
+    *qkv, valid = causal_inputs()
+    with jax.set_mesh(sharding.make_mesh(shape)):
+        found = jax.jit(attention.causal_by_kernel)(*qkv, valid)
+    used = np.asarray(valid)
+    assert_close(np.asarray(found, np.float32)[used],
+                 np.asarray(attention.causal_by_mask(*qkv, valid), np.float32)[used])
+
+
+def test_the_causal_kernel_is_for_tpus_alone():
+    shapes = [jax.ShapeDtypeStruct((1, 1024, HEADS, 128), jnp.bfloat16)] * 3
+    traced = jax.jit(attention.causal_attention).trace(
+        *shapes, jax.ShapeDtypeStruct((1, 1024), bool))
     assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
     assert "tpu_custom_call" not in traced.lower(lowering_platforms=("cpu",)).as_text()

@@ -8,7 +8,7 @@ import several_hosts
 import test_train_data
 
 from input_pipeline.tokenizer import Tokenizer
-from legion_jax import train_data
+from legion_jax import sharding, train_data
 
 BATCHES, RESUMED = 50, 17
 data = test_train_data.data
@@ -18,8 +18,10 @@ def digests(root: str, start: int, workers: int = 0) -> list[list[str]]:
     """Per batch from `start` on, a hash of each row of this process."""
     folder = pathlib.Path(root)
     config = test_train_data.make_config(folder, text_buckets=(200,), workers=workers)
-    dataset = train_data.open_batches(config, Tokenizer.from_folder(folder / "tokenizer"),
-                                      test_train_data.SPEC, test_train_data.MODEL)
+    mesh = sharding.make_mesh((4, 1, 2))  # of eight devices, those of one host side by side
+    dataset = train_data.open_batches(
+        config, Tokenizer.from_folder(folder / "tokenizer"), test_train_data.SPEC,
+        test_train_data.MODEL, sharding.local_rows(mesh, config.batch_size))
     batches = train_data.from_step(config, dataset, start)
     return [_hashes(next(batches)) for _ in range(start, BATCHES)]
 
@@ -51,3 +53,25 @@ def test_fifty_batches_on_several_processes(data, alone, hosts):
 def test_a_resumed_run_on_more_processes_sees_the_same_batches(data, alone):
     parts = several_hosts.run("test_batches_of_processes:digests", str(data), RESUMED, 2, hosts=2)
     assert together(parts) == alone[RESUMED:]
+
+
+def rows_held(*meshes) -> list[list[int]]:
+    """Per mesh, which of eight rows this process holds, through a global array and back."""
+    found = []
+    for shape in meshes:
+        mesh = sharding.make_mesh(shape)
+        rows = sharding.local_rows(mesh, 8)
+        whole = sharding.from_local_rows(mesh, {"rows": rows}, 8)["rows"]
+        for shard in whole.addressable_shards:
+            assert shard.data.tolist() == list(range(8))[shard.index[0]]
+        found.append(rows.tolist())
+    return found
+
+
+def test_hosts_that_share_rows_hold_the_same():
+    """A tensor or sequence axis over all devices splits no batch between the hosts."""
+    first, second = several_hosts.run("test_batches_of_processes:rows_held", (1, 8, 1), (1, 1, 8),
+                                      (1, 1, 1, 8), (1, 2, 4), (1, 2, 1, 4))
+    everything = list(range(8))
+    assert first == [everything[:4], everything, everything, everything[:4], everything[:4]]
+    assert second == [everything[4:], everything, everything, everything[4:], everything[4:]]

@@ -25,9 +25,9 @@ def run(sized, converted, tmp_path_factory):
     return inspected.run(sized, converted, tmp_path_factory.mktemp("runs") / "run")
 
 
-@pytest.mark.parametrize("text", ["1,2", "1,0,1", "1,-1,1", "a,b,c", "1,2,3,4", "1,1.5,1", ""])
+@pytest.mark.parametrize("text", ["1,2", "1,0,1", "1,-1,1", "a,b,c", "1,2,3,4,5", "1,1.5,1", ""])
 def test_meshes_that_are_none(text):
-    with pytest.raises(UserError, match="--mesh: 3 positive whole numbers, for data, fsdp, ten"):
+    with pytest.raises(UserError, match="--mesh.*for .*data.*, .*fsdp.*, .*tensor"):
         inspect_params.parse_mesh(text)
 
 
@@ -124,10 +124,11 @@ def test_command_on_a_config_of_full_size():
                    "--depth", 1)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["mesh"] == {"data": 1, "fsdp": 16, "tensor": 1}
+    assert told["mesh"] == {"data": 1, "fsdp": 16, "tensor": 1, "sequence": 1}
     assert told["trainable_by"] == "config.trainable"
     assert [line["path"] for line in told["parameters"]] == list(told["totals"])[:-1]
     assert told["totals"]["total"]["parameters"] == 7_716_565_734
     failed = command("--config", "experiments/base.py", "--mesh", "1,x,1")
     assert failed.returncode == 1 and failed.stderr == (
-        "error: --mesh: 3 positive whole numbers, for data, fsdp, tensor, not '1,x,1'\n")
+        "error: --mesh: positive whole numbers, for data, fsdp, tensor, sequence, not "
+        "'1,x,1'\n")

@@ -71,7 +71,9 @@ def test_unknown_parameter(path):
     ((1, 4, 2), P("fsdp", "tensor"), (6, 5), P(None, None)),
     ((1, 4, 2), P(None, "fsdp"), (3, 4, 5), P(None, "fsdp", None)),
     ((2, 2, 2), P(("data", "fsdp"), "tensor"), (8, 3), P(("data", "fsdp"), None)),
-    ((2, 2, 2), P(("data", "fsdp"), "tensor"), (6, 4), P(None, "tensor")),
+    ((2, 2, 2), P(("data", "fsdp"), "tensor"), (6, 4), P("data", "tensor")),
+    ((2, 2, 1, 2), P(("data", "fsdp"), ("tensor", "sequence")), (4, 2), P(("data", "fsdp"),
+                                                                          ("tensor", "sequence"))),
     ((8, 1, 1), P("fsdp", "tensor"), (7, 5), P("fsdp", "tensor")),
     ((2, 2, 2), P(), (4, 4), P(None, None)),
 ])
@@ -81,19 +83,19 @@ def test_fit_drops_axes_that_do_not_divide(mesh, spec, shape, fitted):
 
 @pytest.mark.parametrize("shape, sizes", [
     ((1, -1, 1), (1, 8, 1)), ((2, -1, 2), (2, 2, 2)), ((-1, 4, 2), (1, 4, 2)),
-    ((1, 1, 8), (1, 1, 8)),
+    ((1, 1, 8), (1, 1, 8)), ((1, 2, 1, -1), (1, 2, 1, 4)),
 ])
 def test_mesh_takes_the_devices_that_are_left(shape, sizes):
     assert dict(sharding.make_mesh(shape).shape) == dict(
-        zip(("data", "fsdp", "tensor"), sizes, strict=True))
+        zip(("data", "fsdp", "tensor", "sequence"), (*sizes, 1)[:4], strict=True))
 
 
 @pytest.mark.parametrize("shape, message", [
-    ((8, 1), r"3 sizes .* got \[8, 1\]"),
+    ((8, 1), r"4 sizes .* got \[8, 1\]"),
     ((-1, -1, 1), r"at most one of them -1; got \[-1, -1, 1\]"),
-    ((2, 2, 1), r"\[2, 2, 1\] needs 4 devices, this run has 8"),
-    ((3, -1, 1), r"\[3, 2, 1\] needs 6 devices, this run has 8"),
-    ((16, -1, 1), r"\[16, 1, 1\] needs 16 devices, this run has 8"),
+    ((2, 2, 1), r"\[2, 2, 1, 1\] needs 4 devices, this run has 8"),
+    ((3, -1, 1), r"\[3, 2, 1, 1\] needs 6 devices, this run has 8"),
+    ((16, -1, 1), r"\[16, 1, 1, 1\] needs 16 devices, this run has 8"),
     ((0, -1, 1), "mesh"),
     ((-2, -4, 1), "mesh"),
 ])
@@ -105,6 +107,40 @@ def test_mesh_that_does_not_fit(shape, message):
 def test_mesh_of_given_devices():
     mesh = sharding.make_mesh((1, -1, 2), jax.devices()[4:])
     assert set(mesh.devices.ravel()) == set(jax.devices()[4:])
+
+
+class FakeDevice:
+    """Eight of them form two slices."""
+
+    platform = device_kind = "cpu"
+
+    def __init__(self, number):
+        self.id, self.process_index, self.slice_index = number, number // 4, number // 4
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 1), (4, 1, 2), (2, 1, 2, 2)])
+def test_slices_divide_the_data_axis(shape):
+    mesh = sharding.make_mesh(shape, [FakeDevice(n) for n in (0, 4, 1, 5, 2, 6, 3, 7)])
+    assert mesh.devices.shape == (*shape, 1)[:4]
+    first, second = np.split(mesh.devices, 2)
+    assert {d.slice_index for d in first.ravel()} == {0}
+    assert {d.slice_index for d in second.ravel()} == {1}
+    with pytest.raises(sharding.MeshError, match="2 slices divide the data axis, whose size is 1"):
+        sharding.make_mesh((1, 8, 1), [FakeDevice(n) for n in range(8)])
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 1), (1, 1, 8), (4, 1, 2)])
+def test_one_host_holds_every_row(shape):
+    mesh = sharding.make_mesh(shape)
+    assert sharding.local_rows(mesh, 8).tolist() == list(range(8))
+    rows = np.arange(24).reshape(8, 3)
+    made = sharding.from_local_rows(mesh, {"rows": rows}, 8)["rows"]
+    np.testing.assert_array_equal(made, rows)
+
+
+def test_rows_that_do_not_divide():
+    with pytest.raises(sharding.MeshError, match="batch_size: 6 rows .* over 4 parts"):
+        sharding.local_rows(sharding.make_mesh((2, 2, 2)), 6)
 
 
 def test_constrain_does_nothing_without_a_mesh():
@@ -168,7 +204,8 @@ def test_one_device_compiles_once(updates):
     assert updates(None)[2] == 1
 
 
-@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 2, 2), (1, 1, 8), (8, 1, 1)])
+@pytest.mark.parametrize("mesh", [
+    (1, 8, 1), (2, 2, 2), (1, 1, 8), (8, 1, 1), (1, 2, 1, 4), (1, 2, 2, 2)])
 def test_updates_on_a_mesh_are_those_of_one_device(updates, mesh):
     metrics, state, compiled = updates(mesh)
     expected_metrics, expected, _ = updates(None)

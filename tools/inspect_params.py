@@ -11,6 +11,7 @@ needed for any mesh. The exit code is 2 when tensors are missing, misshapen or w
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import sys
@@ -35,10 +36,13 @@ ADDED = ("clip", "sam", "head", "adapter")  # flags that go with --torch
 def parse_mesh(text: str, *, flag: str = "--mesh") -> AbstractMesh:
     """`1,16,1` as a mesh without devices. Raises UserError naming the flag."""
     sizes = [int(s) if re.fullmatch(r"\s*[0-9]{1,9}\s*", s) else 0 for s in text.split(",")]
-    if len(sizes) != len(sharding.AXES) or min(sizes) < 1:
-        raise UserError(f"{flag}: {len(sharding.AXES)} positive whole numbers, for "
-                        f"{', '.join(sharding.AXES)}, not {text!r}")
-    return AbstractMesh(tuple(sizes), sharding.AXES)
+    if min(sizes) < 1:
+        raise UserError(f"{flag}: positive whole numbers, for {', '.join(sharding.AXES)}, not "
+                        f"{text!r}")
+    try:
+        return AbstractMesh(sharding.mesh_sizes(sizes, math.prod(sizes)), sharding.AXES)
+    except sharding.MeshError as error:
+        raise UserError(f"{flag} {text}: {error}") from error
 
 
 def select(found: Inventory, pattern: str | None) -> list[inventory.Parameter]:

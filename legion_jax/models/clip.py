@@ -7,7 +7,7 @@ from flax import nnx
 
 from legion_jax.config import ClipConfig
 from legion_jax.models.layers import Dense, Mlp, layer_norm, patchify, quick_gelu, run_stack, stack
-from legion_jax.sharding import BATCH, constrain
+from legion_jax.sharding import BATCH, HEADS, SEQUENCE, constrain
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -45,11 +45,11 @@ class ClipLayer(nnx.Module):
         """x [B, S, D] -> [B, S, D]."""
         B, S, D = x.shape
         h = self.norm1(x)
-        q, k, v = (constrain(p(h).reshape(B, S, self.heads, -1), BATCH, None, "tensor", None)
+        q, k, v = (constrain(p(h).reshape(B, S, self.heads, -1), BATCH, None, HEADS, None)
                    for p in (self.query, self.key, self.value))  # [B, S, N, H]
         x = x + self.out(jax.nn.dot_product_attention(q, k, v).reshape(B, S, D))
         x = x + self.mlp(self.norm2(x), quick_gelu)
-        return constrain(x, BATCH, None, None)
+        return constrain(x, BATCH, SEQUENCE, None)
 
 
 class ClipTower(nnx.Module):
@@ -83,7 +83,7 @@ class ClipTower(nnx.Module):
         x = x.reshape(x.shape[0], -1, x.shape[-1])  # [B, P, D]
         cls = jnp.broadcast_to(self.cls[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
         x = jnp.concatenate([cls, x], axis=1) + self.position[...].astype(x.dtype)
-        first = constrain(self.pre_norm(x), BATCH, None, None)
+        first = constrain(self.pre_norm(x), BATCH, SEQUENCE, None)
 
         def body(x, layer):
             x = layer(x)

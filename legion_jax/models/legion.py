@@ -13,7 +13,7 @@ from legion_jax.models import clip, sam_encoder
 from legion_jax.models.layers import Mlp, gelu
 from legion_jax.models.llama import Llama
 from legion_jax.models.sam_decoder import MaskDecoder, PromptEncoder
-from legion_jax.sharding import BATCH, constrain
+from legion_jax.sharding import BATCH, SEQUENCE, constrain
 
 
 class Legion(nnx.Module):
@@ -56,7 +56,7 @@ class Legion(nnx.Module):
         before = self.language.embed(ids[:, :image_index])
         after = self.language.embed(ids[:, image_index + 1:])
         x = jnp.concatenate([before, patches.astype(before.dtype), after], axis=1)
-        return constrain(x, BATCH, None, None)
+        return constrain(x, BATCH, SEQUENCE, None)
 
     def read(self, embeddings: jax.Array, valid: jax.Array, *, key=None, capture: bool = False):
         """Uncached causal pass over spliced embeddings.
@@ -71,9 +71,7 @@ class Legion(nnx.Module):
         """
         B, S, _ = embeddings.shape
         positions = jnp.broadcast_to(jnp.arange(S), (B, S))
-        causal = jnp.arange(S)[None, :] <= jnp.arange(S)[:, None]
-        mask = (causal & valid[:, None, :])[:, None]  # [B, 1, S, S]
-        return self.language(embeddings, positions, mask, key=key, capture=capture)
+        return self.language(embeddings, positions, valid, key=key, capture=capture)
 
     def ground(self, image: jax.Array, size: jax.Array) -> jax.Array:
         """SAM canvas uint8[B, C, C, 3] with valid int[B, 2] -> image embedding [B, Y, X, D]."""

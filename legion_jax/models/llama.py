@@ -7,8 +7,9 @@ import numpy as np
 from flax import nnx
 
 from legion_jax.config import LanguageConfig, LoraConfig
+from legion_jax.models.attention import causal_attention
 from legion_jax.models.layers import Dense, rms_norm, run_stack, stack
-from legion_jax.sharding import BATCH, constrain
+from legion_jax.sharding import BATCH, HEADS, SEQUENCE, constrain
 
 
 @flax.struct.dataclass
@@ -63,24 +64,22 @@ class LlamaLayer(nnx.Module):
         self.gate, self.up, self.down = dense(D, F), dense(D, F), dense(F, D)
         self.heads = config.heads
 
-    def __call__(self, x, rope, mask, *, update=None, key=None):
-        """x [B, T, D] -> ([B, T, D], whatever `update` returned as the cache).
+    def __call__(self, x, rope, attend, *, key=None):
+        """x [B, T, D] -> ([B, T, D], the cache `attend` returned).
 
-        `update(k, v)` stores the new keys and values and returns those to attend to, [B, S, N, H],
-        with the new cache; without it a token attends to the T given here. mask bool[B, 1, T, S].
+        `attend(q, k, v)`, all [B, T, N, H], returns what the queries see, [B, T, N, H], and a cache
+        or None. `key` switches LoRA dropout on.
         """
         B, T, D = x.shape
         query_key, value_key = (None, None) if key is None else jax.random.split(key)
         h = self.norm1(x)
-        q, k, v = (constrain(y.reshape(B, T, self.heads, -1), BATCH, None, "tensor", None)
+        q, k, v = (constrain(y.reshape(B, T, self.heads, -1), BATCH, None, HEADS, None)
                    for y in (self.query(h, query_key), self.key(h), self.value(h, value_key)))
-        q, k = rotate(q, *rope), rotate(k, *rope)
-        k, v, cache = update(k, v) if update else (k, v, None)
-        attended = jax.nn.dot_product_attention(q, k, v, mask=mask)  # [B, T, N, H]
+        attended, cache = attend(rotate(q, *rope), rotate(k, *rope), v)
         x = x + self.out(attended.reshape(B, T, D))
         h = self.norm2(x)
         x = x + self.down(jax.nn.silu(self.gate(h)) * self.up(h))
-        return constrain(x, BATCH, None, None), cache
+        return constrain(x, BATCH, SEQUENCE, None), cache
 
 
 class Llama(nnx.Module):
@@ -99,13 +98,13 @@ class Llama(nnx.Module):
         self.config, self.position_dtype = config, position_dtype
         self.dtype, self.remat = dtype, remat
 
-    def __call__(self, x, positions, mask, *, key=None, capture: bool = False):
-        """Uncached pass, as in training.
+    def __call__(self, x, positions, valid, *, key=None, capture: bool = False):
+        """Uncached causal pass, as in training.
 
         Args:
             x: embeddings [B, S, D].
             positions: int[B, S], rotary positions.
-            mask: bool[B, 1, S, S] or [1, 1, S, S], True where a query may see a key.
+            valid: bool[B, S], False at padding, which nobody attends to.
             key: switches LoRA dropout on.
             capture: also return the input of every layer and the output of the last.
 
@@ -116,9 +115,12 @@ class Llama(nnx.Module):
         rope = rope_tables(positions, self.config, self.position_dtype)
         keys = None if key is None else jax.random.split(key, self.config.layers)
 
+        def attend(q, k, v):
+            return causal_attention(q, k, v, valid), None
+
         def body(x, layer_and_key):
             layer, key = layer_and_key
-            y, _ = layer(x, rope, mask, key=key)
+            y, _ = layer(x, rope, attend, key=key)
             return y, x if capture else None
 
         x, states = run_stack(body, x, (self.layers, keys), remat=self.remat)
@@ -129,7 +131,7 @@ class Llama(nnx.Module):
         """Empty cache for `batch` rows of up to `length` positions."""
         c = self.config
         shape = (c.layers, batch, length, c.heads, c.head_width)
-        empty = constrain(jnp.zeros(shape, self.dtype), None, BATCH, None, "tensor", None)
+        empty = constrain(jnp.zeros(shape, self.dtype), None, BATCH, None, HEADS, None)
         return Cache(empty, empty)
 
     def extend(self, x, positions, mask, cache: Cache, index) -> tuple[jax.Array, Cache]:
@@ -148,14 +150,15 @@ class Llama(nnx.Module):
             x, cache = carry
             layer, number = layer_and_number
 
-            def update(k, v):
+            def attend(q, k, v):
                 # The cache travels in the carry, so each write changes one slice in place.
                 start = (number, 0, index, 0, 0)
                 new = Cache(jax.lax.dynamic_update_slice(cache.key, k[None], start),
                             jax.lax.dynamic_update_slice(cache.value, v[None], start))
-                return new.key[number], new.value[number], new
+                return jax.nn.dot_product_attention(q, new.key[number], new.value[number],
+                                                    mask=mask), new
 
-            x, cache = layer(x, rope, mask, update=update)
+            x, cache = layer(x, rope, attend)
             return (x, cache), None
 
         numbers = jnp.arange(self.config.layers)

@@ -9,7 +9,7 @@ from flax import nnx
 from legion_jax.config import SamConfig
 from legion_jax.models.attention import grid_attention
 from legion_jax.models.layers import Dense, Mlp, gelu, layer_norm, patchify, run_stack, stack
-from legion_jax.sharding import BATCH, constrain
+from legion_jax.sharding import BATCH, HEADS, SEQUENCE, constrain
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -43,7 +43,7 @@ class RelativeAttention(nnx.Module):
         S = self.side
         q, k, v = einops.rearrange(self.qkv(x), "B Y X (three N H) -> three B (Y X) N H",
                                    three=3, N=self.heads)
-        q, k, v = (constrain(y, BATCH, None, "tensor", None) for y in (q, k, v))
+        q, k, v = (constrain(y, BATCH, None, HEADS, None) for y in (q, k, v))
         offset = np.arange(S)[:, None] - np.arange(S)[None, :] + S - 1
         grid = einops.rearrange(q, "B (Y X) N H -> B N Y X H", Y=S)
         # The positional terms use q before its scaling by 1 / sqrt(H).
@@ -82,7 +82,7 @@ class SamLayer(nnx.Module):
             h = self.attention(h)
         x = x + h
         x = x + self.mlp(self.norm2(x), gelu)
-        return constrain(x, BATCH, None, None, None)
+        return constrain(x, BATCH, SEQUENCE, None, None)
 
 
 class SamEncoder(nnx.Module):
@@ -117,7 +117,7 @@ class SamEncoder(nnx.Module):
         [B, Y, X, D] and [L, B, Y, X, D].
         """
         patches = self.patch(patchify(pixels.astype(self.dtype), self.config.patch))
-        x = constrain(patches + self.position[...].astype(self.dtype), BATCH, None, None, None)
+        x = constrain(patches + self.position[...].astype(self.dtype), BATCH, SEQUENCE, None, None)
         x, states = self._run_blocks(x, capture)
         x = self.neck_norm1(self.neck_conv1(x))
         x = self.neck_norm2(_conv3x3(x, self.neck_conv2))

@@ -71,11 +71,6 @@ def make_mesh(text: str, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
     except ValueError:
         raise UserError(f"--mesh: whole numbers for {', '.join(sharding.AXES)}, not "
                         f"{text!r}") from None
-    if len(sizes) == len(sharding.AXES) + 1:
-        *sizes, fourth = sizes
-        if fourth != 1:
-            raise UserError(f"--mesh {text}: this model splits over {', '.join(sharding.AXES)}; "
-                            f"a fourth axis can only be 1, not {fourth}")
     try:
         return sharding.make_mesh(sizes, devices)
     except sharding.MeshError as error:
@@ -146,9 +141,10 @@ def lower_decode(run: Run, mesh: jax.sharding.Mesh) -> Program:
     with jax.set_mesh(mesh):
         lowered = answer.lower(params, rows((PROMPT_IDS,), "int32"), rows((side, side, 3), "uint8"))
     once, token = answering(run.model, Sizes(PROMPT_IDS, IMAGE_INDEX, 0, 0), new=new)
-    # Rows that do not divide over the devices are decoded on each of them.
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    copies = shards if batch % shards else 1
+    # Where rows do not divide over the devices, several decode the same ones.
+    share = rows((), "int32")
+    copies = mesh.shape["data"] * mesh.shape["fsdp"] * share.sharding.shard_shape(
+        share.shape)[0] // batch
     total = once + new * token
     return dataclasses.replace(
         _program("decode", lowered, batch, Flops(total, total * copies), mesh.size),
