@@ -81,6 +81,19 @@ def check_without_data(config: ml_collections.ConfigDict, *, batch_shards: int) 
     check_values(probe, batch_shards=batch_shards)
 
 
+# What a run may change between two of its starts: where it runs and what it keeps, not what it
+# computes.
+FREE = {"mesh", "compile_cache", "log_every", "checkpoint_every", "checkpoint_keep",
+        "checkpoint_keep_every", "checkpoint_keep_best", "stop_above", "data.threads",
+        "data.workers", "data.buffer"}
+
+
+def lasting(config: dict, prefix: str = "") -> dict:
+    """A config, as a dict, without the knobs that may change between two starts of a run."""
+    return {name: lasting(value, f"{prefix}{name}.") if isinstance(value, dict) else value
+            for name, value in config.items() if f"{prefix}{name}" not in FREE}
+
+
 def differences(old: dict, new: dict, prefix: str = "") -> str:
     """Readable list of the knobs in which two configs, as dicts, differ."""
     found = []

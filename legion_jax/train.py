@@ -163,9 +163,9 @@ def write_run_files(config, task: Task, params: dict, workdir: epath.Path) -> No
     text = json.loads(config.to_json())
     path = workdir / "config.json"
     started = checkpoint.latest_step(workdir) is not None
-    if started and path.exists() and (old := json.loads(path.read_text())) != text:
-        raise run_config.ConfigError(f"{workdir}: belongs to a run with another config: "
-                                     f"{run_config.differences(old, text)}")
+    if started and path.exists() and (changed := run_config.differences(
+            run_config.lasting(json.loads(path.read_text())), run_config.lasting(text))):
+        raise run_config.ConfigError(f"{workdir}: belongs to a run with another config: {changed}")
     workdir.mkdir(parents=True, exist_ok=True)
     base = checkpoint.base_of(config.init_from) if config.init_from else None
     checkpoint.write_meta(
@@ -188,7 +188,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
     mesh = sharding.make_mesh(config.mesh)
     run_config.check_values(config, batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
     task = read_task(config)
-    data = train_data.open_batches(config, task.tokenizer, task.examples, task.model)
+    data = train_data.open_batches(config, task.tokenizer, task.examples, task.model,
+                                   sharding.local_rows(mesh, config.batch_size))
     optimizer = optim.make(config.optimizer)
     with jax.set_mesh(mesh):
         graph, abstract, frozen = abstract_state(config, task.model, optimizer, mesh)

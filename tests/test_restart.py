@@ -125,5 +125,5 @@ def test_two_hosts_survive_the_loss_of_one(data, tmp_path):
     assert "resumed from step" in logs[0]
     finish(pair(data, workdir))
     assert metrics(workdir) == wanted
-    alone = run(data, workdir, "--config.batch_size=8", devices=8)
+    alone = run(data, workdir, "--config.batch_size=8", "--config.mesh=(1,2,2,2)", devices=8)
     assert alone.returncode == 0 and f"resumed from step {STEPS}" in alone.stderr
