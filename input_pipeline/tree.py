@@ -14,6 +14,7 @@ from etils import epath
 from input_pipeline.record import DataError, RecordError
 
 ARCHIVES = (".zip", ".tar")
+LARGEST = 1 << 31  # bytes of a file that is read whole; an archive may claim any number
 
 
 class Tree:
@@ -74,6 +75,8 @@ class Tree:
                     raise RecordError("file unreadable", f"{name}: not a plain file")
                 return path.read_bytes()
             entry = self._index()[name]
+            if (size := self.size(name)) > LARGEST:
+                raise RecordError("file unreadable", f"{name}: {size} bytes, above {LARGEST}")
             with self._lock:  # an archive has one position
                 if self.path.endswith(".zip"):
                     return self._archive.read(entry)

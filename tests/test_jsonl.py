@@ -186,6 +186,7 @@ def test_an_archive_reads_like_the_folder(tmp_path):
     ({"regions": [{"polygons": [1, 2]}]}, "region 0: field 'polygons'"),
     ({"regions": [{"polygons": [["1"]]}]}, "region 0: field 'polygons'"),
     ({"regions": [{"box": [1, 2, 3]}]}, "region 0: field 'box'"),
+    ({"regions": [{"box": [3, 2, 1, 4]}]}, "region 0: field 'box': expected .* with x1 <= x2"),
     ({"regions": [{"start": 3}]}, "region 0: field 'start' without 'end'"),
     ({"has_masks": False, "union_mask": "m.png"}, "field 'has_masks' is false beside masks")])
 def test_a_mistake_is_named_by_line_and_field(tmp_path, change, message):

@@ -189,7 +189,8 @@ _PLACE = (lambda v: type(v) is int and v >= 0, "a position in the caption")
 REGION_FIELDS = {
     **dict.fromkeys(("phrase", "explanation", "artifact_type", "mask"), _TEXT),
     "start": _PLACE, "end": _PLACE,
-    "box": (lambda v: _are_numbers(v) and len(v) == 4, "[x1, y1, x2, y2]"),
+    "box": (lambda v: _are_numbers(v) and len(v) == 4 and v[0] <= v[2] and v[1] <= v[3],
+            "[x1, y1, x2, y2] with x1 <= x2 and y1 <= y2"),
     "polygons": (lambda v: isinstance(v, list) and all(map(_are_numbers, v)),
                  "[[x1, y1, x2, y2, ...], ...]")}
 FIELDS = {
