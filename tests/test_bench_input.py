@@ -14,7 +14,7 @@ from input_pipeline import conversation, prepared
 from input_pipeline.builder import prepare
 from input_pipeline.datasets import open_dataset
 from input_pipeline.tokenizer import train_tokenizer
-from tools.bench import contest, stages, synthetic
+from tools.input_bench import contest, stages, synthetic
 
 pytest.importorskip("skimage")
 

@@ -30,7 +30,7 @@ from input_pipeline.examples import ExampleSpec, blank_example, text_length, tra
 from input_pipeline.stream import Stream
 from input_pipeline.tokenizer import Tokenizer
 from legion_jax import command
-from tools.bench import contest, stages
+from tools.input_bench import contest, stages
 
 CHECKED, STAGED = 8, 32  # photos that are compared, and whose stages are timed
 TOLERANCE = 1e-5  # of SAM's normalised values
@@ -69,7 +69,7 @@ def folder_of(options) -> Iterator[str]:
         return
     from input_pipeline.builder import prepare
     from input_pipeline.datasets import open_dataset
-    from tools.bench import synthetic
+    from tools.input_bench import synthetic
     with tempfile.TemporaryDirectory(prefix="bench_input_") as folder:
         source = pathlib.Path(folder) / "source"
         synthetic.write(source, options.synthetic)
@@ -92,7 +92,7 @@ def contestants(options, folder: str, source, tokenizer, spec, stream) -> list[c
              contest.Ours(batches.train_batches(rows), threads=threads, workers=options.workers)]
     if options.peer:
         try:
-            from tools.bench.peer import PlainDataset
+            from tools.input_bench.peer import PlainDataset
         except ImportError as error:
             raise UserError(f"--peer: needs torch ({error})") from error
         found.append(contest.Peer(PlainDataset(folder, options.split, tokenizer, spec),

@@ -66,7 +66,7 @@ def compare(source: Sequence, spec: ExampleSpec, *, photos: int) -> dict[str, fl
     the vision tower gets, ours normalised as on the device.
     """
     from legion_jax.models.sam_encoder import normalize
-    from tools.bench import peer
+    from tools.input_bench import peer
     wrong, largest = 0, 0.0
     for index in range(min(photos, len(source))):
         content = source[index]["image"]
