@@ -118,7 +118,7 @@ class Predictor:
             graph, image_index=conversation.image_index(self._prompt),
             max_new=question.max_new_tokens, slots=question.mask_slots,
             eos_id=tokenizer.eos_id, seg_id=tokenizer.seg_id)
-        self._draw = jax.jit(functools.partial(_draw, graph), static_argnames="canvas")
+        self._draw = jit_draw(graph)
 
     @classmethod
     def from_folder(cls, folder: epath.PathLike, *, batch_size: int = 8,
@@ -169,22 +169,20 @@ class Predictor:
             else:  # nothing to draw: SAM is not run at all
                 packed = np.zeros((len(images), self.question.mask_slots, 1, 1), np.uint8)
                 scores = np.zeros(packed.shape[:2])
-        decoded, verdict, packed, scores = jax.device_get((decoded, verdict, packed, scores))
-        return [self._result(image.shape[:2], jax.tree.map(lambda x, i=i: x[i], decoded),
-                             None if verdict is None else verdict[i], packed[i], scores[i],
-                             frames[i]) for i, image in enumerate(images)]
+        rows = (*jax.device_get((decoded, verdict, packed, scores)), frames)
+        return [self._result(image.shape[:2], *jax.tree.map(lambda x, i=i: x[i], rows))
+                for i, image in enumerate(images)]
 
     def _result(self, size, decoded, verdict, packed, scores, frame) -> Prediction:
         tokens = decoded.tokens[:decoded.length].tolist()
         answer = self.tokenizer.decode(tokens)
         parsed = conversation.parse_answer(answer)
         found = []
-        for region in parsed.regions:
-            index, mask, score = region.seg_index, None, 0.0
+        for one in parsed.regions:
+            index, mask, score = one.seg_index, None, 0.0
             if index is not None and index < self.question.mask_slots:
                 mask, score = _unpack(packed[index], frame, size), float(scores[index])
-            found.append(Region(region.phrase, region.start, region.end, region.detail, mask,
-                                score))
+            found.append(Region(one.phrase, one.start, one.end, one.detail, mask, score))
         name = probability = fake = None
         if verdict is not None:
             classes = self.config.verdict_classes
@@ -197,10 +195,7 @@ class Predictor:
 
 def canvas_for(sizes: np.ndarray) -> int:
     """Smallest canvas, a power of two, that holds every frame int[B, 2]."""
-    canvas = SMALLEST_CANVAS
-    while canvas < sizes.max():
-        canvas *= 2
-    return canvas
+    return max(SMALLEST_CANVAS, 1 << (int(sizes.max()) - 1).bit_length())
 
 
 def abstract_params(config: LegionConfig, mesh: jax.sharding.Mesh) -> dict:
@@ -219,6 +214,11 @@ def graph_of(config: LegionConfig) -> nnx.GraphDef:
 def jit_answer(graph, **settings) -> Callable:
     """`answer(params, ids, image) -> (Decoded, verdict)`; settings as of `decoding.greedy`."""
     return jax.jit(functools.partial(_answer, graph, **settings))
+
+
+def jit_draw(graph) -> Callable:
+    """`draw(params, *args, canvas=C)`; arguments and result as of `decoding.draw_masks`."""
+    return jax.jit(functools.partial(_draw, graph), static_argnames="canvas")
 
 
 def _answer(graph, params, ids, image, **settings):

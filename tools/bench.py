@@ -1,0 +1,110 @@
+"""How fast LEGION trains and answers, beside the same model made of PyTorch's parts.
+
+    python -m tools.bench
+
+Two pieces of work at a middle size, in float32, on the same cores: an update of the recipe in
+experiments/base.py, and captions with masks for a batch of photos. `ours` is the program that
+`legion_jax.train` and `legion_jax.inference` run; `peer` is LLaVA's parts and `SamModel` of
+transformers with the same random weights, which answers photo by photo with its key/value cache.
+They take turns, and their results are compared: a difference is an error. The floor is the
+counted operations at the speed of one large product of matrices. The last line is JSON.
+
+Every answer has the same number of tokens and masks without anybody being told how many
+(tools/speed/cases.py says how). Inputs are ready on both sides, bytes on ours and normalised
+float32 on the peer's, and nothing is read or decoded. The peer is given what helps it: fused
+attention and AdamW, frozen towers outside of the graph, logits at as few positions as ours, no
+blocks of CLIP that nobody reads.
+
+Where JAX finds a GPU, or with --device=gpu, it is the full size in bfloat16 instead, made on the
+device: seconds per update, tokens per second, MFU, and decoding against the memory's bandwidth.
+"""
+
+import importlib
+import json
+import os
+
+import jax
+from absl import flags
+from rich.console import Console
+
+from input_pipeline.errors import UserError
+from legion_jax import command
+from tools.speed import cases, contest, report
+
+DIFFERENT = 2  # exit code
+SIDE = 2048  # of the matrices whose product says what the cores can do
+INSTALL = "pip install -e '.[bench]'"
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    flags.DEFINE_enum("device", None, ["cpu", "gpu"], "Where; by default a GPU where JAX has one.")
+    flags.DEFINE_integer("rounds", 5, "Turns of each contestant that count.")
+    flags.DEFINE_integer("threads", os.cpu_count(), "Cores for both, on a CPU.")
+    flags.DEFINE_list("work", ["train", "answers"], "What to measure.")
+    flags.DEFINE_bool("tiny", False, "A model that takes seconds: tries the tool, says nothing.")
+    flags.DEFINE_bool("peer", True, "Measure PyTorch beside it, and compare.")
+
+
+def check(options) -> None:
+    """Raises UserError for values that cannot be measured with."""
+    if options.rounds < 1:
+        raise UserError(f"--rounds: at least 1, got {options.rounds}")
+    cores = len(os.sched_getaffinity(0))
+    if not 1 <= options.threads <= cores:
+        raise UserError(f"--threads: 1 to {cores}, the cores there are, got {options.threads}")
+    if unknown := sorted(set(options.work) - contest.WORK.keys()):
+        raise UserError(f"--work: {', '.join(contest.WORK)}, not {', '.join(unknown)}")
+    if not options.work:
+        raise UserError(f"--work: one of {', '.join(contest.WORK)} at least")
+
+
+def use_cores(number: int) -> None:
+    """Bind this process to so many of its cores, before JAX counts them."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:number])
+
+
+def set_up_peer(threads: int) -> None:
+    """Raises UserError without PyTorch or transformers."""
+    try:
+        import torch
+
+        importlib.import_module("tools.speed.peer")
+    except ImportError as error:
+        raise UserError(f"--peer: {error}; {INSTALL}, or --nopeer") from error
+    torch.set_num_threads(threads)
+
+
+def measure(case: cases.Case, *, work: list[str], rounds: int, threads: int, peer: bool,
+            side: int = SIDE) -> dict:
+    """Everything this command finds out on a CPU, as JSON."""
+    before = os.getloadavg()[0]
+    result = {"case": case.name, "device": "cpu", "threads": threads, "rounds": rounds,
+              "product": contest.product_peak(side, rounds=rounds, peer=peer)}
+    params = cases.random_params(case)
+    for name in work:
+        result[name] = contest.WORK[name](case, params, rounds=rounds, peer=peer)
+    return result | {"load": [before, os.getloadavg()[0]]}
+
+
+def main() -> int:
+    """Measures, prints tables and one line of JSON; exit code."""
+    options, console = flags.FLAGS, Console()
+    check(options)
+    use_cores(options.threads)
+    if options.device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    if options.peer:
+        set_up_peer(options.threads)
+    case = cases.TINY if options.tiny else cases.MID
+    result = measure(case, work=options.work, rounds=options.rounds, threads=options.threads,
+                     peer=options.peer)
+    report.show(result, console)
+    print(json.dumps(report.rounded(result)))
+    checks = [result[name]["check"]["same"] for name in options.work if options.peer]
+    return 0 if all(checks) else DIFFERENT
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main)

@@ -1,0 +1,169 @@
+"""What is measured: sizes, random parameters and random inputs, the same for every contestant.
+
+The parameters are random, but a cycle of PERIOD tokens, one of them [SEG], is written into the
+vocabulary matrices: their embeddings are so large that no layer changes their direction much, and
+the head's column of each points along the embedding of the one before it. Greedy decoding of a
+prompt that ends in the last of them therefore goes around the cycle, finds [SEG] once in every
+round by argmax over the whole vocabulary, and never comes upon the end token. Every answer has the
+same number of tokens and masks, and nobody has to be told so.
+"""
+
+import dataclasses
+import re
+
+import ml_collections
+import numpy as np
+
+from experiments import base
+from input_pipeline.tokenizer import ADDED_TOKENS
+from legion_jax import partition
+from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
+
+IMAGE_ID, EOS_ID = -200, 2
+PERIOD = 16
+_FIRST_WORD = 3  # ids below are special
+_LOUD = 10.0  # size of the cycle's embeddings; what all layers add up to is about 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One size of everything.
+
+    Attributes:
+        model: with LoRA; answers are made without, as its factors are folded in beforehand.
+        batch: photos of an update; photos: of a batch to answer.
+        text: ids of a training text, its first `prompt` the question, the image at `image_index`.
+        masks: per photo, as many as [SEG]s; new: tokens of an answer.
+        photo: (height, width) on SAM's canvas and of the photo itself, masks included.
+    """
+
+    name: str
+    model: LegionConfig
+    batch: int
+    photos: int
+    text: int
+    prompt: int
+    image_index: int
+    masks: int
+    new: int
+    photo: tuple[int, int]
+
+    @property
+    def seg_id(self) -> int:
+        return self.model.language.vocab - len(ADDED_TOKENS) + ADDED_TOKENS.index("[SEG]")
+
+    @property
+    def cycle(self) -> list[int]:
+        """The tokens of the answer's period; a prompt that asks for no mask ends in the last."""
+        words = list(range(_FIRST_WORD, _FIRST_WORD + PERIOD - 1))
+        return [*words[:-1], self.seg_id, words[-1]]
+
+    @property
+    def canvas(self) -> int:
+        return self.model.sam.image_size
+
+
+MID = Case(
+    "mid", LegionConfig(
+        clip=ClipConfig(image_size=336, width=256, mlp=1024, heads=4, layers=8),
+        language=LanguageConfig(width=512, mlp=1376, heads=8, layers=8),
+        lora=LoraConfig(rank=8, alpha=16.0, dropout=0.05),
+        sam=SamConfig(image_size=1024, width=192, mlp=768, heads=6, layers=6, window=14,
+                      global_blocks=(2, 5)),
+        dtype="float32", remat=False),
+    batch=2, photos=8, text=222, prompt=164, image_index=36, masks=4, new=4 * PERIOD,
+    photo=(768, 1024))
+TINY = Case(
+    "tiny", LegionConfig(
+        clip=ClipConfig(image_size=28, patch=14, width=32, mlp=64, heads=4, layers=3),
+        language=LanguageConfig(vocab=519, width=48, mlp=96, heads=4, layers=3),
+        lora=LoraConfig(rank=2, alpha=4.0, dropout=0.05),
+        sam=SamConfig(image_size=64, patch=8, width=32, mlp=64, heads=4, layers=4, window=3,
+                      global_blocks=(1, 3), prompt_width=32, mask_channels=4, decoder_heads=4,
+                      decoder_mlp=64, iou_hidden=16),
+        dtype="float32", remat=False),
+    batch=2, photos=2, text=26, prompt=12, image_index=3, masks=2, new=2 * PERIOD, photo=(48, 64))
+
+
+def run_config(case: Case) -> ml_collections.ConfigDict:
+    """The recipe of experiments/base.py at these sizes, in the model's dtype."""
+    config = base.get_config()
+    config.batch_size, config.frozen_dtype = case.batch, case.model.dtype
+    config.model.remat, config.model.dtype = case.model.remat, case.model.dtype
+    config.model.position_dtype = case.model.position_dtype
+    config.data.text_length, config.data.mask_slots = case.text, case.masks
+    config.data.mask_canvas = case.canvas
+    # From the first update on, so that a peer with another optimizer would be found out.
+    config.optimizer.schedule, config.optimizer.warmup_steps = "constant", 0
+    return config
+
+
+def random_params(case: Case, seed: int = 0) -> dict[str, np.ndarray]:
+    """{path: float32 array}, the cycle written in; LoRA starts as recipes start it, at zero."""
+    rng = np.random.default_rng(seed)
+
+    def value(path, shape):
+        if path.endswith("lora_b"):
+            return np.zeros(shape, np.float32)
+        noise = rng.standard_normal(shape, np.float32)
+        if path.endswith(("kernel", "lora_a")):
+            return noise * np.float32(shape[-2] ** -0.5)
+        if re.search(r"(_token|tokens|frequencies)$", path):
+            return noise
+        return noise * np.float32(0.1) + path.endswith("scale")
+
+    params = {path: value(path, array.shape)
+              for path, array in partition.abstract_params(case.model).items()}
+    embed, head = params["language/embed/embedding"], params["language/head/kernel"]
+    cycle = case.cycle
+    embed[cycle] = _LOUD * rng.normal(size=(PERIOD, embed.shape[1]))
+    for token, following in zip(cycle, np.roll(cycle, -1), strict=True):
+        head[:, following] = embed[token] / np.linalg.norm(embed[token])
+    head[:, EOS_ID] = 0
+    return params
+
+
+def without_lora(case: Case, params: dict[str, np.ndarray]) -> tuple[LegionConfig, dict]:
+    """Model and parameters that answer; a fresh LoRA changes no kernel, so it is left out."""
+    return (dataclasses.replace(case.model, lora=LoraConfig()),
+            {p: a for p, a in params.items() if not p.endswith(("lora_a", "lora_b"))})
+
+
+def _words(rng, case: Case, shape) -> np.ndarray:
+    """Random ids of ordinary words, the image placeholder among them."""
+    ids = rng.integers(_FIRST_WORD + PERIOD, case.model.language.vocab - len(ADDED_TOKENS), shape)
+    ids[:, case.image_index] = IMAGE_ID
+    return ids.astype(np.int32)
+
+
+def _views(rng, case: Case, rows: int) -> dict[str, np.ndarray]:
+    clip, sam = case.model.clip.image_size, case.canvas
+    size = np.broadcast_to(np.int32(case.photo), (rows, 2))
+    return {"clip_image": rng.integers(0, 256, (rows, clip, clip, 3), np.uint8),
+            "sam_image": rng.integers(0, 256, (rows, sam, sam, 3), np.uint8),
+            "resized_size": size, "original_size": size}
+
+
+def train_batch(case: Case, seed: int = 1) -> dict[str, np.ndarray]:
+    """A batch as `input_pipeline.examples` makes them; a mask is a half of its photo."""
+    rng, B, K, C = np.random.default_rng(seed), case.batch, case.masks, case.canvas
+    ids = _words(rng, case, (B, case.text))
+    ids[:, np.linspace(case.prompt + 1, case.text - 2, K).astype(int)] = case.seg_id
+    masks = np.zeros((B, K, C, C), bool)
+    for k in range(K):
+        masks[:, k, k * case.photo[0] // (2 * K):][:, :case.photo[0] // 2, :case.photo[1]] = True
+    return _views(rng, case, B) | {
+        "ids": ids, "valid": np.ones(ids.shape, bool),
+        "loss_mask": np.broadcast_to(np.arange(case.text) >= case.prompt, ids.shape).copy(),
+        "masks": np.packbits(masks, axis=-1), "mask_valid": np.ones((B, K), bool),
+        "label": np.ones(B, np.int32), "dropped": np.zeros(B, np.int32),
+        "bad": np.zeros(B, np.int32)}
+
+
+def questions(case: Case, seed: int = 2) -> dict[str, np.ndarray]:
+    """Photos to answer for, and the prompt of each."""
+    rng = np.random.default_rng(seed)
+    ids = _words(rng, case, (case.photos, case.prompt))
+    ids[:] = ids[:1]
+    ids[:, -1] = case.cycle[-1]
+    return _views(rng, case, case.photos) | {"ids": ids}

@@ -1,0 +1,41 @@
+"""What the machine can do at best: operations of the work, and a plain product of matrices."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from tools.aot.flops import Sizes, answering, products, training
+from tools.speed.cases import Case, run_config, without_lora
+
+MASK_TOWERS = ("sam_encoder", "text_projection", "mask_decoder", "frame")
+
+
+def train_flops(case: Case) -> float:
+    """Operations of one update, as `tools.aot.flops` counts them."""
+    config = run_config(case)
+    sizes = Sizes(case.text, case.image_index, case.masks, case.canvas)
+    return case.batch * training(case.model, sizes, trainable=config.trainable,
+                                 losses=dict(config.loss)).model
+
+
+def answer_flops(case: Case) -> float:
+    """Operations of the answers to all photos, masks included."""
+    model, _ = without_lora(case, {})
+    once, token = answering(model, Sizes(case.prompt, case.image_index, 0, 0), new=case.new)
+    sizes = Sizes(case.prompt, case.image_index, case.masks, case.canvas)
+    masks = sum(product.forward for product in products(model, sizes)
+                if product.tower in MASK_TOWERS)
+    return case.photos * (once + case.new * token + masks)
+
+
+def square_products(side: int, *, peer: bool) -> tuple[dict[str, Callable], float]:
+    """Products of two float32 matrices of this side by jax and torch, and their operations."""
+    a, b = jax.random.normal(jax.random.key(0), (2, side, side))
+    ours = jax.jit(lambda a, b: jnp.matmul(a, b, precision="highest"))
+    found = {"jax": lambda: ours(a, b).block_until_ready()}
+    if peer:
+        import torch
+        c, d = (torch.tensor(jax.device_get(x)) for x in (a, b))
+        found["torch"] = lambda: c @ d
+    return found, 2.0 * side ** 3

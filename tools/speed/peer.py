@@ -1,0 +1,121 @@
+"""The peer's update, and its answers photo by photo with transformers' key/value cache."""
+
+import numpy as np
+import torch
+import transformers
+from torch.nn import functional
+
+from legion_jax.losses import DICE_EPS, DICE_SCALE
+from legion_jax.models import clip, sam_encoder
+from tools.speed.cases import Case, run_config, without_lora
+from tools.speed.peer_model import Peer, to_frame
+
+
+def _pixels(images: np.ndarray, mean, std, size=None) -> torch.Tensor:
+    """uint8[B, C, C, 3] -> normalised float32[B, 3, C, C], as a data loader hands them over.
+
+    Outside of `size`, rows and columns, it is zero.
+    """
+    x = (images.astype(np.float32) - np.float32(mean)) / np.float32(std)
+    if size is not None:
+        x[:, size[0]:], x[:, :, size[1]:] = 0, 0
+    return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+
+
+def _inputs(case: Case, rows: dict[str, np.ndarray], device: str) -> dict[str, torch.Tensor]:
+    size, scale = case.photo, 255
+    clip_mean, clip_std = (tuple(scale * v for v in values) for values in (clip.MEAN, clip.STD))
+    found = {"clip": _pixels(rows["clip_image"], clip_mean, clip_std),
+             "sam": _pixels(rows["sam_image"], sam_encoder.MEAN, sam_encoder.STD, size),
+             "ids": torch.from_numpy(np.maximum(rows["ids"], 0)).long()}
+    if "masks" in rows:
+        masks = np.unpackbits(rows["masks"], axis=-1)[..., :size[0], :size[1]]
+        found["masks"] = torch.from_numpy(masks.astype(np.float32))
+        found["targets"] = torch.from_numpy(np.where(rows["loss_mask"], rows["ids"], -100)).long()
+    return {name: value.to(device) for name, value in found.items()}
+
+
+class PeerTrain:
+    """The recipe's update."""
+
+    def __init__(self, case: Case, params: dict[str, np.ndarray], batch: dict[str, np.ndarray]):
+        self._case, config = case, run_config(case)
+        self._model = Peer(case.model)
+        self._model.load(params)
+        self._model.train()
+        self._batch = _inputs(case, batch, "cpu")
+        self._parameters = self._model.train_as_recipe()
+        self.trained = sum(p.numel() for p in self._parameters)
+        c = self._config = config.optimizer
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, lr=c.learning_rate, betas=(c.beta1, c.beta2), eps=c.epsilon,
+            weight_decay=c.weight_decay, fused=True)
+        self._weights = config.loss
+
+    def __call__(self) -> dict[str, float]:
+        """One update; its metrics."""
+        self._optimizer.zero_grad(set_to_none=True)
+        terms = self._losses()
+        loss = sum(self._weights[name] * value for name, value in terms.items())
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip_norm)
+        self._optimizer.step()
+        return {"loss": loss.item(), "grad_norm": norm.item()} | {
+            name: self._weights[name] * value.item() for name, value in terms.items()}
+
+    def _losses(self) -> dict[str, torch.Tensor]:
+        case, model, batch = self._case, self._model, self._batch
+        x = model.splice(batch["ids"], batch["clip"], case.image_index)
+        states = model.language.model(inputs_embeds=x, use_cache=False).last_hidden_state
+        # As many positions as ours: from the last patch on.
+        start = case.image_index + case.model.clip.num_patches - 1
+        logits = model.language.lm_head(states[:, start:-1])
+        targets = batch["targets"][:, case.image_index + 1:]
+        ce = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        rows, columns = (batch["ids"] == case.seg_id).nonzero(as_tuple=True)
+        prompts = states[rows, columns + case.model.clip.num_patches - 2]
+        masks = to_frame(model.draw(prompts.unflatten(0, (case.batch, case.masks)), batch["sam"]),
+                         case.canvas, case.photo)
+        p, target = masks.sigmoid(), batch["masks"]
+        bce = functional.binary_cross_entropy_with_logits(masks, target)
+        overlap = 2 * (p / DICE_SCALE * target).sum((-2, -1)) + DICE_EPS
+        size = (p / DICE_SCALE).sum((-2, -1)) + (target / DICE_SCALE).sum((-2, -1)) + DICE_EPS
+        return {"ce": ce, "bce": bce, "dice": (1 - overlap / size).mean()}
+
+
+class PeerAnswers:
+    """Photo by photo, as the published code and `generate` are used: prompt, tokens, masks."""
+
+    def __init__(self, case: Case, params: dict[str, np.ndarray], asked: dict[str, np.ndarray]):
+        model, params = without_lora(case, params)
+        self._case, self._model = case, Peer(model)
+        self._model.load(params)
+        self._model.eval().requires_grad_(False)
+        self._asked = _inputs(case, asked, "cpu")
+
+    @torch.inference_mode()
+    def __call__(self) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+        """Tokens int[B, M], masks of each photo bool[K, H, W], scores float32[B, K]."""
+        found = [self._one({name: x[i:i + 1] for name, x in self._asked.items()})
+                 for i in range(self._case.photos)]
+        tokens, masks, scores = zip(*found, strict=True)
+        return np.array(tokens), list(masks), np.stack(scores)
+
+    def _one(self, asked):
+        case, language = self._case, self._model.language
+        x = self._model.splice(asked["ids"], asked["clip"], case.image_index)
+        cache, tokens, states = transformers.DynamicCache(), [], []
+        for _ in range(case.new):
+            hidden = language.model(inputs_embeds=x, past_key_values=cache,
+                                    use_cache=True).last_hidden_state[:, -1]
+            token = language.lm_head(hidden).argmax(-1)
+            tokens.append(int(token))
+            if tokens[-1] == case.seg_id:
+                states.append(hidden)
+            x = language.model.embed_tokens(token[:, None])
+        logits = to_frame(self._model.draw(torch.stack(states, dim=1), asked["sam"]),
+                          case.canvas, case.photo)[0]
+        positive = logits > 0
+        total = torch.where(positive, logits.sigmoid(), 0).sum((-2, -1))
+        return (tokens, positive.numpy(),
+                (total / positive.sum((-2, -1)).clamp(min=1)).numpy())

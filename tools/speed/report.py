@@ -1,0 +1,48 @@
+"""The tables of tools.bench, and its line of JSON."""
+
+from rich.console import Console
+from rich.table import Table
+
+TITLES = {"train": "train step, {photos} photos",
+          "answers": "captions and masks for {photos} photos: {tokens} tokens, {masks} masks"}
+
+
+def show(result: dict, console: Console) -> None:
+    """Prints all that was measured."""
+    peak = max(result["product"]["gflops_per_s"].values())
+    by_library = ", ".join(f"{name} {value:.0f}"
+                           for name, value in result["product"]["gflops_per_s"].items())
+    console.print(f"{result['threads']} cores, load {result['load'][0]:.1f} before and "
+                  f"{result['load'][1]:.1f} after; a product of matrices: {by_library} GFLOP/s",
+                  highlight=False)
+    for name, title in TITLES.items():
+        if name in result:
+            _show_work(title.format(**result[name]), result[name], peak, console)
+
+
+def _show_work(title: str, found: dict, peak: float, console: Console) -> None:
+    table = Table(title=f"{title}; {found['flops'] / 1e9:.0f} GFLOP", title_justify="left")
+    for column in ("", "median s", "fastest", "slowest", "core seconds", "GFLOP/s",
+                   "times the peer"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, seconds in found["seconds"].items():
+        times = f"{found['ratio']:.2f}" if name == "ours" and "ratio" in found else ""
+        table.add_row(name, f"{seconds:.3f}", f"{found['fastest'][name]:.3f}",
+                      f"{found['slowest'][name]:.3f}", f"{found['cpu_seconds'][name]:.3f}",
+                      f"{found['gflops_per_s'][name]:.1f}", times)
+    table.add_row("floor", f"{found['flops'] / peak / 1e9:.3f}", "", "", "", f"{peak:.1f}", "")
+    console.print(table)
+    console.print(f"ours compiled in {found['compile_s']:.1f} s", highlight=False)
+    if check := found.get("check"):
+        said = "  ".join(f"{key} {value}" for key, value in check.items() if key != "same")
+        console.print(f"{'the same results' if check['same'] else 'DIFFERENT results'}: {said}",
+                      highlight=False)
+
+
+def rounded(value):
+    """A JSON value with numbers of five digits, which is more than the clock is good for."""
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(one) for one in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
