@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 
 from input_pipeline.errors import UserError
+from legion_jax.chips import peak_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +27,17 @@ class Chip:
     ici_rate: float
 
 
+def _tpu(version: str, hbm: float, hbm_rate: float, ici_rate: float) -> Chip:
+    name = f"TPU {version}"
+    return Chip(name, peak_flops(name), hbm, hbm_rate, ici_rate)
+
+
 # https://cloud.google.com/tpu/docs/v5e, /v5p and /v6e, "System architecture"; the links are given
 # there in Gbit/s per chip.
 CHIPS = {
-    "v5e": Chip("TPU v5e", 197e12, 16e9, 819e9, 1600e9 / 8),
-    "v5p": Chip("TPU v5p", 459e12, 95e9, 2765e9, 4800e9 / 8),
-    "v6e": Chip("TPU v6e", 918e12, 32e9, 1640e9, 3584e9 / 8)}
+    "v5e": _tpu("v5e", 16e9, 819e9, 1600e9 / 8),
+    "v5p": _tpu("v5p", 95e9, 2765e9, 4800e9 / 8),
+    "v6e": _tpu("v6e", 32e9, 1640e9, 3584e9 / 8)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from input_pipeline.tokenizer import ADDED_TOKENS
 from legion_jax import config as config_lib
 from legion_jax import features, inference, inventory, optim, sharding, train, train_data
 from legion_jax.config import LegionConfig
-from tools.aot.flops import Flops, Sizes, answering, training
+from legion_jax.flops import Flops, Sizes, answering, training
 
 # Of the published question in Vicuna's tokens; the answer and its training targets follow it.
 PROMPT_IDS, IMAGE_INDEX = 164, 36
