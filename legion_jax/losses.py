@@ -77,6 +77,15 @@ def counts(batch: dict, seg_id: int) -> Terms:
                  verdict=(batch["label"] >= 0).sum())
 
 
+def tokens(batch: dict, num_patches: int) -> jax.Array:
+    """Positions the language model reads in a batch, patches included: int scalar.
+
+    Neither padding nor rows without a usable record count.
+    """
+    read = batch["valid"].sum(axis=1) - 1 + num_patches  # the placeholder becomes the patches
+    return jnp.where(batch["bad"] == 0, read, 0).sum()
+
+
 ALL = ("ce", "bce", "dice", "verdict")
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 from typing import Any
 
 import tensorboardX
@@ -27,28 +26,44 @@ class MetricsLog:
             write_text(self.path, "".join(line + "\n" for line in kept))
         self.tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"),
                                                       purge_step=start)
-        self._since, self._step = time.monotonic(), start
 
-    def write(self, rows: list[tuple[int, dict[str, float]]], *, images_per_step: int) -> None:
-        """Log the metrics of consecutive steps [(step, values), ...]; print the last of them."""
+    def write(self, rows: list[tuple[int, dict[str, float]]], rates: dict[str, float]) -> None:
+        """Log the metrics of consecutive steps [(step, values), ...]; print the last of them.
+
+        Args:
+            rates: how fast these steps were, see `legion_jax.speed`.
+        """
         with self.path.open("a") as file:
             for step, values in rows:
                 file.write(json.dumps({"step": step} | values) + "\n")
-        step, values = rows[-1]
-        now = time.monotonic()
-        speed = (step + 1 - self._step) / max(now - self._since, 1e-9)
-        self._since, self._step = now, step + 1
         for row_step, row in rows:
             for name, value in row.items():
                 self.tensorboard.add_scalar(name, value, row_step)
-        self.tensorboard.add_scalar("images_per_second", speed * images_per_step, step)
-        shown = "  ".join(f"{k} {values[k]:.4g}" for k in
-                          ("loss", "ce", "bce", "dice", "verdict", "grad_norm", "learning_rate"))
-        LOG.info("step %d/%d  %s  %.1f images/s  %s left", step + 1, self.total, shown,
-                     speed * images_per_step, duration((self.total - step - 1) / speed))
+        step, values = rows[-1]
+        for name, value in rates.items():
+            self.tensorboard.add_scalar(name, value, step)
+        LOG.info("step %d/%d  %s", step + 1, self.total,
+                 "  ".join(_losses(values) + _speeds(rates, self.total - step - 1)))
 
     def close(self) -> None:
         self.tensorboard.close()
+
+
+def _losses(values: dict[str, float]) -> list[str]:
+    return [f"{name} {values[name]:.4g}" for name in (
+        "loss", "ce", "bce", "dice", "verdict", "grad_norm", "learning_rate")]
+
+
+def _speeds(rates: dict[str, float], left: int) -> list[str]:
+    """What is known of the speed; `left` updates are to do."""
+    if not rates:
+        return []
+    found = [f"{rates['examples_per_second']:.1f} examples/s"]
+    if "tokens_per_second" in rates:
+        found.append(f"{rates['tokens_per_second']:,.0f} tokens/s")
+    if "mfu" in rates:
+        found.append(f"MFU {100 * rates['mfu']:.1f} %")
+    return [*found, f"{duration(left / rates['updates_per_second'])} left"]
 
 
 def duration(seconds: float) -> str:

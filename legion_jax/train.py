@@ -32,6 +32,7 @@ from legion_jax import (
     report,
     run_checkpoints,
     sharding,
+    speed,
     train_data,
     train_loop,
 )
@@ -212,7 +213,10 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
                 number = jax.device_put(number, layout.step).astype("int32")
                 state = state.replace(step=number, params=params, optimizer=opt_state)
             with distributed.Preemption() as stop:
-                return train_loop.run(config, data, step, state, frozen, mesh, checkpoints, stop)
+                return train_loop.run(
+                    config, data, step, state, frozen, mesh, checkpoints, stop,
+                    speed=speed.of_run(config, task.model, task.examples,
+                                       image_index=task.image_index))
         finally:
             checkpoints.close()
 

@@ -50,6 +50,14 @@ def caches(config: ml_collections.ConfigDict, model: LegionConfig,
              for tower in frozen] for folder, split, _ in mixture(config)]
 
 
+def cached_towers(config: ml_collections.ConfigDict, model: LegionConfig,
+                  spec: ExampleSpec) -> list[str]:
+    """Names of the towers whose output `config.data.features` holds."""
+    if not config.data.features:
+        return []
+    return [cache.tower for cache in caches(config, model, spec)[0]]
+
+
 def open_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer, spec: ExampleSpec,
                  model: LegionConfig, places: Sequence[int] | None = None) -> grain.MapDataset:
     """This host's part of every batch of a run, by step: the rows `places` of it, or all."""

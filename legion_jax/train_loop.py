@@ -8,6 +8,7 @@ import jax
 from input_pipeline.errors import UserError
 from legion_jax import report, run_checkpoints, sharding, train_data
 from legion_jax.distributed import Preempted, Preemption
+from legion_jax.speed import Speed
 from legion_jax.train_step import TrainState
 
 LOG = logging.getLogger("legion_jax")
@@ -18,7 +19,8 @@ class TrainingError(UserError):
 
 
 def run(config, data, step: Callable, state: TrainState, frozen: dict, mesh,
-        checkpoints: run_checkpoints.RunCheckpoints, stop: Preemption) -> TrainState:
+        checkpoints: run_checkpoints.RunCheckpoints, stop: Preemption, *,
+        speed: Speed) -> TrainState:
     """Update until `total_steps`; returns the final state.
 
     Metrics are fetched only when they are logged, so the devices never wait for the host.
@@ -31,7 +33,8 @@ def run(config, data, step: Callable, state: TrainState, frozen: dict, mesh,
     """
     start, total = int(state.step), config.optimizer.total_steps
     rows = train_data.from_step(config, data, start)
-    metrics = _Metrics(config, checkpoints, start)
+    metrics = _Metrics(config, checkpoints, speed, start)
+    step = speed.watch(step)
     try:
         for number in range(start, total):
             batch = sharding.from_local_rows(mesh, next(rows), config.batch_size)
@@ -72,8 +75,9 @@ class _Metrics:
         loss: mean over the last rows that were looked at; None before the first.
     """
 
-    def __init__(self, config, checkpoints: run_checkpoints.RunCheckpoints, start: int):
-        self._config, self._pending, self.loss = config, [], None
+    def __init__(self, config, checkpoints: run_checkpoints.RunCheckpoints, speed: Speed,
+                 start: int):
+        self._config, self._speed, self._pending, self.loss = config, speed, [], None
         self._bad = train_data.BadRecords(config.data.max_bad)
         self._log = None
         if jax.process_index() == 0:
@@ -89,13 +93,14 @@ class _Metrics:
         rows = [(number, {name: float(x) for name, x in row.items()})
                 for (number, _), row in zip(self._pending, values, strict=True)]
         self._pending = []
+        rates = self._speed.look([row["tokens"] for _, row in rows])
         halted = [i for i, (_, row) in enumerate(rows) if row["halted"]]
         if halted:
             rows = rows[:halted[0] + 1]
         for _, row in rows:
             row.pop("halted")
         if self._log:
-            self._log.write(rows, images_per_step=self._config.batch_size)
+            self._log.write(rows, rates)
         for _, row in rows:
             self._bad.add(row["bad"], self._config.batch_size)
         self.loss = sum(row["loss"] for _, row in rows) / len(rows)

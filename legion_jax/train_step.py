@@ -45,15 +45,18 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate
     divided by the counts of the whole batch, so the number of parts changes memory, not the
     result. Terms of weight zero are not computed. Metrics are float32 scalars on device: loss, ce,
     bce, dice, verdict (all weighted, so that they add up to loss), grad_norm before clipping,
-    learning_rate, masks, dropped, bad (rows without a usable record), halted.
+    learning_rate, masks, dropped, bad (rows without a usable record), tokens (that the language
+    model reads), halted.
 
     A loss or gradient that is not finite, or a loss above `stop_above`, halts: the state stays as
     it was before this update, whatever batches follow, until a host looks at the metrics.
     """
     wanted = tuple(name for name in losses.ALL if getattr(weights, name))
+    reads = bool({"ce", "bce", "dice"} & set(wanted))
 
     def step(state: TrainState, frozen: dict, batch: dict):
         total = losses.counts(batch, seg_id)
+        patches = partition.merge(graph, state.params, frozen).config.clip.num_patches
         key = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def loss(params, part, key):
@@ -71,7 +74,8 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate
                    "bce": terms.bce, "dice": terms.dice, "verdict": terms.verdict,
                    "grad_norm": optax.global_norm(grads), "learning_rate": rate(state.step),
                    "masks": total.bce, "dropped": batch["dropped"].sum(),
-                   "bad": batch["bad"].sum()}
+                   "bad": batch["bad"].sum(),
+                   "tokens": losses.tokens(batch, patches) * reads}
         sound = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         halted = state.halted | ~sound | (metrics["loss"] > stop_above)
         new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state,

@@ -100,10 +100,10 @@ def test_damaged_step_is_named(tmp_path):
 
 def test_metrics_behind_the_checkpoint_are_dropped(tmp_path):
     log = report.MetricsLog(checkpoint.epath.Path(tmp_path), start=0, total=4)
-    log.write([(0, {k: 0.5 for k in KEYS}), (1, {k: 0.25 for k in KEYS})], images_per_step=2)
+    log.write([(0, {k: 0.5 for k in KEYS}), (1, {k: 0.25 for k in KEYS})], {})
     log.close()
     log = report.MetricsLog(checkpoint.epath.Path(tmp_path), start=1, total=4)
-    log.write([(1, {k: 0.125 for k in KEYS})], images_per_step=2)
+    log.write([(1, {k: 0.125 for k in KEYS})], {})
     log.close()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(r["step"], r["loss"]) for r in rows] == [(0, 0.5), (1, 0.125)]

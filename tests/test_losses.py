@@ -184,6 +184,8 @@ def test_metrics_of_an_update(model, batch, update):
     np.testing.assert_allclose(metrics["loss"], sum(jax.tree.leaves(terms)), rtol=1e-5)
     norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients.values()))
     np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-4)
+    patches = model.config.clip.num_patches
+    assert metrics["tokens"] == batch["valid"].sum() + len(SEGS) * (patches - 1)
     assert metrics["masks"] == 6 and metrics["dropped"] == 2 and metrics["learning_rate"] == 1
 
 
@@ -200,8 +202,9 @@ def test_order_of_rows_does_not_matter(batch, update):
 def test_a_batch_that_feeds_no_term(config, update):
     batch = random_batch(config, [[], [], [], []])
     batch["loss_mask"][:], batch["label"][:] = False, -1
+    batch["bad"][:] = 1
     metrics, gradients = update(batch)
-    assert metrics["loss"] == metrics["grad_norm"] == 0
+    assert metrics["loss"] == metrics["grad_norm"] == metrics["tokens"] == 0
     assert all((g == 0).all() for g in gradients.values())
 
 

@@ -13,7 +13,8 @@ from input_pipeline.tokenizer import ADDED_TOKENS
 from legion_jax import config as config_lib
 from legion_jax import features, inference, inventory, optim, sharding, train, train_data
 from legion_jax.config import LegionConfig
-from legion_jax.flops import Flops, Sizes, answering, training
+from legion_jax.flops import Flops, Sizes, answering
+from legion_jax.speed import photo_flops
 
 # Of the published question in Vicuna's tokens; the answer and its training targets follow it.
 PROMPT_IDS, IMAGE_INDEX = 164, 36
@@ -88,20 +89,13 @@ def batch_arrays(run: Run, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeS
         "ids": ((T,), "int32"), "valid": ((T,), "bool"), "loss_mask": ((T,), "bool"),
         "masks": ((K, M, M // 8), "uint8"), "mask_valid": ((K,), "bool"),
         "label": ((), "int32"), "dropped": ((), "int32"), "bad": ((), "int32")}
-    for name in cached(run):
+    for name in train_data.cached_towers(run.config, model, spec):
         tower = features.TOWERS[name]
         del rows[tower.image]
         rows[tower.features] = (features.row_shape(model, name), model.dtype)
     return {name: jax.ShapeDtypeStruct((run.config.batch_size, *shape), dtype,
                                        sharding=sharding.batch_sharding(mesh))
             for name, (shape, dtype) in rows.items()}
-
-
-def cached(run: Run) -> list[str]:
-    """Names of the towers whose output `config.data.features` holds."""
-    if not run.config.data.features:
-        return []
-    return [cache.tower for cache in train_data.caches(run.config, run.model, run.examples)[0]]
 
 
 def lower_train(run: Run, mesh: jax.sharding.Mesh) -> Program:
@@ -115,11 +109,8 @@ def lower_train(run: Run, mesh: jax.sharding.Mesh) -> Program:
                           seg_id=run.seg_id)
     with jax.set_mesh(mesh):
         lowered = step.lower(state, frozen, batch_arrays(run, mesh))
-    spec = run.examples
-    each = training(run.model, Sizes(spec.text_length, IMAGE_INDEX, spec.mask_slots,
-                                     spec.mask_canvas),
-                    trainable=config.trainable, losses=dict(config.loss),
-                    cached=[features.TOWERS[name].path.strip("/") for name in cached(run)])
+    each = photo_flops(config, run.model, run.examples, image_index=IMAGE_INDEX,
+                       text=run.examples.text_length)
     return _program("train", lowered, config.batch_size, each, mesh.size)
 
 
