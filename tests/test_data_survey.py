@@ -15,7 +15,8 @@ from input_pipeline import builder, manifest
 from input_pipeline.datasets import open_dataset
 from input_pipeline.prepared import open_split
 from input_pipeline.tokenizer import train_tokenizer
-from tools import bar_charts, contact_sheet, data_pages, data_survey, overlay, thumbnails
+from legion_jax import overlay
+from tools import bar_charts, contact_sheet, data_pages, data_survey, thumbnails
 
 WORDS = "The left ear of the dog merges with the wall, which is a clear artifact. "
 

@@ -11,7 +11,8 @@ from input_pipeline import builder, manifest
 from input_pipeline.datasets import ALL
 from input_pipeline.errors import UserError
 from input_pipeline.prepared import open_split
-from tools import data_survey, inspect_data, overlay
+from legion_jax import overlay
+from tools import data_survey, inspect_data
 from tools.data_pages import Request
 
 

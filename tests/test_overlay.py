@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from tools import overlay
+from legion_jax import captions, overlay
 
 GREY = np.full((120, 600, 3), 128, np.uint8)
 
@@ -98,9 +98,25 @@ def test_thirty_masks_and_long_phrases():
     assert many.width == 600 and few.height < many.height < 3000
 
 
+def test_masks_side_by_side_share_colours_and_phrases():
+    masks = [_box(40, 80, 100, 200)], [_box(10, 30, 300, 400)]
+    picture = overlay.draw_comparison(GREY, masks, ["a scar"], titles=["truth", "model"])
+    assert picture.width == 2 * 600 + overlay.GAP
+    top = next(y for y in range(picture.height) if picture.getpixel((0, y)) == (128,) * 3)
+    left, right = 100, 600 + overlay.GAP + 300
+    for column, row in ((left, 60), (right, 20)):
+        assert picture.getpixel((column, top + row)) == overlay.colour(0)
+    assert picture.getpixel((right, top + 60)) == (128,) * 3  # the truth is not drawn here
+    strip = _colours(picture.crop((0, top + 120, *picture.size)))
+    assert tuple((c + 255) // 2 for c in overlay.colour(0)) in strip
+    with pytest.raises(ValueError, match=r"\[1, 0\] masks, but 1 phrases"):
+        overlay.draw_comparison(GREY, [masks[0], []], ["a scar"], titles=["truth", "model"])
+
+
 def test_an_empty_mask_is_named_in_the_caption():
     caption = overlay._caption("real 80 %", ["a hand", ""], [False, True])
-    assert caption == [("real 80 %", None), ("a hand (empty mask)", 0), ("(no phrase)", 1)]
+    assert caption == [("real 80 %", None), ("a hand (empty mask)", overlay.colour(0)),
+                       ("(no phrase)", overlay.colour(1))]
 
 
 @pytest.mark.parametrize(
@@ -114,18 +130,18 @@ def test_an_empty_mask_is_named_in_the_caption():
     ],
 )
 def test_letters_the_font_lacks(text, expected):
-    assert overlay.spell(text) == expected
+    assert captions.spell(text) == expected
 
 
 def test_lines_fit_and_lose_no_word():
     font = ImageFont.load_default(size=16)
     text = "the left hand of the person has six fingers and " + "w" * 60
-    lines = overlay.wrap(text, 200, 16)
-    assert all(font.getlength(line) <= 200 for line in overlay.wrap(text * 9, 200, 16) + lines[:4])
-    assert overlay.wrap("six fingers", 200, 16) == ["six fingers"]
-    assert "".join(overlay.wrap("w" * 60, 200, 16)) == "w" * 60
-    assert overlay.wrap(text * 9, 200, 16)[-1].endswith("...")
-    assert overlay.wrap("", 200, 16) == [""]
+    lines = captions.wrap(text, 200, 16)
+    assert all(font.getlength(line) <= 200 for line in captions.wrap(text * 9, 200, 16) + lines[:4])
+    assert captions.wrap("six fingers", 200, 16) == ["six fingers"]
+    assert "".join(captions.wrap("w" * 60, 200, 16)) == "w" * 60
+    assert captions.wrap(text * 9, 200, 16)[-1].endswith("...")
+    assert captions.wrap("", 200, 16) == [""]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from PIL import Image
 from input_pipeline import examples, images
 from input_pipeline.record import LABELS, SCORES
 from input_pipeline.regions import RegionError, png_to_mask
-from tools import overlay, thumbnails
+from legion_jax import overlay
+from tools import thumbnails
 from tools.bar_charts import percent
 from tools.data_survey import describe, text
 

@@ -15,7 +15,8 @@ import markupsafe
 import numpy as np
 from PIL import Image
 
-from tools import loss_curves, overlay
+from legion_jax import overlay
+from tools import loss_curves
 
 TRUTH_COLOUR = (70, 235, 150)
 MAX_WIDTH = 1000  # px; wider pictures are reduced, the report stays small enough to mail

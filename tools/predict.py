@@ -20,7 +20,7 @@ from input_pipeline import images, regions
 from input_pipeline.errors import UserError
 from legion_jax import command, report
 from legion_jax.inference import Prediction, Predictor
-from tools.overlay import draw_overlay
+from legion_jax.overlay import draw_overlay
 
 SKIPPED_SOME = 2
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline import images
-from tools import overlay
+from legion_jax import overlay
 
 MAX_SIDE, MIN_SIDE = 640, 320  # px of a picture's longer side; smaller photos are magnified
 SQUARE = 96  # px of the pictures on the index

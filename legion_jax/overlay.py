@@ -1,11 +1,12 @@
 """A photo with its artifact masks drawn on it and the phrases that explain them underneath."""
 
-import functools
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from legion_jax import captions
+from legion_jax.captions import STRIP
 
 # Told apart with any common colour blindness (Okabe and Ito 2008, without black; last: P. Tol).
 PALETTE = (
@@ -14,16 +15,8 @@ PALETTE = (
 )
 MIN_WIDTH = 480  # px; narrower photos are enlarged so that tags and phrases can be read
 MAX_ENLARGED_HEIGHT = 1600  # px; a tall narrow photo stops growing here and is centred instead
+GAP = 6  # px between photos side by side
 FILL = 0.35  # share of the mask's colour inside it
-STRIP = (22, 24, 29)
-MAX_LINES = 4  # of one phrase
-
-# The built-in font knows ASCII and little else; these have no decomposition into it.
-_SPELLED = str.maketrans({
-    "–": "-", "—": "-", "−": "-", "‐": "-", "‑": "-", "×": "x", "→": "->", "≥": ">=", "≤": "<=",
-    "ß": "ss", "æ": "ae", "Æ": "Ae", "ø": "o", "Ø": "O", "œ": "oe", "Œ": "Oe", "ł": "l", "Ł": "L",
-    "«": '"', "»": '"', "„": '"',
-})
 
 
 def colour(index: int) -> tuple[int, int, int]:
@@ -39,7 +32,7 @@ def draw_overlay(image: np.ndarray, masks: Sequence[np.ndarray], phrases: Sequen
         image: uint8[H, W, 3], RGB.
         masks: bool[H, W] each; one without a pixel is only mentioned in the list.
         phrases: one for each mask; long ones are wrapped, and cut with an ellipsis after
-            MAX_LINES lines. Letters the built-in font lacks are spelled in ASCII or shown as "?".
+            four lines. Letters the built-in font lacks are spelled in ASCII or shown as "?".
         title: first line below the photo, such as "tampered 97 %", or None.
 
     Returns:
@@ -49,11 +42,52 @@ def draw_overlay(image: np.ndarray, masks: Sequence[np.ndarray], phrases: Sequen
     Raises:
         ValueError: another dtype or shape, or not one phrase for each mask.
     """
+    if len(masks) != len(phrases):
+        raise ValueError(f"{len(masks)} masks, but {len(phrases)} phrases")
+    photo, drawn = _draw_photo(image, masks)
+    strip = captions.draw_strip(_caption(title, phrases, drawn), max(photo.width, MIN_WIDTH),
+                                _text_size(photo))
+    picture = Image.new("RGB", (strip.width, photo.height + strip.height), STRIP)
+    picture.paste(photo, ((strip.width - photo.width) // 2, 0))
+    picture.paste(strip, (0, photo.height))
+    return picture
+
+
+def draw_comparison(image: np.ndarray, masks: Sequence[Sequence[np.ndarray]],
+                    phrases: Sequence[str], *, titles: Sequence[str]) -> Image.Image:
+    """The photo once for each set of masks, side by side, and the phrases once below them.
+
+    Args:
+        image: uint8[H, W, 3], RGB.
+        masks: sets of as many masks as there are phrases, as of `draw_overlay`; the k-th mask has
+            the same number and colour in all of them.
+        titles: one line above each photo.
+
+    Returns:
+        RGB picture. Raises ValueError as `draw_overlay` does.
+    """
+    if any(len(group) != len(phrases) for group in masks):
+        raise ValueError(f"{[len(group) for group in masks]} masks, but {len(phrases)} phrases")
+    photos = [_draw_photo(image, group)[0] for group in masks]
+    width, text_size = max(photos[0].width, MIN_WIDTH), _text_size(photos[0])
+    heads = [captions.draw_strip([(title, None)], width, text_size) for title in titles]
+    total = width * len(photos) + GAP * (len(photos) - 1)
+    strip = captions.draw_strip(_caption(None, phrases, [True] * len(phrases)), total, text_size)
+    top = heads[0].height
+    picture = Image.new("RGB", (total, top + photos[0].height + strip.height), STRIP)
+    for number, (head, photo) in enumerate(zip(heads, photos, strict=True)):
+        left = number * (width + GAP)
+        picture.paste(head, (left, 0))
+        picture.paste(photo, (left + (width - photo.width) // 2, top))
+    picture.paste(strip, (0, top + photos[0].height))
+    return picture
+
+
+def _draw_photo(image: np.ndarray, masks: Sequence[np.ndarray]) -> tuple[Image.Image, list[bool]]:
+    """The photo, enlarged if it is small, with painted and numbered masks; which are not empty."""
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"image needs uint8[H, W, 3], got {image.dtype}{image.shape}")
-    if len(masks) != len(phrases):
-        raise ValueError(f"{len(masks)} masks, but {len(phrases)} phrases")
     height, width = image.shape[:2]
     scale = max(1.0, min(MIN_WIDTH / width, MAX_ENLARGED_HEIGHT / height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -61,14 +95,12 @@ def draw_overlay(image: np.ndarray, masks: Sequence[np.ndarray], phrases: Sequen
              for index, mask in enumerate(masks)]
     photo = paint_masks(np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)),
                         large)
-    text_size = int(np.clip(size[0] / 36, 15, 44))
-    _draw_tags(photo, large, min(text_size, max(8, int(size[1] / 1.5))))
-    lines = _caption(title, phrases, [bool(mask.any()) for mask in large])
-    strip = _draw_strip(lines, max(size[0], MIN_WIDTH), text_size)
-    picture = Image.new("RGB", (strip.width, photo.height + strip.height), STRIP)
-    picture.paste(photo, ((strip.width - photo.width) // 2, 0))
-    picture.paste(strip, (0, photo.height))
-    return picture
+    _draw_tags(photo, large, min(_text_size(photo), max(8, int(size[1] / 1.5))))
+    return photo, [bool(mask.any()) for mask in large]
+
+
+def _text_size(photo: Image.Image) -> int:
+    return int(np.clip(photo.width / 36, 15, 44))
 
 
 def paint_masks(image: np.ndarray, masks: Sequence[np.ndarray], *,
@@ -122,7 +154,7 @@ def _grow(mask: np.ndarray, steps: int, *, beyond: bool = False) -> np.ndarray:
 
 def _draw_tags(photo: Image.Image, masks: Sequence[np.ndarray], text_size: int) -> None:
     """A numbered plate beside each mask, where no other plate lies if such a place exists."""
-    draw, font = ImageDraw.Draw(photo), _font(text_size)
+    draw, font = ImageDraw.Draw(photo), captions.font(text_size)
     placed: list[tuple[float, float, float, float]] = []
     for index, mask in enumerate(masks):
         if not mask.any():
@@ -170,71 +202,10 @@ def _readable_on(tone: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def _caption(title: str | None, phrases: Sequence[str],
-             drawn: Sequence[bool]) -> list[tuple[str, int | None]]:
-    """Paragraphs of the strip: (text, number of the mask from 0, or None for the title)."""
-    lines: list[tuple[str, int | None]] = [(title, None)] if title else []
+             drawn: Sequence[bool]) -> list[tuple[str, captions.Colour | None]]:
+    """Paragraphs of the strip: (text, colour of the mask, or None for the title)."""
+    lines: list[tuple[str, captions.Colour | None]] = [(title, None)] if title else []
     for index, (phrase, visible) in enumerate(zip(phrases, drawn, strict=True)):
         words = " ".join(phrase.split()) or "(no phrase)"
-        lines.append((words if visible else f"{words} (empty mask)", index))
+        lines.append((words if visible else f"{words} (empty mask)", colour(index)))
     return lines
-
-
-def _draw_strip(lines: Sequence[tuple[str, int | None]], width: int, text_size: int) -> Image.Image:
-    """The paragraphs on a dark ground, RGB of the given width; zero pixels high without any."""
-    margin = round(text_size * 0.8)
-    indent = margin + round(_font(text_size).getlength(str(len(lines))) + text_size)
-    rows, y = [], margin  # (x, y, text, size, colour)
-    for text, index in lines:
-        size, left, ink = round(text_size * 1.3), margin, (255, 255, 255)
-        if index is not None:
-            # Halfway to white: the darker colours would not be readable on the strip.
-            size, left, ink = text_size, indent, tuple((c + 255) // 2 for c in colour(index))
-            rows.append((margin, y, str(index + 1), size, ink))
-        for line in wrap(text, width - left - margin, size):
-            rows.append((left, y, line, size, ink))
-            y += round(size * 1.35)
-        y += text_size // 3
-    strip = Image.new("RGB", (width, y + margin // 2 if lines else 0), STRIP)
-    draw = ImageDraw.Draw(strip)
-    for left, top, line, size, ink in rows:
-        draw.text((left, top), line, font=_font(size), fill=ink)
-    return strip
-
-
-def wrap(text: str, width: float, size: int) -> list[str]:
-    """Breaks text into at most MAX_LINES lines of `width` pixels; what is cut off becomes "..."."""
-    font, lines = _font(size), [""]
-    for word in spell(text).split():
-        longer = f"{lines[-1]} {word}".lstrip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-            continue
-        lines += [""] if lines[-1] else []
-        for letter in word:  # a word longer than a line is broken anywhere
-            if lines[-1] and font.getlength(lines[-1] + letter) > width:
-                lines.append("")
-            lines[-1] += letter
-    if len(lines) > MAX_LINES:
-        last = lines[MAX_LINES - 1]
-        while last and font.getlength(last + "...") > width:
-            last = last[:-1]
-        lines = [*lines[:MAX_LINES - 1], last.rstrip() + "..."]
-    return lines
-
-
-def spell(text: str) -> str:
-    """The text in letters the built-in font has; accents are dropped, the rest becomes "?"."""
-    plain = unicodedata.normalize("NFKD", text.translate(_SPELLED))
-    kept = (c for c in plain if not unicodedata.combining(c))
-    return "".join(c if c.isspace() or _has_glyph(c) else "?" for c in kept)
-
-
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=size)
-
-
-@functools.cache
-def _has_glyph(letter: str) -> bool:
-    font = _font(20)
-    return bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
