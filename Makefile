@@ -1,6 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# The TPU compiler this jax was built with, for a test; jax does not look for it there.
+LIBTPU := import importlib.metadata as m; \
+	print(next(r for r in m.requires('jax') if r.startswith('libtpu')).split(';')[0])
+
 .PHONY: setup test test-slow demo lint
 
 setup: .venv/ready
@@ -10,6 +14,7 @@ setup: .venv/ready
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable '.[test,demo]'
+	$(BIN)/pip install --quiet --no-deps --target .venv/libtpu "$$($(BIN)/python -c "$(LIBTPU)")"
 	touch $@
 
 lint: setup

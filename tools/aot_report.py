@@ -92,9 +92,10 @@ def print_table(file: str | None, console: Console) -> int:
 
 if __name__ == "__main__":
     CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config().")
-    TOPOLOGY = flags.DEFINE_string("topology", None, "Such as v5e:4x4, v5p:4x4x4 or v6e:16x16.")
-    MESH = flags.DEFINE_string("mesh", None, "Sizes of the mesh axes data, fsdp and tensor; by "
-                               "default the mesh of --config.")
+    TOPOLOGY = flags.DEFINE_string("topology", None, "Such as v5e:4x4, v6e:16x16 or, for two "
+                                   "slices, 2*v5e:4x4.")
+    MESH = flags.DEFINE_string("mesh", None, "Sizes of the mesh axes data, fsdp, tensor and, if "
+                               "given, sequence; by default those of --config.")
     PROGRAMS = flags.DEFINE_list("programs", ["train", "decode"], "Which ones to compile.")
     JSON = flags.DEFINE_string("json", None, "File to write the same to.")
     HLO = flags.DEFINE_string("hlo", None, "Folder to keep the compiled text in.")

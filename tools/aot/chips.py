@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import re
 from collections.abc import Sequence
 
 import jax
@@ -67,16 +68,20 @@ def roofline(chip: Chip, *, flops: float, hbm: float, received: float) -> Times:
 def open_topology(name: str) -> tuple[Chip, Sequence[jax.Device]]:
     """A chip and the devices of a topology such as `v5e:4x4`, which need not exist anywhere.
 
-    Raises UserError for an unknown name, or without libtpu.
+    `2*v5e:4x4` is two such slices, joined by the network of the data centre. Raises UserError for
+    an unknown name, or without libtpu.
     """
-    chip = CHIPS.get(name.split(":")[0])
+    parts = re.fullmatch(r"(?:([1-9]\d{0,3})\*)?(\w+):[\dx]+", name)
+    chip = parts and CHIPS.get(parts[2])
     if chip is None:
-        raise UserError(f"--topology: one of {', '.join(CHIPS)} and a shape, such as v5e:4x4, not "
-                        f"{name!r}")
+        raise UserError(f"--topology: one of {', '.join(CHIPS)} and a shape, such as v5e:4x4, or "
+                        f"2*v5e:4x4 for two slices, not {name!r}")
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("libtpu, the compiler for TPUs, is not installed: pip install -e '.[aot]'")
     from jax.experimental import topologies
     try:
-        return chip, topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        return chip, topologies.get_topology_desc(
+            platform="tpu", topology_name=name.split("*")[-1],
+            num_slices=int(parts[1] or 1)).devices
     except (RuntimeError, ValueError) as error:  # JAX's own errors are RuntimeErrors
         raise UserError(f"--topology {name}: {str(error).splitlines()[0]}") from error

@@ -24,7 +24,9 @@ NOTES = (
     "larger side of each collective, received is what a ring sends to a chip.",
     "Step at least: the slowest of executed FLOPs / peak, HBM bytes / bandwidth and bytes received "
     "/ all links together, each at the documented peak figure; so MFU, model FLOPs / (step x peak),"
-    " is an upper bound. Model FLOPs leave out what remat repeats.")
+    " is an upper bound. Model FLOPs leave out what remat repeats.",
+    "Bytes between slices count as if they went over the links inside one; the network of the data "
+    "centre is slower.")
 
 
 @dataclasses.dataclass(frozen=True)
