@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.lora_rank = 0
     c.model.dtype = "float32"
     c.model.position_dtype = "float32"
-    c.model.remat = False
+    c.model.remat = "none"
 
     # A short question: the published one alone would be half of the sequence.
     c.data.instruction = "Is this photo real? Name and mask every artifact."

@@ -27,7 +27,7 @@ from legion_jax import partition, report
 from legion_jax.config import LegionConfig
 
 META = "legion.json"
-FORMAT = 2
+FORMAT = 3
 
 
 class CheckpointError(UserError):

@@ -97,6 +97,10 @@ class SamConfig:
         return self.image_size // self.patch
 
 
+# Nothing; all of a layer but its products with weights; whole layers from their input.
+REMAT = ("none", "attention", "layers")
+
+
 @dataclasses.dataclass(frozen=True)
 class LegionConfig:
     """The whole model.
@@ -105,7 +109,8 @@ class LegionConfig:
     float32 precision on every device (the parity switch). `position_dtype` "bfloat16" evaluates
     rotary tables and SAM's dense positions rounded step by step as the published code does; the
     published weights were trained that way. `verdict_classes` names the classes of the verdict
-    head in index order; empty means that the checkpoint has no such head.
+    head in index order; empty means that the checkpoint has no such head. `remat` is what the
+    backward pass computes again rather than keeps: one of `REMAT`.
     """
 
     clip: ClipConfig = ClipConfig()
@@ -116,12 +121,14 @@ class LegionConfig:
     verdict_hidden: int = 2048
     dtype: str = "bfloat16"
     position_dtype: str = "float32"
-    remat: bool = True
+    remat: str = "layers"
 
     def __post_init__(self):
         for name in ("dtype", "position_dtype"):
             if getattr(self, name) not in ("float32", "bfloat16"):
                 raise UserError(f"{name}: float32 or bfloat16, not {getattr(self, name)!r}")
+        if self.remat not in REMAT:
+            raise UserError(f"remat: {', '.join(REMAT)}, not {self.remat!r}")
         for path, value, divisor in (
             ("clip: width / heads", self.clip.width, self.clip.heads),
             ("clip: image_size / patch", self.clip.image_size, self.clip.patch),
@@ -151,7 +158,7 @@ def tiny(vocab: int = 512, **changes) -> LegionConfig:
         sam=SamConfig(image_size=128, patch=8, width=96, mlp=192, heads=4, layers=3, window=8,
                       global_blocks=(2,), prompt_width=64, mask_channels=4, decoder_heads=4,
                       decoder_mlp=128, iou_hidden=32),
-        verdict_classes=("tampered", "real"), verdict_hidden=96, dtype="float32", remat=False)
+        verdict_classes=("tampered", "real"), verdict_hidden=96, dtype="float32", remat="none")
     return dataclasses.replace(base, **changes)
 
 

@@ -83,7 +83,7 @@ def training(config: LegionConfig, sizes: Sizes, *, trainable: Sequence[str],
         flows = bool(before & towers)
         backward = flows + (product.path in trained) if product.kernel else 2 * flows
         model += product.forward * (1 + backward)
-        again += product.forward * (config.remat and flows and _repeated(product.path))
+        again += product.forward * (flows and _repeated(product, config.remat))
     return Flops(model, model + again)
 
 
@@ -174,6 +174,10 @@ def _running(losses: Mapping[str, float]) -> set[str]:
     return found | ({"verdict"} if losses["verdict"] else set())
 
 
-def _repeated(path: str) -> bool:
-    """Whether remat runs it twice: all of a layer but its last product."""
-    return bool(re.match(r"(clip|language|sam_encoder)/\w*layers/", path)) and "/down/" not in path
+def _repeated(product: Product, remat: str) -> bool:
+    """Whether it runs twice: all of a layer but its last product, or only its attention."""
+    if remat == "none" or not re.match(r"(clip|language|sam_encoder)/\w*layers/", product.path):
+        return False
+    if remat == "attention":
+        return not product.kernel or "/relative_" in product.path
+    return "/down/" not in product.path

@@ -39,7 +39,7 @@ def config() -> LegionConfig:
         sam=SamConfig(image_size=64, patch=8, width=32, mlp=64, heads=4, layers=4, window=3,
                       global_blocks=(1, 3), prompt_width=32, mask_channels=4, decoder_heads=4,
                       decoder_mlp=64, iou_hidden=16),
-        verdict_classes=("tampered", "real"), verdict_hidden=24, dtype="float32", remat=False)
+        verdict_classes=("tampered", "real"), verdict_hidden=24, dtype="float32", remat="none")
 
 
 @pytest.fixture(scope="session")

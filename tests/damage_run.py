@@ -41,7 +41,7 @@ CONFIG = LegionConfig(
     sam=SamConfig(image_size=16, patch=4, width=8, mlp=16, heads=2, layers=2, window=2,
                   global_blocks=(1,), prompt_width=16, mask_channels=4, decoder_layers=1,
                   decoder_heads=2, decoder_mlp=8, iou_hidden=8),
-    verdict_classes=("tampered", "real"), verdict_hidden=8, dtype="float32", remat=False)
+    verdict_classes=("tampered", "real"), verdict_hidden=8, dtype="float32", remat="none")
 
 
 def convert(root: pathlib.Path, output: pathlib.Path, **roles: str) -> None:

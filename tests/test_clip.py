@@ -28,7 +28,7 @@ def theirs(config):
 
 
 def tower(config: LegionConfig, theirs, **changes) -> ClipTower:
-    remat = changes.pop("remat", False)
+    remat = changes.pop("remat", "none")
     config = dataclasses.replace(
         config, clip=dataclasses.replace(config.clip, norm_eps=EPS, **changes))
     state = tensors(theirs, lambda name: f"vision_model.{name.removeprefix('vision_model.')}")
@@ -67,14 +67,14 @@ def test_selected_state_is_that_entry_of_the_list(config, theirs, pixels, hidden
 
 def test_remat_changes_nothing(config, theirs, pixels):
     plain = tower(config, theirs)
-    again = tower(config, theirs, remat=True)
+    again = tower(config, theirs, remat="layers")
     assert_close(jax.jit(again)(pixels), plain(pixels), 1e-6)
 
 
 def test_gradient_of_remat_is_that_of_torch(config, theirs, pixels):
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).requires_grad_()
     theirs(x, output_hidden_states=True).hidden_states[-2].square().sum().backward()
-    ours = tower(config, theirs, remat=True)
+    ours = tower(config, theirs, remat="layers")
     gradient = jax.grad(lambda p: (ours(p) ** 2).sum())(pixels)
     assert_close(gradient, x.grad.permute(0, 2, 3, 1))
 

@@ -1,5 +1,7 @@
 """legion_jax/flops.py and chips.py: operations against XLA's own count, and known chips."""
 
+import dataclasses
+
 import jax
 import pytest
 from random_models import IMAGE_INDEX, SEG_ID, random_batch
@@ -22,7 +24,7 @@ def single() -> LegionConfig:
         sam=SamConfig(image_size=128, patch=8, width=128, mlp=512, heads=2, layers=2, window=6,
                       global_blocks=(1,), prompt_width=64, mask_channels=4, decoder_layers=1,
                       decoder_heads=2, decoder_mlp=128, iou_hidden=32),
-        verdict_classes=("tampered", "real"), verdict_hidden=64, dtype="float32", remat=False)
+        verdict_classes=("tampered", "real"), verdict_hidden=64, dtype="float32", remat="none")
 
 
 @pytest.mark.parametrize("trainable, weights", [
@@ -60,6 +62,10 @@ def test_operations_per_frozen_and_trained_weight():
     assert lora.model == pytest.approx(4 * kernels + frozen, rel=0.12)  # the rest is attention
     assert full.model - lora.model == pytest.approx(2 * kernels + 2 * frozen, rel=0.03)
     assert lora.model < lora.executed < full.executed
+    kept, least = (flops.training(dataclasses.replace(model, remat=remat), sizes, losses=weights,
+                                  trainable=partition.LOCALISATION).executed
+                   for remat in ("attention", "none"))
+    assert least == lora.model < kept < 0.85 * lora.executed
     once, token = flops.answering(model, flops.Sizes(164, 36, 0, 0), new=512)
     assert token == pytest.approx(2 * 6.7e9, rel=0.05) and once > 500 * token
 

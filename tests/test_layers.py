@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch_side import assert_close
 
-from legion_jax.config import LoraConfig
+from legion_jax.config import REMAT, LoraConfig
 from legion_jax.models.layers import Dense, gelu, patchify, quick_gelu, run_stack, stack
 
 X = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
@@ -70,7 +70,7 @@ def test_patches_are_the_columns_of_a_convolution():
     assert_close(ours, expected.permute(0, 2, 3, 1))
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", REMAT)
 def test_stacked_layers_differ_and_run_in_order(remat):
     layers = stack(lambda k: Dense(6, 6, key=k), 3, key=jax.random.key(0))
     kernels = np.asarray(layers.kernel[...])
@@ -83,3 +83,25 @@ def test_stacked_layers_differ_and_run_in_order(remat):
     last, every = run_stack(body, jnp.asarray(X), layers, remat=remat)
     assert_close(last, X @ kernels[0] @ kernels[1] @ kernels[2])
     assert_close(every[0], X @ kernels[0])
+
+
+def test_what_is_computed_again():
+    """Gradients are the same; products with weights run twice only where whole layers do."""
+    layers = stack(lambda k: Dense(6, 6, key=k), 3, key=jax.random.key(0))
+
+    def body(x, layer):
+        y = layer(x).reshape(2, -1, 6)
+        return jnp.tanh(y @ y.transpose(0, 2, 1) @ y).reshape(x.shape), None
+
+    def loss(layers, remat):
+        return (run_stack(body, jnp.asarray(np.tile(X, (2, 1))), layers, remat=remat)[0] ** 2).sum()
+
+    products, gradients = {}, {}
+    for remat in REMAT:
+        gradient = jax.jit(jax.grad(loss), static_argnums=1)
+        products[remat] = gradient.trace(layers, remat).jaxpr.pretty_print().count("dot_general")
+        gradients[remat] = np.asarray(gradient(layers, remat).kernel[...])
+    # Three forward and six backward; the two of activations again, and the one with weights too.
+    assert products == {"none": 9, "attention": 11, "layers": 12}
+    for remat in REMAT:
+        assert_close(gradients[remat], gradients["none"])

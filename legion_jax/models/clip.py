@@ -55,7 +55,7 @@ class ClipLayer(nnx.Module):
 class ClipTower(nnx.Module):
     """Patch embedding, class token, learned positions, norm, `config.depth` blocks."""
 
-    def __init__(self, config: ClipConfig, dtype=jnp.float32, *, remat: bool = False,
+    def __init__(self, config: ClipConfig, dtype=jnp.float32, *, remat: str = "none",
                  key: jax.Array):
         patch_key, cls_key, position_key, layers_key = jax.random.split(key, 4)
         D = config.width

@@ -92,14 +92,17 @@ def stack(make: Callable[[jax.Array], nnx.Module], length: int, *, key: jax.Arra
     return jax.vmap(make)(jax.random.split(key, length))
 
 
-def run_stack(body: Callable, carry: Any, layers: Any, *, remat: bool) -> tuple[Any, Any]:
+def run_stack(body: Callable, carry: Any, layers: Any, *, remat: str) -> tuple[Any, Any]:
     """Scan `body(carry, layer) -> (carry, out)` over stacked layers.
 
-    With `remat` only the carries are kept for the backward pass and each layer is run again.
+    The backward pass runs again what `remat`, one of `config.REMAT`, does not keep.
     """
-    if remat:
+    if remat != "none":
+        # Products of two activations have batch axes, those with weights have none.
+        policy = {"layers": None,
+                  "attention": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}[remat]
         # Inside scan XLA cannot merge the two forward passes, so no barrier is needed.
-        body = jax.checkpoint(body, prevent_cse=False)
+        body = jax.checkpoint(body, prevent_cse=False, policy=policy)
     return jax.lax.scan(body, carry, layers)
 
 

@@ -86,7 +86,7 @@ class Llama(nnx.Module):
     """Token embeddings, layers, final norm and output head."""
 
     def __init__(self, config: LanguageConfig, lora: LoraConfig, dtype=jnp.float32, *,
-                 position_dtype: str = "float32", remat: bool = False, key: jax.Array):
+                 position_dtype: str = "float32", remat: str = "none", key: jax.Array):
         embed_key, layers_key, head_key = jax.random.split(key, 3)
         self.embed = nnx.Embed(config.padded_vocab, config.width, dtype=dtype,
                                embedding_init=nnx.initializers.normal(0.02),

@@ -92,7 +92,7 @@ class SamEncoder(nnx.Module):
     is a run of windowed blocks and the global block that ends it.
     """
 
-    def __init__(self, config: SamConfig, dtype=jnp.float32, *, remat: bool = False,
+    def __init__(self, config: SamConfig, dtype=jnp.float32, *, remat: str = "none",
                  key: jax.Array):
         D, grid = config.width, config.grid
         patch_key, position_key, window_key, global_key, neck1_key, neck2_key = (

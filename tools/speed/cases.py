@@ -70,7 +70,7 @@ MID = Case(
         lora=LoraConfig(rank=8, alpha=16.0, dropout=0.05),
         sam=SamConfig(image_size=1024, width=192, mlp=768, heads=6, layers=6, window=14,
                       global_blocks=(2, 5)),
-        dtype="float32", remat=False),
+        dtype="float32", remat="none"),
     batch=2, photos=8, text=222, prompt=164, image_index=36, masks=4, new=4 * PERIOD,
     photo=(768, 1024))
 TINY = Case(
@@ -81,7 +81,7 @@ TINY = Case(
         sam=SamConfig(image_size=64, patch=8, width=32, mlp=64, heads=4, layers=4, window=3,
                       global_blocks=(1, 3), prompt_width=32, mask_channels=4, decoder_heads=4,
                       decoder_mlp=64, iou_hidden=16),
-        dtype="float32", remat=False),
+        dtype="float32", remat="none"),
     batch=2, photos=2, text=26, prompt=12, image_index=3, masks=2, new=2 * PERIOD, photo=(48, 64))
 
 
