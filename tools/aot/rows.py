@@ -13,32 +13,37 @@ LORA, FULL = "experiments/base.py", "experiments/pretrain_7b.py"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One program to compile: photos of all chips per update or answer."""
+    """One program to compile: photos of all chips per update or answer, and what is kept of them.
+
+    `remat` is config.model.remat, which decoding has no use for.
+    """
 
     topology: str
     mesh: str
     config: str
     batch: int
+    remat: str = "attention"
     program: str = "train"
 
     def command(self) -> list[str]:
         """Flags of tools.aot_report."""
         size = "batch_size" if self.program == "train" else "eval.batch_size"
         return [f"--config={self.config}", f"--topology={self.topology}", f"--mesh={self.mesh}",
-                f"--programs={self.program}", f"--config.{size}={self.batch}"]
+                f"--programs={self.program}", f"--config.{size}={self.batch}",
+                f"--config.model.remat={self.remat}"]
 
 
 ROWS = (
     Row("v5e:4x4", "1,16,1", LORA, 16), Row("v5e:16x16", "1,256,1", LORA, 256),
     Row("v5p:4x4x4", "1,64,1", LORA, 256), Row("v6e:4x4", "1,16,1", LORA, 32),
     Row("v6e:16x16", "1,256,1", LORA, 512),
-    Row("v5e:4x4", "1,16,1", FULL, 16), Row("v5e:16x16", "1,256,1", FULL, 256),
+    Row("v5e:4x4", "1,16,1", FULL, 16, "layers"), Row("v5e:16x16", "1,256,1", FULL, 256),
     Row("v5p:4x4x4", "1,64,1", FULL, 256), Row("v6e:4x4", "1,16,1", FULL, 16),
     Row("v6e:16x16", "1,256,1", FULL, 256),
-    Row("v5e:4x4", "1,16,1", LORA, 16, "decode"), Row("v5e:4x4", "1,1,16", LORA, 16, "decode"),
-    Row("v6e:4x4", "1,1,16", LORA, 16, "decode"))
+    Row("v5e:4x4", "1,16,1", LORA, 16, "none", "decode"), Row("v5e:4x4", "1,1,16", LORA, 16, "none", "decode"),
+    Row("v6e:4x4", "1,1,16", LORA, 16, "none", "decode"))
 
-_HEAD = ("topology", "mesh", "config", "program", "photos", "arguments", "temporaries", "peak",
+_HEAD = ("topology", "mesh", "config", "remat", "program", "photos", "arguments", "temporaries", "peak",
          "of HBM", "received", "TFLOP", "step ≥", "bound by", "MFU ≤", "compiled in")
 
 
@@ -59,7 +64,7 @@ def markdown(results: Iterable[tuple[Row, dict]]) -> str:
     """The table for BUILD.md; GB and TFLOP are of one chip, photos of all."""
     lines = [" | ".join(_HEAD), " | ".join(["---"] * len(_HEAD))]
     for row, result in results:
-        start = [row.topology, row.mesh, pathlib.Path(row.config).stem]
+        start = [row.topology, row.mesh, pathlib.Path(row.config).stem, row.remat]
         if "error" in result:
             lines.append(" | ".join([*start, row.program, str(row.batch), result["error"]]))
         for one in result.get("programs", ()):
