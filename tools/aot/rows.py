@@ -40,11 +40,12 @@ ROWS = (
     Row("v5e:4x4", "1,16,1", FULL, 16, "layers"), Row("v5e:16x16", "1,256,1", FULL, 256),
     Row("v5p:4x4x4", "1,64,1", FULL, 256), Row("v6e:4x4", "1,16,1", FULL, 16),
     Row("v6e:16x16", "1,256,1", FULL, 256),
-    Row("v5e:4x4", "1,16,1", LORA, 16, "none", "decode"), Row("v5e:4x4", "1,1,16", LORA, 16, "none", "decode"),
+    Row("v5e:4x4", "1,16,1", LORA, 16, "none", "decode"),
+    Row("v5e:4x4", "1,1,16", LORA, 16, "none", "decode"),
     Row("v6e:4x4", "1,1,16", LORA, 16, "none", "decode"))
 
-_HEAD = ("topology", "mesh", "config", "remat", "program", "photos", "arguments", "temporaries", "peak",
-         "of HBM", "received", "TFLOP", "step ≥", "bound by", "MFU ≤", "compiled in")
+_HEAD = ("topology", "mesh", "config", "remat", "program", "photos", "arguments", "temporaries",
+         "peak", "of HBM", "received", "TFLOP", "step ≥", "bound by", "MFU ≤", "compiled in")
 
 
 def run(row: Row) -> dict:
