@@ -104,6 +104,8 @@ def prepare(dataset: DataSet, data_dir: epath.PathLike, *,
         DataError: unusable source, or a data set prepared earlier from another one.
     """
     splits = dataset.splits()
+    if not splits:
+        raise DataError(f"{dataset.source}: it holds no items")
     kind = type("Prepared", (Prepared,), {"name": dataset.name}, skip_registration=True)
     configs = [tfds.core.BuilderConfig(name=name, description=text)
                for name, text in dataset.configs.items()]

@@ -193,6 +193,17 @@ def test_broken_parquet_files_are_named(tmp_path):
         open_dataset("sid_set/parquet", str(tmp_path)).splits()
 
 
+def test_parquet_files_without_rows(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "source").mkdir()
+    table = {"img_id": [""], "image": [None], "label": [0]}
+    parquet.write_table(pytest.importorskip("pyarrow").table(table).slice(1),
+                        tmp_path / "source/train-0.parquet")
+    with pytest.raises(DataError, match=f"{tmp_path}/source: it holds no items"):
+        prepare(tmp_path / "source", tmp_path / "data", "parquet")
+    assert not (tmp_path / "data").exists()
+
+
 def test_without_pyarrow_the_command_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
