@@ -65,6 +65,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.accumulation = 1  # parts a batch is cut into to save memory
     c.compile_cache = True  # keep compiled programs in the work directory for the next start
     c.log_every = 10
+    # TensorBoard shows a few training photos, their true masks and those of the model (0: never).
+    c.log_images_every = 100
     c.checkpoint_every = 100
     c.checkpoint_keep = 2  # the newest ones stay,
     c.checkpoint_keep_every = 0  # and those of every so many steps, for good (0: none),

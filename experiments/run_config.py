@@ -40,6 +40,7 @@ def check_values(config: ml_collections.ConfigDict, *, batch_shards: int) -> Non
     for knob, value, least in (
         ("seed", config.seed, 0), ("batch_size", config.batch_size, 1),
         ("accumulation", config.accumulation, 1), ("log_every", config.log_every, 1),
+        ("log_images_every", config.log_images_every, 0),
         ("checkpoint_every", config.checkpoint_every, 1),
         ("checkpoint_keep", config.checkpoint_keep, 1),
         ("checkpoint_keep_every", config.checkpoint_keep_every, 0),

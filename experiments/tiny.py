@@ -27,6 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.batch_size = 16
     c.log_every = 25
+    c.log_images_every = 90
     c.checkpoint_every = 90
     c.loss.ce = 3.0
     c.loss.bce = 2.0

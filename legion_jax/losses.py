@@ -109,26 +109,40 @@ def sums(model: Legion, batch: dict, *, image_index: int, seg_id: int, key=None,
     return Terms(ce=ce, bce=bce, dice=dice, verdict=verdict)
 
 
-def _text_and_mask_sums(model, batch, seen, image_index, seg_id, key, wanted):
-    num_patches = model.config.clip.num_patches
+def read_text(model: Legion, batch: dict, seen: jax.Array, image_index: int,
+              key=None) -> jax.Array:
+    """States [B, S, D] of the texts of a batch; `seen` is what CLIP made of its photos."""
     embeddings = model.embed(batch["ids"], seen, image_index)
-    valid = splice_flags(batch["valid"], image_index, num_patches, True)
-    states = model.read(embeddings, valid, key=key)
-    zero = jnp.zeros(())
-    ce = text_sums(model, states, batch, image_index) if "ce" in wanted else zero
-    if not {"bce", "dice"} & set(wanted):
-        return ce, zero, zero
-    positions, has_seg, _ = seg_slots(batch["ids"], seg_id, batch["masks"].shape[1], num_patches)
+    valid = splice_flags(batch["valid"], image_index, model.config.clip.num_patches, True)
+    return model.read(embeddings, valid, key=key)
+
+
+def framed_masks(model: Legion, batch: dict, states: jax.Array, seg_id: int):
+    """The masks a batch's [SEG]s ask for, in the frame its true masks are in.
+
+    Returns logits float32[B, K, C, C] and bool[B, K], whether there is a [SEG].
+    """
+    positions, has_seg, _ = seg_slots(batch["ids"], seg_id, batch["masks"].shape[1],
+                                      model.config.clip.num_patches)
     prompts = model.prompt(jnp.take_along_axis(states, positions[..., None], axis=1))
     grounded = (batch["sam_embedding"] if "sam_embedding" in batch else
                 model.ground(batch["sam_image"], batch["resized_size"]))
     logits, _ = model.draw(grounded, prompts)
-    canvas = batch["masks"].shape[-2]
     framed = masks.to_frame(logits, batch["resized_size"], batch["original_size"],
-                            sam_size=model.config.sam.image_size, canvas=canvas)
-    framed = constrain(framed, BATCH, None, SEQUENCE, None)
-    bce, dice = mask_sums(framed, masks.unpack(batch["masks"]),
-                          masks.inside(batch["original_size"], canvas),
+                            sam_size=model.config.sam.image_size,
+                            canvas=batch["masks"].shape[-2])
+    return constrain(framed, BATCH, None, SEQUENCE, None), has_seg
+
+
+def _text_and_mask_sums(model, batch, seen, image_index, seg_id, key, wanted):
+    states = read_text(model, batch, seen, image_index, key)
+    zero = jnp.zeros(())
+    ce = text_sums(model, states, batch, image_index) if "ce" in wanted else zero
+    if not {"bce", "dice"} & set(wanted):
+        return ce, zero, zero
+    logits, has_seg = framed_masks(model, batch, states, seg_id)
+    bce, dice = mask_sums(logits, masks.unpack(batch["masks"]),
+                          masks.inside(batch["original_size"], logits.shape[-1]),
                           has_seg & batch["mask_valid"])
     return ce, bce if "bce" in wanted else zero, dice if "dice" in wanted else zero
 

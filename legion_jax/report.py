@@ -2,8 +2,10 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorboardX
 from etils import epath
 
@@ -44,6 +46,11 @@ class MetricsLog:
             self.tensorboard.add_scalar(name, value, step)
         LOG.info("step %d/%d  %s", step + 1, self.total,
                  "  ".join(_losses(values) + _speeds(rates, self.total - step - 1)))
+
+    def add_pictures(self, step: int, pictures: Sequence[np.ndarray]) -> None:
+        """Show uint8[H, W, 3] each in TensorBoard, as they are after update `step`."""
+        for number, picture in enumerate(pictures, 1):
+            self.tensorboard.add_image(f"photo_{number}", picture, step, dataformats="HWC")
 
     def close(self) -> None:
         self.tensorboard.close()

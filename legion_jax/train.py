@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
 from experiments import run_config
-from input_pipeline import conversation
+from input_pipeline import batches, conversation
 from input_pipeline.examples import ExampleSpec
 from input_pipeline.tokenizer import Tokenizer
 from legion_jax import (
@@ -29,6 +29,8 @@ from legion_jax import (
     losses,
     optim,
     partition,
+    pictures,
+    profiling,
     report,
     run_checkpoints,
     sharding,
@@ -179,8 +181,12 @@ def write_run_files(config, task: Task, params: dict, workdir: epath.Path) -> No
     report.write_json(path, text)
 
 
-def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainState:
-    """Run the training described by a config; returns the final state."""
+def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
+          profile: bool = False) -> TrainState:
+    """Run the training described by a config; returns the final state.
+
+    `profile` traces a few updates into `workdir/profile`.
+    """
     workdir = epath.Path(workdir)
     # A restart, and hosts that come later, need not compile again.
     if config.compile_cache and not jax.config.jax_compilation_cache_dir:
@@ -189,8 +195,9 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
     mesh = sharding.make_mesh(config.mesh)
     run_config.check_values(config, batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
     task = read_task(config)
-    data = train_data.open_batches(config, task.tokenizer, task.examples, task.model,
-                                   sharding.local_rows(mesh, config.batch_size))
+    rows = train_data.open_rows(config, task.tokenizer, task.examples, task.model,
+                                sharding.local_rows(mesh, config.batch_size))
+    data = batches.train_batches(rows)
     optimizer = optim.make(config.optimizer)
     with jax.set_mesh(mesh):
         graph, abstract, frozen = abstract_state(config, task.model, optimizer, mesh)
@@ -216,7 +223,10 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
                 return train_loop.run(
                     config, data, step, state, frozen, mesh, checkpoints, stop,
                     speed=speed.of_run(config, task.model, task.examples,
-                                       image_index=task.image_index))
+                                       image_index=task.image_index),
+                    pictures=pictures.of_run(config, graph, rows, task.tokenizer, mesh,
+                                             image_index=task.image_index),
+                    profile=profiling.Profile(workdir / "profile" if profile else None))
         finally:
             checkpoints.close()
 
@@ -224,11 +234,12 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> TrainSt
 if __name__ == "__main__":
     CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config().")
     WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go.")
+    PROFILE = flags.DEFINE_boolean("profile", False, "Trace a few updates for XProf.")
     DISTRIBUTED = distributed.define_flag()
 
     def main() -> None:
         distributed.start(DISTRIBUTED.value)
-        train(run_config.check(CONFIG.value), WORKDIR.value)
+        train(run_config.check(CONFIG.value), WORKDIR.value, profile=PROFILE.value)
 
     flags.mark_flags_as_required(["config", "workdir"])
     command.run(main)

@@ -61,6 +61,12 @@ def cached_towers(config: ml_collections.ConfigDict, model: LegionConfig,
 def open_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer, spec: ExampleSpec,
                  model: LegionConfig, places: Sequence[int] | None = None) -> grain.MapDataset:
     """This host's part of every batch of a run, by step: the rows `places` of it, or all."""
+    return batches.train_batches(open_rows(config, tokenizer, spec, model, places))
+
+
+def open_rows(config: ml_collections.ConfigDict, tokenizer: Tokenizer, spec: ExampleSpec,
+              model: LegionConfig, places: Sequence[int] | None = None) -> batches.Rows:
+    """As `open_batches`, one row at a time, by its place."""
     parts = mixture(config)
     sources = [prepared.open_split(folder, split) for folder, split, _ in parts]
     buckets = sorted({*config.data.text_buckets, config.data.text_length})
@@ -86,11 +92,11 @@ def open_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer, spec: 
         replaced = [TOWERS[cache.tower].image for cache in kept[0]]
         features = [{TOWERS[cache.tower].features: cache.open(config.data.features, len(source))
                      for cache in row} for row, source in zip(kept, sources, strict=True)]
-    return batches.train_batches(batches.Rows(
+    return batches.Rows(
         stream, sources, [f"{folder} {split}" for folder, split, _ in parts],
         prepare=functools.partial(_prepare, tokenizer, spec),
         blank=functools.partial(blank_example, tokenizer, spec),
-        places=places, features=features, replaced=replaced))
+        places=places, features=features, replaced=replaced)
 
 
 def _prepare(tokenizer: Tokenizer, spec: ExampleSpec, record, length: int) -> dict:

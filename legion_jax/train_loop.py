@@ -1,5 +1,6 @@
 """The loop of a run: one compiled call per update, and what happens between two of them."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -8,6 +9,8 @@ import jax
 from input_pipeline.errors import UserError
 from legion_jax import report, run_checkpoints, sharding, train_data
 from legion_jax.distributed import Preempted, Preemption
+from legion_jax.pictures import Pictures
+from legion_jax.profiling import Profile
 from legion_jax.speed import Speed
 from legion_jax.train_step import TrainState
 
@@ -20,7 +23,7 @@ class TrainingError(UserError):
 
 def run(config, data, step: Callable, state: TrainState, frozen: dict, mesh,
         checkpoints: run_checkpoints.RunCheckpoints, stop: Preemption, *,
-        speed: Speed) -> TrainState:
+        speed: Speed, pictures: Pictures | None, profile: Profile) -> TrainState:
     """Update until `total_steps`; returns the final state.
 
     Metrics are fetched only when they are logged, so the devices never wait for the host.
@@ -33,8 +36,8 @@ def run(config, data, step: Callable, state: TrainState, frozen: dict, mesh,
     """
     start, total = int(state.step), config.optimizer.total_steps
     rows = train_data.from_step(config, data, start)
-    metrics = _Metrics(config, checkpoints, speed, start)
-    step = speed.watch(step)
+    metrics = _Metrics(config, checkpoints, speed, pictures, start)
+    step = profile.watch(speed.watch(step), speed, start)
     try:
         for number in range(start, total):
             batch = sharding.from_local_rows(mesh, next(rows), config.batch_size)
@@ -53,8 +56,10 @@ def run(config, data, step: Callable, state: TrainState, frozen: dict, mesh,
             if told and done < total:
                 LOG.info("stopped by SIGTERM after step %d; the same command goes on", done)
                 raise Preempted
+            metrics.show(done, state.params, frozen)
         return state
     finally:
+        profile.close()
         metrics.close()
 
 
@@ -76,8 +81,9 @@ class _Metrics:
     """
 
     def __init__(self, config, checkpoints: run_checkpoints.RunCheckpoints, speed: Speed,
-                 start: int):
+                 pictures: Pictures | None, start: int):
         self._config, self._speed, self._pending, self.loss = config, speed, [], None
+        self._pictures, self._drawn = pictures, False
         self._bad = train_data.BadRecords(config.data.max_bad)
         self._log = None
         if jax.process_index() == 0:
@@ -105,6 +111,18 @@ class _Metrics:
             self._bad.add(row["bad"], self._config.batch_size)
         self.loss = sum(row["loss"] for _, row in rows) / len(rows)
         return {"step": rows[-1][0]} | rows[-1][1] if halted else None
+
+    def show(self, done: int, params: dict, frozen: dict) -> None:
+        """Draw pictures where they are due after `done` updates; all hosts take part."""
+        every = self._config.log_images_every
+        if self._pictures is None or done % every:
+            return
+        # The first time compiles.
+        with contextlib.nullcontext() if self._drawn else self._speed.apart(params):
+            drawn = self._pictures(params, frozen)
+        self._drawn = True
+        if self._log:
+            self._log.add_pictures(done - 1, drawn)
 
     def close(self) -> None:
         if self._log:

@@ -1,0 +1,139 @@
+"""Pictures of a run in training: photos with their true masks beside those the model draws."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from input_pipeline import conversation, regions
+from input_pipeline.batches import Rows
+from input_pipeline.tokenizer import Tokenizer
+from legion_jax import losses, overlay, partition, sharding
+from legion_jax.models.layers import numerics
+
+PHOTOS = 4
+TRIES = 8  # records looked at for one with masks, per photo,
+APART = 1000  # rows from each other, so that the photos are the same on any mesh
+SIDE = 640  # px of a drawn photo's longer side, since TensorBoard keeps every picture
+
+
+def of_run(config: ml_collections.ConfigDict, graph, rows: Rows, tokenizer: Tokenizer,
+           mesh: jax.sharding.Mesh, *, image_index: int) -> "Pictures | None":
+    """The pictures of a run; None where none are wanted, or no loss looks at masks."""
+    if not config.log_images_every or not (config.loss.bce or config.loss.dice):
+        return None
+    return Pictures(graph, rows, tokenizer, mesh, text_length=config.data.text_length,
+                    image_index=image_index)
+
+
+class Pictures:
+    """The same few photos of the training data, drawn anew with the parameters of the moment.
+
+    What the model draws is prompted by the true text, as in training. One program of one row per
+    device does it, so it needs less memory than an update; every process takes part in it, and
+    process 0 draws the rows its own devices hold.
+    """
+
+    def __init__(self, graph, rows: Rows, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, *,
+                 text_length: int, image_index: int):
+        """Nothing is read or compiled before the first call.
+
+        Args:
+            graph: structure of the model, as of the train step.
+            rows: of the run's batches; texts are padded to `text_length`.
+        """
+        self._tokenizer = tokenizer
+        # Every host counts all rows, so that copies of a row on several hosts are the same.
+        self._rows = dataclasses.replace(
+            rows, prepare=lambda record, _: rows.prepare(record, text_length),
+            blank=lambda _: rows.blank(text_length), places=None, features=(), replaced=())
+        self._layout = sharding.batch_sharding(mesh)
+        self._shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        self._draw = jax.jit(functools.partial(_masks, graph, image_index=image_index,
+                                               seg_id=tokenizer.seg_id),
+                             out_shardings=self._layout)
+
+    def __call__(self, params: dict, frozen: dict) -> list[np.ndarray]:
+        """uint8[H, W, 3] each on process 0, nothing elsewhere; the mesh must be set."""
+        found = []
+        for examples in self._examples:
+            packed = self._draw(params, frozen, self._put(examples))
+            if jax.process_index() == 0:
+                masks = {_place(shard.index): np.asarray(shard.data)[0]
+                         for shard in packed.addressable_shards}
+                found += [self._picture(examples[place], masks[place]) for place in sorted(masks)]
+        return found[:PHOTOS]
+
+    @functools.cached_property
+    def _examples(self) -> list[dict[int, dict]]:
+        """Per call of the program {row: example} of the rows that this process holds."""
+        places = {device: _place(index) for device, index in
+                  self._layout.devices_indices_map((self._shards,)).items()}
+        first = {place for device, place in places.items() if device.process_index == 0}
+        mine = {place for device, place in places.items()
+                if device.process_index == jax.process_index()}
+        return [{place: self._example(call * self._shards + place) for place in mine}
+                for call in range(math.ceil(PHOTOS / len(first)))]
+
+    def _example(self, number: int) -> dict:
+        """The first of some records that has a mask, else the first one."""
+        tried = (self._rows[number + APART * k] for k in range(TRIES))
+        return next((row for row in tried if row["mask_valid"].any()), None) or self._rows[number]
+
+    def _put(self, examples: dict[int, dict]) -> dict[str, jax.Array]:
+        def one(name, value):
+            return jax.make_array_from_callback(
+                (self._shards, *np.shape(value)), self._layout,
+                lambda index: np.asarray(examples[_place(index)][name])[None])
+        return {name: one(name, value) for name, value in next(iter(examples.values())).items()}
+
+    def _picture(self, example: dict, packed: np.ndarray) -> np.ndarray:
+        """The photo twice, with true masks and with drawn ones."""
+        used = example["mask_valid"]
+        truth, drawn = (_unpack(bits[used], example["original_size"])
+                        for bits in (example["masks"], packed))
+        answer = conversation.parse_answer(
+            self._tokenizer.decode(example["ids"][example["loss_mask"]].tolist()))
+        phrases = {region.seg_index: region.phrase for region in answer.regions}
+        lines = [f"{phrases.get(k, '')} (IoU {_iou(*pair):.2f})"
+                 for k, pair in enumerate(zip(truth, drawn, strict=True))]
+        height, width = example["resized_size"]
+        photo = Image.fromarray(example["sam_image"][:height, :width])
+        size = _small(example["original_size"])
+        masks = [[np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+                  for mask in group] for group in (truth, drawn)]
+        return np.asarray(overlay.draw_comparison(
+            np.asarray(photo.resize(size, Image.Resampling.LANCZOS)), masks, lines,
+            titles=["true masks", "masks of the model"]))
+
+
+def _masks(graph, params, frozen, batch, *, image_index, seg_id):
+    """uint8[B, K, C, C / 8]: what is above zero, one bit per pixel."""
+    model = partition.merge(graph, params, frozen)
+    with numerics(model.config):
+        states = losses.read_text(model, batch, model.see(batch["clip_image"]), image_index)
+        logits, _ = losses.framed_masks(model, batch, states, seg_id)
+    return jnp.packbits(logits > 0, axis=-1)
+
+
+def _place(index: tuple[slice, ...]) -> int:
+    return index[0].start or 0
+
+
+def _unpack(bits: np.ndarray, size: np.ndarray) -> np.ndarray:
+    return regions.unpack_masks(bits)[:, :size[0], :size[1]].astype(bool)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    return np.count_nonzero(a & b) / max(np.count_nonzero(a | b), 1)
+
+
+def _small(size: np.ndarray) -> tuple[int, int]:
+    """(width, height) of a drawn photo from int[2] rows and columns."""
+    scale = min(1.0, SIDE / size.max())
+    return max(1, round(size[1] * scale)), max(1, round(size[0] * scale))

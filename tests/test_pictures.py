@@ -1,0 +1,83 @@
+"""legion_jax/pictures.py: which photos are drawn, and the same ones on any mesh and any hosts."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import several_hosts
+import test_train_data
+
+from input_pipeline import conversation
+from input_pipeline.tokenizer import Tokenizer
+from legion_jax import pictures, sharding, train_data
+
+data = test_train_data.data
+SPEC = test_train_data.SPEC
+
+
+def make(root, mesh):
+    """Pictures of a small run, whatever its knobs about features and buckets."""
+    config = test_train_data.make_config(pathlib.Path(root), text_buckets=(200,))
+    tokenizer = Tokenizer.from_folder(pathlib.Path(root) / "tokenizer")
+    rows = train_data.open_rows(config, tokenizer, SPEC, test_train_data.MODEL)
+    index = conversation.image_index(conversation.encode_prompt(tokenizer, SPEC.instruction))
+    return pictures.of_run(config, None, rows, tokenizer, mesh, image_index=index)
+
+
+def draw_truth(root: str, shape: list[int]) -> list:
+    """What is drawn by a model that is always right, every eighth pixel of it."""
+    pictures._masks = lambda graph, params, frozen, batch, **_: batch["masks"]
+    mesh = sharding.make_mesh(shape)
+    with jax.set_mesh(mesh):
+        found = make(root, mesh)({}, {})
+    return [picture[::8, ::8].tolist() for picture in found]
+
+
+@pytest.fixture
+def right(monkeypatch):
+    """Keeps `draw_truth` from changing what other tests see."""
+    monkeypatch.setattr(pictures, "_masks", pictures._masks)
+
+
+def test_true_and_drawn_masks_lie_on_the_same_photo(data, monkeypatch):
+    shown = []
+    monkeypatch.setattr(pictures, "_masks",
+                        lambda graph, params, frozen, batch, **_: batch["masks"])
+    monkeypatch.setattr(pictures.overlay, "draw_comparison",
+                        lambda *parts, titles: shown.append(parts) or np.zeros((1, 1, 3), np.uint8))
+    mesh = sharding.make_mesh((1, 4, 2))
+    with jax.set_mesh(mesh):
+        found = make(data, mesh)
+        found({}, {})
+        assert len(found({}, {})) == pictures.PHOTOS
+        assert found._draw._cache_size() == 1  # drawing again compiles nothing
+    photos = [photo.tobytes() for photo, *_ in shown]
+    assert photos[:4] == photos[4:8] and len(set(photos)) > 1
+    for photo, (truth, drawn), phrases in shown:
+        assert truth and len(truth) == len(drawn) == len(phrases)
+        for a, b, phrase in zip(truth, drawn, phrases, strict=True):
+            assert a.any() and a.shape == photo.shape[:2]
+            np.testing.assert_array_equal(a, b)
+            assert phrase.endswith(" (IoU 1.00)") and len(phrase) > len(" (IoU 1.00)")
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 1, 8)])
+def test_photos_are_the_same_on_any_mesh(data, right, shape):
+    assert draw_truth(str(data), shape) == draw_truth(str(data), (1, 8, 1))
+
+
+def test_two_hosts_draw_together_and_the_first_one_shows(data, right):
+    first, second = several_hosts.run("test_pictures:draw_truth", str(data), [2, 4, 1])
+    assert second == []
+    assert first == draw_truth(str(data), (2, 4, 1))
+
+
+def test_photos_of_runs_that_draw_no_masks(data):
+    config = test_train_data.make_config(data)
+    config.log_images_every = 0
+    arguments = None, None, None, None
+    assert pictures.of_run(config, *arguments, image_index=0) is None
+    config = test_train_data.make_config(data)
+    config.loss.bce = config.loss.dice = 0.0
+    assert pictures.of_run(config, *arguments, image_index=0) is None
