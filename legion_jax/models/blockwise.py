@@ -1,0 +1,106 @@
+"""Attention on a CPU, a block of queries at a time, so that its logits never leave the caches.
+
+All logits of a long sequence are written and read several times by XLA's softmax, from memory where
+they are large; a block's are still in the second-level cache. In the backward pass a block's logits
+are computed again, as by flash attention (Dao et al., 2022), instead of being kept. Where a mesh
+splits arrays over devices, and on accelerators, it is left to others.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from legion_jax.models import attention
+
+BLOCK = 2 ** 19  # logits at once, 2 MiB of them
+SHORT = 64  # queries below which there is nothing to gain
+
+
+def masked_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """softmax(q k / sqrt(H)) v over the keys that `mask` shows.
+
+    Args:
+        q: [B, T, N, H]; k, v: [B, S, N, H].
+        mask: bool[B, 1, T, S] or [1, 1, T, S].
+
+    Returns:
+        [B, T, N, H].
+    """
+    if q.shape[1] < SHORT or not _alone():
+        return _plain(q, k, v, mask)
+    return jax.lax.platform_dependent(q, k, v, mask, cpu=_masked_blocks, default=_plain)
+
+
+def grid_attention(q: jax.Array, k: jax.Array, v: jax.Array, rows: jax.Array,
+                   columns: jax.Array) -> jax.Array:
+    """As `attention.grid_attention`, which also describes the arguments."""
+    if q.shape[1] < SHORT or not _alone():
+        return attention.grid_attention(q, k, v, rows, columns)
+    return jax.lax.platform_dependent(q, k, v, rows, columns, cpu=_grid_blocks,
+                                      default=attention.grid_attention)
+
+
+def _alone() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or mesh.size == 1
+
+
+def _plain(q, k, v, mask):
+    return jax.nn.dot_product_attention(q, k, v, mask=mask)
+
+
+def _masked_blocks(q, k, v, mask):
+    def shown(logits, mask):
+        return jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+
+    mask = jnp.broadcast_to(mask, (q.shape[0], q.shape[2], *mask.shape[2:]))
+    return _blocks(q, k, v, (mask,), shown, unit=1)
+
+
+def _grid_blocks(q, k, v, rows, columns):
+    S = rows.shape[-1]
+
+    def biased(logits, rows, columns):
+        bias = rows[..., :, None] + columns[..., None, :]  # [..., key row, key column]
+        return logits + bias.reshape(logits.shape)
+
+    flat = [x.reshape(*x.shape[:2], S * S, S) for x in (rows, columns)]
+    return _blocks(q, k, v, flat, biased, unit=S)
+
+
+def _blocks(q, k, v, extra, adjust: Callable, unit: int):
+    """Attention with logits `adjust(logits, *extra)`, extra [B, N, T, E].
+
+    Blocks are whole heads where those are small, else so many times `unit` queries of one head.
+    """
+    B, T, N, H = q.shape
+    S = k.shape[1]
+    heads = next(n for n in range(N, 0, -1) if N % n == 0 and (n * T * S <= BLOCK or n == 1))
+    blocks = -(-heads * T * S // BLOCK)
+    per = unit * -(-T // (unit * blocks))
+    padding = -T % per  # queries whose outputs are dropped
+
+    def grouped(x):  # [B, N, T, ...] -> [B * N / heads, blocks, heads, per, ...]
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0)))
+        return x.reshape(B * N // heads, heads, -1, per, x.shape[-1]).swapaxes(1, 2)
+
+    q = grouped((q * H ** -0.5).transpose(0, 2, 1, 3))
+    k = k.transpose(0, 2, 3, 1).reshape(-1, heads, H, S)
+    v = v.transpose(0, 2, 1, 3).reshape(-1, heads, S, H)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def block(q, k, v, extra):
+        logits = adjust((q @ k).astype(jnp.float32), *extra)
+        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+        total = weights.sum(-1, keepdims=True)
+        return (weights.astype(v.dtype) @ v) / total.astype(v.dtype)
+
+    def head(xs):
+        q, k, v, extra = xs
+        return jax.lax.map(lambda x: block(x[0], k, v, x[1]), (q, extra))
+
+    out = jax.lax.map(head, (q, k, v, [grouped(x) for x in extra]))
+    out = out.swapaxes(1, 2).reshape(B, N, -1, H)[:, :, :T]
+    return out.transpose(0, 2, 1, 3)

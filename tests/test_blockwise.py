@@ -1,0 +1,63 @@
+"""legion_jax/models/blockwise.py against attention with all logits at once, gradients included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from legion_jax import sharding
+from legion_jax.models import attention, blockwise
+
+
+def normal(*shapes):
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+
+
+def agree(mine, plain, arguments):
+    """Outputs and the gradients of all arguments."""
+    def both(run):
+        def loss(arguments):
+            return (jnp.sin(run(*arguments)) ** 2).sum()
+        return run(*arguments), jax.grad(loss)(arguments)
+
+    for ours, expected in zip(jax.tree.leaves(both(mine)), jax.tree.leaves(both(plain)),
+                              strict=True):
+        np.testing.assert_allclose(ours, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("block", [2 ** 19, 6000, 1500, 200])
+def test_masked_in_blocks_of_any_size(monkeypatch, block):
+    """Many heads at once, one head, blocks that do not divide the queries, one query."""
+    monkeypatch.setattr(blockwise, "BLOCK", block)
+    T, S = 67, 79
+    mask = jnp.arange(S) <= jnp.arange(T)[:, None] + S - T
+    mask = mask[None, None] & (jnp.arange(S) != 5)
+    mask = jnp.concatenate([mask, mask & (jnp.arange(S) != 9)])
+    agree(lambda *qkv: blockwise.masked_attention(*qkv, mask),
+          lambda *qkv: jax.nn.dot_product_attention(*qkv, mask=mask),
+          normal((2, T, 4, 8), (2, S, 4, 8), (2, S, 4, 8)))
+
+
+@pytest.mark.parametrize("block", [2 ** 19, 7000, 1000, 100])
+def test_grid_in_blocks_of_any_size(monkeypatch, block):
+    monkeypatch.setattr(blockwise, "BLOCK", block)
+    S, heads = 9, 2
+    shape, table = (3, S * S, heads, 8), (3, heads, S, S, S)
+    agree(blockwise.grid_attention, attention.with_bias,
+          normal(shape, shape, shape, table, table))
+
+
+def has_loop(run, *arguments) -> bool:
+    return "while" in jax.jit(run).lower(*arguments).as_text()
+
+
+def test_short_or_split_queries_are_left_alone():
+    long, short = (normal((8, T, 2, 8)) * 3 for T in (64, 63))
+    mask = jnp.ones((1, 1, 64, 64), bool)
+    assert has_loop(blockwise.masked_attention, *long, mask)
+    assert not has_loop(blockwise.masked_attention, *short, mask[..., :63, :63])
+    with jax.set_mesh(sharding.make_mesh((8, 1, 1))):
+        assert not has_loop(blockwise.masked_attention, *long, mask)
+    with jax.set_mesh(sharding.make_mesh((1, 1, 1), jax.devices()[:1])):
+        assert has_loop(blockwise.masked_attention, *long, mask)
