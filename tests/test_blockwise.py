@@ -39,6 +39,15 @@ def test_masked_in_blocks_of_any_size(monkeypatch, block):
           normal((2, T, 4, 8), (2, S, 4, 8), (2, S, 4, 8)))
 
 
+def test_causal_with_padding():
+    valid = jnp.ones((2, 70), bool).at[1, 50:].set(False)
+    agree(lambda *qkv: jnp.where(valid[..., None, None],
+                                 blockwise.causal_attention(*qkv, valid), 0),
+          lambda *qkv: jnp.where(valid[..., None, None],
+                                 attention.causal_by_mask(*qkv, valid), 0),
+          normal(*3 * [(2, 70, 4, 8)]))
+
+
 @pytest.mark.parametrize("block", [2 ** 19, 7000, 1000, 100])
 def test_grid_in_blocks_of_any_size(monkeypatch, block):
     monkeypatch.setattr(blockwise, "BLOCK", block)

@@ -33,6 +33,19 @@ def masked_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) 
     return jax.lax.platform_dependent(q, k, v, mask, cpu=_masked_blocks, default=_plain)
 
 
+def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
+    """As `attention.causal_attention`, which also describes the arguments."""
+    if q.shape[1] < SHORT or not _alone():
+        return attention.causal_attention(q, k, v, valid)
+
+    def blocks(q, k, v, valid):
+        place = jnp.arange(q.shape[1])
+        return _masked_blocks(q, k, v, ((place <= place[:, None]) & valid[:, None])[:, None])
+
+    return jax.lax.platform_dependent(q, k, v, valid, cpu=blocks,
+                                      default=attention.causal_attention)
+
+
 def grid_attention(q: jax.Array, k: jax.Array, v: jax.Array, rows: jax.Array,
                    columns: jax.Array) -> jax.Array:
     """As `attention.grid_attention`, which also describes the arguments."""
