@@ -29,7 +29,7 @@ from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax import command
-from tools.speed import cases, contest, report
+from tools.speed import cases, chips, contest, gpu, report
 
 DIFFERENT = 2  # exit code
 SIDE = 2048  # of the matrices whose product says what the cores can do
@@ -75,6 +75,25 @@ def set_up_peer(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+def found_gpu(device: str | None) -> bool:
+    """Whether to measure on a GPU. Raises UserError where one is asked for and there is none."""
+    if device == "cpu":
+        return False
+    backend = jax.default_backend()
+    if device == "gpu" and backend != "gpu":
+        raise UserError(f"--device=gpu: JAX finds no GPU here, only {backend}")
+    return backend == "gpu"
+
+
+def on_gpu(options, console: Console) -> dict:
+    """The same of a GPU at full size, shown."""
+    chip = chips.find(jax.devices()[0].device_kind)
+    result = gpu.measure(cases.TINY if options.tiny else cases.FULL, chip, work=options.work,
+                         rounds=options.rounds, device=gpu.peer_device(options.peer, console))
+    report.show_gpu(result, console)
+    return result
+
+
 def measure(case: cases.Case, *, work: list[str], rounds: int, threads: int, peer: bool,
             side: int = SIDE) -> dict:
     """Everything this command finds out on a CPU, as JSON."""
@@ -91,17 +110,20 @@ def main() -> int:
     """Measures, prints tables and one line of JSON; exit code."""
     options, console = flags.FLAGS, Console()
     check(options)
-    use_cores(options.threads)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peer needs memory too
     if options.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
-    if options.peer:
-        set_up_peer(options.threads)
-    case = cases.TINY if options.tiny else cases.MID
-    result = measure(case, work=options.work, rounds=options.rounds, threads=options.threads,
-                     peer=options.peer)
-    report.show(result, console)
+    use_cores(options.threads)
+    if found_gpu(options.device):
+        result = on_gpu(options, console)
+    else:
+        if options.peer:
+            set_up_peer(options.threads)
+        result = measure(cases.TINY if options.tiny else cases.MID, work=options.work,
+                         rounds=options.rounds, threads=options.threads, peer=options.peer)
+        report.show(result, console)
     print(json.dumps(report.rounded(result)))
-    checks = [result[name]["check"]["same"] for name in options.work if options.peer]
+    checks = [result[name].get("check", {"same": True})["same"] for name in options.work]
     return 0 if all(checks) else DIFFERENT
 
 

@@ -11,13 +11,21 @@ same number of tokens and masks, and nobody has to be told so.
 import dataclasses
 import re
 
+import jax
 import ml_collections
 import numpy as np
 
 from experiments import base
 from input_pipeline.tokenizer import ADDED_TOKENS
 from legion_jax import partition
-from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
+from legion_jax.config import (
+    ClipConfig,
+    LanguageConfig,
+    LegionConfig,
+    LoraConfig,
+    SamConfig,
+    legion_7b,
+)
 
 IMAGE_ID, EOS_ID = -200, 2
 PERIOD = 16
@@ -83,6 +91,9 @@ TINY = Case(
                       decoder_mlp=64, iou_hidden=16),
         dtype="float32", remat="none"),
     batch=2, photos=2, text=26, prompt=12, image_index=3, masks=2, new=2 * PERIOD, photo=(48, 64))
+FULL = Case(  # for GPUs
+    "full", legion_7b(lora=LoraConfig(rank=8, alpha=16.0, dropout=0.05), verdict_classes=()),
+    batch=8, photos=8, text=320, prompt=164, image_index=36, masks=4, new=128, photo=(768, 1024))
 
 
 def run_config(case: Case) -> ml_collections.ConfigDict:
@@ -98,21 +109,21 @@ def run_config(case: Case) -> ml_collections.ConfigDict:
     return config
 
 
+def random_value(path: str, noise):
+    """Standard normal noise, made into what a parameter of this path may start as."""
+    if path.endswith("lora_b"):
+        return 0 * noise
+    if path.endswith(("kernel", "lora_a")):
+        return noise * noise.shape[-2] ** -0.5
+    if re.search(r"(_token|tokens|frequencies)$", path):
+        return noise
+    return noise * 0.1 + path.endswith("scale")
+
+
 def random_params(case: Case, seed: int = 0) -> dict[str, np.ndarray]:
     """{path: float32 array}, the cycle written in; LoRA starts as recipes start it, at zero."""
     rng = np.random.default_rng(seed)
-
-    def value(path, shape):
-        if path.endswith("lora_b"):
-            return np.zeros(shape, np.float32)
-        noise = rng.standard_normal(shape, np.float32)
-        if path.endswith(("kernel", "lora_a")):
-            return noise * np.float32(shape[-2] ** -0.5)
-        if re.search(r"(_token|tokens|frequencies)$", path):
-            return noise
-        return noise * np.float32(0.1) + path.endswith("scale")
-
-    params = {path: value(path, array.shape)
+    params = {path: np.float32(random_value(path, rng.standard_normal(array.shape, np.float32)))
               for path, array in partition.abstract_params(case.model).items()}
     embed, head = params["language/embed/embedding"], params["language/head/kernel"]
     cycle = case.cycle
@@ -123,10 +134,29 @@ def random_params(case: Case, seed: int = 0) -> dict[str, np.ndarray]:
     return params
 
 
-def without_lora(case: Case, params: dict[str, np.ndarray]) -> tuple[LegionConfig, dict]:
-    """Model and parameters that answer; a fresh LoRA changes no kernel, so it is left out."""
-    return (dataclasses.replace(case.model, lora=LoraConfig()),
-            {p: a for p, a in params.items() if not p.endswith(("lora_a", "lora_b"))})
+class ParamsOnDevice:
+    """Random parameters {path: array}, each made on the device when it is asked for.
+
+    There is no cycle in them; the end token never comes here either.
+    """
+
+    def __init__(self, case: Case):
+        self._shapes = partition.abstract_params(case.model)
+        self._numbers = {path: number for number, path in enumerate(self._shapes)}
+
+    def __getitem__(self, path: str) -> jax.Array:
+        @jax.jit
+        def make():
+            key = jax.random.key(self._numbers[path])
+            value = random_value(path, jax.random.normal(key, self._shapes[path].shape))
+            return value.at[:, EOS_ID].set(0) if path == "language/head/kernel" else value
+
+        return make()
+
+
+def without_lora(case: Case) -> LegionConfig:
+    """The model that answers; a fresh LoRA changes no kernel, so it is left out."""
+    return dataclasses.replace(case.model, lora=LoraConfig())
 
 
 def _words(rng, case: Case, shape) -> np.ndarray:

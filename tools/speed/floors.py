@@ -21,7 +21,7 @@ def train_flops(case: Case) -> float:
 
 def answer_flops(case: Case) -> float:
     """Operations of the answers to all photos, masks included."""
-    model, _ = without_lora(case, {})
+    model = without_lora(case)
     once, token = answering(model, Sizes(case.prompt, case.image_index, 0, 0), new=case.new)
     sizes = Sizes(case.prompt, case.image_index, case.masks, case.canvas)
     masks = sum(product.forward for product in products(model, sizes)

@@ -5,6 +5,7 @@ import torch
 import transformers
 from torch.nn import functional
 
+from legion_jax.config import LegionConfig
 from legion_jax.losses import DICE_EPS, DICE_SCALE
 from legion_jax.models import clip, sam_encoder
 from tools.speed.cases import Case, run_config, without_lora
@@ -35,16 +36,24 @@ def _inputs(case: Case, rows: dict[str, np.ndarray], device: str) -> dict[str, t
     return {name: value.to(device) for name, value in found.items()}
 
 
+def made(config: LegionConfig, params: dict[str, np.ndarray] | None, device: str) -> Peer:
+    """The model with these parameters, or with whatever transformers begins with."""
+    with torch.device(device):
+        model = Peer(config)
+    if params is not None:
+        model.load(params)
+    return model
+
+
 class PeerTrain:
     """The recipe's update."""
 
-    def __init__(self, case: Case, params: dict[str, np.ndarray], batch: dict[str, np.ndarray]):
-        self._case, config = case, run_config(case)
-        self._model = Peer(case.model)
-        self._model.load(params)
-        self._model.train()
-        self._batch = _inputs(case, batch, "cpu")
-        self._parameters = self._model.train_as_recipe()
+    def __init__(self, case: Case, params: dict[str, np.ndarray] | None,
+                 batch: dict[str, np.ndarray], device: str = "cpu"):
+        self._case, self._device, config = case, device, run_config(case)
+        self._model = made(case.model, params, device).train()
+        self._batch = _inputs(case, batch, device)
+        self._parameters = self._model.train_as_recipe(case.model.dtype)
         self.trained = sum(p.numel() for p in self._parameters)
         c = self._config = config.optimizer
         self._optimizer = torch.optim.AdamW(
@@ -55,7 +64,9 @@ class PeerTrain:
     def __call__(self) -> dict[str, float]:
         """One update; its metrics."""
         self._optimizer.zero_grad(set_to_none=True)
-        terms = self._losses()
+        with torch.autocast(self._device, torch.bfloat16,
+                            enabled=self._case.model.dtype == "bfloat16"):
+            terms = self._losses()
         loss = sum(self._weights[name] * value for name, value in terms.items())
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip_norm)
@@ -86,22 +97,28 @@ class PeerTrain:
 class PeerAnswers:
     """Photo by photo, as the published code and `generate` are used: prompt, tokens, masks."""
 
-    def __init__(self, case: Case, params: dict[str, np.ndarray], asked: dict[str, np.ndarray]):
-        model, params = without_lora(case, params)
-        self._case, self._model = case, Peer(model)
-        self._model.load(params)
-        self._model.eval().requires_grad_(False)
-        self._asked = _inputs(case, asked, "cpu")
+    def __init__(self, case: Case, params: dict[str, np.ndarray] | None,
+                 asked: dict[str, np.ndarray], device: str = "cpu"):
+        self._case = case
+        self._model = made(without_lora(case), params, device).eval().requires_grad_(False)
+        self._model.to(getattr(torch, case.model.dtype))
+        self._asked = {name: x.to(self._model.dtype) if x.is_floating_point() else x
+                       for name, x in _inputs(case, asked, device).items()}
 
     @torch.inference_mode()
     def __call__(self) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
         """Tokens int[B, M], masks of each photo bool[K, H, W], scores float32[B, K]."""
-        found = [self._one({name: x[i:i + 1] for name, x in self._asked.items()})
-                 for i in range(self._case.photos)]
+        found = [self._one(self.photo(number)) for number in range(self._case.photos)]
         tokens, masks, scores = zip(*found, strict=True)
         return np.array(tokens), list(masks), np.stack(scores)
 
-    def _one(self, asked):
+    def photo(self, number: int) -> dict[str, torch.Tensor]:
+        """Inputs of one photo."""
+        return {name: x[number:number + 1] for name, x in self._asked.items()}
+
+    @torch.inference_mode()
+    def decode(self, asked: dict[str, torch.Tensor]) -> tuple[list[int], list[torch.Tensor]]:
+        """Tokens of one photo, and the states [1, D] that predict [SEG]."""
         case, language = self._case, self._model.language
         x = self._model.splice(asked["ids"], asked["clip"], case.image_index)
         cache, tokens, states = transformers.DynamicCache(), [], []
@@ -113,6 +130,11 @@ class PeerAnswers:
             if tokens[-1] == case.seg_id:
                 states.append(hidden)
             x = language.model.embed_tokens(token[:, None])
+        return tokens, states
+
+    def _one(self, asked):
+        case = self._case
+        tokens, states = self.decode(asked)
         logits = to_frame(self._model.draw(torch.stack(states, dim=1), asked["sam"]),
                           case.canvas, case.photo)[0]
         positive = logits > 0

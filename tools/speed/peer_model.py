@@ -61,14 +61,20 @@ class Peer(nn.Module):
                 attention.q_proj = Lora(attention.q_proj, config.lora)
                 attention.v_proj = Lora(attention.v_proj, config.lora)
 
-    def train_as_recipe(self) -> list[nn.Parameter]:
-        """Freeze what LEGION freezes; the trained parameters."""
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.projector[0].weight.dtype
+
+    def train_as_recipe(self, frozen: str) -> list[nn.Parameter]:
+        """Freeze what LEGION freezes, held in the dtype `frozen`; the trained parameters."""
         self.requires_grad_(False)
         for module in (self.language.model.embed_tokens, self.language.lm_head,
                        self.text_projection, self.sam.mask_decoder):
             module.requires_grad_(True)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(parameter.requires_grad or ".lora_" in name)
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(getattr(torch, frozen))
         return [p for p in self.parameters() if p.requires_grad]
 
     @torch.no_grad()

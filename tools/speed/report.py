@@ -39,6 +39,24 @@ def _show_work(title: str, found: dict, peak: float, console: Console) -> None:
                       highlight=False)
 
 
+def show_gpu(result: dict, console: Console) -> None:
+    """Prints all that was measured on a GPU."""
+    peak = result["peak"]
+    console.print(f"{result['device']}: {peak['flops'] / 1e12:.0f} TFLOP/s of bfloat16, "
+                  f"{peak['hbm_rate'] / 1e12:.2f} TB/s by its data sheet", highlight=False)
+    for name in ("ours", "peer"):
+        if name in (found := result.get("train", {})):
+            console.print(f"{name}: {found['seconds'][name]:.3f} s per update, "
+                          f"{found[name]['tokens_per_s']:.0f} tokens/s, MFU "
+                          f"{found[name]['mfu']:.1%}", highlight=False)
+        if name in (found := result.get("answers", {})):
+            one = found[name]
+            console.print(f"{name}: {one['ms_per_step']:.2f} ms per decoding step, "
+                          f"{one['tokens_per_s']:.0f} tokens/s; memory allows "
+                          f"{one['bound_ms_per_step']:.2f} ms, {one['of_bound']:.0%} of it reached",
+                          highlight=False)
+
+
 def rounded(value):
     """A JSON value with numbers of five digits, which is more than the clock is good for."""
     if isinstance(value, dict):

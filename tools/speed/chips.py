@@ -1,0 +1,68 @@
+"""NVIDIA GPUs by their data sheets, and what a measurement says beside them."""
+
+import dataclasses
+import re
+
+from input_pipeline.errors import UserError
+from legion_jax import partition
+from tools.speed.cases import Case, without_lora
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """bfloat16 operations per second without sparsity, and bytes per second of memory."""
+
+    name: str
+    flops: float
+    hbm_rate: float
+
+
+# NVIDIA's data sheets of these products; where one gives operations with sparsity, half of it. The
+# first name that is found in the device's counts.
+GPUS = (
+    Gpu("B200", 2250e12, 8.0e12), Gpu("H200", 989e12, 4.8e12), Gpu("H100 PCIe", 756e12, 2.0e12),
+    Gpu("H100", 989e12, 3.35e12), Gpu("A100-SXM4-40GB", 312e12, 1.555e12),
+    Gpu("A100-PCIE-40GB", 312e12, 1.555e12), Gpu("A100 80GB PCIe", 312e12, 1.935e12),
+    Gpu("A100", 312e12, 2.039e12), Gpu("L40S", 362e12, 0.864e12), Gpu("L4", 121e12, 0.3e12))
+
+
+def find(kind: str) -> Gpu:
+    """The GPU that JAX calls `kind`. Raises UserError for one without figures here."""
+    for gpu in GPUS:
+        if re.search(rf"\b{gpu.name}\b", kind):
+            return gpu
+    raise UserError(f"--device=gpu: no peak figures for {kind!r} in tools/speed/chips.py, only "
+                    f"for {', '.join(gpu.name for gpu in GPUS)}; add its data sheet's there")
+
+
+def training_figures(gpu: Gpu, case: Case, *, flops: float, seconds: float) -> dict:
+    """Tokens per second, the image's among them, and MFU of an update of `flops` operations."""
+    positions = case.text - 1 + case.model.clip.num_patches
+    return {"tokens_per_s": case.batch * positions / seconds,
+            "mfu": flops / (seconds * gpu.flops)}
+
+
+def decode_bytes(case: Case) -> int:
+    """Bytes that a decoding step of all photos reads at least: parameters, and its whole cache.
+
+    The embedding is left out, of which a step reads one row per photo.
+    """
+    model = without_lora(case)
+    c = model.language
+    number = sum(array.size for path, array in partition.abstract_params(model).items()
+                 if path.startswith("language/") and "/embed/" not in path)
+    length = case.prompt - 1 + model.clip.num_patches + case.new
+    number += 2 * case.photos * c.layers * length * c.width
+    return number * (4 if model.dtype == "float32" else 2)
+
+
+def decode_figures(gpu: Gpu, case: Case, *, whole: float, first: float) -> dict:
+    """From the seconds of an answer of all tokens and of one of a single token.
+
+    Steps are alike, so their time is the difference over their number; `of_bound` is the share of
+    the memory's bandwidth that it comes to.
+    """
+    step = (whole - first) / (case.new - 1)
+    bound = decode_bytes(case) / gpu.hbm_rate
+    return {"ms_per_step": 1e3 * step, "tokens_per_s": case.photos / step,
+            "bound_ms_per_step": 1e3 * bound, "of_bound": bound / step}
