@@ -142,3 +142,21 @@ def test_the_causal_kernel_is_for_tpus_alone():
         *shapes, jax.ShapeDtypeStruct((1, 1024), bool))
     assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
     assert "tpu_custom_call" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+
+
+def test_cudnn_is_told_of_padding_and_is_for_its_gpus_alone(monkeypatch):
+    *qkv, valid = causal_inputs(length=1024)
+    attend, asked = jax.nn.dot_product_attention, []
+
+    def pretend(*args, implementation=None, **options):
+        asked.append(implementation)
+        return attend(*args, **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", pretend)
+    plain = attention.causal_attention(*qkv, valid)
+    assert asked == [None]
+    monkeypatch.setattr(attention, "_has_cudnn", lambda: True)
+    found = attention.causal_attention(*qkv, valid)
+    assert asked[1:] == ["cudnn"]
+    used = np.asarray(valid)
+    assert_close(np.asarray(found, np.float32)[used], np.asarray(plain, np.float32)[used])

@@ -1,9 +1,10 @@
-"""Attention of long sequences, on a TPU by a flash kernel (Dao et al., 2022) that keeps no logits.
+"""Attention of long sequences, by flash kernels (Dao et al., 2022) that keep no logits.
 
-Two kinds: causal, and over a grid with decomposed relative positions. There the bias of query
-(y, x) for key (r, c) is rows[y, x, r] + columns[y, x, c]. It is a scalar product too: of the
-query's rows and columns with the key's row and column as unit vectors. Appended to queries and
-keys, the kernel computes it with everything else, where the bias alone would be [B, N, S^4].
+Two kinds: causal, on TPUs and GPUs, and over a grid with decomposed relative positions, on TPUs.
+There the bias of query (y, x) for key (r, c) is rows[y, x, r] + columns[y, x, c]. It is a scalar
+product too: of the query's rows and columns with the key's row and column as unit vectors. Appended
+to queries and keys, the kernel computes it with everything else, where the bias alone would be
+[B, N, S^4].
 """
 
 import jax
@@ -33,8 +34,8 @@ def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array)
     """
     if not _is_long(q):
         return causal_by_mask(q, k, v, valid)
-    return jax.lax.platform_dependent(q, k, v, valid, tpu=causal_by_kernel,
-                                      default=causal_by_mask)
+    default = causal_by_cudnn if _has_cudnn() and q.shape[-1] <= LANES else causal_by_mask
+    return jax.lax.platform_dependent(q, k, v, valid, tpu=causal_by_kernel, default=default)
 
 
 def causal_by_mask(q, k, v, valid):
@@ -42,6 +43,20 @@ def causal_by_mask(q, k, v, valid):
     place = jnp.arange(q.shape[1])
     seen = (place <= place[:, None]) & valid[:, None, :]  # [B, T, S]
     return jax.nn.dot_product_attention(q, k, v, mask=seen[:, None])
+
+
+def causal_by_cudnn(q, k, v, valid):
+    """As `causal_attention`, by cuDNN's kernel; padding must be at the end, as in training."""
+    return jax.nn.dot_product_attention(
+        q, k, v, is_causal=True, key_value_seq_lengths=valid.sum(1, dtype=jnp.int32),
+        implementation="cudnn")
+
+
+def _has_cudnn() -> bool:
+    """Whether this process computes on NVIDIA GPUs with such kernels, Ampere and newer."""
+    device = jax.local_devices()[0]
+    return ("cuda" in device.client.platform_version
+            and float(device.compute_capability) >= 8)
 
 
 def causal_by_kernel(q, k, v, valid):
