@@ -123,8 +123,8 @@ def test_operations_of_the_middle_size():
 
 def test_figures_of_a_gpu():
     chip = chips.find("NVIDIA H200")
-    assert (chip.flops, chip.hbm_rate) == (989e12, 4.8e12)
-    found = chips.training_figures(chip, cases.MID, flops=0.25 * 989e12, seconds=0.5)
+    assert (chip.flops, chip.hbm_rate) == (989.5e12, 4.8e12)
+    found = chips.training_figures(chip, cases.MID, flops=0.25 * 989.5e12, seconds=0.5)
     assert found["mfu"] == 0.5
     assert found["tokens_per_s"] == 2 * (222 - 1 + 576) / 0.5
     with pytest.raises(UserError, match="GeForce.*H100"):

@@ -5,6 +5,7 @@ import re
 
 from input_pipeline.errors import UserError
 from legion_jax import partition
+from legion_jax.chips import peak_flops
 from tools.speed.cases import Case, without_lora
 
 
@@ -17,22 +18,21 @@ class Gpu:
     hbm_rate: float
 
 
-# NVIDIA's data sheets of these products; where one gives operations with sparsity, half of it. The
-# first name that is found in the device's counts.
-GPUS = (
-    Gpu("B200", 2250e12, 8.0e12), Gpu("H200", 989e12, 4.8e12), Gpu("H100 PCIe", 756e12, 2.0e12),
-    Gpu("H100", 989e12, 3.35e12), Gpu("A100-SXM4-40GB", 312e12, 1.555e12),
-    Gpu("A100-PCIE-40GB", 312e12, 1.555e12), Gpu("A100 80GB PCIe", 312e12, 1.935e12),
-    Gpu("A100", 312e12, 2.039e12), Gpu("L40S", 362e12, 0.864e12), Gpu("L4", 121e12, 0.3e12))
+# Bytes per second by NVIDIA's data sheets. The first name that is found in the device's counts.
+MEMORY = {
+    "B200": 8.0e12, "H200": 4.8e12, "H100 PCIe": 2.0e12, "H100": 3.35e12,
+    "A100-SXM4-40GB": 1.555e12, "A100-PCIE-40GB": 1.555e12, "A100 80GB PCIe": 1.935e12,
+    "A100": 2.039e12, "L40S": 0.864e12, "L4": 0.3e12}
 
 
 def find(kind: str) -> Gpu:
     """The GPU that JAX calls `kind`. Raises UserError for one without figures here."""
-    for gpu in GPUS:
-        if re.search(rf"\b{gpu.name}\b", kind):
-            return gpu
-    raise UserError(f"--device=gpu: no peak figures for {kind!r} in tools/speed/chips.py, only "
-                    f"for {', '.join(gpu.name for gpu in GPUS)}; add its data sheet's there")
+    name = next((name for name in MEMORY if re.search(rf"\b{name}\b", kind)), None)
+    if name is None or (flops := peak_flops(kind)) is None:
+        raise UserError(f"--device=gpu: no peak figures for {kind!r}, only for "
+                        f"{', '.join(MEMORY)}; add its data sheet's to legion_jax/chips.py and "
+                        f"tools/speed/chips.py")
+    return Gpu(name, flops, MEMORY[name])
 
 
 def training_figures(gpu: Gpu, case: Case, *, flops: float, seconds: float) -> dict:

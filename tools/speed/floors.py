@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from tools.aot.flops import Sizes, answering, products, training
+from legion_jax.flops import Sizes, answering, products, training
 from tools.speed.cases import Case, run_config, without_lora
 
 MASK_TOWERS = ("sam_encoder", "text_projection", "mask_decoder", "frame")
