@@ -12,7 +12,7 @@ MASK_TOWERS = ("sam_encoder", "text_projection", "mask_decoder", "frame")
 
 
 def train_flops(case: Case) -> float:
-    """Operations of one update, as `tools.aot.flops` counts them."""
+    """Operations of one update, as `legion_jax.flops` counts them."""
     config = run_config(case)
     sizes = Sizes(case.text, case.image_index, case.masks, case.canvas)
     return case.batch * training(case.model, sizes, trainable=config.trainable,
