@@ -10,6 +10,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(
     [*os.environ.get("XLA_FLAGS", "").split(), "--xla_force_host_platform_device_count=8"])
 
+# XLA's pool has as many threads as there are cores, and every device holds one while it waits for
+# the others in a collective: on few cores all could wait for a device that has none.
+os.environ.setdefault("NPROC", "32")
+
 from random_models import randomized
 
 from legion_jax import partition

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import compilations
 import jax
 import numpy as np
 import pytest
@@ -57,7 +58,11 @@ def test_sizes_share_programs(folder, photos):
     predictor = Predictor.from_folder(folder, batch_size=2)
     predictor(photos[:2])
     programs = predictor.compiled_programs()
-    results = predictor(photos)
+    predictor([photos[3]])  # the last of a batch is filled up
+    compiled = []
+    with compilations.heard(compiled.append):
+        results = predictor(photos)
+    assert not compiled  # nothing at all, small helpers included
     assert predictor.compiled_programs() == programs <= 2
     assert [r.size for r in results] == [p.shape[:2] for p in photos]
 

@@ -1,0 +1,171 @@
+"""One run in this process on eight devices: nothing compiles twice, and what can be seen of it."""
+
+import collections
+import dataclasses
+import functools
+import json
+import pathlib
+import struct
+
+import compilations
+import jax
+import pytest
+import test_train_data
+from random_models import QUICK_COMPILE
+from tensorboardX.proto import event_pb2
+
+from input_pipeline import prepared
+from input_pipeline.examples import text_length
+from input_pipeline.tokenizer import Tokenizer
+from legion_jax import partition, pictures, profiling, train
+from legion_jax.config import LoraConfig
+
+STEPS = 26
+data = test_train_data.data
+
+
+@dataclasses.dataclass
+class Watched:
+    """A run: text length of every update, and during or after which ones something compiled."""
+
+    workdir: pathlib.Path
+    config: object
+    lengths: list[int]
+    compiled: dict[int, list[str]]
+    programs: int = 0
+
+    def allowed(self, start: int) -> set[int]:
+        """Updates from `start` on at which something happens for the first time."""
+        lengths = self.lengths[start:]
+        due = [next(n for n in range(start + 1, STEPS + 1) if n % every == 0) - start for every in
+               (self.config.checkpoint_every, self.config.log_images_every, self.config.log_every)]
+        return {0} | {lengths.index(length) + 1 for length in set(lengths)} | set(due)
+
+
+def make_config(root):
+    config = test_train_data.make_config(root)
+    tokenizer = Tokenizer.from_folder(root / "tokenizer")
+    source = prepared.open_split(root / "data", "train")
+    lengths = sorted(text_length(source[i], tokenizer, test_train_data.SPEC) for i in range(24))
+    config.data.tokenizer, config.data.text_buckets = str(root / "tokenizer"), (lengths[12],)
+    config.data.instruction = test_train_data.SPEC.instruction
+    config.data.mask_canvas, config.data.max_bad = 80, 1.0
+    config.batch_size, config.mesh = 8, (2, 2, 2)
+    config.compile_cache, config.trainable = False, partition.EVERYTHING
+    config.log_every, config.log_images_every, config.checkpoint_every = 3, 5, 4
+    config.optimizer.total_steps, config.optimizer.warmup_steps = STEPS, 2
+    return config
+
+
+@pytest.fixture(scope="module")
+def small(config):
+    """A model that compiles in seconds, in place of experiments/tiny.py's."""
+    def model(_, vocab):
+        return dataclasses.replace(
+            config, lora=LoraConfig(rank=0), language=dataclasses.replace(
+                config.language, vocab=vocab, max_positions=512))
+    return model
+
+
+def watch(config, workdir, small, **options) -> Watched:
+    """Train and count."""
+    found = Watched(workdir, config, [], collections.defaultdict(list))
+    jitted, patch = [], pytest.MonkeyPatch()
+
+    def jit_step(*arguments, **options):
+        jitted.append(original(*arguments, **options))
+
+        def step(state, frozen, batch):
+            found.lengths.append(batch["ids"].shape[1])
+            return jitted[0](state, frozen, batch)
+        return step
+
+    original, quick = train.jit_step, functools.partial(jax.jit, compiler_options=QUICK_COMPILE)
+    patch.setattr(jax, "jit", quick)
+    patch.setattr(train, "jit_step", jit_step)
+    patch.setattr(train, "model_config", small)
+    try:
+        with compilations.heard(lambda name: found.compiled[len(found.lengths)].append(name)):
+            train.train(config, workdir, **options)
+    finally:
+        patch.undo()
+    found.programs = jitted[0]._cache_size()
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(data, small, tmp_path_factory):
+    """From its beginning, with a record that is damaged and with a trace."""
+    root = tmp_path_factory.mktemp("run")
+    test_train_data.damage(data, root)
+    config = make_config(data)
+    config.data.data_dir = str(root / "data")
+    return watch(config, root / "run", small, profile=True)
+
+
+def test_after_the_warm_up_nothing_compiles(run):
+    assert len(run.lengths) == STEPS and len(set(run.lengths)) == 2
+    assert run.programs == 2  # one per text length
+    allowed = run.allowed(0)
+    assert run.compiled and set(run.compiled) <= allowed, dict(run.compiled)
+    # What can compile has happened again since.
+    warm = max(allowed)
+    assert STEPS - warm >= 10 and set(run.lengths[warm:]) == set(run.lengths)
+    rows = [json.loads(line) for line in (run.workdir / "metrics.jsonl").open()]
+    assert any(row["bad"] for row in rows[warm:])
+
+
+@pytest.mark.slow
+def test_a_resumed_run_compiles_each_program_once(run, small):
+    newest, = (f for f in (run.workdir / "checkpoints").iterdir() if f.name == str(STEPS))
+    newest.rename(run.workdir / "away")
+    before = (run.workdir / "metrics.jsonl").read_text()
+    resumed = watch(run.config, run.workdir, small)
+    start = STEPS - len(resumed.lengths)
+    assert start == 24 and resumed.programs == len(set(resumed.lengths))
+    assert set(resumed.compiled) <= {0, *range(1, len(set(resumed.lengths)) + 1)}
+    assert (run.workdir / "metrics.jsonl").read_text() == before
+
+
+def test_rows_count_tokens_and_no_seconds(run):
+    rows = [json.loads(line) for line in (run.workdir / "metrics.jsonl").open()]
+    patches = (28 // 14) ** 2
+    for length, row in zip(run.lengths, rows, strict=True):
+        real = 8 - row["bad"]  # none at times: copies of one record have one length
+        assert patches * real <= row["tokens"] <= real * (length - 1 + patches)
+        assert bool(row["tokens"]) == bool(real)
+        assert not any("second" in name or name == "mfu" for name in row)
+
+
+def test_the_trace_names_consecutive_updates(run):
+    file, = (run.workdir / "profile").glob("plugins/profile/*/*.xplane.pb")
+    trace = jax.profiler.ProfileData.from_file(str(file))
+    steps = [dict(event.stats)["step_num"] for plane in trace.planes for line in plane.lines
+             for event in line.events if event.name == "update"]
+    assert len(steps) == profiling.TRACED
+    assert steps == list(range(steps[0], steps[0] + profiling.TRACED))
+    assert steps[0] >= profiling.SETTLED
+    assert len(set(run.lengths[:steps[0]])) == 2  # nothing new came later
+
+
+def test_tensorboard_holds_pictures_and_speeds(run):
+    found = collections.defaultdict(list)
+    for event in events(run.workdir / "tensorboard"):
+        for value in event.summary.value:
+            found[value.tag].append((event.step, value))
+    for number in range(1, pictures.PHOTOS + 1):
+        steps, values = zip(*found[f"photo_{number}"], strict=True)
+        assert sorted(set(steps)) == list(range(4, STEPS, 5))  # after updates 5, 10, ...
+        assert all(v.image.width > v.image.height > 100 for v in values)
+    assert {"loss", "tokens", "examples_per_second", "tokens_per_second"} <= found.keys()
+    assert "mfu" not in found  # of a CPU
+
+
+def events(folder):
+    """Records of event files: length, checksum, an event, checksum."""
+    for file in sorted(folder.iterdir()):
+        content, at = file.read_bytes(), 0
+        while at < len(content):
+            size, = struct.unpack_from("<Q", content, at)
+            yield event_pb2.Event.FromString(content[at + 12:at + 12 + size])
+            at += 16 + size
