@@ -71,10 +71,13 @@ class Speed:
                 self.settled += 1
                 return step(state, frozen, batch)
             self._lengths.add(length)
-            self._updates.append(None)
             self.settled = 0
             with self.apart(state):
-                return jax.block_until_ready(step(state, frozen, batch))
+                result = jax.block_until_ready(step(state, frozen, batch))
+            if not any(self._updates):  # nothing counted yet: nor does the wait for the first batch
+                self._since = time.monotonic()
+            self._updates.append(None)
+            return result
         return watched
 
     @contextlib.contextmanager

@@ -39,6 +39,7 @@ def updates(clock, *, lengths, peak=None):
         return state, {}
 
     watched = found.watch(step)
+    clock.now += 30  # the first batch is prepared
     for length in lengths:
         watched(0, None, batch(length))
     return found, watched
