@@ -84,9 +84,9 @@ def check_without_data(config: ml_collections.ConfigDict, *, batch_shards: int) 
 
 # What a run may change between two of its starts: where it runs and what it keeps, not what it
 # computes.
-FREE = {"mesh", "compile_cache", "log_every", "checkpoint_every", "checkpoint_keep",
-        "checkpoint_keep_every", "checkpoint_keep_best", "stop_above", "data.threads",
-        "data.workers", "data.buffer"}
+FREE = {"mesh", "compile_cache", "log_every", "log_images_every", "checkpoint_every",
+        "checkpoint_keep", "checkpoint_keep_every", "checkpoint_keep_best", "stop_above",
+        "data.threads", "data.workers", "data.buffer"}
 
 
 def lasting(config: dict, prefix: str = "") -> dict:

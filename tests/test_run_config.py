@@ -22,7 +22,8 @@ def test_free_knobs_are_knobs():
     assert knobs(as_dict()) >= run_config.FREE
 
 
-@pytest.mark.parametrize("changes", [{"mesh": (1, 1, 1, -1)}, {"data.workers": 3, "log_every": 1}])
+@pytest.mark.parametrize("changes", [
+    {"mesh": (1, 1, 1, -1)}, {"data.workers": 3, "log_every": 1, "log_images_every": 0}])
 def test_where_a_run_runs_may_change(changes):
     old, new = run_config.lasting(as_dict()), run_config.lasting(as_dict(**changes))
     assert run_config.differences(old, new) == ""
