@@ -1,0 +1,152 @@
+"""Fifty kills at random moments of a run: no checkpoint is lost, and the outcome is the same."""
+
+import collections
+import contextlib
+import dataclasses
+import os
+import pathlib
+import random
+import signal
+import time
+
+import jax
+import killed_run
+import numpy as np
+import pytest
+import test_train
+from orbax.checkpoint import v1 as ocp
+from random_models import randomized
+
+from input_pipeline.tokenizer import Tokenizer
+from legion_jax import checkpoint, params_files, partition
+from legion_jax.config import LoraConfig
+
+KILLS, STEPS = 50, 240
+# Where a kill is aimed at: before the first new step, at any moment of stepping, into a save.
+AIMS = ["start"] * 12 + ["steps"] * 19 + ["save"] * 19
+data = test_train.data
+
+
+@pytest.fixture(scope="module")
+def base(config, data, tmp_path_factory):
+    """A converted checkpoint of a small model; only its verdict is trained, in milliseconds."""
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = Tokenizer.from_folder(data / "tokenizer")
+    sized = dataclasses.replace(config, lora=LoraConfig(rank=0), language=dataclasses.replace(
+        config.language, vocab=tokenizer.vocab_size, max_positions=512))
+    model = randomized(partition.abstract_model(sized))
+    params_files.save_params(folder, partition.flatten(
+        partition.split_params(model, partition.EVERYTHING)[1]))
+    tokenizer.save(folder / "tokenizer")
+    checkpoint.write_meta(folder, sized, base=None, trained=[])
+    return folder
+
+
+@pytest.fixture
+def start(data, base, tmp_path, monkeypatch):
+    """`start(workdir)`: the run, in a process of its own with one device."""
+    for name, value in test_train.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=0")
+
+    def start(workdir):
+        arguments = test_train.command(
+            data, workdir, f"--config.init_from={base}", f"--config.optimizer.total_steps={STEPS}",
+            "--config.log_every=3", "--config.loss.ce=0.0", "--config.loss.bce=0.0",
+            "--config.loss.dice=0.0")[3:]
+        return killed_run.start(arguments, f"{workdir}.log")
+    return start
+
+
+def newest(workdir: pathlib.Path) -> int:
+    """Step of the newest complete checkpoint, 0 without one."""
+    return checkpoint.latest_step(workdir) or 0
+
+
+def unfinished(workdir: pathlib.Path) -> set[str]:
+    """Folders of checkpoints that are being written, or were when the run was killed."""
+    with contextlib.suppress(FileNotFoundError):
+        return {name for name in os.listdir(workdir / "checkpoints") if not name.isdigit()}
+    return set()
+
+
+def wait(process, condition) -> None:
+    """Until the condition holds, or the process has ended."""
+    deadline = time.monotonic() + 300
+    while not condition() and process.exitcode is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def kill(start, workdir, rng, aim: str, usual: float) -> str:
+    """Start the run and kill it at a random moment; returns where that was."""
+    before, left = newest(workdir), unfinished(workdir)
+    process = start(workdir)
+    if aim == "start":
+        process.join(rng.uniform(0, usual))
+    else:
+        wanted = before + rng.randint(1, 4)
+        wait(process, lambda: newest(workdir) >= wanted)
+        if aim == "save":
+            wait(process, lambda: unfinished(workdir) - left)
+        process.join(rng.uniform(0, 0.1))
+    assert process.exitcode is None, "it ended before it was killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+    if unfinished(workdir) - left:
+        return "save"
+    return "steps" if newest(workdir) > before else "start"
+
+
+def check(workdir: pathlib.Path, least: int, wanted: list[str]) -> int:
+    """The newest complete checkpoint can be read whole, and the log knows all steps before it."""
+    step = newest(workdir)
+    assert step >= least
+    if step:
+        assert contents(workdir, step) and checkpoint.read_meta(workdir)["trained"]
+    log = workdir / "metrics.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    assert lines[:step] == wanted[:step]
+    return step
+
+
+def contents(workdir, step: int) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint, parameters and the optimizer's."""
+    loaded = ocp.load_checkpointables(checkpoint.step_folder(workdir, step))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(
+        {name: loaded[name] for name in ("params", "optimizer")})
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@pytest.mark.slow
+def test_fifty_kills(start, tmp_path):
+    rng, fell = random.Random(0), collections.Counter()
+    whole, workdir = tmp_path / "whole", tmp_path / "run"
+    begun = time.monotonic()
+    process = start(whole)
+    process.join()
+    assert process.exitcode == 0, pathlib.Path(f"{whole}.log").read_text()[-3000:]
+    process = start(tmp_path / "warm")  # how long it takes with all programs compiled
+    once = time.monotonic()
+    wait(process, lambda: newest(tmp_path / "warm"))
+    usual = time.monotonic() - once
+    process.kill()
+    print(f"unbroken {once - begun:.0f} s, to the first checkpoint {usual:.1f} s", flush=True)
+    wanted, step = (whole / "metrics.jsonl").read_text().splitlines(), 0
+    for number, aim in enumerate(rng.sample(AIMS, KILLS), 1):
+        where = kill(start, workdir, rng, aim, usual)
+        fell[where] += 1
+        log = pathlib.Path(f"{workdir}.log").read_text()
+        assert "resumed" not in log or f"resumed from step {step} " in log
+        assert "error" not in log.lower(), log[-3000:]
+        step = check(workdir, step, wanted)
+        print(f"kill {number}: aimed at {aim}, fell into {where}; step {step}", flush=True)
+    process = start(workdir)
+    process.join()
+    assert process.exitcode == 0, pathlib.Path(f"{workdir}.log").read_text()[-3000:]
+    assert (workdir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    ours, theirs = contents(workdir, STEPS), contents(whole, STEPS)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    print(f"{dict(fell)} in {time.monotonic() - begun:.0f} s", flush=True)
+    assert min(fell[where] for where in ("start", "steps", "save")) >= 3
