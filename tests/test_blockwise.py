@@ -57,6 +57,16 @@ def test_grid_in_blocks_of_any_size(monkeypatch, block):
           normal(shape, shape, shape, table, table))
 
 
+def test_one_query_of_each_row_and_a_layer_of_a_cache():
+    q, keys, values = normal((3, 1, 4, 8), (2, 3, 70, 4, 8), (2, 3, 70, 4, 8))
+    mask = jnp.arange(70) < jnp.array([70, 1, 33])[:, None]
+    mask = mask[:, None, None]
+    for layer in (0, 1):
+        np.testing.assert_allclose(
+            jax.jit(blockwise.cached_attention)(q, keys, values, layer, mask),
+            jax.nn.dot_product_attention(q, keys[layer], values[layer], mask=mask), atol=1e-6)
+
+
 def has_loop(run, *arguments) -> bool:
     return "while" in jax.jit(run).lower(*arguments).as_text()
 

@@ -46,6 +46,26 @@ def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array)
                                       default=attention.causal_attention)
 
 
+def cached_attention(q: jax.Array, keys: jax.Array, values: jax.Array, layer: jax.Array,
+                     mask: jax.Array) -> jax.Array:
+    """As `masked_attention`, with the keys and values of one layer of a cache.
+
+    Args:
+        q: [B, T, N, H]; keys, values: [L, B, S, N, H]; layer: int scalar.
+        mask: bool[B, 1, T, S].
+
+    Returns:
+        [B, T, N, H].
+    """
+    def plain(q, keys, values, layer, mask):
+        return masked_attention(q, keys[layer], values[layer], mask)
+
+    if q.shape[1] > 1 or not _alone():
+        return plain(q, keys, values, layer, mask)
+    return jax.lax.platform_dependent(q, keys, values, layer, mask, cpu=_cached_rows,
+                                      default=plain)
+
+
 def grid_attention(q: jax.Array, k: jax.Array, v: jax.Array, rows: jax.Array,
                    columns: jax.Array) -> jax.Array:
     """As `attention.grid_attention`, which also describes the arguments."""
@@ -70,6 +90,28 @@ def _masked_blocks(q, k, v, mask):
 
     mask = jnp.broadcast_to(mask, (q.shape[0], q.shape[2], *mask.shape[2:]))
     return _blocks(q, k, v, (mask,), shown, unit=1)
+
+
+def _cached_rows(q, keys, values, layer, mask):
+    """One row of the batch after the other, without a copy of the layer's part of the cache.
+
+    All heads are one product of matrices, with the queries on the diagonal of one that is zero
+    elsewhere: the cache is read as it lies, which costs more than the products with zero.
+    """
+    _, B, S, N, H = keys.shape
+    own = jnp.eye(N, dtype=q.dtype)
+    q = (q * H ** -0.5).reshape(B, N, H, 1) * own[:, None]  # [B, N, H, N]
+
+    def one(row):
+        number, q, mask = row
+        k, v = (jax.lax.dynamic_slice(x, (layer, number, 0, 0, 0), (1, 1, S, N, H)).reshape(
+            S, N * H) for x in (keys, values))
+        logits = (k @ q.reshape(N * H, N)).astype(jnp.float32)  # [S, N]
+        logits = jnp.where(mask[0, 0, :, None], logits, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(logits, axis=0).astype(v.dtype)
+        return jnp.einsum("NNH->NH", (weights.T @ v).reshape(N, N, H))
+
+    return jax.lax.map(one, (jnp.arange(B), q, mask))[:, None]
 
 
 def _grid_blocks(q, k, v, rows, columns):

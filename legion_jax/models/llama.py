@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from legion_jax.config import LanguageConfig, LoraConfig
-from legion_jax.models.blockwise import causal_attention, masked_attention
+from legion_jax.models.blockwise import cached_attention, causal_attention
 from legion_jax.models.layers import Dense, rms_norm, run_stack, stack
 from legion_jax.sharding import BATCH, HEADS, SEQUENCE, constrain
 
@@ -155,7 +155,7 @@ class Llama(nnx.Module):
                 start = (number, 0, index, 0, 0)
                 new = Cache(jax.lax.dynamic_update_slice(cache.key, k[None], start),
                             jax.lax.dynamic_update_slice(cache.value, v[None], start))
-                return masked_attention(q, new.key[number], new.value[number], mask), new
+                return cached_attention(q, new.key, new.value, number, mask), new
 
             x, cache = layer(x, rope, attend)
             return (x, cache), None
