@@ -75,14 +75,17 @@ class TwoWayLayer(nnx.Module):
         self.norm1, self.norm2, self.norm3, self.norm4 = (
             layer_norm(D, TOKEN_EPS) for _ in range(4))
 
-    def __call__(self, tokens, image, start, positions, keep):
+    def __call__(self, tokens, image, start, positions, *, first: bool):
         """tokens and start [T, D], image and positions [Y * X, D].
 
-        `start` are the initial tokens, the positional term of every query. `keep` is 0 in the
-        first layer, whose self-attention replaces the tokens and sees no positional term, else 1.
+        `start` are the initial tokens, the positional term of every query. The `first` layer's
+        self-attention replaces the tokens and sees no positional term.
         """
-        q = tokens + keep * start
-        tokens = self.norm1(keep * tokens + self.self_attention(q, q, tokens))
+        if first:
+            tokens = self.norm1(self.self_attention(tokens, tokens, tokens))
+        else:
+            q = tokens + start
+            tokens = self.norm1(tokens + self.self_attention(q, q, tokens))
         tokens = self.norm2(tokens + self.token_to_image(tokens + start, image + positions, image))
         tokens = self.norm3(tokens + self.mlp(tokens, jax.nn.relu))
         image = self.norm4(image + self.image_to_token(image + positions, tokens + start, tokens))
@@ -152,13 +155,12 @@ class MaskDecoder(nnx.Module):
         start = jnp.concatenate(
             [self.iou_token[...], self.mask_tokens[...], prompt[None]])  # [6, D]
 
-        def body(carry, layer_and_keep):
-            layer, keep = layer_and_keep
-            return layer(*carry, start, positions, keep), None
-
-        keep = (jnp.arange(self.depth) > 0).astype(jnp.float32)
-        (tokens, cells), _ = jax.lax.scan(
-            body, (start, einops.rearrange(image, "Y X D -> (Y X) D")), (self.layers, keep))
+        # Not a scan: until the first layer's end all prompts share the image, so that vmap projects
+        # it once instead of once per prompt.
+        tokens, cells = start, einops.rearrange(image, "Y X D -> (Y X) D")
+        for number in range(self.depth):
+            layer = jax.tree.map(lambda a, i=number: a[i], self.layers)
+            tokens, cells = layer(tokens, cells, start, positions, first=number == 0)
         attended = self.final_attention(tokens + start, cells + positions, cells)
         tokens = self.final_norm(tokens + attended)
         x = einops.rearrange(cells, "(Y X) D -> Y X D", Y=Y)
