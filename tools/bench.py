@@ -95,15 +95,18 @@ def on_gpu(options, console: Console) -> dict:
 
 
 def measure(case: cases.Case, *, work: list[str], rounds: int, threads: int, peer: bool,
-            side: int = SIDE) -> dict:
-    """Everything this command finds out on a CPU, as JSON."""
-    before = os.getloadavg()[0]
+            console: Console) -> dict:
+    """Everything this command finds out on a CPU, as JSON; each piece is shown when it is done."""
     result = {"case": case.name, "device": "cpu", "threads": threads, "rounds": rounds,
-              "product": contest.product_peak(side, rounds=rounds, peer=peer)}
+              "load": [os.getloadavg()[0]],
+              "product": contest.product_peak(SIDE, rounds=rounds, peer=peer)}
+    report.show_machine(result, console)
     params = cases.random_params(case)
     for name in work:
         result[name] = contest.WORK[name](case, params, rounds=rounds, peer=peer)
-    return result | {"load": [before, os.getloadavg()[0]]}
+        result["load"].append(os.getloadavg()[0])
+        report.show_work(name, result, console)
+    return result
 
 
 def main() -> int:
@@ -120,8 +123,8 @@ def main() -> int:
         if options.peer:
             set_up_peer(options.threads)
         result = measure(cases.TINY if options.tiny else cases.MID, work=options.work,
-                         rounds=options.rounds, threads=options.threads, peer=options.peer)
-        report.show(result, console)
+                         rounds=options.rounds, threads=options.threads, peer=options.peer,
+                         console=console)
     print(json.dumps(report.rounded(result)))
     checks = [result[name].get("check", {"same": True})["same"] for name in options.work]
     return 0 if all(checks) else DIFFERENT

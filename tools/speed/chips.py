@@ -4,8 +4,7 @@ import dataclasses
 import re
 
 from input_pipeline.errors import UserError
-from legion_jax import partition
-from legion_jax.chips import peak_flops
+from legion_jax import chips, partition
 from tools.speed.cases import Case, without_lora
 
 
@@ -18,21 +17,22 @@ class Gpu:
     hbm_rate: float
 
 
-# Bytes per second by NVIDIA's data sheets. The first name that is found in the device's counts.
-MEMORY = {
-    "B200": 8.0e12, "H200": 4.8e12, "H100 PCIe": 2.0e12, "H100": 3.35e12,
-    "A100-SXM4-40GB": 1.555e12, "A100-PCIE-40GB": 1.555e12, "A100 80GB PCIe": 1.935e12,
-    "A100": 2.039e12, "L40S": 0.864e12, "L4": 0.3e12}
+# NVIDIA's data sheets; the first pattern found in a device's kind counts.
+RATES: tuple[tuple[str, float], ...] = (
+    (r"\bB200\b", 8.0e12), (r"\bH200\b", 4.8e12), (r"\bH100 NVL\b", 3.9e12),
+    (r"\bH100 PCIe\b", 2.0e12), (r"\bH100\b", 3.35e12), (r"\bA100.*40GB\b", 1.555e12),
+    (r"\bA100 80GB PCIe\b", 1.935e12), (r"\bA100\b", 2.039e12), (r"\bL40S\b", 0.864e12),
+    (r"\bL4\b", 0.3e12), (r"\bA40\b", 0.696e12), (r"\bA10$", 0.6e12))
 
 
 def find(kind: str) -> Gpu:
-    """The GPU that JAX calls `kind`. Raises UserError for one without figures here."""
-    name = next((name for name in MEMORY if re.search(rf"\b{name}\b", kind)), None)
-    if name is None or (flops := peak_flops(kind)) is None:
-        raise UserError(f"--device=gpu: no peak figures for {kind!r}, only for "
-                        f"{', '.join(MEMORY)}; add its data sheet's to legion_jax/chips.py and "
-                        f"tools/speed/chips.py")
-    return Gpu(name, flops, MEMORY[name])
+    """The GPU that JAX calls `kind`. Raises UserError for one without figures."""
+    peak = chips.peak_flops(kind)
+    rate = next((rate for pattern, rate in RATES if re.search(pattern, kind)), None)
+    if peak is None or rate is None:
+        raise UserError(f"--device=gpu: no peak figures for {kind!r} in legion_jax/chips.py and "
+                        f"tools/speed/chips.py; --device=cpu measures the processor")
+    return Gpu(kind, peak, rate)
 
 
 def training_figures(gpu: Gpu, case: Case, *, flops: float, seconds: float) -> dict:

@@ -7,20 +7,19 @@ TITLES = {"train": "train step, {photos} photos",
           "answers": "captions and masks for {photos} photos: {tokens} tokens, {masks} masks"}
 
 
-def show(result: dict, console: Console) -> None:
-    """Prints all that was measured."""
+def show_machine(result: dict, console: Console) -> None:
+    """Prints what the cores can do, and how busy they are."""
+    speeds = ", ".join(f"{name} {value:.0f}"
+                       for name, value in result["product"]["gflops_per_s"].items())
+    console.print(f"{result['threads']} cores, load {result['load'][0]:.1f}; a product of "
+                  f"matrices: {speeds} GFLOP/s", highlight=False)
+
+
+def show_work(name: str, result: dict, console: Console) -> None:
+    """Prints one piece of work."""
+    found = result[name]
     peak = max(result["product"]["gflops_per_s"].values())
-    by_library = ", ".join(f"{name} {value:.0f}"
-                           for name, value in result["product"]["gflops_per_s"].items())
-    console.print(f"{result['threads']} cores, load {result['load'][0]:.1f} before and "
-                  f"{result['load'][1]:.1f} after; a product of matrices: {by_library} GFLOP/s",
-                  highlight=False)
-    for name, title in TITLES.items():
-        if name in result:
-            _show_work(title.format(**result[name]), result[name], peak, console)
-
-
-def _show_work(title: str, found: dict, peak: float, console: Console) -> None:
+    title = TITLES[name].format(**found)
     table = Table(title=f"{title}; {found['flops'] / 1e9:.0f} GFLOP", title_justify="left")
     for column in ("", "median s", "fastest", "slowest", "core seconds", "GFLOP/s",
                    "times the peer"):
@@ -32,7 +31,10 @@ def _show_work(title: str, found: dict, peak: float, console: Console) -> None:
                       f"{found['gflops_per_s'][name]:.1f}", times)
     table.add_row("floor", f"{found['flops'] / peak / 1e9:.3f}", "", "", "", f"{peak:.1f}", "")
     console.print(table)
-    console.print(f"ours compiled in {found['compile_s']:.1f} s", highlight=False)
+    ratio = (f"; the peer takes {found['cpu_ratio']:.2f} times our core seconds"
+             if "ratio" in found else "")
+    console.print(f"load {result['load'][-1]:.1f}; ours compiled in {found['compile_s']:.1f} s"
+                  f"{ratio}", highlight=False)
     if check := found.get("check"):
         said = "  ".join(f"{key} {value}" for key, value in check.items() if key != "same")
         console.print(f"{'the same results' if check['same'] else 'DIFFERENT results'}: {said}",
