@@ -52,7 +52,7 @@ def answers(case: cases.Case, gpu: chips.Gpu, rounds: int, device: str | None) -
     whole, first = case, dataclasses.replace(case, new=1)
     entered = {}
     for label, one in (("ours", whole), ("ours, first token", first)):
-        answering = ours.OurAnswers(one, params, asked)
+        answering = ours.OurAnswers(one, params, asked, masks=False)
         entered[label] = lambda run=answering: jax.block_until_ready(run.decode())
     if device:
         from tools.speed.peer import PeerAnswers

@@ -54,7 +54,9 @@ class OurTrain:
 class OurAnswers:
     """Photos to tokens and masks, a batch at once. `compile_s`: seconds of compiling."""
 
-    def __init__(self, case: Case, params: Params, asked: dict[str, np.ndarray]):
+    def __init__(self, case: Case, params: Params, asked: dict[str, np.ndarray], *,
+                 masks: bool = True):
+        """Without `masks` there is only `decode`."""
         model = without_lora(case)
         self._mesh = _mesh()
         with jax.set_mesh(self._mesh):
@@ -66,9 +68,11 @@ class OurAnswers:
                 eos_id=EOS_ID, seg_id=case.seg_id)
             start, question = time.perf_counter(), (self._asked["ids"], self._asked["clip_image"])
             self._answer = answer.lower(self._params, *question).compile()
-            decoded, _ = jax.eval_shape(answer, self._params, *question)
-            self._draw = inference.jit_draw(graph).lower(
-                self._params, decoded.seg_states, *self._photos(), canvas=case.canvas).compile()
+            if masks:
+                decoded, _ = jax.eval_shape(answer, self._params, *question)
+                self._draw = inference.jit_draw(graph).lower(
+                    self._params, decoded.seg_states, *self._photos(),
+                    canvas=case.canvas).compile()
             self.compile_s = time.perf_counter() - start
 
     def __call__(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -29,7 +29,10 @@ def show_work(name: str, result: dict, console: Console) -> None:
         table.add_row(name, f"{seconds:.3f}", f"{found['fastest'][name]:.3f}",
                       f"{found['slowest'][name]:.3f}", f"{found['cpu_seconds'][name]:.3f}",
                       f"{found['gflops_per_s'][name]:.1f}", times)
-    table.add_row("floor", f"{found['flops'] / peak / 1e9:.3f}", "", "", "", f"{peak:.1f}", "")
+    product = result["product"]
+    each = max(product["flops"] / seconds for seconds in product["cpu_seconds"].values())
+    table.add_row("floor", f"{found['flops'] / peak / 1e9:.3f}", "", "",
+                  f"{found['flops'] / each:.3f}", f"{peak:.1f}", "")
     console.print(table)
     ratio = (f"; the peer takes {found['cpu_ratio']:.2f} times our core seconds"
              if "ratio" in found else "")
