@@ -126,6 +126,9 @@ def _rows(config: LegionConfig, sizes: Sizes) -> list[tuple[str, float]]:
         (r"(self_attention|layers/mlp)/", K * _TOKENS),
         (r"(token_to_image|final_attention)/(query|out)/", K * _TOKENS),
         (r"image_to_token/(key|value)/", K * _TOKENS),
+        # Before the first layer's end the image is the same for all prompts.
+        (r"layers/(token_to_image/(key|value)|image_to_token/query)/",
+         (K - (K - 1) / config.sam.decoder_layers) * cells),
         (r"(token_to_image|final_attention|image_to_token)/", K * cells),
         (r"/upscale1/", K * cells), (r"/upscale2/", 4 * K * cells),
         (r"/hyper/", K / NUM_MASKS),  # of the stack only the first is used
