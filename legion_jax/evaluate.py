@@ -20,7 +20,8 @@ from tqdm import tqdm
 from input_pipeline import batches, examples, images, prepared
 from input_pipeline.record import DataError
 from legion_jax import command, metrics, report
-from legion_jax.inference import Prediction, Predictor
+from legion_jax.inference import Predictor
+from legion_jax.predictions import Prediction
 
 
 def truth_of(record) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +73,7 @@ def evaluate(predictor: Predictor, source: Sequence, *, progress: bool = True):
     bar = tqdm(total=len(source), desc="evaluating", unit="photo", disable=not progress)
     for group, real in batches.padded_batches(source, predictor.batch_size):
         photos, truths = zip(*(truth_of(record) for record in group), strict=True)
-        predictions = predictor(photos)
+        predictions = predictor(photos, explain="always")
         rows += [row_of(*item) for item in
                  list(zip(group, predictions, truths, strict=True))[:real]]
         bar.update(real)

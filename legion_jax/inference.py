@@ -6,8 +6,9 @@
 
 import dataclasses
 import functools
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,79 +19,16 @@ from flax import nnx
 from PIL import Image
 
 from input_pipeline import batches, conversation, examples, regions
+from input_pipeline import images as image_lib
 from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.verdict_words import verdict_of_words
 from legion_jax import checkpoint, decoding, partition, sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models.layers import numerics
+from legion_jax.predictions import Prediction, Question, Region, check_explain
 
 SMALLEST_CANVAS, LARGEST_CANVAS = 256, 4096
 FLOAT32 = r"(prompt_encoder|mask_decoder|verdict)/"
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What is asked and how much may be answered.
-
-    Attributes:
-        instruction: the user's question.
-        sam_longest: longest side of the photo on SAM's canvas, in pixels; 0: the whole canvas.
-        max_new_tokens: length of an answer; mask_slots: masks per answer.
-    """
-
-    instruction: str = conversation.INSTRUCTION
-    sam_longest: int = 0
-    max_new_tokens: int = 512
-    mask_slots: int = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Region:
-    """An artifact named in an explanation.
-
-    Attributes:
-        phrase: what is wrong; start, end: where the explanation says so, in characters.
-        detail: the explanation's words about it.
-        mask: bool[H, W], or None when the model gave no [SEG] or had no slot left for it.
-        score: mean mask probability inside the mask, 0 without one.
-    """
-
-    phrase: str
-    start: int
-    end: int
-    detail: str
-    mask: np.ndarray | None
-    score: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """Result for one photo.
-
-    Attributes:
-        verdict: most probable class, or None without a verdict head; probability: of that class.
-        fake_probability: 1 - probability of "real", or None.
-        explanation: readable text; answer: the text as decoded, tags included.
-        finished: False when the answer was cut at the length limit.
-        size: (height, width) of the photo.
-    """
-
-    verdict: str | None
-    probability: float | None
-    fake_probability: float | None
-    explanation: str
-    answer: str
-    finished: bool
-    size: tuple[int, int]
-    regions: list[Region]
-
-    @property
-    def mask(self) -> np.ndarray:
-        """Union of all masks, bool[H, W]."""
-        union = np.zeros(self.size, bool)
-        for region in self.regions:
-            if region.mask is not None:
-                union |= region.mask
-        return union
 
 
 class Predictor:
@@ -119,6 +57,7 @@ class Predictor:
             max_new=question.max_new_tokens, slots=question.mask_slots,
             eos_id=tokenizer.eos_id, seg_id=tokenizer.seg_id)
         self._draw = jit_draw(graph)
+        self._judge = jax.jit(functools.partial(_judge, graph))
 
     @classmethod
     def from_folder(cls, folder: epath.PathLike, *, batch_size: int = 8,
@@ -143,12 +82,42 @@ class Predictor:
         params = partition.flatten(partition.new_params(config, jax.random.key(seed)))
         return cls(config, params, tokenizer, question=question, batch_size=batch_size)
 
-    def __call__(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Predict for photos uint8[H, W, 3] of any sizes, in batches of the compiled size."""
-        results = []
+    def __call__(self, images: Sequence[np.ndarray], *,
+                 explain: str = "fakes") -> list[Prediction]:
+        """Predict for photos uint8[H, W, 3] of any sizes, in their order; see `stream`."""
+        found = dict(self.stream(enumerate(images), explain=explain))
+        return [found[number] for number in range(len(images))]
+
+    def stream(self, items: Iterable[tuple[Any, np.ndarray]], *,
+               explain: str = "fakes") -> Iterator[tuple[Any, Prediction]]:
+        """Predict for (key, photo uint8[H, W, 3]) pairs, which are taken only as they are needed.
+
+        Args:
+            explain: which photos get explanation and masks, one of `predictions.EXPLAIN`.
+
+        Yields:
+            (key, prediction), each key once, in the order in which they are finished.
+        """
+        check_explain(explain)
+        items = iter(items)
+        while group := list(itertools.islice(items, self.batch_size)):
+            images = [image for _, image in group]
+            padded = images + images[:1] * (self.batch_size - len(images))
+            for (key, _), result in zip(group, self._predict(padded), strict=False):
+                yield key, _shown(result, explain)
+
+    def verdict_logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Logits of the verdict head before calibration, float32[N, classes].
+
+        Raises ValueError when the model has no verdict head.
+        """
+        found = []
         for group, real in batches.padded_batches(images, self.batch_size):
-            results += self._predict(group)[:real]
-        return results
+            rows = np.stack([image_lib.clip_image(image, self.spec.clip_size) for image in group])
+            with jax.set_mesh(self.mesh):
+                logits = self._judge(self._params, _put(rows, mesh=self.mesh))
+            found.append(np.asarray(logits)[:real])
+        return np.concatenate(found)
 
     def compiled_programs(self) -> int:
         """Executables made so far; it stops growing once every canvas size has been seen."""
@@ -188,9 +157,18 @@ class Predictor:
             classes = self.config.verdict_classes
             name, probability = classes[int(verdict.argmax())], float(verdict.max())
             fake = float(1 - verdict[classes.index("real")]) if "real" in classes else None
-        return Prediction(name, probability, fake, parsed.explanation, answer,
+        words = verdict_of_words(parsed.explanation, parsed.regions)
+        return Prediction(name, probability, fake, words, parsed.explanation, answer,
                           finished=bool(tokens and tokens[-1] == self.tokenizer.eos_id),
                           size=tuple(size), regions=found)
+
+
+def _shown(result: Prediction, explain: str) -> Prediction:
+    if explain == "always" or (explain in ("fakes", "skim") and result.verdict != "real"):
+        return result
+    return dataclasses.replace(
+        result, explanation="", answer="", regions=[], withheld=True,
+        words=result.words if explain == "fakes" else None)
 
 
 def canvas_for(sizes: np.ndarray) -> int:
@@ -228,6 +206,12 @@ def _answer(graph, params, ids, image, **settings):
         decoded = decoding.greedy(model, ids, jnp.ones(ids.shape, bool), seen, **settings)
         verdict = None if model.verdict is None else jax.nn.softmax(model.judge(seen))
     return decoded, verdict
+
+
+def _judge(graph, params, image):
+    model = partition.merge(graph, params)
+    with numerics(model.config):
+        return model.judge(model.see(image))
 
 
 def _draw(graph, params, seg_states, image, resized, original, *, canvas):

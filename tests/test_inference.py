@@ -17,7 +17,8 @@ from input_pipeline import conversation, regions
 from input_pipeline.errors import UserError
 from input_pipeline.tokenizer import train_tokenizer
 from legion_jax import checkpoint, evaluate, params_files, partition
-from legion_jax.inference import Prediction, Predictor, Question, Region, canvas_for
+from legion_jax.inference import Predictor, canvas_for
+from legion_jax.predictions import Prediction, Question, Region
 from tools import predict
 
 TEXTS = ["I have found a grainy patch in the centre.", "Nothing is wrong here."] * 30
@@ -70,7 +71,8 @@ def test_sizes_share_programs(folder, photos):
 def test_batching_does_not_change_the_answer(folder, photos):
     together, alone = (Predictor.from_folder(folder, batch_size=n) for n in (4, 1))
     found = 0
-    for batched, single in zip(together(photos), alone(photos), strict=True):
+    for batched, single in zip(together(photos, explain="always"),
+                               alone(photos, explain="always"), strict=True):
         assert batched.answer == single.answer
         assert batched.verdict == single.verdict
         assert batched.probability == pytest.approx(single.probability, abs=1e-5)
@@ -163,14 +165,15 @@ class FakePredictor:
     def __init__(self, truths):
         self.truths, self.seen = truths, 0
 
-    def __call__(self, photos):
+    def __call__(self, photos, explain):
+        assert explain == "always"
         results = []
         for photo in photos:
             truth = self.truths.get(photo.tobytes())
             good = truth is not None and truth.any()
             found = [Region("grain", 0, 5, "", truth, 1.0)] if good else []
             results.append(Prediction("tampered" if good else "real", 0.9, 0.9 if good else 0.1,
-                                      "grain here" if good else "nothing", "", True,
+                                      None, "grain here" if good else "nothing", "", True,
                                       photo.shape[:2], found))
         return results
 

@@ -19,8 +19,9 @@ from tqdm import tqdm
 from input_pipeline import images, regions
 from input_pipeline.errors import UserError
 from legion_jax import command, report
-from legion_jax.inference import Prediction, Predictor
+from legion_jax.inference import Predictor
 from legion_jax.overlay import draw_overlay
+from legion_jax.predictions import Prediction
 
 SKIPPED_SOME = 2
 

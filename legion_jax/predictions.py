@@ -1,0 +1,102 @@
+"""What is asked of a photo and what is answered."""
+
+import dataclasses
+
+import numpy as np
+
+from input_pipeline import conversation
+from input_pipeline.errors import UserError
+
+# Which photos get their explanation and masks: those not judged real, all, none.
+# `fakes` lets the language model answer for every photo, so that its words can be compared with
+# the verdict, and withholds what it says of a real one; `skim` leaves it out for those.
+EXPLAIN = ("fakes", "always", "skim", "never")
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What is asked and how much may be answered.
+
+    Attributes:
+        instruction: the user's question.
+        sam_longest: longest side of the photo on SAM's canvas, in pixels; 0: the whole canvas.
+        max_new_tokens: length of an answer; mask_slots: masks per answer.
+    """
+
+    instruction: str = conversation.INSTRUCTION
+    sam_longest: int = 0
+    max_new_tokens: int = 512
+    mask_slots: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """An artifact named in an explanation.
+
+    Attributes:
+        phrase: what is wrong; start, end: where the explanation says so, in characters.
+        detail: the explanation's words about it.
+        mask: bool[H, W], or None when the model gave no [SEG] or had no slot left for it.
+        score: mean mask probability inside the mask, 0 without one.
+    """
+
+    phrase: str
+    start: int
+    end: int
+    detail: str
+    mask: np.ndarray | None
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Result for one photo.
+
+    The verdict head decides; explanation, answer and regions are empty where they are withheld.
+
+    Attributes:
+        verdict: most probable class, or None without a verdict head; probability: of that class,
+            calibrated where the checkpoint was.
+        fake_probability: 1 - probability of "real", or None.
+        words: "real" or "fake" by the language model's words; None where they say neither, or
+            where it was not asked.
+        explanation: readable text; answer: the text as decoded, tags included.
+        finished: False when the answer was cut at the length limit.
+        size: (height, width) of the photo.
+        withheld: explanation and masks are left out, because the verdict is "real" or because
+            none were asked for.
+    """
+
+    verdict: str | None
+    probability: float | None
+    fake_probability: float | None
+    words: str | None
+    explanation: str
+    answer: str
+    finished: bool
+    size: tuple[int, int]
+    regions: list[Region]
+    withheld: bool = False
+
+    @property
+    def words_agree(self) -> bool | None:
+        """Whether the language model's words say what the verdict says; None where either is None.
+        """
+        if self.verdict is None or self.words is None:
+            return None
+        return (self.words == "real") == (self.verdict == "real")
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Union of all masks, bool[H, W]."""
+        union = np.zeros(self.size, bool)
+        for region in self.regions:
+            if region.mask is not None:
+                union |= region.mask
+        return union
+
+
+def check_explain(explain: str) -> None:
+    """Raises UserError for a word that is not one of EXPLAIN."""
+    if explain not in EXPLAIN:
+        raise UserError(f"explain: {', '.join(EXPLAIN)}, not {explain!r}")
