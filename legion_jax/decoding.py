@@ -1,24 +1,31 @@
-"""Greedy decoding with a key/value cache in one compiled loop, keeping every [SEG] state.
+"""Decoding with a key/value cache in one compiled loop, keeping every [SEG] state.
 
 The published code runs the whole model again for every token and gathers the [SEG] states from
 the last run. The state that predicts [SEG] is in hand at the step that emits it, so one cached
 pass gives the same answer (LISA, section 3.2, for the role of the state).
 
-Rows of a batch may have prompts of different length: padding stands between the image and the
-instruction. The image keeps its constant index, the last prompt token is last in every row, and
-positions count real tokens only.
+A batch is a set of places. An answer that ends leaves its place to the next photo: `prefill` reads
+that photo's prompt by itself and `admit` puts it in, while the others stay where they are (Yu et
+al., 2022, Orca). All rows write the same column of the cache in a step, and the columns are a ring:
+a prompt that comes in takes the columns before the next one, whatever their number, because a key
+carries its position in its rotation.
+
+Rows that are prefilled together may have prompts of different length: padding stands between the
+image and the instruction. The image keeps its constant index, the last prompt token is last in
+every row, and positions count real tokens only.
 """
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from legion_jax import masks
 from legion_jax.models.legion import Legion, seg_slots, splice_flags
 from legion_jax.models.llama import Cache
-from legion_jax.sharding import BATCH, constrain
+from legion_jax.sampling import Sampling, choose
+from legion_jax.sharding import BATCH, HEADS, constrain
 
-FRAME_PIXELS = 1024 * 1024
+NO_TOKEN = -1  # an id that is never emitted
+GREEDY = Sampling()
 
 
 @flax.struct.dataclass
@@ -26,129 +33,166 @@ class DecodeState:
     """What one decoding step hands to the next.
 
     Attributes:
-        step: int scalar, tokens emitted so far.
+        column: int scalar, where the next token of every row goes in the cache.
         hidden: [B, D], state that predicts the next token.
         position: int[B], rotary position of the last token fed.
-        cache: keys and values of everything fed.
-        done: bool[B], the row has emitted its end token.
+        cache: keys and values of everything fed, S columns; usable: bool[B, S], those that belong
+            to the row's prompt and answer.
+        done: bool[B], the row has emitted its end token or M tokens, or holds no photo.
         tokens: int[B, M], filled with the end token.
         length: int[B], tokens emitted, the end token included.
         seg_states: [B, K, D], states that predicted [SEG], in order.
         seg_count: int[B], [SEG]s seen; above K means that the last ones had no slot.
+        number: uint32[B], what a photo's random draws depend on.
     """
 
-    step: jax.Array
+    column: jax.Array
     hidden: jax.Array
     position: jax.Array
     cache: Cache
+    usable: jax.Array
     done: jax.Array
     tokens: jax.Array
     length: jax.Array
     seg_states: jax.Array
     seg_count: jax.Array
+    number: jax.Array
 
 
-@flax.struct.dataclass
-class Decoded:
-    """An answer: tokens int[B, M], length int[B], seg_states [B, K, D], seg_count int[B]."""
-
-    tokens: jax.Array
-    length: jax.Array
-    seg_states: jax.Array
-    seg_count: jax.Array
-
-
-def prefill(model: Legion, ids, valid, seen, *, image_index, max_new, slots, eos_id, seg_id):
-    """Run the prompt and return the state before the first step, and bool[B, S] of usable keys."""
-    B = ids.shape[0]
-    num_patches = model.config.clip.num_patches
-    x = model.embed(ids, seen, image_index)
-    valid = splice_flags(valid, image_index, num_patches, True)
-    T, S = x.shape[1], x.shape[1] + max_new
-    usable = jnp.pad(valid, ((0, 0), (0, max_new)), constant_values=True)
-    positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
-    causal = jnp.arange(S)[None, :] <= jnp.arange(T)[:, None]
-    states, cache = model.language.extend(x, positions, (causal & usable[:, None])[:, None],
-                                          model.language.init_cache(B, S), 0)
-    # A [SEG] in the prompt asks for a mask too, as in the published evaluate().
-    where, has_seg, seg_count = seg_slots(ids, seg_id, slots, num_patches)
-    # Behind padding the position before a token is the last one that is not padding.
-    last_real = jax.lax.cummax(jnp.where(valid, jnp.arange(T), 0), axis=1)
-    where = jnp.take_along_axis(last_real, where, axis=1)
-    seg_states = jnp.take_along_axis(states, where[..., None], axis=1)
-    return DecodeState(
-        step=jnp.zeros((), jnp.int32), hidden=states[:, -1], position=positions[:, -1],
-        cache=cache, done=jnp.zeros(B, bool), tokens=jnp.full((B, max_new), eos_id, jnp.int32),
-        length=jnp.zeros(B, jnp.int32), seg_count=seg_count.astype(jnp.int32),
-        seg_states=constrain(jnp.where(has_seg[..., None], seg_states, 0), BATCH, None, None),
-    ), usable
+def read_prefix(model: Legion, ids: jax.Array) -> Cache:
+    """Keys and values [L, 1, I, N, H] of the text before the image, int[1, I], for `prefill`."""
+    length = ids.shape[1]
+    steps = jnp.arange(length)
+    causal = (steps <= steps[:, None])[None, None]
+    return model.language.extend(model.language.embed(ids), steps[None], causal,
+                                 model.language.init_cache(1, length), 0)[1]
 
 
-def greedy(model: Legion, ids: jax.Array, valid: jax.Array, seen: jax.Array, *, image_index: int,
-           max_new: int, slots: int, eos_id: int, seg_id: int) -> Decoded:
-    """Decode until every row has ended or `max_new` tokens are out.
+def prefill(model: Legion, ids: jax.Array, valid: jax.Array, seen: jax.Array, *,
+            image_index: int, max_new: int, slots: int, eos_id: int, seg_id: int,
+            columns: int | None = None, prefix: Cache | None = None,
+            number: jax.Array | None = None) -> DecodeState:
+    """Read prompts; the state before the first step.
 
     Args:
         ids: prompt int[B, T] with the image placeholder at `image_index`; padding, if any, stands
             right behind the placeholder. valid: bool[B, T], False at padding.
-        seen: `Legion.see`'s states [B, 1 + P, C].
+        seen: `Legion.see`'s output [B, 1 + P, D].
         max_new, slots: static sizes M and K of the answer.
-
-    Returns:
-        Decoded. Equal, up to rounding, to an uncached run of the whole sequence per token.
+        columns: of the cache; by default as many as prompt and answer need.
+        prefix: of `read_prefix`, where all rows begin with the same text and it was read before.
+        number: uint32[B], see `DecodeState`; 0 by default.
     """
-    rows = jnp.arange(ids.shape[0])
-    state, usable = prefill(model, ids, valid, seen, image_index=image_index, max_new=max_new,
-                            slots=slots, eos_id=eos_id, seg_id=seg_id)
-    prompt_length = usable.shape[1] - max_new
-    keys = jnp.arange(usable.shape[1])
+    B, num_patches = ids.shape[0], model.config.clip.num_patches
+    x = model.embed(ids, seen, image_index)
+    valid = splice_flags(valid, image_index, num_patches, True)
+    T = x.shape[1]
+    S = T + max_new if columns is None else columns
+    usable = jnp.pad(valid, ((0, 0), (0, S - T)))
+    positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
+    cache, start = model.language.init_cache(B, S), 0
+    if prefix is not None:
+        start = image_index
+        cache = jax.tree.map(lambda whole, part: whole.at[:, :, :start].set(part), cache, prefix)
+    causal = jnp.arange(S)[None, :] <= jnp.arange(start, T)[:, None]
+    states, cache = model.language.extend(x[:, start:], positions[:, start:],
+                                          (causal & usable[:, None])[:, None], cache, start)
+    # A [SEG] in the prompt asks for a mask too, as in the published evaluate().
+    where, has_seg, seg_count = seg_slots(ids, seg_id, slots, num_patches)
+    # Behind padding the position before a token is the last one that is not padding.
+    last_real = jax.lax.cummax(jnp.where(valid, jnp.arange(T), 0), axis=1)
+    where = jnp.maximum(jnp.take_along_axis(last_real, where, axis=1) - start, 0)
+    seg_states = jnp.take_along_axis(states, where[..., None], axis=1)
+    return DecodeState(
+        column=jnp.asarray(T % S, jnp.int32), hidden=states[:, -1], position=positions[:, -1],
+        cache=cache, usable=usable, done=jnp.zeros(B, bool),
+        tokens=jnp.full((B, max_new), eos_id, jnp.int32), length=jnp.zeros(B, jnp.int32),
+        seg_count=seg_count.astype(jnp.int32),
+        seg_states=constrain(jnp.where(has_seg[..., None], seg_states, 0), BATCH, None, None),
+        number=jnp.zeros(B, jnp.uint32) if number is None else number)
 
-    def unfinished(state):
-        return (state.step < max_new) & ~state.done.all()
+
+def empty(model: Legion, batch: int, *, columns: int, max_new: int, slots: int,
+          eos_id: int) -> DecodeState:
+    """A state whose `batch` places are all free."""
+    D = model.config.language.width
+    return DecodeState(
+        column=jnp.zeros((), jnp.int32), hidden=jnp.zeros((batch, D), model.language.dtype),
+        position=jnp.zeros(batch, jnp.int32), cache=model.language.init_cache(batch, columns),
+        usable=jnp.zeros((batch, columns), bool), done=jnp.ones(batch, bool),
+        tokens=jnp.full((batch, max_new), eos_id, jnp.int32),
+        length=jnp.zeros(batch, jnp.int32),
+        seg_states=constrain(jnp.zeros((batch, slots, D), model.language.dtype), BATCH, None, None),
+        seg_count=jnp.zeros(batch, jnp.int32), number=jnp.zeros(batch, jnp.uint32))
+
+
+def admit(state: DecodeState, new: DecodeState, rows: jax.Array) -> DecodeState:
+    """Put prefilled photos into places of a running state.
+
+    Args:
+        state: B places and S columns.
+        new: R prefilled rows whose cache is T <= S columns, all of them used.
+        rows: int[R], places of the photos; B for those that are not to be put in.
+    """
+    S, T = state.usable.shape[1], new.usable.shape[1]
+
+    def turned(x, axis):
+        """The new columns, so that they end before `state.column`."""
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (0, S - T)
+        return jnp.roll(jnp.pad(x, widths), state.column - T, axis)
+
+    def put(old, new):
+        return old.at[rows].set(new.astype(old.dtype), mode="drop")
+
+    cache = jax.tree.map(
+        lambda old, new: constrain(old.at[:, rows].set(turned(new, 2), mode="drop"),
+                                   None, BATCH, None, HEADS, None), state.cache, new.cache)
+    kept = dict(column=state.column, cache=cache, usable=put(state.usable, turned(new.usable, 1)))
+    return state.replace(**kept, **{
+        name: put(getattr(state, name), getattr(new, name)) for name in (
+            "hidden", "position", "done", "tokens", "length", "seg_states", "seg_count",
+            "number")})
+
+
+def decode(model: Legion, state: DecodeState, wanted: jax.Array, *, eos_id: int, seg_id: int,
+           close_id: int = NO_TOKEN, sampling: Sampling = GREEDY) -> DecodeState:
+    """Step until `wanted` (int scalar) places are done.
+
+    `close_id` is `</p>`; other arguments as of `sampling.choose` and `prefill`.
+    """
+    (B, M), K = state.tokens.shape, state.seg_states.shape[1]
+    rows, S = jnp.arange(B), state.usable.shape[1]
 
     def step(state):
-        token = model.language.logits(state.hidden).argmax(-1).astype(jnp.int32)
+        token = choose(model.language.logits(state.hidden), state.tokens, state.length,
+                       state.number, sampling=sampling, seg_id=seg_id, close_id=close_id)
         token = jnp.where(state.done, eos_id, token)
         is_seg = (token == seg_id) & ~state.done
-        slot = jnp.where(is_seg, state.seg_count, slots)  # slot K is out of range and dropped
-        index, position = prompt_length + state.step, state.position + 1
-        mask = (usable & (keys <= index))[:, None, None]  # [B, 1, 1, S]
-        hidden, cache = model.language.extend(model.language.embed(token)[:, None],
-                                              position[:, None], mask, state.cache, index)
-        return DecodeState(
-            step=state.step + 1, hidden=hidden[:, 0], position=position, cache=cache,
-            done=state.done | (token == eos_id),
-            tokens=state.tokens.at[:, state.step].set(token),
-            length=state.length + ~state.done,
+        slot = jnp.where(is_seg, state.seg_count, K)  # slot K is out of range and dropped
+        place = jnp.where(state.done, M, state.length)
+        position, length = state.position + 1, state.length + ~state.done
+        usable = jax.lax.dynamic_update_slice(state.usable, jnp.ones((B, 1), bool),
+                                              (0, state.column))
+        hidden, cache = model.language.extend(
+            model.language.embed(token)[:, None], position[:, None], usable[:, None, None],
+            state.cache, state.column)
+        return state.replace(
+            column=(state.column + 1) % S, hidden=hidden[:, 0], position=position, cache=cache,
+            usable=usable, done=state.done | (token == eos_id) | (length >= M),
+            tokens=state.tokens.at[rows, place].set(token, mode="drop"), length=length,
             seg_states=state.seg_states.at[rows, slot].set(state.hidden, mode="drop"),
             seg_count=state.seg_count + is_seg)
 
-    state = jax.lax.while_loop(unfinished, step, state)
-    return Decoded(state.tokens, state.length, state.seg_states, state.seg_count)
+    return jax.lax.while_loop(lambda state: state.done.sum() < wanted, step, state)
 
 
-def draw_masks(model: Legion, seg_states: jax.Array, sam_image: jax.Array, resized: jax.Array,
-               original: jax.Array, *, canvas: int) -> tuple[jax.Array, jax.Array]:
-    """Masks of the [SEG] states in the frame of each photo.
+def greedy(model: Legion, ids: jax.Array, valid: jax.Array, seen: jax.Array, *, image_index: int,
+           max_new: int, slots: int, eos_id: int, seg_id: int) -> DecodeState:
+    """Answers to a batch of prompts, whole; arguments as of `prefill`.
 
-    Args:
-        seg_states: [B, K, D]; sam_image: uint8[B, C, C, 3]; resized, original: int[B, 2].
-        canvas: static side of the output, a multiple of 8 and at least any photo's longest side.
-
-    Returns:
-        uint8[B, K, canvas, canvas / 8], one bit per pixel as `np.packbits` makes them, and
-        float32[B, K] scores: the mean probability inside the mask (0 for an empty mask).
+    Equal, up to rounding, to an uncached run of the whole sequence per token.
     """
-    logits, _ = model.draw(model.ground(sam_image, resized), model.prompt(seg_states))
-
-    def place(row):
-        logits, resized, original = (x[None] for x in row)
-        logits = masks.to_frame(logits, resized, original, canvas=canvas,
-                                sam_size=model.config.sam.image_size)[0]
-        positive = (logits > 0) & masks.inside(original, canvas)
-        total = jnp.where(positive, jax.nn.sigmoid(logits), 0).sum((-2, -1))
-        return jnp.packbits(positive, axis=-1), total / jnp.maximum(positive.sum((-2, -1)), 1)
-
-    # Large frames are made a few photos at a time, which bounds memory.
-    at_once = max(1, 8 * FRAME_PIXELS // (canvas * canvas))
-    return jax.lax.map(place, (logits, resized, original), batch_size=at_once)
+    state = prefill(model, ids, valid, seen, image_index=image_index, max_new=max_new,
+                    slots=slots, eos_id=eos_id, seg_id=seg_id)
+    return decode(model, state, ids.shape[0], eos_id=eos_id, seg_id=seg_id)

@@ -5,225 +5,190 @@
 """
 
 import dataclasses
-import functools
-import itertools
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import nnx
 from PIL import Image
 
 from input_pipeline import batches, conversation, examples, regions
 from input_pipeline import images as image_lib
 from input_pipeline.tokenizer import Tokenizer
 from input_pipeline.verdict_words import verdict_of_words
-from legion_jax import checkpoint, decoding, partition, sharding
+from legion_jax import checkpoint, partition
 from legion_jax.config import LegionConfig
-from legion_jax.models.layers import numerics
 from legion_jax.predictions import Prediction, Question, Region, check_explain
+from legion_jax.programs import (
+    LARGEST_CANVAS,
+    Answering,
+    Programs,
+    abstract_params,
+    inference_mesh,
+)
+from legion_jax.quantize import quantize
+from legion_jax.sampling import Sampling
+from legion_jax.scheduler import Job, Scheduler
 
-SMALLEST_CANVAS, LARGEST_CANVAS = 256, 4096
-FLOAT32 = r"(prompt_encoder|mask_decoder|verdict)/"
+GREEDY = Sampling()
 
 
 class Predictor:
     """A model with its tokenizer and question, compiled for one batch size.
 
-    Two programs run per batch: one reads the photo and writes the answer, one draws all masks. The
-    second exists once per canvas size, a power of two, so photos of any size share few programs.
+    Photos of all sizes share the same few programs (`legion_jax.programs`), which are compiled by
+    the first photos and never again.
+
+    Attributes:
+        batch_size: answers that are written at the same time; mesh: of the devices they run on.
+        temperature: what the verdict's logits are divided by (see `evaluation.calibration`).
     """
 
     def __init__(self, config: LegionConfig, params: dict[str, Any], tokenizer: Tokenizer, *,
-                 question: Question, batch_size: int = 8, mesh: jax.sharding.Mesh | None = None):
-        """Wrap parameters {path: array}; `from_folder` is the usual way here."""
+                 question: Question, batch_size: int = 8, group: int | None = None,
+                 sampling: Sampling = GREEDY, int8: bool = False, temperature: float = 1.0,
+                 mesh: jax.sharding.Mesh | None = None):
+        """Wrap parameters {path: array}; `from_folder` is the usual way here.
+
+        Args:
+            group: photos whose answers begin together, a quarter of the batch by default.
+            int8: `params` hold the language model as `quantize` makes it.
+            mesh: of this host's devices; `inference_mesh` by default.
+        """
         self.config, self.tokenizer, self.question = config, tokenizer, question
-        self.batch_size = batch_size
-        self.mesh = sharding.make_mesh((1, -1, 1)) if mesh is None else mesh
-        self._params = partition.unflatten(params)
-        graph = graph_of(config)
-        self._prompt = conversation.encode_prompt(tokenizer, question.instruction)
+        self.batch_size, self.temperature = batch_size, temperature
+        self.mesh = mesh = inference_mesh(config) if mesh is None else mesh
+        prompt = conversation.encode_prompt(tokenizer, question.instruction)
         self.spec = examples.ExampleSpec(
             clip_size=config.clip.image_size, sam_canvas=config.sam.image_size,
             sam_longest=question.sam_longest or config.sam.image_size,
-            text_length=len(self._prompt), mask_slots=question.mask_slots,
+            text_length=len(prompt), mask_slots=question.mask_slots,
             mask_canvas=LARGEST_CANVAS, instruction=question.instruction)
-        self._answer = jit_answer(
-            graph, image_index=conversation.image_index(self._prompt),
-            max_new=question.max_new_tokens, slots=question.mask_slots,
-            eos_id=tokenizer.eos_id, seg_id=tokenizer.seg_id)
-        self._draw = jit_draw(graph)
-        self._judge = jax.jit(functools.partial(_judge, graph))
+        self._programs = Programs(
+            config, Answering(
+                prompt=tuple(prompt.tolist()), image_index=conversation.image_index(prompt),
+                max_new=question.max_new_tokens, slots=question.mask_slots,
+                eos_id=tokenizer.eos_id, seg_id=tokenizer.seg_id,
+                close_id=tokenizer.phrase_end_id, sampling=sampling),
+            mesh, places=batch_size, int8=int8)
+        classes = config.verdict_classes
+        self._scheduler = Scheduler(
+            self._programs, partition.unflatten(params), places=batch_size,
+            group=group or max(1, batch_size // 4), temperature=temperature,
+            real=classes.index("real") if "real" in classes else None)
 
     @classmethod
     def from_folder(cls, folder: epath.PathLike, *, batch_size: int = 8,
-                    question: Question | None = None) -> "Predictor":
-        """Load a converted checkpoint or a training run, sharded over all devices.
+                    group: int | None = None, question: Question | None = None,
+                    sampling: Sampling = GREEDY, int8: bool = False,
+                    devices: Sequence[jax.Device] | None = None) -> "Predictor":
+        """Load a converted checkpoint or a training run onto this host's devices.
 
-        Without a `question` the run's own is asked. Raises CheckpointError, TokenizerError.
+        Args:
+            devices: of this host; all of them by default.
+            question: the run's own by default.
+            int8: hold the language model in int8 (see `quantize`).
+
+        Raises CheckpointError, TokenizerError.
         """
         meta = checkpoint.read_meta(folder)
         config = meta["config"]
-        mesh = sharding.make_mesh((1, -1, 1))
-        abstract = partition.flatten(abstract_params(config, mesh))
-        return cls(config, checkpoint.load_params(folder, abstract),
+        mesh = inference_mesh(config, devices)
+        params = checkpoint.load_params(folder, partition.flatten(abstract_params(config, mesh)))
+        return cls(config, quantize(params) if int8 else params,
                    Tokenizer.from_folder(epath.Path(folder) / "tokenizer"),
                    question=question or Question(**meta.get("question", {})),
-                   batch_size=batch_size, mesh=mesh)
+                   batch_size=batch_size, group=group, sampling=sampling, int8=int8, mesh=mesh)
 
     @classmethod
     def untrained(cls, config: LegionConfig, tokenizer: Tokenizer, *, question: Question,
-                  seed: int = 0, batch_size: int = 8) -> "Predictor":
+                  seed: int = 0, batch_size: int = 8,
+                  devices: Sequence[jax.Device] | None = None) -> "Predictor":
         """A model with random parameters: the baseline of every trained one."""
-        params = partition.flatten(partition.new_params(config, jax.random.key(seed)))
-        return cls(config, params, tokenizer, question=question, batch_size=batch_size)
+        mesh = inference_mesh(config, devices)
+        layout = jax.tree.map(lambda x: x.sharding, abstract_params(config, mesh))
+        new = jax.jit(lambda: partition.new_params(config, jax.random.key(seed)),
+                      out_shardings=layout)
+        return cls(config, partition.flatten(new()), tokenizer, question=question,
+                   batch_size=batch_size, mesh=mesh)
 
-    def __call__(self, images: Sequence[np.ndarray], *,
+    def __call__(self, images: Sequence[np.ndarray | Image.Image], *,
                  explain: str = "fakes") -> list[Prediction]:
-        """Predict for photos uint8[H, W, 3] of any sizes, in their order; see `stream`."""
+        """Predict for photos of any sizes, in their order; see `stream`."""
         found = dict(self.stream(enumerate(images), explain=explain))
         return [found[number] for number in range(len(images))]
 
-    def stream(self, items: Iterable[tuple[Any, np.ndarray]], *,
+    def stream(self, items: Iterable[tuple[Any, np.ndarray | Image.Image]], *,
                explain: str = "fakes") -> Iterator[tuple[Any, Prediction]]:
-        """Predict for (key, photo uint8[H, W, 3]) pairs, which are taken only as they are needed.
+        """Predict for (key, photo) pairs, which are taken only as they are needed.
 
         Args:
+            items: photos uint8[H, W, 3] or of PIL, in RGB. Random draws depend on a key that is a
+                number or a text, and on the photo's place for other keys.
             explain: which photos get explanation and masks, one of `predictions.EXPLAIN`.
 
         Yields:
             (key, prediction), each key once, in the order in which they are finished.
         """
         check_explain(explain)
-        items = iter(items)
-        while group := list(itertools.islice(items, self.batch_size)):
-            images = [image for _, image in group]
-            padded = images + images[:1] * (self.batch_size - len(images))
-            for (key, _), result in zip(group, self._predict(padded), strict=False):
-                yield key, _shown(result, explain)
+        jobs = (self._job(key, place, image) for place, (key, image) in enumerate(items))
+        for job in self._scheduler.run(jobs, explain=explain):
+            yield job.key, self._result(job)
 
     def verdict_logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Logits of the verdict head before calibration, float32[N, classes].
 
         Raises ValueError when the model has no verdict head.
         """
+        if not self.config.verdict_classes:
+            raise ValueError("this model has no verdict head (config.verdict_classes is empty)")
         found = []
-        for group, real in batches.padded_batches(images, self.batch_size):
-            rows = np.stack([image_lib.clip_image(image, self.spec.clip_size) for image in group])
-            with jax.set_mesh(self.mesh):
-                logits = self._judge(self._params, _put(rows, mesh=self.mesh))
-            found.append(np.asarray(logits)[:real])
+        for group, real in batches.padded_batches(images, self._scheduler.group):
+            views = [{"clip_image": image_lib.clip_image(image, self.spec.clip_size)}
+                     for image in group]
+            found.append(self._scheduler.logits(views)[:real])
         return np.concatenate(found)
 
     def compiled_programs(self) -> int:
-        """Executables made so far; it stops growing once every canvas size has been seen."""
-        return self._answer._cache_size() + self._draw._cache_size()
+        """Executables made so far; each of `legion_jax.programs` is made once."""
+        return self._programs.compiled()
 
-    def _predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        rows = batches.stack([examples.image_fields(image, self.spec) for image in images])
-        frames = np.array([examples.frame_size(*image.shape[:2], LARGEST_CANVAS)[:2]
-                           for image in images], np.int32)
-        ids = np.broadcast_to(self._prompt, (len(images), len(self._prompt)))
-        with jax.set_mesh(self.mesh):
-            put = functools.partial(_put, mesh=self.mesh)
-            decoded, verdict = self._answer(self._params, put(ids), put(rows["clip_image"]))
-            if int(decoded.seg_count.max()):
-                packed, scores = self._draw(
-                    self._params, decoded.seg_states, put(rows["sam_image"]),
-                    put(rows["resized_size"]), put(frames), canvas=canvas_for(frames))
-            else:  # nothing to draw: SAM is not run at all
-                packed = np.zeros((len(images), self.question.mask_slots, 1, 1), np.uint8)
-                scores = np.zeros(packed.shape[:2])
-        rows = (*jax.device_get((decoded, verdict, packed, scores)), frames)
-        return [self._result(image.shape[:2], *jax.tree.map(lambda x, i=i: x[i], rows))
-                for i, image in enumerate(images)]
+    def _job(self, key: Any, place: int, image: np.ndarray | Image.Image) -> Job:
+        views = examples.image_fields(image, self.spec)
+        size = tuple(views.pop("original_size").tolist())
+        frame = examples.frame_size(*size, LARGEST_CANVAS)[:2]
+        number = zlib.crc32(str(key).encode()) if isinstance(key, int | str) else place
+        return Job(key, size, number, views, np.array(frame, np.int32))
 
-    def _result(self, size, decoded, verdict, packed, scores, frame) -> Prediction:
-        tokens = decoded.tokens[:decoded.length].tolist()
-        answer = self.tokenizer.decode(tokens)
-        parsed = conversation.parse_answer(answer)
-        found = []
-        for one in parsed.regions:
-            index, mask, score = one.seg_index, None, 0.0
-            if index is not None and index < self.question.mask_slots:
-                mask, score = _unpack(packed[index], frame, size), float(scores[index])
-            found.append(Region(one.phrase, one.start, one.end, one.detail, mask, score))
+    def _result(self, job: Job) -> Prediction:
         name = probability = fake = None
-        if verdict is not None:
+        if (verdict := job.probabilities) is not None:
             classes = self.config.verdict_classes
             name, probability = classes[int(verdict.argmax())], float(verdict.max())
             fake = float(1 - verdict[classes.index("real")]) if "real" in classes else None
-        words = verdict_of_words(parsed.explanation, parsed.regions)
-        return Prediction(name, probability, fake, words, parsed.explanation, answer,
-                          finished=bool(tokens and tokens[-1] == self.tokenizer.eos_id),
-                          size=tuple(size), regions=found)
+        result = Prediction(name, probability, fake, words=None, explanation="", answer="",
+                            finished=True, size=job.size, regions=[], withheld=not job.shown)
+        if not job.answered:
+            return result
+        tokens = job.tokens.tolist()
+        answer = self.tokenizer.decode(tokens)
+        parsed = conversation.parse_answer(answer)
+        result = dataclasses.replace(
+            result, words=verdict_of_words(parsed.explanation, parsed.regions),
+            finished=bool(tokens and tokens[-1] == self.tokenizer.eos_id))
+        if not job.shown:
+            return result
+        return dataclasses.replace(result, explanation=parsed.explanation, answer=answer,
+                                   regions=[_region(one, job) for one in parsed.regions])
 
 
-def _shown(result: Prediction, explain: str) -> Prediction:
-    if explain == "always" or (explain in ("fakes", "skim") and result.verdict != "real"):
-        return result
-    return dataclasses.replace(
-        result, explanation="", answer="", regions=[], withheld=True,
-        words=result.words if explain == "fakes" else None)
-
-
-def canvas_for(sizes: np.ndarray) -> int:
-    """Smallest canvas, a power of two, that holds every frame int[B, 2]."""
-    return max(SMALLEST_CANVAS, 1 << (int(sizes.max()) - 1).bit_length())
-
-
-def abstract_params(config: LegionConfig, mesh: jax.sharding.Mesh) -> dict:
-    """The sharded tree of parameters prediction holds, without values."""
-    # What is always computed in float32 is also held in it.
-    return sharding.shard_abstract(partition.unflatten({
-        path: jax.ShapeDtypeStruct(a.shape, "float32" if re.match(FLOAT32, path) else config.dtype)
-        for path, a in partition.abstract_params(config).items()}), mesh)
-
-
-def graph_of(config: LegionConfig) -> nnx.GraphDef:
-    """The model's structure, for a tree of all parameters."""
-    return partition.split_params(partition.abstract_model(config), partition.EVERYTHING)[0]
-
-
-def jit_answer(graph, **settings) -> Callable:
-    """`answer(params, ids, image) -> (Decoded, verdict)`; settings as of `decoding.greedy`."""
-    return jax.jit(functools.partial(_answer, graph, **settings))
-
-
-def jit_draw(graph) -> Callable:
-    """`draw(params, *args, canvas=C)`; arguments and result as of `decoding.draw_masks`."""
-    return jax.jit(functools.partial(_draw, graph), static_argnames="canvas")
-
-
-def _answer(graph, params, ids, image, **settings):
-    model = partition.merge(graph, params)
-    with numerics(model.config):
-        seen = model.see(image)
-        decoded = decoding.greedy(model, ids, jnp.ones(ids.shape, bool), seen, **settings)
-        verdict = None if model.verdict is None else jax.nn.softmax(model.judge(seen))
-    return decoded, verdict
-
-
-def _judge(graph, params, image):
-    model = partition.merge(graph, params)
-    with numerics(model.config):
-        return model.judge(model.see(image))
-
-
-def _draw(graph, params, seg_states, image, resized, original, *, canvas):
-    model = partition.merge(graph, params)
-    with numerics(model.config):
-        return decoding.draw_masks(model, seg_states, image, resized, original, canvas=canvas)
-
-
-def _put(x: np.ndarray, *, mesh) -> jax.Array:
-    """Rows onto the devices, split over them where the batch divides evenly."""
-    spec = sharding.fit(sharding.P(sharding.BATCH), x.shape, mesh)
-    return jax.device_put(x, jax.sharding.NamedSharding(mesh, spec))
+def _region(found: conversation.AnswerRegion, job: Job) -> Region:
+    index, mask, score = found.seg_index, None, 0.0
+    if index is not None and index < len(job.scores):
+        mask, score = _unpack(job.packed[index], job.frame, job.size), float(job.scores[index])
+    return Region(found.phrase, found.start, found.end, found.detail, mask, score)
 
 
 def _unpack(packed: np.ndarray, frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:

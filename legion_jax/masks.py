@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+TILE = 512  # pixels; side of what `place` makes at once
+
 
 def _upsampling_matrix(source: int, target: int) -> np.ndarray:
     """float32[target, source]: half-pixel bilinear resize with clamped edges."""
@@ -23,7 +25,7 @@ def _upsampling_matrix(source: int, target: int) -> np.ndarray:
 
 
 def frame_matrix(source: int, sam_size: int, resized: jax.Array, original: jax.Array,
-                 canvas: int) -> jax.Array:
+                 canvas: int, start: jax.Array | int = 0) -> jax.Array:
     """Matrix of one axis from mask-decoder cells to output pixels.
 
     Args:
@@ -32,13 +34,14 @@ def frame_matrix(source: int, sam_size: int, resized: jax.Array, original: jax.A
         resized: int scalar, pixels of that canvas the photo covers.
         original: int scalar, size of the photo.
         canvas: rows of the result; those from `original` on carry no meaning.
+        start: int scalar, pixel of the first of them.
 
     Returns:
         float32[canvas, source].
     """
     up = jnp.asarray(_upsampling_matrix(source, sam_size))
     scale = resized.astype(jnp.float32) / original.astype(jnp.float32)
-    centre = jnp.clip((jnp.arange(canvas) + 0.5) * scale - 0.5, 0, resized - 1)
+    centre = jnp.clip((start + jnp.arange(canvas) + 0.5) * scale - 0.5, 0, resized - 1)
     low = jnp.floor(centre).astype(jnp.int32)
     high = jnp.minimum(low + 1, resized - 1)  # clamps at the crop, not at the canvas
     part = (centre - low)[:, None]
@@ -66,6 +69,54 @@ def to_frame(logits: jax.Array, resized: jax.Array, original: jax.Array, *, sam_
                           precision=jax.lax.Precision.HIGHEST)
 
     return jax.vmap(one)(logits.astype(jnp.float32), resized, original)
+
+
+def place(logits: jax.Array, resized: jax.Array, original: jax.Array, number: jax.Array, *,
+          sam_size: int, canvas: int) -> tuple[jax.Array, jax.Array]:
+    """Masks in the frame of their photo, as bits; one program for photos of every size.
+
+    Made tile by tile, and only of the tiles that the photo covers: small photos cost little
+    although the canvas has room for the largest.
+
+    Args:
+        logits: float32[B, K, 4Y, 4X].
+        resized, original: int[B, 2] as in `to_frame`; number: int[B], masks that are wanted.
+        canvas: side C of the result, a multiple of 8 and, if larger than TILE, of TILE.
+
+    Returns:
+        uint8[B, K, C, C / 8], bits as `np.packbits` makes them, zero outside the photo and in masks
+        from `number` on; and float32[B, K], the mean probability inside each mask, 0 without one.
+    """
+    side = min(TILE, canvas)
+
+    def one(row):
+        logits, resized, original, number = row
+        tiles = -(-original // side)  # down and across
+
+        def tile(n, carry):
+            packed, total, count = carry
+            mask, n = n // tiles.prod(), n % tiles.prod()
+            start = jnp.stack([n // tiles[1], n % tiles[1]]) * side
+            rows, columns = (frame_matrix(logits.shape[1 + a], sam_size, resized[a], original[a],
+                                          side, start[a]) for a in (0, 1))
+            values = jnp.einsum("hy,yx,wx->hw", rows, logits[mask], columns,
+                                precision=jax.lax.Precision.HIGHEST)
+            steps = jnp.arange(side)
+            covered = ((start[0] + steps < original[0])[:, None]
+                       & (start[1] + steps < original[1]))
+            positive = (values > 0) & covered
+            packed = jax.lax.dynamic_update_slice(
+                packed, jnp.packbits(positive, axis=-1)[None], (mask, start[0], start[1] // 8))
+            inside = jnp.where(positive, jax.nn.sigmoid(values), 0).sum()
+            return packed, total.at[mask].add(inside), count.at[mask].add(positive.sum())
+
+        K = logits.shape[0]
+        packed, total, count = jax.lax.fori_loop(
+            0, jnp.minimum(number, K) * tiles.prod(), tile,
+            (jnp.zeros((K, canvas, canvas // 8), jnp.uint8), jnp.zeros(K), jnp.zeros(K, int)))
+        return packed, total / jnp.maximum(count, 1)
+
+    return jax.lax.map(one, (logits.astype(jnp.float32), resized, original, number))
 
 
 def inside(original: jax.Array, canvas: int) -> jax.Array:

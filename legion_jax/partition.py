@@ -49,9 +49,12 @@ def split_params(model: Legion, trainable: Sequence[str]) -> tuple[nnx.GraphDef,
     return graph, nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
 
 
-def abstract_model(config: LegionConfig) -> Legion:
-    """The model with shapes in place of arrays; costs no memory at any size."""
-    return nnx.eval_shape(lambda: Legion(config, key=jax.random.key(0)))
+def abstract_model(config: LegionConfig, *, int8: bool = False) -> Legion:
+    """The model with shapes in place of arrays; costs no memory at any size.
+
+    `int8`: with what `quantize.quantize` makes of the language model's kernels.
+    """
+    return nnx.eval_shape(lambda: Legion(config, key=jax.random.key(0), int8=int8))
 
 
 def new_params(config: LegionConfig, key: jax.Array) -> dict:

@@ -40,8 +40,8 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"^(projector|text_projection|verdict)/down/kernel$", P("tensor", "fsdp")),
     (r"^(clip|sam_encoder)/patch/kernel$", P(None, "fsdp")),
     (r"^sam_encoder/neck_conv[12]/kernel$", P()),
-    # Norms, biases and positions are copied to every device.
-    (r"/(scale|bias)$", P()),
+    # Norms, biases, factors of int8 kernels and positions are copied to every device.
+    (r"/(scale|bias|kernel_scale)$", P()),
     (r"^(clip|sam_encoder)/(position|cls)$", P()),
     (r"layers/attention/relative_(rows|columns)$", P()),
 )

@@ -1,17 +1,16 @@
 """legion_jax/decoding.py against a run of the whole sequence, without a cache, for every token."""
 
+import collections
 import functools
 
 import jax
 import numpy as np
 import pytest
-import torch
 from flax import nnx
-from random_models import IMAGE_ID, IMAGE_INDEX, QUICK_COMPILE
+from random_models import IMAGE_ID, IMAGE_INDEX
 from torch_side import assert_close
 
 from legion_jax import decoding, partition, sharding
-from legion_jax.decoding import Decoded
 
 # Prompts after which the random model says [SEG] in interesting places; 0 is padding.
 SEG, EOS, MAX_NEW, SLOTS = 41, 96, 12, 3
@@ -62,6 +61,9 @@ def uncached(model, seen):
     return rows
 
 
+Decoded = collections.namedtuple("Decoded", "tokens length seg_states seg_count")
+
+
 def expected(uncached, *, max_new=MAX_NEW, slots=SLOTS, eos_id=EOS, seg_id=SEG) -> Decoded:
     """What `greedy` must return, cut out of the uncached runs."""
     out = []
@@ -77,7 +79,7 @@ def expected(uncached, *, max_new=MAX_NEW, slots=SLOTS, eos_id=EOS, seg_id=SEG) 
     return Decoded(*map(np.array, zip(*out, strict=True)))
 
 
-def assert_same(ours: Decoded, wanted: Decoded):
+def assert_same(ours, wanted):
     np.testing.assert_array_equal(ours.tokens, wanted.tokens)
     np.testing.assert_array_equal(ours.length, wanted.length)
     np.testing.assert_array_equal(ours.seg_count, wanted.seg_count)
@@ -108,11 +110,15 @@ def test_other_special_tokens(model, seen, uncached, ids):
     assert_same(decode(model, PROMPTS, VALID, seen, **ids), expected(uncached, **ids))
 
 
+def picked(decoded, rows) -> Decoded:
+    return Decoded(*(getattr(decoded, name)[rows] for name in Decoded._fields))
+
+
 def test_a_row_alone_gives_the_answer_it_gives_in_a_batch(model, seen):
     together = decode(model, PROMPTS, VALID, seen)
     for row in range(len(PROMPTS)):
         alone = decode(model, *(x[row:row + 1] for x in (PROMPTS, VALID, seen)))
-        assert_same(alone, jax.tree.map(lambda x, r=row: x[r:r + 1], together))
+        assert_same(alone, picked(together, slice(row, row + 1)))
 
 
 def test_what_stands_in_the_padding_does_not_matter(model, seen):
@@ -137,46 +143,58 @@ def test_answers_on_a_mesh(model, seen, uncached):
         batch = jax.device_put((PROMPTS[rows], VALID[rows], np.asarray(seen)[rows]),
                                sharding.batch_sharding(mesh))
         ours = decode(partition.merge(graph, placed), *batch)
-    assert_same(ours, jax.tree.map(lambda x: x[rows], expected(uncached)))
+    assert_same(ours, picked(expected(uncached), rows))
 
 
-@pytest.mark.parametrize("pixels", [decoding.FRAME_PIXELS, 400])
-def test_masks_in_the_frame_of_each_photo(config, model, monkeypatch, pixels):
-    """Bits, and the mean probability inside; also when frames are made two photos at a time."""
-    monkeypatch.setattr(decoding, "FRAME_PIXELS", pixels)
-    rng, canvas, side = np.random.default_rng(0), 40, config.sam.image_size
-    states = rng.normal(size=(3, 2, config.language.width)).astype(np.float32)
-    image = rng.integers(0, 256, (3, side, side, 3), np.uint8)
-    resized, original = np.array([[64, 40], [32, 64], [9, 64]]), [(40, 25), (19, 38), (3, 20)]
-    drawn = jax.jit(lambda *x: model.draw(model.ground(*x), model.prompt(states))[0],
-                    compiler_options=QUICK_COMPILE)(image, resized)
-    packed, scores = jax.jit(functools.partial(decoding.draw_masks, canvas=canvas),
-                             compiler_options=QUICK_COMPILE)(
-        model, states, image, resized, np.array(original))
-    assert packed.shape == (3, 2, canvas, canvas // 8) and packed.dtype == np.uint8
-    resize = functools.partial(torch.nn.functional.interpolate, mode="bilinear")
-    for row, ((h, w), (height, width)) in enumerate(zip(resized, original, strict=True)):
-        framed = resize(torch.from_numpy(np.array(drawn[row:row + 1])), (side, side))
-        framed = resize(framed[..., :h, :w], (height, width))[0].double()
-        assert 0.01 < (framed > 0).float().mean() < 0.99
-        bits = np.unpackbits(np.asarray(packed[row]), axis=-1)
-        np.testing.assert_array_equal(bits[:, :height, :width], framed > 0)
-        assert bits.sum() == (framed > 0).sum()  # nothing outside the photo
-        for score, logits in zip(scores[row], framed, strict=True):
-            inside = logits[logits > 0].sigmoid()
-            np.testing.assert_allclose(score, inside.mean() if len(inside) else 0, rtol=1e-5)
+def refilled(model, seen, order, *, places, max_new=MAX_NEW, prefix=False):
+    """Answers to prompts `order`, as many at a time as there are places; one comes in per end."""
+    columns = PROMPTS.shape[1] - 1 + model.config.clip.num_patches + max_new
+    settings = dict(eos_id=EOS, seg_id=SEG)
+    state = decoding.empty(model, places, columns=columns, max_new=max_new, slots=SLOTS,
+                           eos_id=EOS)
+    read = decoding.read_prefix(model, PROMPTS[:1, :IMAGE_INDEX]) if prefix else None
+
+    @jax.jit
+    def admit(state, ids, valid, seen, rows):
+        new = decoding.prefill(model, ids, valid, seen, image_index=IMAGE_INDEX, max_new=max_new,
+                               slots=SLOTS, columns=columns - max_new, prefix=read, **settings)
+        return decoding.admit(state, new, rows)
+
+    step = jax.jit(lambda state, wanted: decoding.decode(model, state, wanted, **settings))
+    waiting, holds, found, columns_seen = list(enumerate(order)), {}, {}, set()
+    while waiting or holds:
+        for place in range(places):
+            if place not in holds and waiting:
+                number, row = waiting.pop(0)
+                # The second row of the pair goes nowhere.
+                pair = np.array([row, order[0]])
+                state = admit(state, PROMPTS[pair], VALID[pair], seen[pair],
+                              np.array([place, places]))
+                holds[place] = number
+        state = step(state, places - len(holds) + 1)
+        columns_seen.add(int(state.column))
+        for place in [p for p in holds if state.done[p]]:
+            found[holds.pop(place)] = picked(state, place)
+    return [found[number] for number in range(len(order))], columns_seen
 
 
-def test_score_of_an_empty_mask_is_zero(config, model):
-    """Without a hyper-network every logit is zero, which is not above zero."""
-    graph, params = nnx.split(model)
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, x: 0 * x if "mask_decoder/hyper/last" in sharding.path_name(path) else x,
-        nnx.to_pure_dict(params))
-    side = config.sam.image_size
-    packed, scores = jax.jit(functools.partial(decoding.draw_masks, canvas=16),
-                             compiler_options=QUICK_COMPILE)(
-        partition.merge(graph, params), np.ones((1, 2, config.language.width), np.float32),
-        np.zeros((1, side, side, 3), np.uint8), np.array([[side, side]]), np.array([[9, 9]]))
-    assert not packed.any()
-    np.testing.assert_array_equal(scores, [[0, 0]])
+def test_answers_in_places_that_others_left(model, seen, uncached):
+    """Eight photos through two places: nobody notices who was there before or is beside."""
+    wanted, order = expected(uncached), [0, 1, 2, 1, 0, 2, 2, 1]
+    found, columns = refilled(model, seen, order, places=2)
+    for answer, row in zip(found, order, strict=True):
+        assert_same(answer, picked(wanted, row))
+    assert min(columns) < PROMPTS.shape[1], "the ring of columns went round"
+
+
+def test_a_prefix_read_once_changes_nothing(model, seen):
+    same = np.array([0, 0, 0])  # prompts that begin alike
+    ids = PROMPTS[same].copy()
+    ids[1, -1], ids[2, -2] = 20, 33
+    read = decoding.read_prefix(model, ids[:1, :IMAGE_INDEX])
+    run = functools.partial(jax.jit(decoding.prefill, static_argnames=(
+        "image_index", "max_new", "slots")), model, ids, VALID[same], seen,
+        image_index=IMAGE_INDEX, max_new=MAX_NEW, slots=SLOTS, eos_id=EOS, seg_id=SEG)
+    ours, wanted = run(prefix=read), run()
+    assert_close(ours.hidden, wanted.hidden)
+    assert_close(ours.cache.key, wanted.cache.key)

@@ -13,12 +13,13 @@ import pytest
 from PIL import Image
 from random_models import randomized
 
-from input_pipeline import conversation, regions
+from input_pipeline import conversation, images, regions
 from input_pipeline.errors import UserError
 from input_pipeline.tokenizer import train_tokenizer
 from legion_jax import checkpoint, evaluate, params_files, partition
-from legion_jax.inference import Predictor, canvas_for
+from legion_jax.inference import Predictor
 from legion_jax.predictions import Prediction, Question, Region
+from legion_jax.sampling import Sampling
 from tools import predict
 
 TEXTS = ["I have found a grainy patch in the centre.", "Nothing is wrong here."] * 30
@@ -32,7 +33,7 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folder(config, tokenizer, tmp_path_factory):
+def folder(config, tokenizer, photos, tmp_path_factory):
     """A converted checkpoint with random weights whose [SEG] row wins now and then."""
     root = tmp_path_factory.mktemp("checkpoint")
     sized = dataclasses.replace(config, language=dataclasses.replace(
@@ -41,7 +42,8 @@ def folder(config, tokenizer, tmp_path_factory):
         randomized(partition.abstract_model(sized)), partition.EVERYTHING)[1])
     head = np.array(params["language/head/kernel"])
     head[:, tokenizer.seg_id] *= 5
-    params_files.save_params(root, params | {"language/head/kernel": jax.numpy.asarray(head)})
+    params |= {"language/head/kernel": head} | divided_verdict(sized, params, photos)
+    params_files.save_params(root, params)
     tokenizer.save(root / "tokenizer")
     checkpoint.write_meta(root, sized, base=None, trained=[],
                           question=dataclasses.asdict(QUESTION))
@@ -55,21 +57,126 @@ def photos():
             for h, w in ((40, 60), (61, 33), (100, 100), (8, 200), (256, 31))]
 
 
-def test_sizes_share_programs(folder, photos):
-    predictor = Predictor.from_folder(folder, batch_size=2)
-    predictor(photos[:2])
+def divided_verdict(config, params, photos):
+    """A bias of the verdict by which half of the photos are judged real."""
+    rows = np.stack([images.clip_image(photo, config.clip.image_size) for photo in photos])
+    graph = partition.split_params(partition.abstract_model(config), partition.EVERYTHING)[0]
+    logits = jax.jit(lambda params: (lambda m: m.judge(m.see(rows)))(
+        partition.merge(graph, params)))(partition.unflatten(params))
+    real = config.verdict_classes.index("real")
+    bias = np.array(params["verdict/down/bias"])
+    bias[real] -= np.median(logits[:, real] - logits[:, 1 - real]) + 1e-3
+    return {"verdict/down/bias": bias}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Predictors that differ in one program share the others."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update(names[1], 0)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def load(folder, **settings):
+    """On one device, which compiles soonest."""
+    return Predictor.from_folder(folder, devices=jax.devices()[:1], batch_size=3, group=2,
+                                 **settings)
+
+
+@pytest.fixture(scope="module")
+def predictor(folder):
+    return load(folder)
+
+
+def test_sizes_share_programs(predictor, photos):
+    predictor(photos[:3], explain="always")  # an odd number: groups are filled up
     programs = predictor.compiled_programs()
-    predictor([photos[3]])  # the last of a batch is filled up
     compiled = []
     with compilations.heard(compiled.append):
-        results = predictor(photos)
+        results = predictor(photos, explain="always")
+        predictor(photos[:1])
+        predictor(photos, explain="skim")
     assert not compiled  # nothing at all, small helpers included
-    assert predictor.compiled_programs() == programs <= 2
+    assert predictor.compiled_programs() == programs == 7  # each program once
     assert [r.size for r in results] == [p.shape[:2] for p in photos]
 
 
-def test_batching_does_not_change_the_answer(folder, photos):
-    together, alone = (Predictor.from_folder(folder, batch_size=n) for n in (4, 1))
+def test_a_stream_takes_photos_as_it_needs_them_and_loses_none(predictor, photos):
+    taken = []
+
+    def items():
+        for key in range(17):
+            taken.append(key)
+            yield f"photo {key}", photos[key % 5]
+
+    found, ahead = {}, 0
+    for key, result in predictor.stream(items(), explain="always"):
+        assert key not in found
+        found[key] = result
+        ahead = max(ahead, len(taken) - len(found))
+    assert list(taken) == list(range(17)) and found.keys() == {f"photo {k}" for k in range(17)}
+    assert ahead <= 3 + 4 * 2  # places, and at most two groups before and behind them
+    alone = predictor(photos, explain="always")
+    for key in range(17):
+        assert found[f"photo {key}"].answer == alone[key % 5].answer
+        np.testing.assert_array_equal(found[f"photo {key}"].mask, alone[key % 5].mask)
+    assert not list(predictor.stream([], explain="always"))
+
+
+def test_a_photo_judged_real_keeps_its_explanation_to_itself(predictor, photos):
+    """All modes over the same photos, of which some are judged real."""
+    shown = predictor(photos, explain="always")
+    judged = np.array([r.verdict == "real" for r in shown])
+    assert judged.any() and not judged.all(), "the random model should judge both ways"
+    assert all(r.answer and not r.withheld for r in shown)
+    for mode in ("fakes", "skim", "never"):
+        for result, whole, real in zip(predictor(photos, explain=mode), shown, judged, strict=True):
+            assert (result.verdict, result.fake_probability) == (
+                whole.verdict, whole.fake_probability)
+            assert result.withheld == (real or mode == "never")
+            if result.withheld:
+                assert not (result.explanation or result.answer or result.regions)
+                assert not result.mask.any() and result.mask.shape == whole.size
+            else:
+                assert result.answer == whole.answer
+                np.testing.assert_array_equal(result.mask, whole.mask)
+            # Whether the words agree is known wherever the language model was asked.
+            asked = not result.withheld or mode == "fakes"
+            assert result.words == (whole.words if asked else None)
+            assert result.words_agree == (whole.words_agree if asked else None)
+
+
+def test_an_unknown_mode_is_named(predictor, photos):
+    with pytest.raises(UserError, match="explain: fakes, always, skim, never, not 'all'"):
+        predictor(photos, explain="all")
+
+
+def test_draws_depend_on_the_seed_and_the_photo_not_on_the_batch(folder, photos):
+    def answers(predictor, order):
+        found = dict(predictor.stream(((f"n{i}", photos[i % 5]) for i in order), explain="always"))
+        return [found[f"n{i}"].answer for i in range(6)]
+
+    first, second = (load(folder, sampling=Sampling(temperature=2.0, seed=n)) for n in (1, 2))
+    one = answers(first, range(6))
+    assert one == answers(first, reversed(range(6)))
+    assert one != answers(second, range(6)) and one[0] != one[5]  # the same photo twice
+
+
+def test_int8_answers(folder, predictor, photos):
+    small = load(folder, int8=True)(photos, explain="always")
+    for a, b in zip(predictor(photos, explain="always"), small, strict=True):
+        assert a.probability == b.probability  # the verdict does not pass through it
+        assert b.answer and b.size == a.size
+
+
+def test_batching_and_devices_do_not_change_the_answer(folder, predictor, photos):
+    # On all eight devices, whose tensor axis has four: as many as there are heads.
+    together, alone = Predictor.from_folder(folder, batch_size=4), predictor
+    assert together.mesh.shape["tensor"] == 4 and together.mesh.shape["data"] == 2
     found = 0
     for batched, single in zip(together(photos, explain="always"),
                                alone(photos, explain="always"), strict=True):
@@ -86,24 +193,21 @@ def test_batching_does_not_change_the_answer(folder, photos):
     assert found, "the random model should ask for masks"
 
 
-def test_larger_photos_than_the_canvas_keep_their_size(folder, monkeypatch):
+def test_larger_photos_than_the_canvas_keep_their_size(predictor, monkeypatch):
+    photo = np.full((300, 700, 3), 90, np.uint8)
+    wanted = predictor([photo], explain="always")[0]
     monkeypatch.setattr("legion_jax.inference.LARGEST_CANVAS", 256)
-    predictor = Predictor.from_folder(folder, batch_size=1)
-    result = predictor([np.full((300, 700, 3), 90, np.uint8)])[0]
-    assert result.mask.shape == (300, 700)
-
-
-def test_canvas_is_a_power_of_two_that_fits():
-    assert canvas_for(np.array([[3, 7]])) == 256
-    assert canvas_for(np.array([[3, 257], [1, 1]])) == 512
-    assert canvas_for(np.array([[1024, 9]])) == 1024
+    result = predictor([photo], explain="always")[0]
+    assert result.mask.shape == wanted.mask.shape == (300, 700)
+    assert result.mask.any() and (result.mask == wanted.mask).mean() > 0.95
 
 
 def test_untrained_model_needs_no_files(config, tokenizer, photos):
     sized = dataclasses.replace(config, language=dataclasses.replace(
         config.language, vocab=tokenizer.vocab_size, max_positions=512))
-    predictor = Predictor.untrained(sized, tokenizer, question=QUESTION, batch_size=2)
-    assert len(predictor(photos[:3])) == 3
+    predictor = Predictor.untrained(sized, tokenizer, question=QUESTION, batch_size=2,
+                                    devices=jax.devices()[:1])
+    assert len(predictor(photos[:1], explain="never")) == 1
 
 
 def run_tool(module, *arguments):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from legion_jax import masks
 from legion_jax.masks import inside, to_frame, union, unpack
 
 CELLS, SAM, CANVAS = 32, 64, 104
@@ -99,3 +100,35 @@ def test_union_of_valid_masks_above_zero():
     expected = [[[True, False], [True, False]], [[True, False], [False, False]],
                 [[False, False], [False, False]]]
     np.testing.assert_array_equal(jax.jit(union)(logits, valid), expected)
+
+
+@pytest.mark.parametrize("tile", [masks.TILE, 8])
+def test_placed_bits_are_those_of_torch(monkeypatch, tile):
+    """Bits of wanted masks, and the mean probability inside; in one tile and in many."""
+    monkeypatch.setattr(masks, "TILE", tile)
+    resized, original = (np.array(list(x)) for x in zip(*SIZES.values(), strict=True))
+    rows, wanted = len(SIZES), np.arange(len(SIZES)) % 4
+    logits = np.random.default_rng(3).normal(size=(rows, 3, CELLS, CELLS)).astype(np.float32)
+    packed, scores = jax.jit(functools.partial(masks.place, sam_size=SAM, canvas=CANVAS))(
+        logits, resized, original, wanted)
+    assert packed.shape == (rows, 3, CANVAS, CANVAS // 8) and packed.dtype == np.uint8
+    for i, (height, width) in enumerate(original):
+        framed = torch_frame(logits[i:i + 1], SAM, resized[i], (int(height), int(width)))[0]
+        bits = np.unpackbits(np.asarray(packed[i]), axis=-1).astype(bool)
+        assert not bits[wanted[i]:].any() and not scores[i, wanted[i]:].any()
+        for mask in range(min(wanted[i], 3)):
+            positive = framed[mask] > 0
+            # Only where a logit is zero up to rounding may the sign differ.
+            differ = bits[mask, :height, :width] != positive
+            assert (np.abs(framed[mask][differ]) < 1e-5).all()
+            assert bits[mask].sum() == bits[mask, :height, :width].sum()  # nothing outside
+            inside = framed[mask][positive].astype(np.float64)
+            score = (1 / (1 + np.exp(-inside))).mean() if inside.size else 0
+            np.testing.assert_allclose(scores[i, mask], score, rtol=1e-4)
+
+
+def test_empty_masks_score_zero():
+    packed, scores = masks.place(np.zeros((1, 2, 8, 8), np.float32), np.array([[16, 16]]),
+                                 np.array([[9, 9]]), np.array([2]), sam_size=16, canvas=16)
+    assert not packed.any()
+    np.testing.assert_array_equal(scores, [[0, 0]])

@@ -22,14 +22,16 @@ def numerics(config: LegionConfig) -> contextlib.AbstractContextManager:
 class Dense(nnx.Module):
     """y = x W + b, plus alpha / rank * (x A) B where a LoRA rank is given (Hu et al., 2021).
 
-    Parameters are float32 unless loaded otherwise, and are cast to the dtype of `x` at use.
+    Parameters are float32 unless loaded otherwise, and are cast to the dtype of `x` at use. With
+    `int8` W is int8 numbers times a float32 factor per column of its own (see `quantize`).
     """
 
     def __init__(self, in_width: int, out_width: int, *, key: jax.Array, bias: bool = True,
-                 lora: LoraConfig | None = None):
+                 lora: LoraConfig | None = None, int8: bool = False):
         kernel_key, lora_key = jax.random.split(key)
-        self.kernel = nnx.Param(
-            nnx.initializers.lecun_normal()(kernel_key, (in_width, out_width), jnp.float32))
+        kernel = nnx.initializers.lecun_normal()(kernel_key, (in_width, out_width), jnp.float32)
+        self.kernel = nnx.Param(kernel.astype(jnp.int8) if int8 else kernel)
+        self.kernel_scale = nnx.Param(jnp.ones(out_width)) if int8 else None
         self.bias = nnx.Param(jnp.zeros(out_width)) if bias else None
         rank = lora.rank if lora else 0
         self.scale = lora.alpha / rank if rank else 0.0
@@ -43,6 +45,8 @@ class Dense(nnx.Module):
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """x [..., D] -> [..., F]; `key` switches LoRA dropout on."""
         y = x @ self.kernel[...].astype(x.dtype)
+        if self.kernel_scale is not None:
+            y = (y.astype(jnp.float32) * self.kernel_scale[...]).astype(x.dtype)
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)
         if self.lora_a is None:

@@ -19,14 +19,14 @@ from legion_jax.sharding import BATCH, SEQUENCE, constrain
 class Legion(nnx.Module):
     """All towers. Parameters are random; `convert` and `checkpoint` fill in trained ones."""
 
-    def __init__(self, config: LegionConfig, *, key: jax.Array):
+    def __init__(self, config: LegionConfig, *, key: jax.Array, int8: bool = False):
         keys = jax.random.split(key, 8)
         dtype = jnp.dtype(config.dtype)
         C, D, W = config.clip.width, config.language.width, config.sam.prompt_width
         self.clip = clip.ClipTower(config.clip, dtype, remat=config.remat, key=keys[0])
         self.projector = Mlp(C, D, D, key=keys[1])
         self.language = Llama(config.language, config.lora, dtype, remat=config.remat,
-                              position_dtype=config.position_dtype, key=keys[2])
+                              position_dtype=config.position_dtype, key=keys[2], int8=int8)
         self.sam_encoder = sam_encoder.SamEncoder(config.sam, dtype, remat=config.remat,
                                                   key=keys[3])
         self.prompt_encoder = PromptEncoder(config.sam, position_dtype=config.position_dtype,

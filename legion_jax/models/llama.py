@@ -50,12 +50,13 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 class LlamaLayer(nnx.Module):
     """Pre-norm block: rotary attention and a SiLU-gated MLP, no biases."""
 
-    def __init__(self, config: LanguageConfig, lora: LoraConfig, dtype, *, key: jax.Array):
+    def __init__(self, config: LanguageConfig, lora: LoraConfig, dtype, *, key: jax.Array,
+                 int8: bool = False):
         D, F = config.width, config.mlp
         keys = iter(jax.random.split(key, 7))
 
         def dense(i, o, lora=None):
-            return Dense(i, o, bias=False, lora=lora, key=next(keys))
+            return Dense(i, o, bias=False, lora=lora, int8=int8, key=next(keys))
 
         self.norm1 = rms_norm(D, config.norm_eps, dtype)
         self.norm2 = rms_norm(D, config.norm_eps, dtype)
@@ -83,18 +84,19 @@ class LlamaLayer(nnx.Module):
 
 
 class Llama(nnx.Module):
-    """Token embeddings, layers, final norm and output head."""
+    """Token embeddings, layers, final norm and output head; `int8` kernels for prediction only."""
 
     def __init__(self, config: LanguageConfig, lora: LoraConfig, dtype=jnp.float32, *,
-                 position_dtype: str = "float32", remat: str = "none", key: jax.Array):
+                 position_dtype: str = "float32", remat: str = "none", key: jax.Array,
+                 int8: bool = False):
         embed_key, layers_key, head_key = jax.random.split(key, 3)
         self.embed = nnx.Embed(config.padded_vocab, config.width, dtype=dtype,
                                embedding_init=nnx.initializers.normal(0.02),
                                rngs=nnx.Rngs(embed_key))
-        self.layers = stack(lambda k: LlamaLayer(config, lora, dtype, key=k), config.layers,
-                            key=layers_key)
+        self.layers = stack(lambda k: LlamaLayer(config, lora, dtype, key=k, int8=int8),
+                            config.layers, key=layers_key)
         self.norm = rms_norm(config.width, config.norm_eps, dtype)
-        self.head = Dense(config.width, config.padded_vocab, bias=False, key=head_key)
+        self.head = Dense(config.width, config.padded_vocab, bias=False, key=head_key, int8=int8)
         self.config, self.position_dtype = config, position_dtype
         self.dtype, self.remat = dtype, remat
 

@@ -1,0 +1,163 @@
+"""The compiled programs of prediction; each exists once, whatever photos come."""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from legion_jax import decoding, masks, partition, sharding
+from legion_jax.config import LegionConfig
+from legion_jax.decoding import NO_TOKEN, DecodeState
+from legion_jax.models.layers import numerics
+from legion_jax.sampling import Sampling
+
+LARGEST_CANVAS = 4096  # pixels; larger photos have their masks made smaller and scaled up
+FLOAT32 = r"(prompt_encoder|mask_decoder|verdict)/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Answering:
+    """What all answers have in common.
+
+    Attributes:
+        image_index: place of the image in the prompt; prompt: ids of the prompt, int[T].
+        max_new, slots: tokens and masks of an answer, at most.
+        eos_id, seg_id, close_id: the tokens `</s>`, `[SEG]` and `</p>`.
+    """
+
+    prompt: tuple[int, ...]
+    image_index: int
+    max_new: int
+    slots: int
+    eos_id: int
+    seg_id: int
+    close_id: int = NO_TOKEN
+    sampling: Sampling = Sampling()
+
+
+def abstract_params(config: LegionConfig, mesh: jax.sharding.Mesh) -> dict:
+    """The sharded tree of parameters prediction holds, without values."""
+    # What is always computed in float32 is also held in it.
+    return sharding.shard_abstract(partition.unflatten({
+        path: jax.ShapeDtypeStruct(a.shape, "float32" if re.match(FLOAT32, path) else config.dtype)
+        for path, a in partition.abstract_params(config).items()}), mesh)
+
+
+class Programs:
+    """What runs on the devices, compiled for one number of places and one size of group.
+
+    Attributes:
+        look: (params, clip images uint8[R, S, S, 3]) -> hidden states [R, 1 + P, D] and verdict
+            logits float32[R, classes], or None without a verdict head.
+        prefix: (params) -> keys and values of the text before the image.
+        empty: () -> `DecodeState` of B free places.
+        admit: (params, prefix, state, hidden states [R, 1 + P, D], places int[R],
+            numbers uint32[R]) -> state; the one given is used up.
+        decode: (params, state, places that must be done) -> state; the one given is used up.
+        draw: (params, [SEG] states [R, K, D], uint8[R, C, C, 3], resized int[R, 2]) -> mask logits.
+        place: (logits, resized, frames int[R, 2], wanted int[R]) -> bits and scores, see
+            `masks.place`.
+    """
+
+    def __init__(self, config: LegionConfig, answering: Answering, mesh: jax.sharding.Mesh, *,
+                 places: int, int8: bool = False, canvas: int = LARGEST_CANVAS):
+        model = partition.abstract_model(config, int8=int8)
+        graph = partition.split_params(model, partition.EVERYTHING)[0]
+        self.config, self.answering, self.mesh = config, answering, mesh
+        a, ids = answering, np.array(answering.prompt, np.int32)[None]
+        tokens = dict(eos_id=a.eos_id, seg_id=a.seg_id)
+        self.columns = ids.shape[1] - 1 + config.clip.num_patches + a.max_new
+        empty = functools.partial(decoding.empty, model, places, columns=self.columns,
+                                  max_new=a.max_new, slots=a.slots, eos_id=a.eos_id)
+        self.state = self._laid_out(jax.eval_shape(empty))
+        layout = jax.tree.map(lambda x: x.sharding, self.state)
+        self.look = jax.jit(functools.partial(_look, graph))
+        self.prefix = jax.jit(functools.partial(_prefix, graph, ids[:, :a.image_index]))
+        self.empty = jax.jit(empty, out_shardings=layout)
+        self.admit = jax.jit(functools.partial(
+            _admit, graph, ids, image_index=a.image_index, max_new=a.max_new, slots=a.slots,
+            **tokens), donate_argnums=2, out_shardings=layout)
+        self.decode = jax.jit(functools.partial(
+            _decode, graph, close_id=a.close_id, sampling=a.sampling, **tokens),
+            donate_argnums=1, out_shardings=layout)
+        self.draw = jax.jit(functools.partial(_draw, graph))
+        self.place = jax.jit(functools.partial(
+            masks.place, sam_size=config.sam.image_size, canvas=canvas))
+
+    def _laid_out(self, state: DecodeState) -> DecodeState:
+        """A state's shapes with where they lie, which every program leaves as it is."""
+        def one(path, x):
+            spec = sharding.P(sharding.BATCH) if x.ndim else sharding.P()
+            if sharding.path_name(path).startswith("cache"):
+                spec = sharding.P(None, sharding.BATCH, None, sharding.HEADS)
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.NamedSharding(
+                self.mesh, sharding.fit(spec, x.shape, self.mesh)))
+
+        return jax.tree_util.tree_map_with_path(one, state)
+
+    def put(self, x: np.ndarray) -> jax.Array:
+        """Rows onto the devices, split over them where they divide evenly."""
+        spec = sharding.fit(sharding.P(sharding.BATCH), x.shape, self.mesh)
+        return jax.device_put(x, jax.sharding.NamedSharding(self.mesh, spec))
+
+    def compiled(self) -> int:
+        """Executables made so far."""
+        return sum(program._cache_size() for program in (
+            self.look, self.prefix, self.empty, self.admit, self.decode, self.draw, self.place))
+
+
+def inference_mesh(config: LegionConfig, devices: Sequence[jax.Device] | None = None):
+    """Mesh of one host's devices for prediction: parameters split inside layers.
+
+    With parameters split over the fsdp axis every token would wait for all of them to be gathered
+    (35 times as long on a v5e 4x4, BUILD.md). Devices that the heads do not divide over hold
+    copies and share the photos.
+    """
+    devices = jax.local_devices() if devices is None else list(devices)
+    tensor = math.gcd(len(devices), config.language.heads)
+    return sharding.make_mesh((len(devices) // tensor, 1, tensor), devices)
+
+
+def _model(graph, params):
+    model = partition.merge(graph, params)
+    return model, numerics(model.config)
+
+
+def _look(graph, params, image):
+    model, precision = _model(graph, params)
+    with precision:
+        seen = model.see(image)
+        return seen, None if model.verdict is None else model.judge(seen)
+
+
+def _prefix(graph, ids, params):
+    model, precision = _model(graph, params)
+    with precision:
+        return decoding.read_prefix(model, jnp.asarray(ids))
+
+
+def _admit(graph, ids, params, prefix, state, seen, rows, number, **settings):
+    model, precision = _model(graph, params)
+    with precision:
+        ids = jnp.broadcast_to(jnp.asarray(ids), (len(rows), ids.shape[1]))
+        columns = ids.shape[1] - 1 + model.config.clip.num_patches
+        new = decoding.prefill(model, ids, jnp.ones(ids.shape, bool), seen, columns=columns,
+                               prefix=prefix, number=number, **settings)
+        return decoding.admit(state, new, rows)
+
+
+def _decode(graph, params, state, wanted, **settings):
+    model, precision = _model(graph, params)
+    with precision:
+        return decoding.decode(model, state, wanted, **settings)
+
+
+def _draw(graph, params, seg_states, image, resized):
+    model, precision = _model(graph, params)
+    with precision:
+        return model.draw(model.ground(image, resized), model.prompt(seg_states))[0]

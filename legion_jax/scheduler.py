@@ -1,0 +1,225 @@
+"""Photos through the programs of prediction: which run in which place, and who waits for whom.
+
+A decoding batch has B places. As soon as R answers have ended, their places go to the next R
+photos, so that a long answer does not hold up short ones. The order in which the devices get their
+work hides the host's: while they decode, the host prepares the next photos, whose CLIP features
+are computed before the next decoding, and unpacks the masks of the last ones. Only answers with a
+[SEG] that are to be shown reach SAM.
+"""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from scipy import special
+
+from legion_jax.programs import Programs
+
+
+@dataclasses.dataclass
+class Job:
+    """One photo on its way.
+
+    Attributes:
+        key: the caller's; size: rows and columns of the photo.
+        number: what random draws depend on.
+        views: clip_image, sam_image and resized_size as of `examples.image_fields`.
+        frame: int[2], rows and columns of its masks.
+        probabilities: float32[classes] of the verdict, None without a verdict head.
+        states: hidden states of CLIP [1 + P, D], until the language model has read them.
+        answered: whether the language model was asked; shown: whether its answer is.
+        tokens: int[n]; seg_states: [K, D]; seg_count: of the answer.
+        packed, scores: its masks, see `masks.place`; without any where nothing was drawn.
+    """
+
+    key: Any
+    size: tuple[int, int]
+    number: int
+    views: dict[str, np.ndarray]
+    frame: np.ndarray
+    probabilities: np.ndarray | None = None
+    states: np.ndarray | None = None
+    answered: bool = False
+    shown: bool = False
+    tokens: np.ndarray | None = None
+    seg_states: np.ndarray | None = None
+    seg_count: int = 0
+    packed: np.ndarray | None = None
+    scores: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+class Scheduler:
+    """Runs jobs through `Programs` with parameters loaded; one run at a time.
+
+    Attributes:
+        group: R, photos that are looked at, let in and drawn at once.
+    """
+
+    def __init__(self, programs: Programs, params: dict, *, places: int, group: int,
+                 temperature: float = 1.0, real: int | None = None):
+        """`real`: index of the verdict's class "real", if any; `temperature`: see `Predictor`."""
+        self._programs, self._params = programs, params
+        self._places, self.group, self._real = places, min(group, places), real
+        self.temperature = temperature
+        self._prefix = None
+
+    def run(self, jobs: Iterator[Job], *, explain: str) -> Iterator[Job]:
+        """Yield every job once, in the order in which they are done; see `predictions.EXPLAIN`."""
+        with jax.set_mesh(self._programs.mesh):
+            run = _Run(self, iter(jobs), explain)
+        while True:
+            # The mesh is set for the work only: whoever takes the results has a mesh of his own.
+            with jax.set_mesh(self._programs.mesh):
+                if not run.turn():
+                    return
+            while run.done:
+                yield run.done.popleft()
+
+    def look(self, views: Sequence[dict[str, np.ndarray]]):
+        """Programs.look for at most R photos, whose rows come first in the result."""
+        rows = np.stack([view["clip_image"] for view in self._full(views)])
+        return self._programs.look(self._params, self._programs.put(rows))
+
+    def logits(self, views: Sequence[dict[str, np.ndarray]]) -> np.ndarray:
+        """Verdict logits float32[R, classes] of R photos, before calibration."""
+        with jax.set_mesh(self._programs.mesh):
+            return np.asarray(self.look(views)[1])
+
+    def _full(self, group: Sequence) -> list:
+        """R entries: the last group of a run is filled up with its first one."""
+        return [*group, *[group[0]] * (self.group - len(group))]
+
+
+class _Run:
+    """The state of one `Scheduler.run`.
+
+    Attributes:
+        done: jobs that the caller has not taken yet.
+    """
+
+    def __init__(self, scheduler: Scheduler, jobs: Iterator[Job], explain: str):
+        self._s, self._p, self._jobs, self._explain = scheduler, scheduler._programs, jobs, explain
+        self._places: list[Job | None] = [None] * scheduler._places
+        self._looked = None  # (jobs, what their `look` returns)
+        self._ready: collections.deque[Job] = collections.deque()  # for a place
+        self._to_draw: collections.deque[Job] = collections.deque()
+        self._drawing: list[tuple[list[Job], Any]] = []
+        self._more, self._state = True, None
+        self.done: collections.deque[Job] = collections.deque()
+
+    def turn(self) -> bool:
+        """One round; False when nothing is left to do."""
+        if self._looked is None and len(self._ready) < self._s.group:
+            self._look()
+        self._sort()
+        self._admit()
+        active = sum(job is not None for job in self._places)
+        free = len(self._places) - active
+        if self._more and free >= self._s.group:
+            return True  # fill the places before the first step
+        self._draw(everything=not active)
+        if active:
+            # With nobody waiting, the last answers run to their end.
+            waiting = self._more or self._ready
+            wanted = free + min(self._s.group, active) if waiting else len(self._places)
+            self._state = self._p.decode(self._s._params, self._state, np.int32(wanted))
+        if len(self._ready) < self._s.group:
+            self._look()  # prepared while the devices decode
+        self._finish_drawing()
+        if active:
+            self._collect()
+        return bool(active or self._looked or self._ready or self._to_draw or self._drawing
+                    or self.done)
+
+    def _look(self) -> None:
+        group = list(itertools.islice(self._jobs, self._s.group))
+        self._more = len(group) == self._s.group
+        self._looked = (group, self._s.look([job.views for job in group])) if group else None
+
+    def _sort(self) -> None:
+        """Who is asked and who is shown, by the verdict."""
+        if self._looked is None:
+            return
+        group, (states, logits) = self._looked[0], jax.device_get(self._looked[1])
+        self._looked = None
+        for row, job in enumerate(group):
+            real = False
+            if logits is not None:
+                job.probabilities = special.softmax(logits[row] / self._s.temperature)
+                real = int(job.probabilities.argmax()) == self._s._real
+            job.shown = self._explain == "always" or (
+                not real and self._explain in ("fakes", "skim"))
+            job.answered = job.shown or self._explain == "fakes"
+            if job.answered:
+                job.states = states[row]
+                self._ready.append(job)
+            else:
+                self.done.append(job)
+
+    def _admit(self) -> None:
+        while self._ready:
+            free = [place for place, job in enumerate(self._places) if job is None]
+            group = [self._ready.popleft() for _ in range(
+                min(self._s.group, len(free), len(self._ready)))]
+            if len(group) < self._s.group and (self._more or not group):
+                self._ready.extendleft(reversed(group))
+                return
+            if self._state is None:
+                self._state = self._p.empty()
+            if self._s._prefix is None:
+                self._s._prefix = self._p.prefix(self._s._params)
+            rows = np.full(self._s.group, len(self._places), np.int32)  # beyond: not put in
+            rows[:len(group)] = free[:len(group)]
+            full = self._s._full(group)
+            self._state = self._p.admit(
+                self._s._params, self._s._prefix, self._state,
+                self._p.put(np.stack([job.states for job in full])), rows,
+                np.array([job.number for job in full], np.uint32))
+            for place, job in zip(free, group, strict=False):
+                self._places[place], job.states = job, None
+
+    def _collect(self) -> None:
+        """Take the answers that have ended out of their places."""
+        s = self._state
+        ended, tokens, length, states, count = jax.device_get(
+            (s.done, s.tokens, s.length, s.seg_states, s.seg_count))
+        for place, job in enumerate(self._places):
+            if job is None or not ended[place]:
+                continue
+            self._places[place] = None
+            job.tokens, job.seg_count = tokens[place, :length[place]], int(count[place])
+            if job.shown and job.seg_count:
+                job.seg_states = states[place]
+                self._to_draw.append(job)
+            else:
+                self.done.append(job)
+
+    def _draw(self, *, everything: bool) -> None:
+        """Start drawing whole groups; with `everything` also what is left over."""
+        size, put = self._s.group, self._p.put
+        while len(self._to_draw) >= size or (everything and self._to_draw):
+            group = [self._to_draw.popleft() for _ in range(min(size, len(self._to_draw)))]
+            full = self._s._full(group)
+            resized = put(np.stack([job.views["resized_size"] for job in full]))
+            logits = self._p.draw(
+                self._s._params, put(np.stack([job.seg_states for job in full])),
+                put(np.stack([job.views["sam_image"] for job in full])), resized)
+            wanted = np.array([job.seg_count for job in group] + [0] * (size - len(group)))
+            drawn = self._p.place(logits, resized, put(np.stack([job.frame for job in full])),
+                                  put(wanted.astype(np.int32)))
+            self._drawing.append((group, drawn))
+
+    def _finish_drawing(self) -> None:
+        for group, drawn in self._drawing:
+            packed, scores = jax.device_get(drawn)
+            for row, job in enumerate(group):
+                # Copies of what is used: the whole array has room for the largest photo.
+                height, width = job.frame
+                job.packed = packed[row, :job.seg_count, :height, :-(-width // 8)].copy()
+                job.scores = scores[row, :job.seg_count].copy()
+                self.done.append(job)
+        self._drawing.clear()

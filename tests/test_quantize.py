@@ -1,0 +1,51 @@
+"""legion_jax/quantize.py: int8 kernels are near what they were, and everything else is itself."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from legion_jax import partition
+from legion_jax.quantize import int8_columns, quantize
+
+
+def test_columns_are_within_half_a_step():
+    kernel = np.random.default_rng(0).normal(size=(3, 20, 7)).astype(np.float32)
+    kernel[1, :, 2], kernel[0, :, 4] = 0, 1e-30
+    values, scale = int8_columns(kernel)
+    assert values.dtype == jnp.int8 and scale.shape == (3, 7)
+    assert np.abs(np.asarray(values)).max() == 127
+    error = np.abs(np.asarray(values, np.float32) * scale[:, None] - kernel)
+    assert (error <= 0.5001 * np.asarray(scale)[:, None]).all()
+    assert not np.asarray(values[1, :, 2]).any()
+
+
+def test_the_language_model_alone_is_converted(config, model):
+    tree = partition.split_params(model, partition.EVERYTHING)[1]
+    params = partition.flatten(tree)
+    converted = quantize(dict(params))
+    abstract = partition.flatten(partition.split_params(
+        partition.abstract_model(config, int8=True), partition.EVERYTHING)[1])
+    assert {p: (a.shape, a.dtype) for p, a in converted.items()} == {
+        p: (a.shape, a.dtype) for p, a in abstract.items()}
+    changed = {path for path, a in converted.items() if a.dtype == jnp.int8}
+    assert changed == {f"language/layers/{n}/kernel" for n in (
+        "query", "key", "value", "out", "gate", "up", "down")} | {"language/head/kernel"}
+    assert all(converted[path] is params[path] for path in params.keys() - changed)
+
+
+def test_states_and_logits_stay_near(config, model):
+    graph, params, _ = partition.split_params(model, partition.EVERYTHING)
+    small = partition.split_params(partition.abstract_model(config, int8=True),
+                                   partition.EVERYTHING)[0]
+    eight = partition.merge(small, partition.unflatten(quantize(partition.flatten(params))))
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 9, config.language.width)),
+                    jnp.float32)
+    valid = jnp.ones((2, 9), bool)
+    wanted, ours = (jax.jit(lambda m=m: m.language.logits(m.read(x, valid)))()
+                    for m in (model, eight))
+    real = slice(0, config.language.vocab)
+    relative = jnp.linalg.norm((ours - wanted)[..., real]) / jnp.linalg.norm(wanted[..., real])
+    assert 0 < relative < 0.03
+    assert dataclasses.asdict(eight.config) == dataclasses.asdict(model.config)
