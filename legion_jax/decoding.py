@@ -184,7 +184,11 @@ def decode(model: Legion, state: DecodeState, wanted: jax.Array, *, eos_id: int,
             seg_states=state.seg_states.at[rows, slot].set(state.hidden, mode="drop"),
             seg_count=state.seg_count + is_seg)
 
-    return jax.lax.while_loop(lambda state: state.done.sum() < wanted, step, state)
+    # No answer is longer than M tokens; that bound tells tools.aot_report how often it may turn.
+    _, state = jax.lax.while_loop(
+        lambda carry: (carry[0] < M) & (carry[1].done.sum() < wanted),
+        lambda carry: (carry[0] + 1, step(carry[1])), (0, state))
+    return state
 
 
 def greedy(model: Legion, ids: jax.Array, valid: jax.Array, seen: jax.Array, *, image_index: int,

@@ -11,9 +11,10 @@ from input_pipeline.errors import UserError
 from input_pipeline.examples import ExampleSpec
 from input_pipeline.tokenizer import ADDED_TOKENS
 from legion_jax import config as config_lib
-from legion_jax import features, inference, inventory, optim, sharding, train, train_data
+from legion_jax import features, inventory, optim, sharding, train, train_data
 from legion_jax.config import LegionConfig
 from legion_jax.flops import Flops, Sizes, answering
+from legion_jax.programs import Answering, Programs, abstract_params
 from legion_jax.speed import photo_flops
 
 # Of the published question in Vicuna's tokens; the answer and its training targets follow it.
@@ -115,30 +116,21 @@ def lower_train(run: Run, mesh: jax.sharding.Mesh) -> Program:
 
 
 def lower_decode(run: Run, mesh: jax.sharding.Mesh) -> Program:
-    """The answer of `legion_jax.inference`: prompt, then the loop, to its last possible token."""
+    """The decoding loop of `legion_jax.inference` for a full batch, to the last possible token."""
     batch, new = run.config.eval.batch_size, run.config.eval.max_new_tokens
-    params = inference.abstract_params(run.model, mesh)
-    answer = inference.jit_answer(
-        inference.graph_of(run.model), image_index=IMAGE_INDEX, max_new=new,
-        slots=run.config.data.mask_slots, eos_id=EOS_ID, seg_id=run.seg_id)
-
-    def rows(shape, dtype):
-        # As the Predictor puts them: split where they divide evenly.
-        spec = sharding.fit(sharding.P(sharding.BATCH), (batch, *shape), mesh)
-        return jax.ShapeDtypeStruct((batch, *shape), dtype,
-                                    sharding=jax.sharding.NamedSharding(mesh, spec))
-
-    side = run.model.clip.image_size
+    programs = Programs(run.model, Answering(
+        prompt=(0,) * PROMPT_IDS, image_index=IMAGE_INDEX, max_new=new,
+        slots=run.config.data.mask_slots, eos_id=EOS_ID, seg_id=run.seg_id), mesh, places=batch)
     with jax.set_mesh(mesh):
-        lowered = answer.lower(params, rows((PROMPT_IDS,), "int32"), rows((side, side, 3), "uint8"))
-    once, token = answering(run.model, Sizes(PROMPT_IDS, IMAGE_INDEX, 0, 0), new=new)
+        lowered = programs.decode.lower(abstract_params(run.model, mesh), programs.state,
+                                        jax.ShapeDtypeStruct((), "int32"))
+    _, token = answering(run.model, Sizes(PROMPT_IDS, IMAGE_INDEX, 0, 0), new=new)
     # Where rows do not divide over the devices, several decode the same ones.
-    share = rows((), "int32")
-    copies = mesh.shape["data"] * mesh.shape["fsdp"] * share.sharding.shard_shape(
-        share.shape)[0] // batch
-    total = once + new * token
+    rows = programs.state.done
+    copies = mesh.shape["data"] * mesh.shape["fsdp"] * rows.sharding.shard_shape(
+        rows.shape)[0] // batch
     return dataclasses.replace(
-        _program("decode", lowered, batch, Flops(total, total * copies), mesh.size),
+        _program("decode", lowered, batch, Flops(new * token, new * token * copies), mesh.size),
         answer_tokens=new)
 
 

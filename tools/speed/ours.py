@@ -5,7 +5,10 @@ import time
 import jax
 import numpy as np
 
-from legion_jax import inference, optim, partition, sharding, train
+from input_pipeline.regions import unpack_masks
+from legion_jax import optim, partition, sharding, train
+from legion_jax.programs import Answering, Programs, abstract_params
+from legion_jax.scheduler import Job, Scheduler
 from legion_jax.train_step import init_state
 from tools.speed.cases import EOS_ID, Case, ParamsOnDevice, run_config, without_lora
 
@@ -52,41 +55,41 @@ class OurTrain:
 
 
 class OurAnswers:
-    """Photos to tokens and masks, a batch at once. `compile_s`: seconds of compiling."""
+    """Photos to tokens and masks, a batch at once. `compile_s`: seconds of the first time."""
 
     def __init__(self, case: Case, params: Params, asked: dict[str, np.ndarray], *,
                  masks: bool = True):
         """Without `masks` there is only `decode`."""
-        model = without_lora(case)
-        self._mesh = _mesh()
-        with jax.set_mesh(self._mesh):
-            self._params = _filled(inference.abstract_params(model, self._mesh), params)
-            self._asked = jax.device_put(asked, sharding.batch_sharding(self._mesh))
-            graph = inference.graph_of(model)
-            answer = inference.jit_answer(
-                graph, image_index=case.image_index, max_new=case.new, slots=case.masks,
-                eos_id=EOS_ID, seg_id=case.seg_id)
-            start, question = time.perf_counter(), (self._asked["ids"], self._asked["clip_image"])
-            self._answer = answer.lower(self._params, *question).compile()
-            if masks:
-                decoded, _ = jax.eval_shape(answer, self._params, *question)
-                self._draw = inference.jit_draw(graph).lower(
-                    self._params, decoded.seg_states, *self._photos(),
-                    canvas=case.canvas).compile()
-            self.compile_s = time.perf_counter() - start
+        model, self._case, self._asked = without_lora(case), case, asked
+        self._programs = Programs(model, Answering(
+            prompt=tuple(asked["ids"][0].tolist()), image_index=case.image_index, max_new=case.new,
+            slots=case.masks, eos_id=EOS_ID, seg_id=case.seg_id), _mesh(), places=case.photos,
+            canvas=case.canvas)
+        with jax.set_mesh(self._programs.mesh):
+            self._params = _filled(abstract_params(model, self._programs.mesh), params)
+            self._prefix = self._programs.prefix(self._params)
+        self._scheduler = Scheduler(self._programs, self._params, places=case.photos,
+                                    group=case.photos)
+        start = time.perf_counter()
+        jax.block_until_ready(self() if masks else self.decode())
+        self.compile_s = time.perf_counter() - start
 
     def __call__(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens int[B, M], masks bool[B, K, C, C] and their scores float32[B, K]."""
-        with jax.set_mesh(self._mesh):
-            decoded = self.decode()
-            packed, scores = self._draw(self._params, decoded.seg_states, *self._photos())
-            tokens, packed, scores = jax.device_get((decoded.tokens, packed, scores))
-        return tokens, np.unpackbits(packed, axis=-1).astype(bool), scores
+        """Tokens int[B, M], masks bool[B, K, H, W] and their scores float32[B, K]."""
+        views = ("clip_image", "sam_image", "resized_size")
+        jobs = [Job(row, self._case.photo, row, {name: self._asked[name][row] for name in views},
+                    self._asked["original_size"][row]) for row in range(self._case.photos)]
+        done = sorted(self._scheduler.run(iter(jobs), explain="always"), key=lambda job: job.key)
+        width = self._case.photo[1]
+        return (np.stack([job.tokens for job in done]),
+                np.stack([unpack_masks(job.packed)[..., :width].astype(bool) for job in done]),
+                np.stack([job.scores for job in done]))
 
-    def _photos(self):
-        return (self._asked[name] for name in ("sam_image", "resized_size", "original_size"))
-
-    def decode(self):
-        """The answers' `decoding.Decoded` alone, which may still be on its way."""
-        with jax.set_mesh(self._mesh):
-            return self._answer(self._params, self._asked["ids"], self._asked["clip_image"])[0]
+    def decode(self) -> jax.Array:
+        """Tokens int[B, M] alone, which may still be on their way."""
+        p, rows = self._programs, np.arange(self._case.photos)
+        with jax.set_mesh(p.mesh):
+            seen, _ = p.look(self._params, p.put(self._asked["clip_image"]))
+            state = p.admit(self._params, self._prefix, p.empty(), seen, rows.astype(np.int32),
+                            rows.astype(np.uint32))
+            return p.decode(self._params, state, np.int32(len(rows))).tokens
