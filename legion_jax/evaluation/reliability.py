@@ -26,11 +26,16 @@ def bins(confidence: np.ndarray, right: np.ndarray, *, num: int = BINS) -> list[
                          f"and {right.shape}")
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("a confidence lies outside 0 to 1 or is NaN")
-    place = np.clip(np.ceil(confidence * num).astype(int) - 1, 0, num - 1)
+    place = places(confidence, num=num)
     count, sure, good = (np.bincount(place, weights, num) for weights in (None, confidence, right))
     return [{"low": i / num, "high": (i + 1) / num, "num": int(count[i]),
              "confidence": float(sure[i] / count[i]) if count[i] else None,
              "accuracy": float(good[i] / count[i]) if count[i] else None} for i in range(num)]
+
+
+def places(confidence: np.ndarray, *, num: int = BINS) -> np.ndarray:
+    """The bin of every confidence 0 to 1, int[N]; 0 is in the first."""
+    return np.clip(np.ceil(confidence * num).astype(int) - 1, 0, num - 1)
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray, *,
