@@ -159,7 +159,6 @@ def run(task: Task, output: epath.Path, how: Scoring, *, folder: str,
     if result is not None:
         result["robustness"] = curves
         finish(output, result, rows)
-        write_pages(output, task.source)
     return result
 
 
@@ -167,11 +166,6 @@ def finish(output: epath.Path, result: dict, rows: Sequence[dict]) -> None:
     """Write both files and remove the chunks they were gathered in."""
     write(output, result, rows)
     chunks.Chunks(output, len(rows)).remove()
-
-
-def write_pages(output: epath.Path, source: Source) -> None:
-    """The place where the report of a finished evaluation is written."""
-    del output, source
 
 
 if __name__ == "__main__":

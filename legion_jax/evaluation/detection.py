@@ -143,7 +143,8 @@ def words(rows: Iterable[dict]) -> dict:
         agreement: share of photos whose words say what the verdict says, of those where both say
             something; accuracy: share of right words, of those that say something of a photo with
             a known label; None without such photos.
-        num: photos with an answer; num_silent: whose words say neither.
+        num: photos with an answer; num_silent: whose words say neither; num_disagree: whose words
+        say what the verdict does not.
     """
     rows = [r for r in rows if not r["failed"]]
     said = [r for r in rows if r["words"] is not None]
@@ -152,7 +153,8 @@ def words(rows: Iterable[dict]) -> dict:
                                      if r["words_agree"] is not None], bool)),
         "accuracy": _mean(np.array([(r["words"] == "fake") == (r["label"] > 0) for r in said
                                     if r["label"] >= 0], bool)),
-        "num": len(rows), "num_silent": len(rows) - len(said)}
+        "num": len(rows), "num_silent": len(rows) - len(said),
+        "num_disagree": sum(r["words_agree"] is False for r in rows)}
 
 
 def _accuracies(names: Sequence[str], right: np.ndarray) -> dict[str, dict]:

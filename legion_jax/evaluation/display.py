@@ -24,7 +24,8 @@ def show(result: dict) -> None:
         left_out = f", without {', '.join(column['missing'])}" if column["missing"] else ""
         console.print(f"  {name}: accuracy {100 * column['accuracy']:.2f}{left_out}")
     text = result["text"]
-    css = "" if text["css"] is None else f", CSS {text['css']:.3f}"
+    css = "" if text["css"] is None else (
+        f", CSS {text['css']:.3f} by {result['settings']['css_model']}")
     console.print(f"explanation: ROUGE-L {_number(text['rouge_l'])}{css}; words agree with the "
                   f"verdict in {_number(result['words']['agreement'])}")
     console.print(f"{result['num_unfinished']} answers cut at the length limit, "

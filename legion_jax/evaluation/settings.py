@@ -90,15 +90,25 @@ EMPTY = {
     "legion": "IoU is intersection / (union + 1e-6), so a class without a pixel in either mask "
               "has IoU 0, while its F1 is 1"}
 FIXED = {
-    "false_area": "Mean share of predicted pixels, over photos whose truth is empty (on_clean) or "
-                  "whose label is real (on_real); on_real_shown counts none where the verdict "
-                  "withholds the masks.",
-    "matching": "IoU of single regions' masks. 'hungarian': assignment of largest summed IoU in "
-                "each photo; 'coco': greedy by falling score as COCOeval; both ranked by score "
-                "over all photos, area under the 101-point interpolated precision-recall curve. "
-                "'legion': share of assigned pairs of connected components of the union masks that "
-                "reach the threshold, averaged over marked photos, 0 without a pair. ap50 at IoU "
-                "0.5, map the mean over 0.5:0.05:0.95.",
+    "localisation.mean": "Scored photo by photo, then averaged.",
+    "localisation.mean_with_artifacts": "The same without photos whose truth is empty.",
+    "localisation.pooled": "The pixels of all photos counted together, so large artifacts weigh "
+                           "more.",
+    "localisation.false_area_on_clean": "Mean share of predicted pixels, photos with empty truth.",
+    "localisation.false_area_on_real": "Mean share of predicted pixels, photos labelled real, "
+                                       "whether marked or not.",
+    "localisation.false_area_on_real_shown": "The same, none where the verdict withholds masks.",
+    "matching": "IoU of single regions' masks over photos whose regions are marked one by one; at "
+                "most 100 regions a photo. ap50 at IoU 0.5, map the mean over 0.5:0.05:0.95; "
+                "precision50 and recall50 by the Hungarian assignment.",
+    "matching.hungarian": "Assignment of largest summed IoU in each photo; ranked by score over "
+                          "all photos, area under the 101-point interpolated precision-recall "
+                          "curve.",
+    "matching.coco": "As pycocotools' COCOeval: greedy by falling score at every threshold; the "
+                     "same curve.",
+    "matching.legion": "As LEGION's helper: share of assigned pairs of connected components of the "
+                       "union masks that reach the threshold, averaged over marked photos, 0 "
+                       "without a pair; what is left over costs nothing.",
     "detection": f"Fake (synthetic or tampered) is the positive class; a verdict is fake when its "
                  f"most probable class is not real. Photos that could not be read count as wrong "
                  f"in accuracies and F1 and are left out of AUC, AP, ECE, Brier score and NLL. ECE "
@@ -123,9 +133,8 @@ def conventions(settings: Settings, *, css_model: str = "", resamples: int = 0) 
                         f"the union of all marked regions, at the photo's own size; "
                         f"{TRUTH[settings.rasteriser]}. mIoU is the mean of foreground and "
                         f"background IoU, F1 is of foreground pixels; {EMPTY[settings.pixel_rule]}."
-                        f" 'mean' averages photos, 'pooled' counts the pixels of all photos "
-                        f"together. Photos nobody marked are left out; one that could not be read "
-                        f"has an empty mask and scores 0 in the means.",
+                        f" Photos nobody marked are left out; one that could not be read has an "
+                        f"empty mask and scores 0 in the means.",
         "text": "ROUGE-L: F-measure of the longest common word sequence, no stemming, 0 to 1, mean "
                 "over photos with a reference, tags removed. " + (
                     f"CSS: cosine of sentence embeddings of {css_model}, -1 to 1, mean over the "

@@ -41,7 +41,7 @@ def cosines(predictions: Sequence[str], references: Sequence[str],
         ours, theirs = (list(texts[start:start + BATCH]) for texts in (predictions, references))
         a, b = np.split(np.asarray(encode(ours + theirs), np.float64), 2)
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        cosine = (a * b).sum(1) / np.where(norms > 0, norms, 1)
+        cosine = np.clip((a * b).sum(1) / np.where(norms > 0, norms, 1), -1, 1)
         found += [float(c) if text.strip() else 0.0
                   for c, text in zip(cosine, ours, strict=True)]
     return found
