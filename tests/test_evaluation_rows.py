@@ -192,7 +192,8 @@ def test_which_damage_is_done():
     assert parse("all", compat="legion") == [("noise", 25.5), ("blur", 5), ("jpeg", 50)]
     assert parse("jpeg=50,jpeg=50") == [("jpeg", 50)]
     for text, message in (("fog", "no perturbation 'fog'; known: all, noise"),
-                          ("jpeg=high", "'high' is no level of jpeg")):
+                          ("jpeg=high", "'high' is no level of jpeg"),
+                          ("blur,jpeg=0", "jpeg: a whole quality 1 to 95, got 0")):
         with pytest.raises(UserError, match=message):
             parse(text)
     with pytest.raises(UserError, match="web has no published level; known with --compat: noise"):

@@ -71,6 +71,20 @@ def test_masks_agree_with_scikit_learn(seed):
     assert scores["miou"] == pytest.approx(reference.jaccard_score(*pair, average="macro"))
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_photos_with_empty_masks_agree_with_scikit_learn(seed):
+    """Whatever is empty, prediction, truth or both: nothing wrong scores 1."""
+    rng = np.random.default_rng(seed)
+    predicted, truth = rng.random((2, 5, 6)) < rng.choice([0, 0.5, 1], (2, 1, 1))
+    scores = metrics.pixel_scores(metrics.pixel_counts(predicted, truth))
+    pair = truth.ravel(), predicted.ravel()
+    assert scores["f1"] == pytest.approx(reference.f1_score(*pair, zero_division=1))
+    assert scores["fg_iou"] == pytest.approx(reference.jaccard_score(*pair, zero_division=1))
+    assert scores["bg_iou"] == pytest.approx(
+        reference.jaccard_score(*pair, pos_label=False, zero_division=1))
+    assert scores["fg_iou"] == pytest.approx(scores["f1"] / (2 - scores["f1"]))
+
+
 def test_averages_by_hand():
     result = metrics.localisation(_three_photos())
     assert result["mean"] == pytest.approx({

@@ -45,7 +45,8 @@ class Chunks:
                             f"made with; choose another output or remove it")
         elif self.host == 0:
             report.write_json(path, dict(settings))
-        self._folder.mkdir(parents=True, exist_ok=True)
+        if not self.whole():
+            self._folder.mkdir(parents=True, exist_ok=True)
 
     def missing(self) -> list[int]:
         """Numbers of the records this host has to evaluate, ascending."""

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from input_pipeline import perturbations, regions
 from input_pipeline.errors import UserError
 from legion_jax import metrics
@@ -61,7 +63,7 @@ def parse_robustness(text: str, *, compat: str = "") -> list[tuple[str, float]]:
     """[(perturbation, level)] of a flag: `all`, or names, each with all its levels or one.
 
     "jpeg,blur=5" is every quality of the grid and one kernel; `compat` takes the levels from the
-    published scripts instead. Raises UserError naming what is no perturbation or no number.
+    published scripts instead. Raises UserError naming what is no perturbation or no level of one.
     """
     grid = LEGION_LEVELS if compat else perturbations.GRID
     found: list[tuple[str, float]] = []
@@ -77,6 +79,8 @@ def parse_robustness(text: str, *, compat: str = "") -> list[tuple[str, float]]:
         except KeyError as error:
             raise UserError(f"--robustness: {name} has no published level; known with --compat: "
                             f"{', '.join(grid)}") from error
+        for one in levels:  # hours may pass until a level has its turn
+            perturbations.perturb(np.zeros((8, 8, 3), np.uint8), name, one, record_id="")
         found += [(name, float(one)) for one in levels]
     return list(dict.fromkeys(found))
 
