@@ -21,7 +21,7 @@ from tqdm import tqdm
 from input_pipeline import examples, images, manifest, prepared
 from input_pipeline.record import DataError
 from legion_jax import checkpoint, command, distributed, report
-from legion_jax.evaluation import bootstrap, calibration, chunks, hosts, scoring, texts
+from legion_jax.evaluation import bootstrap, calibration, chunks, scoring, texts
 from legion_jax.evaluation import settings as settings_lib
 from legion_jax.evaluation.display import show
 from legion_jax.evaluation.rows import Source, predicted
@@ -200,7 +200,7 @@ if __name__ == "__main__":
 
         def predictor():
             if not made:
-                made.append(hosts.predictor(folder, batch_size=BATCH_SIZE.value))
+                made.append(Predictor.from_folder(folder, batch_size=BATCH_SIZE.value))
             return made[0]
 
         result = run(

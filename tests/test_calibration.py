@@ -18,7 +18,8 @@ from legion_jax.evaluation.calibration import CalibrationError
 from legion_jax.inference import Predictor
 from tools import calibrate
 
-folder, tokenizer, data = test_inference.folder, test_inference.tokenizer, test_train_data.data
+data = test_train_data.data
+folder, tokenizer, photos = test_inference.folder, test_inference.tokenizer, test_inference.photos
 
 
 def _photos(seed: int, classes: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:

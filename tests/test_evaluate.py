@@ -14,12 +14,14 @@ from test_inference import run_tool
 from input_pipeline import prepared, regions
 from input_pipeline.errors import UserError
 from legion_jax import evaluate
-from legion_jax.evaluation import chunks, hosts, scoring
+from legion_jax.evaluation import chunks, scoring
 from legion_jax.evaluation import settings as settings_lib
 from legion_jax.evaluation.rows import Source
 from legion_jax.evaluation.settings import DEFAULT
+from legion_jax.inference import Predictor
 
-folder, tokenizer, data = test_inference.folder, test_inference.tokenizer, test_train_data.data
+data = test_train_data.data
+folder, tokenizer, photos = test_inference.folder, test_inference.tokenizer, test_inference.photos
 FACTS = {"data": "made/up", "split": "test", "step": 3}
 
 
@@ -192,7 +194,7 @@ def on_this_host(folder: str, data_dir: str, output: str) -> int:
 
     class Counted:
         def __init__(self):
-            self.predictor = hosts.predictor(folder, batch_size=2)
+            self.predictor = Predictor.from_folder(folder, batch_size=2)
 
         def stream(self, items, *, explain):
             for key, found in self.predictor.stream(items, explain=explain):
