@@ -81,10 +81,11 @@ def frame_size(height: int, width: int, canvas: int) -> tuple[int, int, float]:
 
 
 def region_mask(record: Mapping, number: int, size: tuple[int, int],
-                scale: float = 1.0) -> np.ndarray:
+                scale: float = 1.0, *, rasteriser: str = "coco") -> np.ndarray:
     """Region `number` of a record in a frame of `size`, which is the photo times `scale`.
 
-    Returns uint8[H, W]. Raises RegionError when it covers no pixel there.
+    Returns uint8[H, W]; `rasteriser`, of polygons, is one of `regions.RASTERISERS`. Raises
+    RegionError when it covers no pixel there.
     """
     if content := record["regions"]["mask"][number]:
         mask = regions.png_to_mask(content)
@@ -94,7 +95,8 @@ def region_mask(record: Mapping, number: int, size: tuple[int, int],
             raise regions.RegionError("mask covers no pixel")
         return mask
     polygons = json.loads(record["regions"]["polygons"][number])
-    return regions.polygons_to_mask([[v * scale for v in p] for p in polygons], *size)
+    return regions.polygons_to_mask([[v * scale for v in p] for p in polygons], *size,
+                                    rasteriser=rasteriser)
 
 
 def union_mask(record: Mapping, size: tuple[int, int]) -> np.ndarray | None:

@@ -27,6 +27,7 @@ GRID: dict[str, tuple[float, ...]] = {
     "noise": (0.02, 0.05, 0.1, 0.2), "blur": (3, 7, 11, 15), "jpeg": (90, 70, 50, 35),
     "resize": (0.75, 0.5, 0.25), "web": (75,)}
 WEB_SIDE = 1280
+LOUDEST = 100  # beyond 1 little of a photo is left, but published scripts ask for 25.5
 
 
 def perturb(image: np.ndarray, name: str, level: float, *, record_id: str) -> np.ndarray:
@@ -51,8 +52,8 @@ def blur_sigma(kernel: int) -> float:
 
 
 def _noise(image: np.ndarray, sigma: float, record_id: str) -> np.ndarray:
-    if not 0 <= sigma <= 1:
-        raise UserError(f"noise: sigma 0 to 1, got {sigma}")
+    if not 0 <= sigma <= LOUDEST:
+        raise UserError(f"noise: sigma 0 to {LOUDEST}, got {sigma}")
     digest = hashlib.sha256(f"{record_id} {sigma}".encode()).digest()
     noise = np.random.default_rng(np.frombuffer(digest, np.uint32)).standard_normal(
         image.shape, np.float32)

@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from input_pipeline.errors import UserError
@@ -12,6 +12,9 @@ from input_pipeline.images import FORMATS
 
 # Published annotations overshoot the border by rounding; anything within a pixel is such a case.
 BORDER_SLACK = 1.0
+# COCO's run lengths count pixels whose centre is inside: a 10 x 10 square has 100. OpenCV's
+# fillPoly, on points truncated to whole numbers, counts the border as well: 121.
+RASTERISERS = ("coco", "fillpoly")
 FAR = 10  # times the longer side: the rasteriser takes memory for every pixel of an edge
 
 
@@ -46,13 +49,15 @@ def _check_polygon(polygon: Sequence[float], height: int, width: int) -> list[fl
     return points.reshape(-1).tolist()
 
 
-def polygons_to_mask(polygons: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
-    """Rasterises polygons with COCO's rule and joins them.
+def polygons_to_mask(polygons: Sequence[Sequence[float]], height: int, width: int, *,
+                     rasteriser: str = "coco") -> np.ndarray:
+    """Rasterises polygons and joins them.
 
     Args:
         polygons: flat lists x1, y1, x2, y2, ... in pixels of the image, at least one.
         height: image height in pixels.
         width: image width in pixels.
+        rasteriser: one of `RASTERISERS`: LEGION trains with the first, evaluates with the second.
 
     Returns:
         uint8[height, width], 1 inside any polygon, 0 elsewhere.
@@ -61,7 +66,12 @@ def polygons_to_mask(polygons: Sequence[Sequence[float]], height: int, width: in
         RegionError: no polygon; or one with fewer than 3 points, an odd number of values, a value
             that is not finite, or wholly outside the image; or the union covers no pixel.
     """
-    mask = coco_mask.decode(_polygons_to_rle(polygons, height, width))
+    if rasteriser not in RASTERISERS:
+        raise RegionError(f"rasteriser: {' or '.join(RASTERISERS)}, not {rasteriser!r}")
+    if rasteriser == "coco":
+        mask = coco_mask.decode(_polygons_to_rle(polygons, height, width))
+    else:
+        mask = _fill(polygons, height, width)
     if not mask.any():
         raise RegionError("polygon covers no pixel")
     return mask
@@ -91,6 +101,15 @@ def polygons_to_bits(polygons: Sequence[Sequence[float]], height: int, width: in
     changes[0, : len(at_top)] ^= at_top
     rows = np.bitwise_xor.accumulate(changes.view(np.uint64), axis=0).view(np.uint8)
     return rows[:, : -(-width // 8)]
+
+
+def _fill(polygons: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
+    image = Image.new("L", (width, height))
+    pen = ImageDraw.Draw(image)
+    for polygon in polygons:
+        points = np.trunc(_check_polygon(polygon, height, width)).reshape(-1, 2)
+        pen.polygon([tuple(map(int, point)) for point in points], fill=1, outline=1)
+    return np.array(image)
 
 
 def _polygons_to_rle(polygons: Sequence[Sequence[float]], height: int, width: int) -> dict:

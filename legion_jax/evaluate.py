@@ -2,26 +2,32 @@
 
     python -m legion_jax.evaluate --checkpoint DIR --data_dir DIR --split test --output DIR
 
-Writes OUTPUT/metrics.json, every number with its convention in the name, and OUTPUT/rows.jsonl
-with one line per photo. Texts are decoded greedily from the photo alone, never teacher-forced, and
-masks are compared at the photo's original size, the union of all [SEG]s against all regions.
+Writes OUTPUT/metrics.json, with the convention behind every number, and OUTPUT/rows.jsonl with one
+line per photo. Texts are decoded greedily from the photo alone, never teacher-forced, and masks are
+compared at the photo's original size. Run again after a stop it goes on where it was; on several
+hosts (--distributed) each takes its share.
 """
 
-import json
-from collections.abc import Sequence
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 from absl import flags
 from etils import epath
-from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
-from input_pipeline import batches, examples, images, prepared
+from input_pipeline import examples, images, manifest, prepared
 from input_pipeline.record import DataError
-from legion_jax import command, metrics, report
+from legion_jax import checkpoint, command, distributed, report
+from legion_jax.evaluation import bootstrap, calibration, chunks, scoring, texts
+from legion_jax.evaluation import settings as settings_lib
+from legion_jax.evaluation.display import show
+from legion_jax.evaluation.rows import Source, predicted
+from legion_jax.evaluation.scoring import summary
+from legion_jax.evaluation.settings import Settings
 from legion_jax.inference import Predictor
-from legion_jax.predictions import Prediction
 
 
 def truth_of(record) -> tuple[np.ndarray, np.ndarray]:
@@ -34,101 +40,174 @@ def truth_of(record) -> tuple[np.ndarray, np.ndarray]:
     return image, truth
 
 
-def row_of(record, prediction: Prediction, truth: np.ndarray) -> dict:
-    """Everything that is known of one photo, as JSON."""
-    counts = metrics.pixel_counts(prediction.mask, truth)
-    reference = _text(record["caption"])
-    return {
-        "id": examples.record_id(record), "label": int(record["label"]),
-        "verdict": prediction.verdict, "fake_probability": prediction.fake_probability,
-        "counts": [int(c) for c in counts], **metrics.pixel_scores(counts),
-        "num_regions": len(record["regions"]["polygons"]),
-        "num_masks": sum(r.mask is not None for r in prediction.regions),
-        "finished": prediction.finished, "explanation": prediction.explanation,
-        "reference": reference, "rouge_l": metrics.rouge_l(prediction.explanation, reference)}
+def open_source(data_dir: epath.PathLike, split: str) -> Source:
+    """The records of `split`: one, several joined by +, or `all`. Raises DataError."""
+    place = prepared.find_version(data_dir)
+    names = list(manifest.read_summary(place)["splits"]) if split == "all" else split.split("+")
+    return Source([(re.match(r"\w*", name).group(), prepared.open_split(place, name))
+                   for name in names])
 
 
-def summary(rows: Sequence[dict]) -> dict:
-    """The metric block of a set of rows."""
-    result = {
-        "num_photos": len(rows), "num_unfinished": sum(not r["finished"] for r in rows),
-        "localisation": metrics.localisation(np.array([r["counts"] for r in rows])),
-        "text": metrics.text([r["explanation"] for r in rows], [r["reference"] for r in rows])}
-    judged = [r for r in rows if r["fake_probability"] is not None and r["label"] >= 0]
-    if judged:
-        result["detection"] = metrics.detection(
-            np.array([r["fake_probability"] for r in judged]),
-            np.array([r["label"] > 0 for r in judged]),
-            np.array([r["verdict"] != "real" for r in judged]))
-    return result
-
-
-def evaluate(predictor: Predictor, source: Sequence, *, progress: bool = True):
-    """Predict every record once.
+def evaluate(predictor: Predictor, source: Sequence, *, progress: bool = True,
+             settings: Settings = settings_lib.DEFAULT) -> tuple[dict, list[dict]]:
+    """Predict every record once, in memory.
 
     Returns:
-        (summary, rows), see `summary` and `row_of`.
+        (summary, rows in the order of the records), see `scoring.summary` and `rows`.
     """
-    rows = []
-    bar = tqdm(total=len(source), desc="evaluating", unit="photo", disable=not progress)
-    for group, real in batches.padded_batches(source, predictor.batch_size):
-        photos, truths = zip(*(truth_of(record) for record in group), strict=True)
-        predictions = predictor(photos, explain="always")
-        rows += [row_of(*item) for item in
-                 list(zip(group, predictions, truths, strict=True))[:real]]
-        bar.update(real)
-    bar.close()
-    return summary(rows), rows
+    source = source if isinstance(source, Source) else Source([("", source)])
+    found = dict(tqdm(predicted(predictor, source, range(len(source)), settings=settings),
+                      total=len(source), desc="evaluating", unit="photo", disable=not progress))
+    rows = [found[number] for number in range(len(source))]
+    return summary(rows, rule=settings.pixel_rule), rows
 
 
 def write(output: epath.PathLike, result: dict, rows: Sequence[dict]) -> None:
     """Write metrics.json and rows.jsonl."""
     output = epath.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    report.write_text(output / "rows.jsonl",
-                      "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    report.write_text(output / chunks.ROWS, "".join(map(chunks.line, rows)))
     report.write_json(output / "metrics.json", result)
 
 
-def show(result: dict) -> None:
-    """Print the metric block."""
-    table = Table("localisation", "fg IoU", "bg IoU", "mIoU", "F1", "photos")
-    places = result["localisation"]
-    for name, count in (("mean", "num_images"), ("mean_with_artifacts", "num_with_artifacts"),
-                        ("pooled", "num_images")):
-        values = places[name] or {}
-        table.add_row(name.replace("_", " "), *(
-            "-" if values.get(k) is None else f"{values[k]:.3f}"
-            for k in ("fg_iou", "bg_iou", "miou", "f1")), str(places[count]))
-    console = Console()
-    console.print(table)
-    if "detection" in result:
-        found = result["detection"]
-        auc = "-" if found["auc"] is None else f"{found['auc']:.3f}"
-        console.print(f"verdict: accuracy {found['accuracy']:.3f}, AUC {auc}, "
-                      f"{found['num']} photos")
-    console.print(f"explanation: ROUGE-L {result['text']['rouge_l']:.3f}; "
-                  f"{result['num_unfinished']} answers cut at the length limit")
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is evaluated.
+
+    Attributes:
+        facts: what identifies model and data; rows are only ever added to rows with the same.
+        predictor: makes the predictor; called once, and only when a photo is still to be seen.
+    """
+
+    source: Source
+    facts: dict
+    predictor: Callable[[], Predictor]
+
+    def rows(self, output: epath.Path, settings: Settings) -> list[dict] | None:
+        """Rows of every record, predicted as far as they are not in `output` yet.
+
+        None on all hosts but the first.
+        """
+        store = chunks.Chunks(output, len(self.source), host=jax.process_index(),
+                              hosts=jax.process_count())
+        store.begin(self.facts | dataclasses.asdict(settings))
+        missing = store.missing()
+        if missing:
+            for item in tqdm(predicted(self.predictor(), self.source, missing, settings=settings),
+                             total=len(missing), desc=output.name, unit="photo"):
+                store.add(*item)
+        store.wait()
+        return list(store.rows()) if jax.process_index() == 0 else None
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def facts_of(folder: str, data_dir: str, split: str, source: Source) -> dict:
+    """What rows depend on beside the settings: parameters, question, calibration, records."""
+    meta, base = checkpoint.read_meta(folder), checkpoint.base_of(folder)
+    data = manifest.read_summary(prepared.find_version(data_dir))
+    return {"format": settings_lib.FORMAT, "checkpoint": base["fingerprint"], "step": base["step"],
+            "temperature": calibration.load(folder), "question": meta.get("question", {}),
+            "data": f"{data['dataset']}/{data['config']}", "content": data["content"],
+            "split": split, "records": len(source)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """How rows become numbers; may change between two runs on the same rows."""
+
+    settings: Settings
+    encode: Callable[[list[str]], np.ndarray] | None = None
+    css_model: str = ""
+    resamples: int = bootstrap.RESAMPLES
+    seed: int = 0
+
+    def result(self, rows: list[dict], facts: dict, folder: str) -> dict:
+        """metrics.json but for robustness; sets `css` of the rows where there is an encoder."""
+        if self.encode:
+            scoring.add_css(rows, self.encode)
+        rule = self.settings.pixel_rule
+        return {"checkpoint": folder, "data": facts["data"], "split": facts["split"],
+                "settings": facts | dataclasses.asdict(self.settings) | {
+                    "css_model": self.css_model or None, "resamples": self.resamples,
+                    "bootstrap_seed": self.seed},
+                "conventions": settings_lib.conventions(
+                    self.settings, css_model=self.css_model, resamples=self.resamples),
+                **summary(rows, rule=rule),
+                "intervals": bootstrap.intervals(rows, resamples=self.resamples, seed=self.seed,
+                                                 rule=rule)}
+
+
+def run(task: Task, output: epath.Path, how: Scoring, *, folder: str,
+        damage: Sequence[tuple[str, float]] = ()) -> dict | None:
+    """Evaluate into `output`, then every kind of damage into output/robustness/NAME_LEVEL.
+
+    Returns metrics.json; None on all hosts but the first.
+    """
+    rows, result = task.rows(output, how.settings), None
+    if rows is not None:
+        result = how.result(rows, task.facts, folder)
+    curves = []
+    for name, level in damage:
+        damaged = dataclasses.replace(how.settings, perturbation=name, level=level)
+        place = output / "robustness" / f"{name}_{level:g}"
+        found = task.rows(place, damaged)
+        if found is not None:
+            scores = dataclasses.replace(how, settings=damaged).result(found, task.facts, folder)
+            finish(place, scores, found)
+            curves.append({"name": name, "level": level} | {
+                block: scores[block] for block in ("localisation", "detection", "text",
+                                                   "matching", "intervals")})
+    if result is not None:
+        result["robustness"] = curves
+        finish(output, result, rows)
+    return result
+
+
+def finish(output: epath.Path, result: dict, rows: Sequence[dict]) -> None:
+    """Write both files and remove the chunks they were gathered in."""
+    write(output, result, rows)
+    chunks.Chunks(output, len(rows)).remove()
 
 
 if __name__ == "__main__":
     CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
     DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder written by tools.prepare_data.")
-    SPLIT = flags.DEFINE_string("split", "test", "Split, or a slice such as test[:100].")
+    SPLIT = flags.DEFINE_string("split", "test", "Split, a slice such as test[:100], several "
+                                "joined by +, or all.")
     OUTPUT = flags.DEFINE_string("output", None, "Folder for metrics.json and rows.jsonl.")
     BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Photos per compiled call.", lower_bound=1)
+    ROBUSTNESS = flags.DEFINE_string("robustness", "", "Damage to photos: all, or names such as "
+                                     "jpeg,blur=5 (see input_pipeline/perturbations.py).")
+    CSS_MODEL = flags.DEFINE_string("css_model", "", "Sentence encoder for CSS: a folder or a name "
+                                    "on the Hugging Face hub; empty: no CSS.")
+    RESAMPLES = flags.DEFINE_integer("resamples", bootstrap.RESAMPLES, "Bootstrap resamples for "
+                                     "the intervals; 0: none.", lower_bound=0)
+    SEED = flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the resamples.")
+    COMPAT = flags.DEFINE_string("compat", "", "legion: the conventions of LEGION's evaluation.")
+    DISTRIBUTED = distributed.define_flag()
     flags.mark_flags_as_required(["checkpoint", "data_dir", "output"])
 
     def main():
-        source = prepared.open_split(DATA_DIR.value, SPLIT.value)
-        epath.Path(OUTPUT.value).mkdir(parents=True, exist_ok=True)
-        predictor = Predictor.from_folder(CHECKPOINT.value, batch_size=BATCH_SIZE.value)
-        result, rows = evaluate(predictor, source)
-        write(OUTPUT.value, result, rows)
-        show(result)
+        distributed.start(DISTRIBUTED.value)
+        settings = settings_lib.compatible(COMPAT.value)
+        damage = settings_lib.parse_robustness(ROBUSTNESS.value, compat=COMPAT.value)
+        if COMPAT.value:
+            print(settings_lib.explain(COMPAT.value))
+        encode = texts.encoder(CSS_MODEL.value) if CSS_MODEL.value else None
+        source = open_source(DATA_DIR.value, SPLIT.value)
+        folder, output = CHECKPOINT.value, epath.Path(OUTPUT.value)
+        output.mkdir(parents=True, exist_ok=True)
+        made = []
+
+        def predictor():
+            if not made:
+                made.append(Predictor.from_folder(folder, batch_size=BATCH_SIZE.value))
+            return made[0]
+
+        result = run(
+            Task(source, facts_of(folder, DATA_DIR.value, SPLIT.value, source), predictor), output,
+            Scoring(settings, encode, CSS_MODEL.value, RESAMPLES.value, SEED.value),
+            folder=folder, damage=damage)
+        if result is not None:
+            show(result)
 
     command.run(main)

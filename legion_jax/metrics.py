@@ -1,4 +1,4 @@
-"""Scores of masks, verdicts and texts, on the host in int64 and float64.
+"""Scores of masks, on the host in int64 and float64.
 
 Masks are compared at the size of the original photo, as the union over all artifacts. Both usual
 averages are given side by side, because publications rarely say which one they print:
@@ -8,15 +8,17 @@ averages are given side by side, because publications rarely say which one they 
 * `pooled`: the pixels of all photos counted together, so large artifacts weigh more.
 
 mIoU is the two-class one: half foreground, half background (LEGION paper; family spec 4.1 - 4.3).
-An average over nothing is None.
-"""
+An average over nothing is None. How empty masks score is a rule, one of `RULES`:
 
-import functools
-from collections.abc import Sequence
+* `exact`: a class with no pixel in either mask was handled perfectly and scores 1;
+* `legion`: IoU is intersection / (union + 1e-6), as in LEGION's evaluation, so that a class with
+  no pixel in either mask has IoU 0; its F1 is 1 all the same (LEGION spec 8.3).
+"""
 
 import numpy as np
 
 NAMES = ("fg_iou", "bg_iou", "miou", "f1")
+RULES = {"exact": 0.0, "legion": 1e-6}  # what is added to a union
 
 
 def pixel_counts(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -60,18 +62,23 @@ def empty_counts(counts: np.ndarray) -> np.ndarray:
     return np.stack([0 * tp, 0 * tp, tp + fn, fp + tn], -1)
 
 
-def pixel_scores(counts: np.ndarray) -> dict[str, float]:
+def pixel_scores(counts: np.ndarray, *, rule: str = "exact") -> dict[str, float]:
     """Scores of one photo, or of pooled pixels, from int64[4] counts.
 
     Returns:
-        fg_iou, bg_iou, their mean miou, and f1 of the foreground, each 0 to 1. A class with no
-        pixel in either mask was handled perfectly and scores 1. Always fg_iou = f1 / (2 - f1).
+        fg_iou, bg_iou, their mean miou, and f1 of the foreground, each 0 to 1. By the exact rule
+        always fg_iou = f1 / (2 - f1).
     """
-    return {name: float(value) for name, value in _scores(counts).items()}
+    return {name: float(value) for name, value in scores(counts, rule=rule).items()}
 
 
-def localisation(counts: np.ndarray) -> dict:
+def localisation(counts: np.ndarray, *, rule: str = "exact",
+                 failed: np.ndarray | None = None) -> dict:
     """Score the masks of a data set from int64[N, 4] counts, one row a photo.
+
+    Args:
+        rule: one of `RULES`.
+        failed: bool[N], photos without an answer; they score 0 in the means, whatever their truth.
 
     Returns:
         mean, pooled, mean_with_artifacts: dicts of fg_iou, bg_iou, miou, f1 as in the module's
@@ -84,14 +91,15 @@ def localisation(counts: np.ndarray) -> dict:
     tp, fp, fn, tn = columns = _columns(counts)
     if tp.ndim != 1:
         raise ValueError(f"counts need shape [N, 4], got {np.shape(counts)}")
-    scores = _scores(counts)
+    answered = np.ones(tp.size) if failed is None else ~np.asarray(failed, bool)
+    found = {name: values * answered for name, values in scores(counts, rule=rule).items()}
     marked = tp + fn > 0
     area = fp[~marked] / np.maximum((fp + tn)[~marked], 1)
     everything = [int(column.sum()) for column in columns]
     return {
-        "mean": {name: _mean(scores[name]) for name in NAMES},
-        "pooled": pixel_scores(everything) if tp.size else dict.fromkeys(NAMES),
-        "mean_with_artifacts": {name: _mean(scores[name][marked]) for name in NAMES},
+        "mean": {name: _mean(found[name]) for name in NAMES},
+        "pooled": pixel_scores(everything, rule=rule) if tp.size else dict.fromkeys(NAMES),
+        "mean_with_artifacts": {name: _mean(found[name][marked]) for name in NAMES},
         "num_images": int(tp.size),
         "num_empty_both": int(np.count_nonzero(tp + fp + fn == 0)),
         "num_with_artifacts": int(np.count_nonzero(marked)),
@@ -99,74 +107,15 @@ def localisation(counts: np.ndarray) -> dict:
     }
 
 
-def detection(probability_fake: np.ndarray, is_fake: np.ndarray,
-              predicted_fake: np.ndarray) -> dict:
-    """Score the verdicts of a data set; fake is the positive class.
-
-    Args:
-        probability_fake: float[N], higher means more likely fake; only its order matters.
-        is_fake: bool[N], the truth.
-        predicted_fake: bool[N], the verdict given, whatever threshold made it.
-
-    Returns:
-        accuracy, accuracy_real, accuracy_fake: shares of right verdicts, of all photos and of
-            those of one class; None without such photos.
-        auc: area under the ROC curve, pairs with equal probability count one half.
-        average_precision: sum of precision times gain in recall over distinct probabilities.
-            Both None unless real and fake photos are present.
-        f1: of the fake class; None when nothing is fake and nothing was called so.
-        num: photos.
-
-    Raises:
-        ValueError: the three differ in shape, have not one axis, or a probability is NaN.
-    """
-    score = np.asarray(probability_fake, np.float64)
-    truth, verdict = np.asarray(is_fake, bool), np.asarray(predicted_fake, bool)
-    if score.ndim != 1 or not score.shape == truth.shape == verdict.shape:
-        raise ValueError("probabilities, truths and verdicts need one shape [N], got "
-                         f"{score.shape}, {truth.shape} and {verdict.shape}")
-    if np.isnan(score).any():
-        raise ValueError(f"probability of photo {np.flatnonzero(np.isnan(score))[0]} is NaN")
-    right = verdict == truth
-    called = np.count_nonzero(verdict) + np.count_nonzero(truth)
-    auc, precision = _ranking(score, truth)
-    return {
-        "accuracy": _mean(right),
-        "accuracy_real": _mean(right[~truth]),
-        "accuracy_fake": _mean(right[truth]),
-        "auc": auc,
-        "average_precision": precision,
-        "f1": 2 * np.count_nonzero(verdict & truth) / called if called else None,
-        "num": int(truth.size),
-    }
-
-
-def rouge_l(prediction: str, reference: str) -> float:
-    """F-measure, 0 to 1, of the longest common subsequence of words, without stemming.
-
-    Both are plain texts, free of `<p>` and `[SEG]`. Words are runs of a-z and 0-9 after lower
-    casing; a text without any scores 0 (Lin 2004, as in Google's rouge_score).
-    """
-    return float(_rouge().score(reference, prediction)["rougeL"].fmeasure)
-
-
-def text(predictions: Sequence[str], references: Sequence[str]) -> dict:
-    """Score N explanations: {"rouge_l": mean of `rouge_l` or None, "num": N}.
-
-    Raises ValueError when there is not one reference for each prediction.
-    """
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions, but {len(references)} references")
-    scores = [rouge_l(ours, theirs) for ours, theirs in zip(predictions, references, strict=True)]
-    return {"rouge_l": _mean(np.array(scores)), "num": len(scores)}
-
-
-@functools.cache
-def _rouge():
-    # Imported late: it brings in nltk, which takes seconds and loads whatever it finds installed.
-    from rouge_score import rouge_scorer
-
-    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+def scores(counts: np.ndarray, *, rule: str = "exact") -> dict[str, np.ndarray]:
+    """float64[...] for each of NAMES, from int64[..., 4] counts."""
+    if rule not in RULES:
+        raise ValueError(f"rule: one of {', '.join(RULES)}, not {rule!r}")
+    tp, fp, fn, tn = _columns(counts)
+    wrong, slack = fp + fn, RULES[rule]
+    fg_iou, bg_iou = (_ratio(right, right + wrong, slack) for right in (tp, tn))
+    values = fg_iou, bg_iou, (fg_iou + bg_iou) / 2, _ratio(2 * tp, 2 * tp + wrong, 0)
+    return dict(zip(NAMES, values, strict=True))
 
 
 def _columns(counts: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -179,31 +128,12 @@ def _columns(counts: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(np.moveaxis(counts.astype(np.int64), -1, 0))
 
 
-def _scores(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """float64[...] for each of NAMES, from int64[..., 4]."""
-    tp, fp, fn, tn = _columns(counts)
-    fg_iou, bg_iou = _ratio(tp, tp + fp + fn), _ratio(tn, tn + fp + fn)
-    values = fg_iou, bg_iou, (fg_iou + bg_iou) / 2, _ratio(2 * tp, 2 * tp + fp + fn)
-    return dict(zip(NAMES, values, strict=True))
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Share of `whole`, and 1 where there is nothing to get wrong."""
+def _ratio(part: np.ndarray, whole: np.ndarray, slack: float) -> np.ndarray:
+    """Share of `whole`; without slack, 1 where there is nothing to get wrong."""
+    if slack:
+        return part / (whole + slack)
     return np.where(whole == 0, 1.0, part / np.maximum(whole, 1))
 
 
 def _mean(values: np.ndarray) -> float | None:
     return float(np.mean(values, dtype=np.float64)) if values.size else None
-
-
-def _ranking(score: np.ndarray, truth: np.ndarray) -> tuple[float | None, float | None]:
-    """ROC area and average precision, by one pass over the distinct scores, highest first."""
-    if truth.all() or not truth.any():
-        return None, None
-    _, group = np.unique(-score, return_inverse=True)
-    fakes = np.bincount(group, truth)
-    reals = np.bincount(group, ~truth)
-    true_rate = np.cumsum(fakes) / fakes.sum()
-    precision = np.cumsum(fakes) / np.cumsum(fakes + reals)
-    area = (reals / reals.sum()) @ (true_rate - fakes / fakes.sum() / 2)
-    return float(area), float((fakes / fakes.sum()) @ precision)

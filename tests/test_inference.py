@@ -1,7 +1,6 @@
-"""Prediction and evaluation: one compiled path for photos of any size, and its command lines."""
+"""Prediction: one compiled path for photos of any size, and its command lines."""
 
 import dataclasses
-import io
 import json
 import subprocess
 import sys
@@ -16,9 +15,9 @@ from random_models import randomized
 from input_pipeline import conversation, images, regions
 from input_pipeline.errors import UserError
 from input_pipeline.tokenizer import train_tokenizer
-from legion_jax import checkpoint, evaluate, params_files, partition
+from legion_jax import checkpoint, params_files, partition
 from legion_jax.inference import Predictor
-from legion_jax.predictions import Prediction, Question, Region
+from legion_jax.predictions import Question
 from legion_jax.sampling import Sampling
 from tools import predict
 
@@ -259,52 +258,6 @@ def test_predict_with_a_folder_that_is_no_checkpoint(tmp_path, photos):
                     "--output", tmp_path / "out")
     assert done.returncode == 1 and "neither a converted checkpoint" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-class FakePredictor:
-    """Finds the true mask of every second photo."""
-
-    batch_size = 3
-
-    def __init__(self, truths):
-        self.truths, self.seen = truths, 0
-
-    def __call__(self, photos, explain):
-        assert explain == "always"
-        results = []
-        for photo in photos:
-            truth = self.truths.get(photo.tobytes())
-            good = truth is not None and truth.any()
-            found = [Region("grain", 0, 5, "", truth, 1.0)] if good else []
-            results.append(Prediction("tampered" if good else "real", 0.9, 0.9 if good else 0.1,
-                                      None, "grain here" if good else "nothing", "", True,
-                                      photo.shape[:2], found))
-        return results
-
-
-def test_evaluation_counts_every_record_once_at_original_size(photos):
-    source, truths = [], {}
-    for i, photo in enumerate(photos):
-        encoded = predict_png(photo)
-        polygons = [b"[[2,2,20,2,20,7,2,7]]"] if i % 2 else []
-        source.append({"id": f"r{i}".encode(), "image": encoded, "label": 2 if i % 2 else 0,
-                       "caption": b"grain here" if i % 2 else b"nothing",
-                       "has_masks": True, "union_mask": b"",
-                       "regions": {"polygons": polygons, "mask": [b""] * len(polygons)}})
-        truths[photo.tobytes()] = evaluate.truth_of(source[-1])[1]
-    result, rows = evaluate.evaluate(FakePredictor(truths), source, progress=False)
-    assert [r["id"] for r in rows] == [f"r{i}" for i in range(5)]
-    assert [sum(r["counts"]) for r in rows] == [p.shape[0] * p.shape[1] for p in photos]
-    assert result["localisation"]["mean"]["f1"] == 1
-    assert result["detection"]["accuracy"] == result["detection"]["auc"] == 1
-    assert result["text"]["rouge_l"] == pytest.approx(1)
-    assert result["num_photos"] == 5
-
-
-def predict_png(photo):
-    buffer = io.BytesIO()
-    Image.fromarray(photo).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def test_output_names_never_collide(tmp_path):

@@ -1,4 +1,4 @@
-"""Scores of masks, verdicts and texts: by hand, and against scikit-learn."""
+"""Scores of masks: by hand, and against scikit-learn."""
 
 import json
 import subprocess
@@ -71,6 +71,20 @@ def test_masks_agree_with_scikit_learn(seed):
     assert scores["miou"] == pytest.approx(reference.jaccard_score(*pair, average="macro"))
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_photos_with_empty_masks_agree_with_scikit_learn(seed):
+    """Whatever is empty, prediction, truth or both: nothing wrong scores 1."""
+    rng = np.random.default_rng(seed)
+    predicted, truth = rng.random((2, 5, 6)) < rng.choice([0, 0.5, 1], (2, 1, 1))
+    scores = metrics.pixel_scores(metrics.pixel_counts(predicted, truth))
+    pair = truth.ravel(), predicted.ravel()
+    assert scores["f1"] == pytest.approx(reference.f1_score(*pair, zero_division=1))
+    assert scores["fg_iou"] == pytest.approx(reference.jaccard_score(*pair, zero_division=1))
+    assert scores["bg_iou"] == pytest.approx(
+        reference.jaccard_score(*pair, pos_label=False, zero_division=1))
+    assert scores["fg_iou"] == pytest.approx(scores["f1"] / (2 - scores["f1"]))
+
+
 def test_averages_by_hand():
     result = metrics.localisation(_three_photos())
     assert result["mean"] == pytest.approx({
@@ -135,77 +149,38 @@ def test_small_masks_make_an_empty_answer_look_half_right():
     assert scores["miou"] == pytest.approx(0.4785) and scores["f1"] == 0
 
 
-def test_verdicts_by_hand():
-    result = metrics.detection([0.9, 0.8, 0.4, 0.3], [1, 0, 1, 0], [1, 1, 0, 0])
-    assert result == pytest.approx({
-        "accuracy": 0.5, "accuracy_real": 0.5, "accuracy_fake": 0.5, "auc": 0.75,
-        "average_precision": 0.5 * 1 + 0.5 * 2 / 3, "f1": 0.5, "num": 4})
-
-
-@pytest.mark.parametrize("levels", [2, 5, 1000])
-@pytest.mark.parametrize("seed", range(5))
-def test_verdicts_agree_with_scikit_learn(seed, levels):
-    rng = np.random.default_rng(seed)
-    score = rng.integers(0, levels, 60) / levels  # few levels: many ties
-    truth = rng.random(60) < 0.2 + 0.6 * score
-    result = metrics.detection(score, truth, score >= 0.5)
-    assert result["auc"] == pytest.approx(reference.roc_auc_score(truth, score))
-    assert result["average_precision"] == pytest.approx(
-        reference.average_precision_score(truth, score))
-    assert result["f1"] == pytest.approx(reference.f1_score(truth, score >= 0.5))
-    assert result["accuracy"] == pytest.approx(reference.accuracy_score(truth, score >= 0.5))
-    assert result["accuracy_fake"] == pytest.approx(reference.recall_score(truth, score >= 0.5))
-
-
-def test_equal_probabilities_say_nothing():
-    result = metrics.detection(np.full(6, 0.7), [1, 0, 0, 1, 0, 1], np.ones(6))
-    assert result["auc"] == 0.5 and result["average_precision"] == 0.5
-
-
-def test_one_class_has_no_ranking():
-    fakes = metrics.detection([0.9, 0.2], [True, True], [True, False])
-    assert fakes["auc"] is fakes["average_precision"] is fakes["accuracy_real"] is None
-    assert fakes["accuracy_fake"] == 0.5 and fakes["f1"] == pytest.approx(2 / 3)
-    reals = metrics.detection([0.1], [False], [False])
-    assert reals["f1"] is reals["accuracy_fake"] is None and reals["accuracy"] == 1
-    nothing = metrics.detection([], [], [])
-    assert nothing["num"] == 0 and nothing["accuracy"] is None
-
-
-def test_unusable_verdicts_are_named():
-    with pytest.raises(ValueError, match=r"\(2,\), \(1,\) and \(2,\)"):
-        metrics.detection([0.1, 0.2], [True], [True, False])
-    with pytest.raises(ValueError, match="photo 1 is NaN"):
-        metrics.detection([0.1, np.nan], [True, False], [True, False])
-
-
-@pytest.mark.parametrize(
-    ("prediction", "reference_text", "expected"),
-    [
-        ("the hand has six fingers", "the hand has six fingers", 1.0),
-        ("The Hand!", "the hand", 1.0),
-        ("the hand has six fingers", "the left hand shows six blurred fingers", 2 * 4 / (5 + 7)),
-        ("fingers six", "six fingers", 0.5),  # order matters
-        ("finger", "fingers", 0.0),  # no stemming
-        ("", "six fingers", 0.0),
-        ("", "", 0.0),
-    ],
-)
-def test_texts_by_hand(prediction, reference_text, expected):
-    assert metrics.rouge_l(prediction, reference_text) == pytest.approx(expected)
-
-
-def test_texts_are_averaged():
-    assert metrics.text(["a b", "c"], ["a b", "d"]) == {"rouge_l": 0.5, "num": 2}
-    assert metrics.text([], []) == {"rouge_l": None, "num": 0}
-    with pytest.raises(ValueError, match="2 predictions, but 1 references"):
-        metrics.text(["a", "b"], ["a"])
-
-
 def test_results_fit_json():
-    results = [metrics.localisation(_three_photos()), metrics.detection([0.5], [True], [True]),
-               metrics.text(["a"], ["a"]), metrics.pixel_scores(np.array([1, 2, 3, 4]))]
+    results = [metrics.localisation(_three_photos()), metrics.pixel_scores(np.array([1, 2, 3, 4]))]
     assert json.loads(json.dumps(results)) == results
+
+
+@pytest.mark.parametrize("counts", [[5, 3, 2, 90], [0, 0, 9, 91], [0, 9, 0, 91], [100, 0, 0, 0]])
+def test_legions_rule_is_the_exact_one_where_there_is_something_to_find(counts):
+    ours, theirs = (metrics.pixel_scores(np.array(counts), rule=rule) for rule in metrics.RULES)
+    assert theirs["f1"] == ours["f1"]
+    assert theirs["fg_iou"] == pytest.approx(ours["fg_iou"], abs=1e-6)
+
+
+def test_legions_rule_gives_an_untouched_clean_photo_half():
+    scores = metrics.pixel_scores(np.array([0, 0, 0, 16]), rule="legion")
+    assert scores["fg_iou"] == 0 and scores["f1"] == 1
+    assert scores["miou"] == pytest.approx(0.5, abs=1e-6)
+    with pytest.raises(ValueError, match="exact, legion, not 'lisa'"):
+        metrics.pixel_scores(np.array([0, 0, 0, 16]), rule="lisa")
+
+
+def test_a_photo_without_an_answer_scores_nothing_in_the_means():
+    result = metrics.localisation(_three_photos(), failed=[False, True, False])
+    assert result["mean"]["f1"] == pytest.approx((1 / 2 + 0 + 0) / 3)
+    assert result["pooled"] == metrics.localisation(_three_photos())["pooled"]
+    assert result["num_images"] == 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pooled_iou_follows_from_pooled_f1(seed):
+    counts = np.random.default_rng(seed).integers(0, 50, (6, 4))
+    pooled = metrics.localisation(counts)["pooled"]
+    assert pooled["fg_iou"] == pytest.approx(pooled["f1"] / (2 - pooled["f1"]))
 
 
 def test_importing_it_loads_no_heavy_library():

@@ -53,8 +53,14 @@ def test_blur_keeps_a_flat_photo_flat_up_to_its_border():
 
 
 @pytest.mark.parametrize("name, level", [
-    ("fog", 1), ("noise", -0.1), ("noise", 2), ("blur", 4), ("blur", 2.5), ("jpeg", 0),
+    ("fog", 1), ("noise", -0.1), ("noise", 101), ("blur", 4), ("blur", 2.5), ("jpeg", 0),
     ("jpeg", 100), ("resize", 1), ("resize", 0)])
 def test_what_cannot_be_done_is_named(photo, name, level):
     with pytest.raises(UserError, match=f"{name}.*{level}|no perturbation 'fog'; known: noise"):
         perturb(photo, name, level, record_id="")
+
+
+def test_the_published_noise_leaves_black_and_white():
+    grey = np.full((50, 50, 3), 128, np.uint8)
+    out = perturb(grey, "noise", 25.5, record_id="")
+    assert np.isin(out, (0, 255)).mean() > 0.97

@@ -5,8 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from input_pipeline.regions import (
+    RASTERISERS,
     RegionError,
     mask_to_rle,
     pack_masks,
@@ -119,3 +121,35 @@ def test_run_lengths_round_trip_through_json():
 def test_broken_run_lengths_are_named(rle):
     with pytest.raises(RegionError, match="size"):
         rle_to_mask(rle)
+
+
+def test_the_two_rasterisers_of_the_papers():
+    square = [[5, 5, 15, 5, 15, 15, 5, 15]]
+    coco, fill = (polygons_to_mask(square, 30, 40, rasteriser=name) for name in RASTERISERS)
+    assert coco.sum() == 100 and fill.sum() == 121
+    np.testing.assert_array_equal(np.argwhere(fill)[[0, -1]], [[5, 5], [15, 15]])
+    np.testing.assert_array_equal(np.argwhere(coco)[[0, -1]], [[5, 5], [14, 14]])
+    with pytest.raises(RegionError, match="rasteriser: coco or fillpoly, not 'cv2'"):
+        polygons_to_mask(square, 30, 40, rasteriser="cv2")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_rasterisers_differ_by_a_ring_of_one_pixel(seed):
+    rng = np.random.default_rng(seed)
+    turns = np.sort(rng.random(7)) * 2 * np.pi
+    points = 40 + np.stack([np.cos(turns), np.sin(turns)], 1) * rng.uniform(15, 35, (7, 1))
+    coco, fill = (polygons_to_mask([points.ravel()], 80, 80, rasteriser=name).astype(bool)
+                  for name in RASTERISERS)
+    wide = ndimage.binary_dilation(coco, np.ones((3, 3)))
+    narrow = ndimage.binary_erosion(coco, np.ones((3, 3)), border_value=1)
+    # Truncated points move by up to a pixel, so two rings: one for them, one for the border.
+    assert not (fill & ~ndimage.binary_dilation(wide, np.ones((3, 3)))).any()
+    assert not (ndimage.binary_erosion(narrow, np.ones((3, 3)), border_value=1) & ~fill).any()
+    assert fill.sum() > coco.sum()
+
+
+def test_points_are_truncated_and_lines_are_not_empty():
+    mask = polygons_to_mask([[2.9, 3.9, 5.9, 3.9, 5.9, 3.2]], 8, 10, rasteriser="fillpoly")
+    assert np.argwhere(mask).tolist() == [[3, 2], [3, 3], [3, 4], [3, 5]]
+    mask = polygons_to_mask([[9.5, 0, 10, 0, 10, 8, 9.5, 8]], 8, 10, rasteriser="fillpoly")
+    assert mask.sum() == 8  # cut off at the border

@@ -1,0 +1,151 @@
+"""One temperature for the verdict's logits, so that its probabilities mean what they say.
+
+Temperature scaling (Guo et al., 2017, section 4.2): softmax(logits / T), with the T that minimises
+the negative log likelihood of held-out photos. It never changes a verdict.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+import scipy.special
+from etils import epath
+
+from input_pipeline.errors import UserError
+from input_pipeline.record import LABELS
+from legion_jax import checkpoint, report
+from legion_jax.checkpoint import CheckpointError
+from legion_jax.evaluation import reliability
+
+FILE = "calibration.json"
+FORMAT = 1
+LIMITS = (1e-3, 1e3)  # of the temperature, far beyond any that was published
+
+
+class CalibrationError(UserError):
+    """Photos that cannot say how sure a verdict should be."""
+
+
+def class_indices(labels: Sequence[int], classes: Sequence[str]) -> np.ndarray:
+    """The verdict head's class of every photo.
+
+    Args:
+        labels: of records: 0 real, 1 synthetic, 2 tampered; none unknown.
+        classes: the head's classes by index. Where only one of them is not "real", it stands for
+            every fake, as in training (`losses.verdict_classes`).
+
+    Returns:
+        int64[N].
+
+    Raises:
+        CalibrationError: the head has no class for a label.
+    """
+    fakes = [name for name in classes if name != "real"]
+    index = {}
+    for label in sorted(set(labels)):
+        name = LABELS[label]
+        if name != "real" and len(fakes) == 1:
+            name = fakes[0]
+        if label < 0 or name not in classes:
+            raise CalibrationError(f"a photo is {LABELS[label]}, which is no class of the verdict "
+                                   f"head: {', '.join(classes)}")
+        index[label] = list(classes).index(name)
+    return np.array([index[label] for label in labels], np.int64)
+
+
+def quality(logits: np.ndarray, truth: np.ndarray, temperature: float = 1.0) -> dict[str, float]:
+    """{nll, ece} of softmax(logits / temperature); float[N, classes], int[N].
+
+    The error's confidence is the probability of the most probable class, and right means that this
+    class is the true one.
+    """
+    log = scipy.special.log_softmax(np.asarray(logits, np.float64) / temperature, axis=-1)
+    confidence = np.minimum(np.exp(log.max(-1)), 1)
+    return {"nll": _nll(logits, truth, temperature),
+            "ece": reliability.calibration_error(confidence, log.argmax(-1) == truth)}
+
+
+def fit(logits: np.ndarray, truth: np.ndarray) -> float:
+    """The temperature with the smallest negative log likelihood.
+
+    Args:
+        logits: float[N, classes], not calibrated.
+        truth: int[N], true classes.
+
+    Raises:
+        CalibrationError: no photos, photos of one class only, a logit that is not finite, or no
+            such temperature: the logits separate the classes without an error, or are no better
+            than chance.
+    """
+    logits, truth = np.asarray(logits, np.float64), np.asarray(truth)
+    if len(logits) != len(truth) or logits.ndim != 2:
+        raise ValueError(f"logits {logits.shape} do not go with {truth.shape} labels")
+    if len(np.unique(truth)) < 2:
+        raise CalibrationError(f"{len(truth)} labelled photos of {len(np.unique(truth))} class; "
+                               f"a temperature needs photos of two classes or more")
+    if not np.isfinite(logits).all():
+        raise CalibrationError("a verdict logit is not finite")
+    own = logits[np.arange(len(truth)), truth]
+    accuracy = f"accuracy {np.mean(logits.argmax(-1) == truth):.3f}"
+    # The likelihood is concave in 1 / T: it has a maximum unless it rises for ever, or falls at 0.
+    if (own >= logits.max(-1)).all():
+        raise CalibrationError(f"{len(truth)} photos, {accuracy}: the logits tell the classes "
+                               f"apart without an error, so that no confidence is too high")
+    if (own - logits.mean(-1)).sum() <= 0:
+        raise CalibrationError(f"{len(truth)} photos, {accuracy}: the logits say no more than "
+                               f"chance, so that no confidence is too low")
+    found = scipy.optimize.minimize_scalar(
+        lambda log: _nll(logits, truth, math.exp(log)), bounds=np.log(LIMITS), method="bounded",
+        options={"xatol": 1e-6})
+    return math.exp(found.x)
+
+
+def _nll(logits: np.ndarray, truth: np.ndarray, temperature: float) -> float:
+    # Not the log of a softmax, which a small temperature takes to 0.
+    log = scipy.special.log_softmax(np.asarray(logits, np.float64) / temperature, axis=-1)
+    return float(-log[np.arange(len(truth)), truth].mean())
+
+
+def save(folder: epath.PathLike, temperature: float, **facts: Any) -> None:
+    """Write calibration.json into a checkpoint or a training run, whole or not at all.
+
+    It holds for the parameters that are there now: of a run, those of its newest step.
+
+    Args:
+        facts: what it was fitted on and what it brought, as JSON.
+    """
+    base = checkpoint.base_of(folder)
+    report.write_json(epath.Path(folder) / FILE, {
+        "format": FORMAT, "temperature": temperature, "fingerprint": base["fingerprint"],
+        "step": base["step"], **facts})
+
+
+def load(folder: epath.PathLike) -> float | None:
+    """The temperature of a checkpoint's verdict head, or None where nobody calibrated it.
+
+    Raises:
+        CheckpointError: calibration.json is damaged, or was fitted on other parameters than the
+            folder has now.
+    """
+    path = epath.Path(folder) / FILE
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        format_, temperature = found["format"], float(found["temperature"])
+        fitted = {name: found[name] for name in ("fingerprint", "step")}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged ({type(error).__name__}: {error}); remove it or "
+                              f"run tools.calibrate again") from error
+    if format_ != FORMAT or not (math.isfinite(temperature) and temperature > 0):
+        raise CheckpointError(f"{path}: format {format_} and temperature {temperature}, wanted "
+                              f"format {FORMAT} and a temperature above 0")
+    now = checkpoint.base_of(folder)
+    for name, words in (("step", "step"), ("fingerprint", "checkpoint with SHA-256")):
+        if fitted[name] != now[name]:
+            raise CheckpointError(f"{path}: fitted on {words} {fitted[name]}, but here is "
+                                  f"{now[name]}; remove it or run tools.calibrate again")
+    return temperature

@@ -1,0 +1,127 @@
+"""Rows of an evaluation on disk while it goes on, by several hosts and after a stop.
+
+Records are cut into chunks of consecutive ones. A chunk is one file that appears whole, when all
+its rows are there; which host makes it depends on its number alone. So every record is evaluated
+exactly once on any number of hosts, and an interrupted evaluation goes on with what is missing.
+The hosts share the folder; they wait for each other's files, not in JAX.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from etils import epath
+
+from input_pipeline.errors import UserError
+from legion_jax import report
+
+SIZE = 32  # records
+ROWS, SETTINGS = "rows.jsonl", "settings.json"
+POLL_SECONDS = 1.0
+
+
+class Chunks:
+    """The chunks of one evaluation under `output`/chunks."""
+
+    def __init__(self, output: epath.PathLike, total: int, *, host: int = 0, hosts: int = 1):
+        """Of `total` records; this is `host` of `hosts`."""
+        self.output, self.total = epath.Path(output), total
+        self.host, self.hosts = host, hosts
+        self._folder = self.output / "chunks"
+        self._waiting: dict[int, dict[int, dict]] = {}
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Note what the rows are made with.
+
+        Raises UserError when the folder holds rows that were made with something else.
+        """
+        path = self.output / SETTINGS
+        self.output.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _check_same(path, json.loads(path.read_text()), settings)
+        elif (self.output / ROWS).exists():
+            raise UserError(f"{self.output / ROWS}: there is no {SETTINGS} to tell what it was "
+                            f"made with; choose another output or remove it")
+        elif self.host == 0:
+            report.write_json(path, dict(settings))
+        if not self.whole():
+            self._folder.mkdir(parents=True, exist_ok=True)
+
+    def missing(self) -> list[int]:
+        """Numbers of the records this host has to evaluate, ascending."""
+        if self.whole():
+            return []
+        return [number for chunk in range(self.host, self._count(), self.hosts)
+                if not self._file(chunk).exists() for number in self._numbers(chunk)]
+
+    def add(self, number: int, row: dict) -> None:
+        """Take the row of a record; its chunk is written once it is complete."""
+        chunk = number // SIZE
+        rows = self._waiting.setdefault(chunk, {})
+        rows[number] = row
+        if len(rows) == len(self._numbers(chunk)):
+            del self._waiting[chunk]
+            report.write_text(self._file(chunk), "".join(
+                line(rows[number]) for number in self._numbers(chunk)))
+
+    def whole(self) -> bool:
+        """Whether all rows are in one file already."""
+        return (self.output / ROWS).exists()
+
+    def wait(self) -> None:
+        """Until every chunk of every host is there."""
+        chunk = 0
+        while chunk < self._count() and not self.whole():
+            if self._file(chunk).exists():
+                chunk += 1
+            else:
+                time.sleep(POLL_SECONDS)
+
+    def rows(self) -> Iterator[dict]:
+        """All rows in the order of the records; all chunks must be there."""
+        if self.whole():
+            yield from read(self.output)
+            return
+        for chunk in range(self._count()):
+            # Texts may hold characters at which `splitlines` would cut as well.
+            for text in self._file(chunk).read_text().rstrip("\n").split("\n"):
+                yield json.loads(text)
+
+    def remove(self) -> None:
+        """Remove the chunks; the rows must be in one file."""
+        if self._folder.exists():
+            self._folder.rmtree()
+
+    def _count(self) -> int:
+        return -(-self.total // SIZE)
+
+    def _numbers(self, chunk: int) -> range:
+        return range(chunk * SIZE, min((chunk + 1) * SIZE, self.total))
+
+    def _file(self, chunk: int) -> epath.Path:
+        return self._folder / f"{chunk:06d}.jsonl"
+
+
+def read(output: epath.PathLike) -> Iterator[dict]:
+    """Rows of a finished evaluation. Raises UserError naming a line that is none."""
+    path = epath.Path(output) / ROWS
+    with path.open() as lines:
+        for number, text in enumerate(lines, 1):
+            try:
+                yield json.loads(text)
+            except ValueError as error:
+                raise UserError(f"{path}: line {number} is not valid JSON ({error})") from error
+
+
+def line(row: dict) -> str:
+    """A row as a line of JSON."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _check_same(path: epath.Path, found: dict, wanted: Mapping[str, Any]) -> None:
+    wanted = json.loads(json.dumps(wanted))
+    if changed := [f"{name} {found.get(name)!r} (now {wanted.get(name)!r})"
+                   for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]:
+        raise UserError(f"{path}: rows here were made with {', '.join(changed)}; choose another "
+                        f"output or remove it")

@@ -1,0 +1,163 @@
+"""One photo of an evaluation as a line of JSON: what is true, what was predicted, how it scores."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from input_pipeline import examples, images, perturbations, regions
+from input_pipeline.record import DataError, RecordError
+from legion_jax import metrics
+from legion_jax.evaluation import matching, texts
+from legion_jax.evaluation.settings import Settings
+from legion_jax.predictions import Prediction
+
+
+def begin(record: Mapping, size: tuple[int, int], *, split: str, settings: Settings) -> dict:
+    """What is known of a photo of `size` before the model sees it: half of its row."""
+    truth, union = truth_of(record, size, rasteriser=settings.rasteriser)
+    return {
+        "id": examples.record_id(record), "split": split, "label": int(record["label"]),
+        "category": _text(record["category"]), "generator": _text(record["generator"]),
+        "size": [int(side) for side in size], "reference": _text(record["caption"]),
+        "num_regions": len(truth), "truth": truth, "truth_rle": union}
+
+
+def truth_of(record: Mapping, size: tuple[int, int], *,
+             rasteriser: str) -> tuple[list[dict], dict | None]:
+    """Marked regions [{"phrase", "rle"}] and the run-length code of all that is marked.
+
+    The code is None where nobody looked for artifacts. Raises DataError naming the record when a
+    region covers no pixel of a photo of this size.
+    """
+    if not record["has_masks"]:
+        return [], None
+    marked = record["regions"]
+    try:
+        found = [{"phrase": _text(phrase), "rle": regions.mask_to_rle(examples.region_mask(
+            record, number, size, rasteriser=rasteriser))}
+            for number, phrase in enumerate(marked["phrase"])]
+        parts = [one["rle"] for one in found]
+        if record["union_mask"]:
+            parts.append(regions.mask_to_rle(regions.png_to_mask(record["union_mask"])))
+    except regions.RegionError as error:
+        raise DataError(f"record {examples.record_id(record)}: {error}") from error
+    parts = parts or [regions.mask_to_rle(np.zeros(size, bool))]
+    if sizes := {tuple(part["size"]) for part in parts} - {tuple(size)}:
+        raise DataError(f"record {examples.record_id(record)}: a mask of {sizes.pop()} for a photo "
+                        f"of {tuple(size)}")
+    whole = coco_mask.merge(parts)
+    return found, {"size": [int(side) for side in size], "counts": whole["counts"].decode("ascii")}
+
+
+def finish(known: dict, prediction: Prediction, *, settings: Settings) -> dict:
+    """The row of a photo from its first half and what was predicted."""
+    found = [{"phrase": r.phrase, "span": [r.start, r.end], "detail": r.detail,
+              "rle": None if r.mask is None else regions.mask_to_rle(r.mask), "score": r.score}
+             for r in prediction.regions]
+    masks = [one["rle"] for one in found if one["rle"] is not None]
+    mask = prediction.mask
+    row = known | {
+        "failed": None, "verdict": prediction.verdict, "probability": prediction.probability,
+        "fake_probability": prediction.fake_probability, "words": prediction.words,
+        "words_agree": prediction.words_agree, "finished": prediction.finished,
+        "explanation": prediction.explanation, "answer": prediction.answer,
+        "regions": found, "num_masks": len(masks), "mask_area": float(mask.mean()),
+        **_pixel_scores(mask, known["truth_rle"], settings)}
+    row["ious"] = matching.overlaps(masks, [one["rle"] for one in known["truth"]]).tolist()
+    return row | _text_scores(row)
+
+
+def fail(known: dict, reason: str, *, settings: Settings) -> dict:
+    """The row of a photo that could not be read: no answer, an empty mask, every score 0."""
+    row = known | {
+        "failed": reason, "verdict": None, "probability": None, "fake_probability": None,
+        "words": None, "words_agree": None, "finished": False, "explanation": "", "answer": "",
+        "regions": [], "num_masks": 0, "mask_area": 0.0, "ious": [],
+        **_pixel_scores(np.zeros(known["size"], bool), known["truth_rle"], settings)}
+    zeros = {name: 0.0 for name in metrics.NAMES if row[name] is not None}
+    return row | zeros | _text_scores(row)
+
+
+def predicted(predictor, source: "Source", numbers: Iterable[int], *,
+              settings: Settings) -> Iterator[tuple[int, dict]]:
+    """Evaluate records `numbers` of a source; photos are read as the predictor takes them.
+
+    Yields (number, row), each once, in the order in which they are finished.
+    """
+    known, unreadable = {}, []
+
+    def photos():
+        for number in numbers:
+            half, photo, reason = _read(source, number, settings)
+            if photo is None:
+                unreadable.append((number, fail(half, reason, settings=settings)))
+            else:
+                known[number] = half
+                yield number, photo
+
+    for number, prediction in predictor.stream(photos(), explain="always"):
+        while unreadable:
+            yield unreadable.pop()
+        yield number, finish(known.pop(number), prediction, settings=settings)
+    yield from unreadable
+
+
+class Source:
+    """Records of one or several splits under one number each, and the split each is of."""
+
+    def __init__(self, parts: Sequence[tuple[str, Sequence[Mapping]]]):
+        """`parts`: (name of the split, its records)."""
+        self.parts = list(parts)
+        self._ends = np.cumsum([len(records) for _, records in self.parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def at(self, number: int) -> tuple[str, int, Sequence[Mapping]]:
+        """(split, number in it, its records) of a record."""
+        place = int(np.searchsorted(self._ends, number, side="right"))
+        name, records = self.parts[place]
+        return name, number - int(self._ends[place]) + len(records), records
+
+
+def _read(source: Source, number: int, settings: Settings):
+    """(first half of the row, photo uint8[H, W, 3] or None, why there is none)."""
+    split, place, records = source.at(number)
+    try:
+        record = records[place]
+    except RecordError as error:
+        # Nothing is known of it, not even its truth.
+        return {"id": f"{split}[{place}]", "split": split, "label": -1, "category": "",
+                "generator": "", "size": [1, 1], "reference": "", "num_regions": 0, "truth": [],
+                "truth_rle": None}, None, str(error)
+    try:
+        photo = images.read_image(record["image"], name=examples.record_id(record))
+    except images.ImageError as error:
+        size = (int(record["height"]), int(record["width"]))
+        return begin(record, size, split=split, settings=settings), None, str(error)
+    if settings.perturbation:
+        photo = perturbations.perturb(photo, settings.perturbation, settings.level,
+                                      record_id=examples.record_id(record))
+    return begin(record, photo.shape[:2], split=split, settings=settings), photo, ""
+
+
+def _pixel_scores(mask: np.ndarray, truth: dict | None, settings: Settings) -> dict:
+    if truth is None:
+        return {"counts": None, **dict.fromkeys(metrics.NAMES), "component_ious": []}
+    true = regions.rle_to_mask(truth).astype(bool)
+    counts = metrics.pixel_counts(mask, true)
+    return {"counts": [int(c) for c in counts],
+            **metrics.pixel_scores(counts, rule=settings.pixel_rule),
+            "component_ious": matching.component_pairs(mask, true)}
+
+
+def _text_scores(row: dict) -> dict:
+    """A record without a reference has no score; `css` comes later, if an encoder is named."""
+    reference = row["reference"]
+    return {"rouge_l": texts.rouge_l(row["explanation"], reference) if reference else None,
+            "css": None}
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,148 @@
+"""What an evaluation was done with, and the sentence that says what each of its numbers means."""
+
+import dataclasses
+
+import numpy as np
+
+from input_pipeline import perturbations, regions
+from input_pipeline.errors import UserError
+from legion_jax import metrics
+from legion_jax.evaluation import reliability
+
+FORMAT = 1  # of rows.jsonl; changes when its numbers would
+COMPAT = ("", "legion")
+# What the published evaluation scripts pass to their helpers (LEGION spec 8.3). The noise was meant
+# for pixels of 0 to 255 but is added to pixels of 0 to 1.
+LEGION_LEVELS = {"noise": (25.5,), "blur": (5,), "jpeg": (50,)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides the row of a photo beside model and data.
+
+    Attributes:
+        rasteriser: of true polygons, one of `regions.RASTERISERS`.
+        pixel_rule: how empty masks score, one of `metrics.RULES`.
+        perturbation, level: damage done to photos (`input_pipeline.perturbations`), '' for none.
+    """
+
+    rasteriser: str = "coco"
+    pixel_rule: str = "exact"
+    perturbation: str = ""
+    level: float = 0.0
+
+    def __post_init__(self):
+        for name, known in (("rasteriser", regions.RASTERISERS), ("pixel_rule", metrics.RULES)):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name}: one of {', '.join(known)}, "
+                                f"not {getattr(self, name)!r}")
+
+
+DEFAULT = Settings()
+
+
+def compatible(name: str) -> Settings:
+    """The settings of a published evaluation, '' for the usual ones. Raises UserError."""
+    if name not in COMPAT:
+        raise UserError(f"--compat: one of {', '.join(filter(None, COMPAT))}, not {name!r}")
+    return Settings(rasteriser="fillpoly", pixel_rule="legion") if name else Settings()
+
+
+def explain(name: str) -> str:
+    """Which switches `--compat` sets, and to what."""
+    changed = {field: value for field, value in dataclasses.asdict(compatible(name)).items()
+               if value != getattr(DEFAULT, field)}
+    levels = {kind: levels[0] for kind, levels in LEGION_LEVELS.items()}
+    told = [*changed.items(), *levels.items()]
+    return (f"--compat={name} sets " + ", ".join(f"{key} {value}" for key, value in told)
+            + "; its localisation is localisation.mean, its accuracy "
+              "detection.mean_accuracy_of_splits")
+
+
+def parse_robustness(text: str, *, compat: str = "") -> list[tuple[str, float]]:
+    """[(perturbation, level)] of a flag: `all`, or names, each with all its levels or one.
+
+    "jpeg,blur=5" is every quality of the grid and one kernel; `compat` takes the levels from the
+    published scripts instead. Raises UserError naming what is no perturbation or no level of one.
+    """
+    grid = LEGION_LEVELS if compat else perturbations.GRID
+    found: list[tuple[str, float]] = []
+    for part in filter(None, (list(grid) if text == "all" else text.split(","))):
+        name, _, level = part.strip().partition("=")
+        if name not in perturbations.GRID:
+            raise UserError(f"--robustness: no perturbation {name!r}; known: all, "
+                            f"{', '.join(perturbations.GRID)}")
+        try:
+            levels = [float(level)] if level else grid[name]
+        except ValueError as error:
+            raise UserError(f"--robustness: {level!r} is no level of {name}") from error
+        except KeyError as error:
+            raise UserError(f"--robustness: {name} has no published level; known with --compat: "
+                            f"{', '.join(grid)}") from error
+        for one in levels:  # hours may pass until a level has its turn
+            perturbations.perturb(np.zeros((8, 8, 3), np.uint8), name, one, record_id="")
+        found += [(name, float(one)) for one in levels]
+    return list(dict.fromkeys(found))
+
+
+TRUTH = {
+    "coco": "polygons by COCO's run lengths (pixel centres inside)",
+    "fillpoly": "polygons with points truncated to whole pixels and their border included, as "
+                "OpenCV's fillPoly"}
+EMPTY = {
+    "exact": "a class without a pixel in either mask scores 1",
+    "legion": "IoU is intersection / (union + 1e-6), so a class without a pixel in either mask "
+              "has IoU 0, while its F1 is 1"}
+FIXED = {
+    "localisation.mean": "Scored photo by photo, then averaged.",
+    "localisation.mean_with_artifacts": "The same without photos whose truth is empty.",
+    "localisation.pooled": "The pixels of all photos counted together, so large artifacts weigh "
+                           "more.",
+    "localisation.false_area_on_clean": "Mean share of predicted pixels, photos with empty truth.",
+    "localisation.false_area_on_real": "Mean share of predicted pixels, photos labelled real, "
+                                       "whether marked or not.",
+    "localisation.false_area_on_real_shown": "The same, none where the verdict withholds masks.",
+    "matching": "IoU of single regions' masks over photos whose regions are marked one by one; at "
+                "most 100 regions a photo. ap50 at IoU 0.5, map the mean over 0.5:0.05:0.95; "
+                "precision50 and recall50 by the Hungarian assignment.",
+    "matching.hungarian": "Assignment of largest summed IoU in each photo; ranked by score over "
+                          "all photos, area under the 101-point interpolated precision-recall "
+                          "curve.",
+    "matching.coco": "As pycocotools' COCOeval: greedy by falling score at every threshold; the "
+                     "same curve.",
+    "matching.legion": "As LEGION's helper: share of assigned pairs of connected components of the "
+                       "union masks that reach the threshold, averaged over marked photos, 0 "
+                       "without a pair; what is left over costs nothing.",
+    "detection": f"Fake (synthetic or tampered) is the positive class; a verdict is fake when its "
+                 f"most probable class is not real. Photos that could not be read count as wrong "
+                 f"in accuracies and F1 and are left out of AUC, AP, ECE, Brier score and NLL. ECE "
+                 f"has {reliability.BINS} bins of equal width over the probability of the verdict "
+                 f"given; NLL is in nats. mean_accuracy_of_splits and _of_categories weigh every "
+                 f"split or category alike; the first over the test sets of UniversalFakeDetect is "
+                 f"the number of LEGION's tables. by_generator holds the fakes it made.",
+    "categories": "The same over the photos of one category each.",
+    "groups": "Columns of LEGION's detection table: unweighted mean of the accuracies of their "
+              "test sets; 'missing' names sets that were not evaluated.",
+    "words": "What the explanation's own words say of real and fake, found by rule; agreement with "
+             "the verdict over photos where both say something.",
+    "robustness": "Photos damaged before any preprocessing, truth untouched: noise sigma in units "
+                  "of full scale, blur kernel in pixels (sigma 0.3((k-1)/2-1)+0.8), JPEG quality "
+                  "of libjpeg with 4:2:0, resize factor and back, web: 1280 pixels, JPEG twice."}
+
+
+def conventions(settings: Settings, *, css_model: str = "", resamples: int = 0) -> dict[str, str]:
+    """For each block of metrics.json, how its numbers come about."""
+    return FIXED | {
+        "localisation": f"Union of all predicted masks (logit > 0, whatever the verdict) against "
+                        f"the union of all marked regions, at the photo's own size; "
+                        f"{TRUTH[settings.rasteriser]}. mIoU is the mean of foreground and "
+                        f"background IoU, F1 is of foreground pixels; {EMPTY[settings.pixel_rule]}."
+                        f" Photos nobody marked are left out; one that could not be read has an "
+                        f"empty mask and scores 0 in the means.",
+        "text": "ROUGE-L: F-measure of the longest common word sequence, no stemming, 0 to 1, mean "
+                "over photos with a reference, tags removed. " + (
+                    f"CSS: cosine of sentence embeddings of {css_model}, -1 to 1, mean over the "
+                    f"same photos, 0 for an empty explanation." if css_model else
+                    "CSS was not computed: no encoder was named."),
+        "intervals": f"95 % percentile intervals of {resamples} bootstrap resamples of photos."
+                     if resamples else "Not computed."}

@@ -1,0 +1,73 @@
+"""Scores of explanations: ROUGE-L, and the cosine of sentence embeddings (CSS).
+
+The LEGION and FakeVLM papers print a "CSS" without naming its encoder, and another encoder gives
+another number, so the encoder is named by whoever asks for the score, and stored beside it.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from input_pipeline.errors import UserError
+
+BATCH = 64  # texts encoded at once
+
+
+def rouge_l(prediction: str, reference: str) -> float:
+    """F-measure, 0 to 1, of the longest common subsequence of words, without stemming.
+
+    Both are plain texts, free of `<p>` and `[SEG]`. Words are runs of a-z and 0-9 after lower
+    casing; a text without any scores 0 (Lin 2004, as in Google's rouge_score).
+    """
+    return float(_rouge().score(reference, prediction)["rougeL"].fmeasure)
+
+
+def cosines(predictions: Sequence[str], references: Sequence[str],
+            encode: Callable[[list[str]], np.ndarray]) -> list[float]:
+    """Cosine, -1 to 1, of the embeddings of each prediction and its reference.
+
+    Args:
+        encode: N texts -> float[N, D]; need not be normalised.
+
+    A prediction without a word scores 0: what an encoder makes of nothing is arbitrary.
+
+    Raises ValueError when there is not one reference for each prediction.
+    """
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions, but {len(references)} references")
+    found = []
+    for start in range(0, len(predictions), BATCH):
+        ours, theirs = (list(texts[start:start + BATCH]) for texts in (predictions, references))
+        a, b = np.split(np.asarray(encode(ours + theirs), np.float64), 2)
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosine = np.clip((a * b).sum(1) / np.where(norms > 0, norms, 1), -1, 1)
+        found += [float(c) if text.strip() else 0.0
+                  for c, text in zip(cosine, ours, strict=True)]
+    return found
+
+
+def encoder(name: str) -> Callable[[list[str]], np.ndarray]:
+    """The sentence encoder `name`, a folder or a name on the Hugging Face hub.
+
+    Raises UserError when sentence-transformers is not installed or has no such model.
+    """
+    try:
+        import sentence_transformers  # an optional extra, with PyTorch
+    except ImportError as error:
+        raise UserError(f"--css_model={name}: sentence-transformers is not installed: "
+                        f"pip install -e '.[css]'") from error
+    try:
+        model = sentence_transformers.SentenceTransformer(name)
+    except (OSError, ValueError) as error:  # no such folder; no network; not a model
+        raise UserError(f"--css_model={name}: {' '.join(str(error).split())[:300]}") from error
+    return lambda texts: model.encode(texts, batch_size=BATCH, show_progress_bar=False,
+                                      convert_to_numpy=True)
+
+
+@functools.cache
+def _rouge():
+    # Imported late: it brings in nltk, which takes seconds and loads whatever it finds installed.
+    from rouge_score import rouge_scorer
+
+    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)

@@ -1,0 +1,229 @@
+"""The whole evaluation: its command, what a stop costs, damaged photos, and several hosts."""
+
+import json
+
+import numpy as np
+import pytest
+import several_hosts
+import test_inference
+import test_train_data
+from etils import epath
+from made_rows import prediction, record
+from test_inference import run_tool
+
+from input_pipeline import prepared, regions
+from input_pipeline.errors import UserError
+from legion_jax import evaluate
+from legion_jax.evaluation import chunks, scoring
+from legion_jax.evaluation import settings as settings_lib
+from legion_jax.evaluation.rows import Source
+from legion_jax.evaluation.settings import DEFAULT
+from legion_jax.inference import Predictor
+
+data = test_train_data.data
+folder, tokenizer, photos = test_inference.folder, test_inference.tokenizer, test_inference.photos
+FACTS = {"data": "made/up", "split": "test", "step": 3}
+
+
+class Finder:
+    """Finds what is darker than half in every photo; stops for good at photo `stop`."""
+
+    def __init__(self, stop=None):
+        self.stop, self.seen = stop, 0
+
+    def stream(self, items, *, explain):
+        assert explain == "always"
+        for key, photo in items:
+            if self.seen == self.stop:
+                raise KeyboardInterrupt
+            self.seen += 1
+            dark = photo.mean(-1) < 127
+            yield key, prediction(photo.shape[:2], [dark] if dark.any() else [],
+                                  fake=0.9 if dark.any() else 0.1,
+                                  text="grain here" if dark.any() else "nothing")
+
+
+def made_up(number: int) -> Source:
+    """Photos of 16 x 20 pixels; every second one has a dark square, its artifact."""
+    records = []
+    for n in range(number):
+        photo = np.full((16, 20, 3), 200, np.uint8)
+        if n % 2:
+            photo[2:12, 2:12] = 20
+        records.append(record(
+            f"r{n}", photo, label=2 * (n % 2), caption="grain here" if n % 2 else "nothing",
+            polygons=[[2, 2, 12, 2, 12, 12, 2, 12]] if n % 2 else []))
+    return Source([("test", records)])
+
+
+def run(source, output, finder, *, facts=None, settings=DEFAULT, damage=()):
+    task = evaluate.Task(source, facts or FACTS, lambda: finder)
+    return evaluate.run(task, epath.Path(output), evaluate.Scoring(settings, resamples=20),
+                        folder="weights", damage=damage)
+
+
+def lines(output):
+    return [json.loads(text) for text in (output / "rows.jsonl").read_text().split("\n")[:-1]]
+
+
+def test_every_record_counts_once_at_its_own_size():
+    source = made_up(5)
+    result, rows = evaluate.evaluate(Finder(), source.parts[0][1], progress=False)
+    assert [r["id"] for r in rows] == [f"r{i}" for i in range(5)]
+    assert all(sum(r["counts"]) == 320 for r in rows)
+    assert result["localisation"]["mean"]["f1"] == result["matching"]["coco"]["map"] == 1
+    assert result["detection"]["accuracy"] == result["detection"]["auc"] == 1
+    assert result["text"]["rouge_l"] == pytest.approx(1) and result["num_photos"] == 5
+
+
+def test_both_files_say_the_same(tmp_path, capsys):
+    result = run(made_up(7), tmp_path / "out", Finder())
+    assert json.loads((tmp_path / "out/metrics.json").read_text()) == result
+    rows = lines(tmp_path / "out")
+    assert scoring.summary(rows)["localisation"] == result["localisation"]
+    assert (result["checkpoint"], result["data"], result["split"]) == ("weights", "made/up", "test")
+    assert set(result["conventions"]) >= {"localisation", "matching", "text", "detection", "groups",
+                                          "words", "intervals", "robustness", "categories"}
+    assert result["intervals"]["localisation.mean.f1"] == [1, 1]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "metrics.json", "rows.jsonl", "settings.json"]
+    evaluate.show(result)
+    assert "1.00-1.00" in capsys.readouterr().out
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(chunks, "SIZE", 3)
+
+
+def test_a_stopped_evaluation_goes_on(tmp_path, small_chunks):
+    whole = run(made_up(10), tmp_path / "whole", Finder())
+    with pytest.raises(KeyboardInterrupt):
+        run(made_up(10), tmp_path / "out", Finder(stop=7))
+    assert not (tmp_path / "out/rows.jsonl").exists()
+    second = Finder()
+    assert run(made_up(10), tmp_path / "out", second) == whole
+    assert second.seen == 4  # two chunks of three were done
+    assert lines(tmp_path / "out") == lines(tmp_path / "whole")
+    third = Finder()
+    assert run(made_up(10), tmp_path / "out", third) == whole and third.seen == 0
+
+
+@pytest.mark.parametrize("facts, settings, message", [
+    (FACTS | {"step": 4}, DEFAULT, r"made with step 3 \(now 4\)"),
+    (FACTS, settings_lib.compatible("legion"),
+     r"made with pixel_rule 'exact' \(now 'legion'\), rasteriser 'coco' \(now 'fillpoly'\)")])
+def test_other_settings_are_refused(tmp_path, small_chunks, facts, settings, message):
+    with pytest.raises(KeyboardInterrupt):
+        run(made_up(10), tmp_path, Finder(stop=7))
+    with pytest.raises(UserError, match=message):
+        run(made_up(10), tmp_path, Finder(), facts=facts, settings=settings)
+
+
+def test_damaged_photos_are_evaluated_level_by_level(tmp_path, small_chunks):
+    damage = [("noise", 0.02), ("noise", 1.0)]
+    with pytest.raises(KeyboardInterrupt):
+        run(made_up(4), tmp_path, Finder(stop=10), damage=damage)
+    finder = Finder()
+    result = run(made_up(4), tmp_path, finder, damage=damage)
+    assert finder.seen == 4  # the whole photos, one level, and one of two chunks were done...
+    mild, strong = result["robustness"]
+    assert (mild["name"], mild["level"], strong["level"]) == ("noise", 0.02, 1.0)
+    assert mild["localisation"]["mean"]["f1"] == 1 > strong["localisation"]["mean"]["f1"]
+    assert {"localisation", "detection", "text"} <= set(mild)
+    place = tmp_path / "robustness" / "noise_1"
+    assert len(lines(place)) == 4
+    own = json.loads((place / "metrics.json").read_text())
+    assert own["settings"]["perturbation"] == "noise" and own["settings"]["level"] == 1
+    assert run(made_up(4), tmp_path, Finder(stop=0), damage=damage) == result
+    evaluate.show(result)
+
+
+def test_the_published_rule_changes_the_truth(tmp_path):
+    settings = settings_lib.compatible("legion")
+    result = run(made_up(4), tmp_path, Finder(), settings=settings)
+    mean = result["localisation"]["mean"]
+    assert mean["f1"] == pytest.approx((1 + 1 + 2 * (2 * 100 / 221)) / 4)
+    assert mean["miou"] == pytest.approx(
+        (0.5 + 0.5 + 2 * (100 / 121 + 199 / 220) / 2) / 4, abs=1e-6)
+
+
+def test_the_command(folder, data, tmp_path):
+    arguments = ("legion_jax.evaluate", "--checkpoint", folder, "--data_dir", data / "data",
+                 "--output", tmp_path / "out", "--resamples=50", "--batch_size=4")
+    done = run_tool(*arguments, "--split=train[:6]+test", "--compat=legion",
+                    "--robustness=jpeg")
+    assert done.returncode == 0, done.stderr
+    assert "--compat=legion sets rasteriser fillpoly, pixel_rule legion" in done.stdout
+    result = json.loads((tmp_path / "out/metrics.json").read_text())
+    rows = lines(tmp_path / "out")
+    splits = [prepared.open_split(data / "data", name) for name in ("train[:6]", "test")]
+    assert [r["id"] for r in rows] == [split[i]["id"].decode() for split in splits
+                                       for i in range(len(split))]
+    assert [r["split"] for r in rows] == ["train"] * 6 + ["test"] * 5
+    assert set(result["detection"]["by_split"]) == {"train", "test"}
+    assert [(p["name"], p["level"]) for p in result["robustness"]] == [("jpeg", 50)]
+    assert result["settings"]["data"] == "synthscars/photos" and result["num_failed"] == 0
+    for row in rows:
+        union = np.zeros(row["size"], bool)
+        for region in row["regions"]:
+            assert row["explanation"][slice(*region["span"])] == region["phrase"]
+            if region["rle"]:
+                union |= regions.rle_to_mask(region["rle"]).astype(bool)
+        assert union.mean() == row["mask_area"]
+        assert row["counts"][0] + row["counts"][1] == union.sum()
+    again = run_tool(*arguments, "--split=test")
+    assert again.returncode == 1 and "split 'train[:6]+test' (now 'test')" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+def test_a_typing_error_costs_no_minutes(folder, data, tmp_path):
+    for flag, message in (("--css_model=mini", "pip install -e '.[css]'"),
+                          ("--split=holdout", "no split 'holdout'")):
+        done = run_tool("legion_jax.evaluate", "--checkpoint", folder, "--data_dir", data / "data",
+                        "--output", tmp_path / "out", flag)
+        assert done.returncode == 1 and message in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def on_this_host(folder: str, data_dir: str, output: str) -> int:
+    """Evaluate a split into `output` as the command does; how many photos this host predicted."""
+    chunks.SIZE, chunks.POLL_SECONDS = 2, 0.05
+    source, seen = evaluate.open_source(data_dir, "test"), []
+
+    class Counted:
+        def __init__(self):
+            self.predictor = Predictor.from_folder(folder, batch_size=2)
+
+        def stream(self, items, *, explain):
+            for key, found in self.predictor.stream(items, explain=explain):
+                seen.append(key)
+                yield key, found
+
+    task = evaluate.Task(source, evaluate.facts_of(folder, data_dir, "test", source), Counted)
+    evaluate.run(task, epath.Path(output), evaluate.Scoring(DEFAULT, resamples=20), folder=folder,
+                 damage=[("jpeg", 50.0)])
+    return len(seen)
+
+
+@pytest.mark.slow
+def test_two_hosts_share_the_photos_and_agree_with_one(folder, data, tmp_path, monkeypatch):
+    for name in ("SIZE", "POLL_SECONDS"):
+        monkeypatch.setattr(chunks, name, getattr(chunks, name))
+    seen = several_hosts.run("test_evaluate:on_this_host", str(folder), str(data / "data"),
+                             str(tmp_path / "two"), hosts=2)
+    assert seen == [6, 4]  # chunks of 2, 2 and 1, twice
+    assert on_this_host(str(folder), str(data / "data"), str(tmp_path / "one")) == 10
+    for place in ("", "robustness/jpeg_50"):
+        ours, theirs = (lines(tmp_path / name / place) for name in ("two", "one"))
+        for one, other in zip(ours, theirs, strict=True):
+            for name in ("probability", "fake_probability"):
+                assert one.pop(name) == pytest.approx(other.pop(name), abs=1e-5)
+            for a, b in zip(one.pop("regions"), other.pop("regions"), strict=True):
+                assert a.pop("score") == pytest.approx(b.pop("score"), abs=1e-4)
+                assert a == b
+            assert one == other
+    two, one = (json.loads((tmp_path / name / "metrics.json").read_text())
+                for name in ("two", "one"))
+    assert two["localisation"] == one["localisation"] and two["text"] == one["text"]

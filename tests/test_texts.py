@@ -1,0 +1,79 @@
+"""Scores of explanations: by hand, and with an encoder that counts letters."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from input_pipeline.errors import UserError
+from legion_jax.evaluation import texts
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference_text", "expected"),
+    [
+        ("the hand has six fingers", "the hand has six fingers", 1.0),
+        ("The Hand!", "the hand", 1.0),
+        ("the hand has six fingers", "the left hand shows six blurred fingers", 2 * 4 / (5 + 7)),
+        ("fingers six", "six fingers", 0.5),  # order matters
+        ("finger", "fingers", 0.0),  # no stemming
+        ("", "six fingers", 0.0),
+        ("", "", 0.0),
+    ],
+)
+def test_texts_by_hand(prediction, reference_text, expected):
+    assert texts.rouge_l(prediction, reference_text) == pytest.approx(expected)
+
+
+def letters(texts_: list[str]) -> np.ndarray:
+    """How often each letter is there: a sentence encoder of 26 dimensions."""
+    return np.array([[text.count(chr(97 + n)) for n in range(26)] for text in texts_], np.float32)
+
+
+def test_cosines_by_hand():
+    found = texts.cosines(["aab", "a", "", "c"], ["ab", "b", "ab", "cc"], letters)
+    assert found == pytest.approx([3 / np.sqrt(10), 0, 0, 1])
+    assert texts.cosines([], [], letters) == []
+    with pytest.raises(ValueError, match="2 predictions, but 1 references"):
+        texts.cosines(["a", "b"], ["a"], letters)
+
+
+def test_many_texts_are_encoded_in_batches(monkeypatch):
+    sizes = []
+
+    def counted(group):
+        sizes.append(len(group))
+        return letters(group)
+
+    monkeypatch.setattr(texts, "BATCH", 4)
+    words = [chr(97 + n) * 2 for n in range(10)]
+    assert texts.cosines(words, words, counted) == pytest.approx([1] * 10)
+    assert sizes == [8, 8, 4]
+
+
+def test_an_empty_text_scores_nothing_whatever_the_encoder_makes_of_it():
+    assert texts.cosines([" "], ["x"], lambda group: np.ones((len(group), 3))) == [0.0]
+
+
+def test_the_encoder_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(UserError, match=r"--css_model=mini: .*pip install -e '.\[css\]'"):
+        texts.encoder("mini")
+
+
+def test_the_encoder_is_asked_for_by_name(monkeypatch):
+    class Model:
+        def __init__(self, name):
+            if name != "mini":
+                raise OSError(f"{name} is not a local folder\nand not a model")
+
+        def encode(self, group, *, batch_size, show_progress_bar, convert_to_numpy):
+            assert batch_size and convert_to_numpy and not show_progress_bar
+            return letters(group)
+
+    monkeypatch.setitem(sys.modules, "sentence_transformers",
+                        types.SimpleNamespace(SentenceTransformer=Model))
+    assert texts.cosines(["ab"], ["ab"], texts.encoder("mini")) == pytest.approx([1])
+    with pytest.raises(UserError, match="--css_model=large: large is not a local folder and not"):
+        texts.encoder("large")
