@@ -10,6 +10,7 @@ import numpy as np
 import scipy.ndimage
 import skimage.data
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from input_pipeline.perturbations import GRID
 from input_pipeline.regions import mask_to_rle
@@ -73,17 +74,18 @@ def summary(rows: list[dict], seed: int = 0) -> dict:
     block = _blocks(rows)
     rng = np.random.default_rng(seed)
     found = {
-        "checkpoint": "runs/legion_7b", "data": "data/synthscars/photos/2.0.0", "split": "test",
+        "checkpoint": "runs/legion_7b", "data": "synthscars/photos", "split": "test",
         "settings": {"explain": "always", "max_new_tokens": 512, "sam_longest": 0,
                      "instruction": "Is this photo real? Explain."},
         "conventions": CONVENTIONS, "num_photos": len(rows), "num_failed": 0,
         "num_unfinished": sum(not row["finished"] for row in rows), **block,
         "categories": {c: _blocks([r for r in rows if r["category"] == c]) | {
-            "num": sum(r["category"] == c for r in rows)} for c in CATEGORIES},
-        "matching": {"recall": 0.412, "precision": 0.377, "mean_iou": 0.296, "num": len(rows)},
+            "num_photos": sum(r["category"] == c for r in rows)} for c in CATEGORIES},
+        "matching": {"hungarian": {"ap50": 0.221, "map": 0.094}, "recall50": 0.412,
+                     "precision50": 0.377, "num_photos": len(rows)},
         "words": {"agreement": 0.913, "num_disagree": sum(r["words_agree"] is False for r in rows),
                   "num": len(rows)},
-        "groups": {"flux": 0.912, "sdxl": 0.953, "midjourney": 0.871},
+        "groups": {},
         "robustness": [_damaged(block, name, level, k + 1, rng)
                        for name, levels in GRID.items() for k, level in enumerate(levels)]}
     found["intervals"] = dict(_intervals(found, rng))
@@ -136,7 +138,11 @@ def _row(name, label, size, truths, said, fake, truth_rng, rng, k) -> dict:
         "num_masks": len(said), "regions": regions,
         "truth": [{"phrase": p, "rle": mask_to_rle(m)}
                   for p, m in zip(phrases, truths, strict=True)],
-        "truth_rle": mask_to_rle(union)}
+        "truth_rle": mask_to_rle(union), "split": "test", "failed": None, "component_ious": [],
+        "mask_area": float(counts[:2].sum() / counts.sum()),
+        "ious": np.asarray(coco_mask.iou([r["rle"] for r in regions], [
+            mask_to_rle(m) for m in truths], [0] * len(truths))).tolist() if said and truths
+                else [[] for _ in said]}
 
 
 def _blob(rng, size) -> np.ndarray:
@@ -168,6 +174,9 @@ def _blocks(rows: list[dict]) -> dict:
     found["ece"] = float(sum(b["num"] * abs(b["confidence"] - b["accuracy"])
                              for b in bins if b["num"]) / max(1, len(rows)))
     found["reliability"] = bins
+    found["by_generator"] = {name: {"accuracy": float(right[at].mean()), "num": int(at.sum())}
+                             for name in GENERATORS if (at := np.array(
+                                 [r["generator"] == name for r in rows])).any()}
     text = metrics.text([r["explanation"] for r in rows], [r["reference"] for r in rows])
     return {"localisation": metrics.localisation(np.array([r["counts"] for r in rows])),
             "detection": found,

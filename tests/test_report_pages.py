@@ -132,7 +132,8 @@ def test_large_photos_are_reduced():
 def test_texts_are_escaped(folder, tmp_path):
     evil = "</script><script>alert('&')</script>\" onload=\"x"
     encoded = _copy(folder, tmp_path, data=evil, checkpoint=evil, split=evil,
-                    settings={evil: evil}, conventions={"detection": evil}, groups={evil: 0.5})
+                    settings={evil: evil}, conventions={"detection": evil},
+                    groups={evil: {"accuracy": 0.5}, "b": {"accuracy": 1.0, "missing": [evil]}})
     rows = _rows(tmp_path)
     rows[0] |= {"explanation": evil, "reference": evil, "category": evil, "generator": evil,
                 "answer": evil, "regions": [], "truth": []}

@@ -15,7 +15,8 @@ UNKNOWN = {
     "probability": None, "fake_probability": None, "words": None, "words_agree": None,
     "finished": True, "explanation": "", "answer": "", "reference": "", "rouge_l": None,
     "css": None, "counts": None, "fg_iou": None, "bg_iou": None, "miou": None, "f1": None,
-    "num_regions": None, "num_masks": None, "regions": (), "truth": (), "truth_rle": None}
+    "num_regions": None, "num_masks": None, "regions": (), "truth": (), "truth_rle": None,
+    "failed": None}
 
 
 @dataclasses.dataclass(frozen=True)

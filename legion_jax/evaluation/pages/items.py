@@ -15,7 +15,8 @@ SORTS = {
 # What photos can be filtered by, beside label, category and text.
 MARKS = {
     "wrong": "wrong verdict", "disagree": "words disagree", "missed": "artifacts missed",
-    "invented": "masks on clean photos", "cut": "answer cut off"}
+    "invented": "masks on clean photos", "cut": "answer cut off",
+    "failed": "not readable"}
 WORST = ("mean of the mask F1 and of the probability given to the truth, of those there are; "
          "ties by ROUGE-L")
 
@@ -45,8 +46,8 @@ def answer(row: Mapping, title: str = "Prediction") -> dict:
     regions = [{"phrase": region["phrase"], "detail": region.get("detail", ""),
                 "rle": region.get("rle"), "score": region.get("score")}
                for region in row["regions"]]
-    told = ("verdict", "probability", "fake_probability", "words", "words_agree", "finished",
-            "answer", "rouge_l", "css", "counts", "fg_iou", "bg_iou", "miou", "f1",
+    told = ("failed", "verdict", "probability", "fake_probability", "words", "words_agree",
+            "finished", "answer", "rouge_l", "css", "counts", "fg_iou", "bg_iou", "miou", "f1",
             "num_regions", "num_masks")
     return {"title": title, "explanation": pieces(row["explanation"], spans),
             "regions": regions, "right": right(row)} | {name: row[name] for name in told}
@@ -82,7 +83,7 @@ def marks(row: Mapping) -> list[str]:
     tp, fp, fn, _ = row["counts"] or (0, 0, 0, 0)
     found = {"wrong": right(row) is False, "disagree": row["words_agree"] is False,
              "missed": tp == 0 and fn > 0, "invented": tp + fn == 0 and fp > 0,
-             "cut": not row["finished"]}
+             "cut": not row["finished"] and not row["failed"], "failed": bool(row["failed"])}
     return [name for name, holds in found.items() if holds]
 
 

@@ -1,11 +1,12 @@
 """Photos as small pictures inside a page."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from PIL import Image
 
-from input_pipeline import images
+from input_pipeline import examples, images
 from input_pipeline.errors import UserError
+from input_pipeline.record import RecordError
 from legion_jax import web
 
 SIDE = 640  # px of a picture's longer side, at most
@@ -44,3 +45,32 @@ def picture(content: bytes, name: str, size: tuple[int, int] | None) -> str:
     sides = max(1, round(scale * found[1])), max(1, round(scale * found[0]))
     small = photo if photo.size == sides else photo.resize(sides, Image.Resampling.LANCZOS)
     return web.base64_picture(small, "JPEG", quality=80, optimize=True)
+
+
+class RecordPhotos:
+    """The photos of prepared splits by id; records are read in order, and each as rarely as can be.
+
+    Asked for the ids in the order of the records, it reads every record once.
+    """
+
+    def __init__(self, *splits: Sequence[Mapping]):
+        """`splits`: as `input_pipeline.prepared.open_split` gives them."""
+        self._splits = splits
+        self._places: dict[str, tuple[int, int]] = {}
+        self._unread = ((s, k) for s, split in enumerate(splits) for k in range(len(split)))
+
+    def __call__(self, name: str) -> bytes | None:
+        """The encoded photo, or None where no record has that id or its file is damaged."""
+        if name in self._places:
+            split, number = self._places[name]
+            return self._splits[split][number]["image"]
+        for split, number in self._unread:
+            try:
+                record = self._splits[split][number]
+            except RecordError:
+                continue
+            found = examples.record_id(record)
+            self._places[found] = split, number
+            if found == name:
+                return record["image"]
+        return None

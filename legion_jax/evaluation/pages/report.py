@@ -1,25 +1,21 @@
 """The report of an evaluation: one HTML file with tables, curves and every photo."""
 
 import logging
-import pathlib
-from collections.abc import Iterable, Iterator
 
 import numpy as np
 from etils import epath
 
-from input_pipeline import images
 from input_pipeline.errors import UserError
 from input_pipeline.record import LABELS
 from legion_jax import web
-from legion_jax.evaluation.pages import charts, items, photos, standing, tables
+from legion_jax.evaluation.pages import charts, gallery, items, photos, standing, tables
 from legion_jax.evaluation.pages.folder import Evaluation, open_evaluation
 
 LOG = logging.getLogger("legion_jax")
 MAX_PHOTOS = 1000
-TEMPLATES = pathlib.Path(__file__).parents[1] / "templates"
 
 
-def write_report(output: epath.PathLike, photos: photos.Photos, *,
+def write_report(output: epath.PathLike, source: photos.Photos, *,
                  max_photos: int = MAX_PHOTOS) -> epath.Path:
     """Writes OUTPUT/report.html from metrics.json and rows.jsonl, or, on an error, nothing.
 
@@ -27,7 +23,7 @@ def write_report(output: epath.PathLike, photos: photos.Photos, *,
 
     Args:
         output: folder of an evaluation.
-        photos: the encoded file of each id; where it has none the page says so.
+        source: the encoded photo of each id; where it has none the page says so.
         max_photos: with more rows, the worst so many are shown (`items.WORST`).
 
     Returns:
@@ -43,24 +39,20 @@ def write_report(output: epath.PathLike, photos: photos.Photos, *,
     found = overview(run)
     chosen = worst(found, max_photos)
     path = run.path / "report.html"
-    environment = web.environment(TEMPLATES)
+    environment = web.environment(gallery.TEMPLATES)
     with web.whole_file(path) as file:
         for part in environment.get_template("report.html").generate(
-                view=view(run, found, len(chosen)), palette=items.palette(), items=items,
-                config=config(items.SORTS, items.MARKS)):
+                view=view(run, found, len(chosen)), items=items,
+                config=gallery.config(items.SORTS, items.MARKS)):
             file.write(part)
-        write_items(file, (row for row in run.rows() if row["id"] in chosen))
-        file.write(environment.get_template("scripts.html").render())
-        rows = (row for row in run.rows() if row["id"] in chosen)
-        missing = write_pictures(file, rows, photos)
-        file.write(environment.get_template("end.html").render(
-            missing=missing, megabytes=file.num_bytes / 1e6, side=SIDE_WORDS))
+        gallery.write_items(file, (items.item(row, number) for number, row in enumerate(
+            row for row in run.rows() if row["id"] in chosen)))
+        gallery.write_pictures(file, (
+            (row["id"], photos.find(source, row["id"]), row["size"])
+            for row in run.rows() if row["id"] in chosen))
     LOG.info("%s: %.1f MB, %d of %d photos", path, file.num_bytes / 1e6, len(chosen),
              len(found["id"]))
     return path
-
-
-SIDE_WORDS = f"at most {photos.SIDE} px on the longer side"
 
 
 def overview(run: Evaluation) -> dict[str, np.ndarray]:
@@ -93,13 +85,6 @@ def worst(found: dict[str, np.ndarray], number: int) -> set[str]:
     return set(found["id"][order[:number]].tolist())
 
 
-def config(sorts: dict, marks: dict) -> dict:
-    """What the scripts of a page are told."""
-    return {"palette": items.palette(), "marks": marks,
-            "sorts": [{"key": key, "words": words, "down": down}
-                      for key, (words, down) in sorts.items()]}
-
-
 def view(run: Evaluation, found: dict[str, np.ndarray], shown: int) -> dict:
     """Everything the static part of the page shows."""
     judged = (found["label"] >= 0) & ~np.isnan(found["fake"])
@@ -114,11 +99,12 @@ def view(run: Evaluation, found: dict[str, np.ndarray], shown: int) -> dict:
             tables.block(run, "Artifacts one by one", "matching")]
     return {
         "metrics": {key: run.metrics.get(key) for key in (
-            "data", "split", "checkpoint", "num_failed", "num_unfinished", "intervals")},
+            "data", "split", "checkpoint", "num_failed", "failures", "num_unfinished",
+            "intervals")},
         "tiles": tiles(run), "shown": shown,
         "total": len(found["id"]), "settings": tables.settings(run),
         "tables": [table for table in main if table], "silent": silent(run),
-        "slices": [t for t in (tables.categories(run), tables.groups(run)) if t],
+        "slices": tables.slices(run),
         "standing": standard, "robustness": charts.robustness(run),
         "levels": tables.robustness(run),
         "calibration": charts.reliability(run), "curves": [c for c in curves if c],
@@ -153,38 +139,6 @@ def silent(run: Evaluation) -> list[str]:
     if not run.metrics.get("robustness"):
         reasons.append("No damaged photos were tried, so there are no robustness curves.")
     return reasons
-
-
-def write_items(file: web.WholeFile, rows: Iterable[dict]) -> None:
-    """The photos as JSON, one line each, in a script element."""
-    write_json_lines(file, (items.item(row, number) for number, row in enumerate(rows)))
-
-
-def write_json_lines(file: web.WholeFile, values: Iterable[dict]) -> None:
-    """A script element `items` with an array, written value by value."""
-    file.write('<script type="application/json" id="items">[')
-    for number, value in enumerate(values):
-        file.write(f"{',' if number else ''}\n{web.script_json(value)}")
-    file.write("\n]</script>\n")
-
-
-def write_pictures(file: web.WholeFile, rows: Iterator[dict], source: photos.Photos) -> int:
-    """A script element `jpeg-N` for each row, empty where no photo can be shown.
-
-    Returns:
-        How many are empty. Raises UserError for a photo of another size than its row tells.
-    """
-    missing = 0
-    for number, row in enumerate(rows):
-        content, code = photos.find(source, row["id"]), ""
-        if content is not None:
-            try:
-                code = photos.picture(content, row["id"], row["size"])
-            except images.ImageError as error:
-                LOG.warning("%s", error)
-        missing += not code
-        file.write(f'<script type="text/plain" id="jpeg-{number}">{code}</script>\n')
-    return missing
 
 
 def _float(value: float | None) -> float:

@@ -6,8 +6,10 @@ import re
 from etils import epath
 
 from legion_jax.evaluation.pages.folder import Evaluation
-from legion_jax.evaluation.pages.published import TABLES, Column, Published
+from legion_jax.evaluation.pages.published import TABLES, WITH_TRAINING, Column, Published
 from legion_jax.evaluation.pages.tables import DASH, Cell, Table, Term, convention
+
+TRAINING = {"train", "val", "validation", "dev"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +29,13 @@ def standing(run: Evaluation) -> Standing:
         known = ", ".join(dict.fromkeys(table.dataset for table in TABLES))
         return Standing([], f"Not comparable: no published table is of {data or 'unknown data'}; "
                             f"there are some of {known}.")
-    base = re.match(r"\w*", split).group()
-    if base in ("train", "val", "validation", "dev"):
-        return Standing([], f"Not comparable: the published numbers are of test photos, these of "
-                            f"split {split}.")
-    reason = "" if base == split else (
-        f"Not strictly comparable: split {split} is a part of the published {base}.")
+    parts = split.split("+")
+    bases = {re.match(r"\w*", part).group() for part in parts}
+    if bases & TRAINING or "all" in bases and name in WITH_TRAINING:
+        return Standing([], f"Not comparable: the published numbers are of test photos alone, "
+                            f"these of split {split}.")
+    reason = "" if set(parts) == bases else (
+        f"Not strictly comparable: {split} is a part of the published split.")
     return Standing([_table(run, table, split) for table in tables], reason)
 
 

@@ -13,8 +13,6 @@ MEASURES = {
              "so even an empty mask is near one half."),
     "fg_iou": ("IoU", "TP / (TP + FP + FN) of the artifacts' pixels."),
     "bg_iou": ("IoU of the rest", "TN / (TN + FP + FN): what lies outside of all artifacts."),
-    "false_area_on_clean": ("marked on clean photos", "Mean share of a photo that is marked though "
-                            "it has no artifact. Less is better."),
     "accuracy": ("accuracy", "Share of right verdicts, real against not real."),
     "accuracy_real": ("accuracy on real", "Share of right verdicts among real photos."),
     "accuracy_fake": ("accuracy on fake", "Share of right verdicts among synthetic and tampered "
@@ -34,6 +32,9 @@ MEASURES = {
 F1_OF_FAKE = ("F1 of fake", "F1 of the verdicts with fake as the positive class.")
 MEANS = {"mean": "mean over photos", "mean_with_artifacts": "photos with artifacts",
          "pooled": "pooled pixels"}
+FALSE_AREAS = {
+    "false_area_on_clean": "photos without artifacts", "false_area_on_real": "real photos",
+    "false_area_on_real_shown": "real photos whose verdict does not withhold it"}
 DETECTION = ("accuracy", "accuracy_real", "accuracy_fake", "balanced_accuracy", "f1", "f1_real",
              "macro_f1", "auc", "average_precision", "ece")
 
@@ -113,14 +114,14 @@ def masks(run: Evaluation) -> Table | None:
         ("num_images", "photos"), ("num_with_artifacts", "with artifacts"),
         ("num_empty_both", "with nothing marked by either side"))
         if run.number("localisation", key) is not None]
-    clean = run.number("localisation", "false_area_on_clean")
-    if clean is not None:
-        facts.append(f"on photos without artifacts {bar_percent(clean)} of the area is marked")
+    facts += [f"{percent(run.number('localisation', key))} of the area marked on {words}"
+              for key, words in FALSE_AREAS.items()
+              if run.number("localisation", key) is not None]
     return Table("Masks", [Term(MEANS[way], convention(run, "localisation", way)) for way in ways],
                  rows, note=f"{'; '.join(facts)}.")
 
 
-def bar_percent(share: float) -> str:
+def percent(share: float) -> str:
     """A share in per cent with two digits that count: 0.02 %, 1.5 %, 37 %."""
     value = 100 * share
     return "< 0.01 %" if 0 < value < 0.01 else f"{value:.2g} %" if value < 99.5 else "100 %"
@@ -130,8 +131,14 @@ def block(run: Evaluation, title: str, *path: str, keys: Sequence[str] = ()) -> 
     """Every number of a block, those of `keys` first; None where it has none but counts."""
     found = run.block(*path)
     names = [*(key for key in keys if key in found), *(key for key in found if key not in keys)]
-    rows = [(term(run, key, *path), [cell(run, *path, key)]) for key in names
-            if key != "num" and (found[key] is None or run.number(*path, key) is not None)]
+    rows = []
+    for key in names:
+        inner = run.block(*path, key)
+        if not key.startswith("by_"):  # those have tables of their own
+            rows += [(Term(f"{key} {name}", convention(run, *path, key)),
+                      [cell(run, *path, key, name)]) for name in inner]
+        if key != "num" and (found[key] is None or run.number(*path, key) is not None):
+            rows.append((term(run, key, *path), [cell(run, *path, key)]))
     if all(cells == [DASH] for _, cells in rows):
         return None
     num = run.number(*path, "num")
@@ -150,7 +157,7 @@ def categories(run: Evaluation) -> Table | None:
         return None
     rows = []
     for name in found:
-        num = run.number("categories", name, "num")
+        num = run.number("categories", name, "num_photos")
         cells = [Cell("–" if num is None else f"{num:,.0f}")]
         cells += [cell(run, "categories", name, *path, key) for path, key in used]
         rows.append((Term(name or "not told"), cells))
@@ -161,13 +168,27 @@ def categories(run: Evaluation) -> Table | None:
     return Table("By category", [Term("photos"), *columns], rows)
 
 
-def groups(run: Evaluation) -> Table | None:
-    """Accuracy by generator, test set or whatever the groups are; None without."""
-    found = run.block("groups")
-    if not found:
+def accuracies(run: Evaluation, title: str, *path: str) -> Table | None:
+    """Accuracy by generator, split or group of test sets; None with less than two of them."""
+    found = run.block(*path)
+    if len(found) < 2:
         return None
-    return Table("By group", [term(run, "accuracy", "groups")],
-                 [(Term(name), [cell(run, "groups", name)]) for name in found])
+    missing = {name: part.get("missing") or () for name, part in found.items()}
+    left_out = [f"{name} is without {', '.join(sets)}" for name, sets in missing.items() if sets]
+    rows = [(Term(name or "not told"),
+             [Cell("–" if run.number(*path, name, "num") is None else
+                   f"{run.number(*path, name, 'num'):,.0f}"), cell(run, *path, name, "accuracy")])
+            for name in found]
+    return Table(title, [Term("photos"), term(run, "accuracy", *path)], rows,
+                 note=f"{'; '.join(left_out)}." if left_out else "")
+
+
+def slices(run: Evaluation) -> list[Table]:
+    """The scores of parts of the data set, as far as it has parts."""
+    parts = {"By generator, its fakes": ("detection", "by_generator"),
+             "By split": ("detection", "by_split"), "By group of test sets": ("groups",)}
+    found = [categories(run), *(accuracies(run, title, *path) for title, path in parts.items())]
+    return [table for table in found if table]
 
 
 def settings(run: Evaluation) -> list[tuple[str, str]]:

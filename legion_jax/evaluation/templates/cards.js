@@ -149,7 +149,8 @@ function badges(item) {
       list.push(make("li", {class: kind}, `${who}${sign}says ${answer.verdict}${answer.probability === null ? "" : ` ${share(answer.probability)}`}`));
     }
     if (answer.words_agree === false) list.push(make("li", {class: "bad"}, `${who}✗ words say ${answer.words}`));
-    if (!answer.finished) list.push(make("li", {class: "bad"}, `${who}answer cut off`));
+    if (answer.failed) list.push(make("li", {class: "bad"}, `${who}not readable`));
+    else if (!answer.finished) list.push(make("li", {class: "bad"}, `${who}answer cut off`));
     list.push(make("li", {}, `${who}F1 ${score(answer.f1)}`));
     if (answer.rouge_l !== null) list.push(make("li", {}, `${who}ROUGE-L ${score(answer.rouge_l)}`));
   }

@@ -21,7 +21,7 @@ function factsOf(pairs) {
 function answerFacts(answer) {
   const counts = answer.counts || [null, null, null, null];
   return factsOf([
-    ["verdict", answer.verdict], ["right", yes(answer.right)], ["its probability", score(answer.probability)],
+    ...(answer.failed ? [["could not be read", answer.failed]] : []), ["verdict", answer.verdict], ["right", yes(answer.right)], ["its probability", score(answer.probability)],
     ["fake probability", score(answer.fake_probability)], ["words say", answer.words],
     ["words agree with the verdict", yes(answer.words_agree)], ["answer finished", yes(answer.finished)],
     ["F1", score(answer.f1)], ["mIoU", score(answer.miou)], ["IoU of artifacts", score(answer.fg_iou)],
