@@ -7,9 +7,15 @@ import pathlib
 import select
 import shutil
 import subprocess
+import sys
 import time
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+# The protocol speaks on descriptors 3 and 4; ours are moved there, by way of others.
+START = """import os, sys
+ends = [os.dup(os.dup(os.dup(int(number)))) for number in sys.argv[1:3]]
+for number, end in zip((3, 4), ends): os.dup2(end, number)
+os.execv(sys.argv[3], sys.argv[3:])"""
 KEYS = {"ArrowLeft": 37, "ArrowRight": 39, "Escape": 27, "Enter": 13, "Tab": 9}
 
 
@@ -25,11 +31,10 @@ class Browser:
         """`profile`: an empty folder."""
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
-        # The protocol speaks on descriptors 3 and 4; sh moves ours there.
-        command = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
         self._process = subprocess.Popen(
-            ["sh", "-c", command, path, "--headless", "--no-sandbox", "--disable-gpu",
-             "--disable-dev-shm-usage", "--remote-debugging-pipe", "--hide-scrollbars",
+            [sys.executable, "-c", START, str(to_browser), str(from_browser), path, "--headless",
+             "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+             "--remote-debugging-pipe", "--hide-scrollbars",
              f"--user-data-dir={profile}", "--no-first-run", "--disable-background-networking"],
             pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL)
@@ -83,7 +88,8 @@ class Browser:
     def wait(self, condition, seconds: float = 20) -> None:
         """Until condition() or, given a text, that expression is true; TimeoutError after that."""
         stop = time.monotonic() + seconds
-        while not (self.run(condition) if isinstance(condition, str) else condition()):
+        while not (self.run(f"Boolean({condition})") if isinstance(condition, str)
+                   else condition()):
             if time.monotonic() > stop:
                 raise TimeoutError(f"never true: {condition}")
             if b"\0" in self._buffer or select.select([self._in], [], [], 0.05)[0]:

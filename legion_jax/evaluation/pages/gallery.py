@@ -1,14 +1,11 @@
 """The photos of a page: their rows as JSON, their pictures, and the scripts that show them."""
 
-import logging
 import pathlib
 from collections.abc import Iterable, Mapping
 
-from input_pipeline import images
 from legion_jax import web
 from legion_jax.evaluation.pages import items, photos
 
-LOG = logging.getLogger("legion_jax")
 TEMPLATES = pathlib.Path(__file__).parents[1] / "templates"
 
 
@@ -25,24 +22,16 @@ def write_items(file: web.WholeFile, values: Iterable[dict]) -> None:
     for number, value in enumerate(values):
         file.write(f"{',' if number else ''}\n{web.script_json(value)}")
     file.write("\n]</script>\n")
-    file.write(web.environment(TEMPLATES).get_template("scripts.html").render())
+    file.write(web.environment(TEMPLATES).get_template("scripts.html").render() + "\n")
 
 
-def write_pictures(file: web.WholeFile,
-                   found: Iterable[tuple[str, bytes | None, tuple[int, int] | None]]) -> None:
-    """A script element `jpeg-N` for each photo, empty where none can be shown; ends the page.
+def write_pictures(file: web.WholeFile, pictures: Iterable[str]) -> None:
+    """A script element `jpeg-N` for each JPEG in base64, in the order of the items; ends the page.
 
-    found: (id, encoded photo or None, (height, width) it must have or None), in the order of the
-    items. Raises UserError for a photo of another size.
+    One that is "" is missing, and the page says how many are.
     """
     missing = 0
-    for number, (name, content, size) in enumerate(found):
-        code = ""
-        if content is not None:
-            try:
-                code = photos.picture(content, name, size)
-            except images.ImageError as error:
-                LOG.warning("%s", error)
+    for number, code in enumerate(pictures):
         missing += not code
         file.write(f'<script type="text/plain" id="jpeg-{number}">{code}</script>\n')
     file.write(web.environment(TEMPLATES).get_template("end.html").render(

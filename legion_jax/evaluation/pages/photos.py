@@ -1,24 +1,37 @@
-"""Photos as small pictures inside a page."""
+"""Photos as small pictures inside a page, and where they come from."""
 
+import json
+import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 
+from etils import epath
 from PIL import Image
 
-from input_pipeline import examples, images
+from input_pipeline import examples, images, manifest, prepared
 from input_pipeline.errors import UserError
 from input_pipeline.record import RecordError
 from legion_jax import web
 
+LOG = logging.getLogger("legion_jax")
 SIDE = 640  # px of a picture's longer side, at most
 # id -> the encoded file, as a record's `image`.
 Photos = Mapping[str, bytes] | Callable[[str], bytes | None]
 
 
-def find(photos: Photos, name: str) -> bytes | None:
-    """The encoded photo of an id, or None where there is none."""
-    if callable(photos):
-        return photos(name)
-    return photos.get(name)
+def picture_of(source: Photos, row: Mapping) -> str:
+    """The picture of a row's photo in base64, or "" where no readable one is found.
+
+    Raises UserError for a photo of another size than the row tells.
+    """
+    content = source(row["id"]) if callable(source) else source.get(row["id"])
+    if content is None:
+        return ""
+    try:
+        return picture(content, row["id"], row["size"])
+    except images.ImageError as error:
+        LOG.warning("%s", error)
+        return ""
 
 
 def picture(content: bytes, name: str, size: tuple[int, int] | None) -> str:
@@ -74,3 +87,35 @@ class RecordPhotos:
             if found == name:
                 return record["image"]
         return None
+
+
+def of_data(data_dir: epath.PathLike, splits: Sequence[str]) -> RecordPhotos:
+    """The photos of a prepared data set: of `splits`, each one, several joined by +, or "all".
+
+    Raises DataError where there is no such data set or split.
+    """
+    place = prepared.find_version(data_dir)
+    names = []
+    for split in splits:
+        names += manifest.read_summary(place)["splits"] if split == "all" else split.split("+")
+    return RecordPhotos(*(prepared.open_split(place, name) for name in dict.fromkeys(names)))
+
+
+class ReportPictures:
+    """The pictures of a report.html, as they are there."""
+
+    def __init__(self, path: epath.Path):
+        """`path`: a page of `write_report`."""
+        self._codes, names = {}, {}
+        with path.open("rb") as file:
+            for line in file:
+                if line.startswith(b'{"n":'):
+                    item = json.loads(line.rstrip(b",\n"))
+                    names[item["n"]] = item["id"]
+                elif found := re.match(rb'<script type="text/plain" id="jpeg-(\d+)">(.*)</script>',
+                                       line):
+                    self._codes[names[int(found[1])]] = found[2]
+
+    def __call__(self, row: Mapping) -> str:
+        """The picture of a row's photo in base64, or "" where the report has none."""
+        return self._codes.get(row["id"], b"").decode("ascii")

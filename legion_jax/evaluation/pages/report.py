@@ -47,9 +47,8 @@ def write_report(output: epath.PathLike, source: photos.Photos, *,
             file.write(part)
         gallery.write_items(file, (items.item(row, number) for number, row in enumerate(
             row for row in run.rows() if row["id"] in chosen)))
-        gallery.write_pictures(file, (
-            (row["id"], photos.find(source, row["id"]), row["size"])
-            for row in run.rows() if row["id"] in chosen))
+        gallery.write_pictures(file, (photos.picture_of(source, row) for row in run.rows()
+                                      if row["id"] in chosen))
     LOG.info("%s: %.1f MB, %d of %d photos", path, file.num_bytes / 1e6, len(chosen),
              len(found["id"]))
     return path
