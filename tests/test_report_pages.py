@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline.errors import UserError
-from legion_jax.evaluation.pages import items, photos, report, write_report
+from legion_jax.evaluation.pages import gallery, items, photos, report, write_report
 
 VOID = {"meta", "img", "line", "polyline", "br", "input"}
 
@@ -244,6 +244,27 @@ def test_photos_are_not_held(folder, tmp_path):
         tracemalloc.stop()
     size = (tmp_path / "report.html").stat().st_size
     assert size > 1.5e6 and peaks[1] - peaks[0] < size / 5
+
+
+def test_texts_have_enough_contrast():
+    """WCAG 2 AA, 4.5 to 1, on every ground a text stands on, in light and in dark."""
+    code = (gallery.TEMPLATES / "colours.css").read_text()
+    for theme in ("light", "dark"):
+        block = code.split(f"macro {theme}()")[1].split("endmacro")[0]
+        colours = dict(re.findall(r"--([\w-]+): (#\w{6});", block))
+        pairs = [(text, ground) for text in ("ink", "soft", "accent", "bad", "good")
+                 for ground in ("ground", "card")]
+        for text, ground in (*pairs, ("good", "good-ground"), ("bad", "bad-ground"),
+                             ("ground", "ink"), ("soft", "stage")):
+            light, dark = sorted((_luminance(colours[name]) for name in (text, ground)),
+                                 reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (theme, text, ground)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[k:k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
 
 def test_choice_of_the_worst_puts_unknown_last():

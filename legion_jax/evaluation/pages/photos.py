@@ -57,7 +57,7 @@ def picture(content: bytes, name: str, size: tuple[int, int] | None) -> str:
     scale = min(1.0, SIDE / max(found))
     sides = max(1, round(scale * found[1])), max(1, round(scale * found[0]))
     small = photo if photo.size == sides else photo.resize(sides, Image.Resampling.LANCZOS)
-    return web.base64_picture(small, "JPEG", quality=80, optimize=True)
+    return web.base64_picture(small, "JPEG", quality=75, optimize=True)
 
 
 class RecordPhotos:

@@ -68,7 +68,7 @@ function stage(item, kind, title, words, masks) {
 }
 
 function stagesOf(item) {
-  const box = make("div", {class: "stages", style: `--stages:${2 + item.answers.length}`},
+  const box = make("div", {class: item.answers.length > 1 ? "stages" : "stages one", style: `--stages:${2 + item.answers.length}`},
     stage(item, "plain", "Photo", "", []),
     stage(item, "truth", "Truth", truthWords(item), truthMasks(item)),
     item.answers.map(answer => stage(item, "said", answer.title, answerWords(answer), answerMasks(answer))));
@@ -93,10 +93,12 @@ function draw(box) {
       raster: rasterise(mask.rle, width, height)}));
     paint(canvas, figure.drawn, null);
     figure.photo.append(canvas);
+    const places = [];
     for (const mask of figure.drawn) {
       if (!mask.raster || mask.number < 0) continue;
-      const [x, y] = tagPlace(mask.raster, width, height);
-      figure.photo.append(make("b", {class: "tag", "aria-hidden": "true",
+      places.push(tagPlace(mask.raster, width, height, places));
+      const [x, y] = places[places.length - 1];
+      figure.photo.append(make("b", {class: "tag", "aria-hidden": "true", "data-region": mask.number,
         style: `--tone:${mask.tone};left:${x}%;top:${y}%`}, String(mask.number + 1)));
     }
   }
@@ -129,9 +131,12 @@ function textOf(pieces, masks, figure, none) {
 // Hovering, focusing or tapping `element` shows mask `number` of a figure alone.
 function lights(element, number, figure) {
   element.tabIndex = 0;
+  element.setAttribute("role", "button");
   const light = on => {
     element.classList.toggle("lit", on);
-    if (figure.drawn) paint(figure.querySelector("canvas"), figure.drawn, on ? number : null);
+    if (!figure.drawn) return;
+    paint(figure.querySelector("canvas"), figure.drawn, on ? number : null);
+    figure.querySelectorAll(".tag").forEach(tag => { tag.hidden = on && tag.dataset.region !== String(number); });
   };
   element.addEventListener("pointerenter", () => light(true));
   element.addEventListener("pointerleave", () => light(document.activeElement === element));
