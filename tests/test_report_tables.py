@@ -20,14 +20,14 @@ def _row(**values) -> dict:
     return UNKNOWN | {"id": "a"} | values
 
 
-def test_numbers_have_their_interval_and_the_nearest_convention():
+def test_numbers_have_their_interval_and_their_conventions():
     run = _run(localisation={"mean": {"f1": 0.5, "miou": None}, "num_images": 1234},
                intervals={"localisation.mean.f1": [0.25, 0.75]},
                conventions={"localisation": "all", "localisation.mean": "by photo"})
     assert tables.cell(run, "localisation", "mean", "f1") == Cell("0.500", "0.250 – 0.750", 0.5)
     assert tables.cell(run, "localisation", "mean", "miou") == tables.DASH
     assert tables.cell(run, "localisation", "num_images") == Cell("1,234")
-    assert tables.convention(run, "localisation", "mean", "f1") == "by photo"
+    assert tables.convention(run, "localisation", "mean", "f1") == "all by photo"
     assert tables.convention(run, "localisation", "pooled", "f1") == "all"
     assert tables.convention(run, "text") == ""
     assert tables.term(run, "f1", "detection").name == "F1 of fake"

@@ -1,1 +1,1 @@
-"""Scoring a checkpoint: metrics, calibration, the report."""
+"""How predictions are scored: per photo, per data set, with intervals, damaged and calibrated."""

@@ -81,10 +81,10 @@ def term(run: Evaluation, key: str, *path: str) -> Term:
 
 
 def convention(run: Evaluation, *path: str) -> str:
-    """The sentence for the longest part of a path that has one, "" without."""
+    """The sentences for a path and for the blocks it is in, the widest first; "" without."""
     known = run.block("conventions")
-    blocks = (".".join(path[:n]) for n in range(len(path), 0, -1))
-    return next((str(known[block]) for block in blocks if block in known), "")
+    blocks = (".".join(path[:n]) for n in range(1, len(path) + 1))
+    return " ".join(str(known[block]) for block in blocks if block in known)
 
 
 def cell(run: Evaluation, *path: str) -> Cell:

@@ -7,11 +7,7 @@ const DASH = "–";
 
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "style") element.style.cssText = value;
-    else if (value === true) element.setAttribute(name, "");
-    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
-  }
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.append(...children.flat().filter(child => child !== null && child !== undefined));
   return element;
 }
@@ -47,17 +43,20 @@ function truthWords(item) {
   if (!item.marked && !truthMasks(item).length) return "nobody marked artifacts";
   const masks = truthMasks(item).length;
   if (!masks) return "no artifact";
-  return item.union ? "artifacts, all together" : `${masks} ${masks === 1 ? "artifact" : "artifacts"}`;
+  if (item.union) return "artifacts, all together";
+  return `${masks} ${masks === 1 ? "artifact" : "artifacts"}`;
 }
 function answerWords(answer) {
-  const masks = answerMasks(answer).length, words = `${masks || "no"} ${masks === 1 ? "mask" : "masks"}`;
+  const masks = answerMasks(answer).length;
+  const words = `${masks || "no"} ${masks === 1 ? "mask" : "masks"}`;
   return answer.f1 === null ? words : `${words}, F1 ${score(answer.f1)}`;
 }
 
 // A photo, with masks on it when there are any. `kind`: "plain", "truth" or "said".
 function stage(item, kind, title, words, masks) {
-  const [tall, wide] = item.size || [1, 1], photo = make("div", {class: "photo", style: `--ratio:${wide / tall}`});
-  photo.append(make("img", {alt: `Photo ${item.id}${masks.length ? `, ${title}: ${words}` : ""}`, decoding: "async"}));
+  const [tall, wide] = item.size || [1, 1], drawn = masks.length ? `, ${title}: ${words}` : "";
+  const photo = make("div", {class: "photo", style: `--ratio:${wide / tall}`},
+    make("img", {alt: `Photo ${item.id}${drawn}`, decoding: "async"}));
   const figure = make("figure", {class: `stage ${kind}`}, photo,
     make("figcaption", {}, make("b", {}, title), words ? ` ${words}` : ""));
   figure.photo = photo;
@@ -68,10 +67,12 @@ function stage(item, kind, title, words, masks) {
 }
 
 function stagesOf(item) {
-  const box = make("div", {class: item.answers.length > 1 ? "stages" : "stages one", style: `--stages:${2 + item.answers.length}`},
+  const number = item.answers.length;
+  const box = make("div", {class: number > 1 ? "stages" : "stages one", style: `--stages:${2 + number}`},
     stage(item, "plain", "Photo", "", []),
     stage(item, "truth", "Truth", truthWords(item), truthMasks(item)),
-    item.answers.map(answer => stage(item, "said", answer.title, answerWords(answer), answerMasks(answer))));
+    item.answers.map(answer =>
+      stage(item, "said", answer.title, answerWords(answer), answerMasks(answer))));
   box.item = item;
   return box;
 }
@@ -88,18 +89,19 @@ function draw(box) {
       figure.photo.append(make("span", {class: "lost"}, "no picture"));
     }
     if (!figure.masks.length) continue;
-    const [width, height] = figure.size, canvas = make("canvas", {width, height, "aria-hidden": "true"});
-    figure.drawn = figure.masks.map(mask => ({number: mask.number, tone: mask.tone.split(",").map(Number),
-      raster: rasterise(mask.rle, width, height)}));
+    const [width, height] = figure.size;
+    const canvas = make("canvas", {width, height, "aria-hidden": "true"});
+    figure.drawn = figure.masks.map(mask => ({number: mask.number,
+      tone: mask.tone.split(",").map(Number), raster: rasterise(mask.rle, width, height)}));
     paint(canvas, figure.drawn, null);
     figure.photo.append(canvas);
     const places = [];
-    for (const mask of figure.drawn) {
-      if (!mask.raster || mask.number < 0) continue;
-      places.push(tagPlace(mask.raster, width, height, places));
+    for (const {number, raster} of figure.drawn) {
+      if (!raster || number < 0) continue;
+      places.push(tagPlace(raster, width, height, places));
       const [x, y] = places[places.length - 1];
-      figure.photo.append(make("b", {class: "tag", "aria-hidden": "true", "data-region": mask.number,
-        style: `--tone:${mask.tone};left:${x}%;top:${y}%`}, String(mask.number + 1)));
+      figure.photo.append(make("b", {class: "tag", "aria-hidden": "true", "data-region": number,
+        style: `--tone:${tone(number)};left:${x}%;top:${y}%`}, String(number + 1)));
     }
   }
 }
@@ -136,7 +138,9 @@ function lights(element, number, figure) {
     element.classList.toggle("lit", on);
     if (!figure.drawn) return;
     paint(figure.querySelector("canvas"), figure.drawn, on ? number : null);
-    figure.querySelectorAll(".tag").forEach(tag => { tag.hidden = on && tag.dataset.region !== String(number); });
+    for (const tag of figure.querySelectorAll(".tag")) {
+      tag.hidden = on && tag.dataset.region !== String(number);
+    }
   };
   element.addEventListener("pointerenter", () => light(true));
   element.addEventListener("pointerleave", () => light(document.activeElement === element));
@@ -145,19 +149,22 @@ function lights(element, number, figure) {
 }
 
 function badges(item) {
-  const several = item.answers.length > 1;
-  const list = [make("li", {}, `truth: ${item.label}`), item.category ? make("li", {}, item.category) : null];
+  const list = [], add = (kind, words) => list.push(make("li", {class: kind}, words));
+  add("", `truth: ${item.label}`);
+  if (item.category) add("", item.category);
   for (const answer of item.answers) {
-    const who = several ? `${answer.title}: ` : "";
+    const who = item.answers.length > 1 ? `${answer.title}: ` : "";
     if (answer.verdict !== null) {
-      const kind = answer.right === null ? "" : answer.right ? "good" : "bad", sign = {good: "✓ ", bad: "✗ "}[kind] || "";
-      list.push(make("li", {class: kind}, `${who}${sign}says ${answer.verdict}${answer.probability === null ? "" : ` ${share(answer.probability)}`}`));
+      const kind = answer.right === null ? "" : answer.right ? "good" : "bad";
+      const sign = {good: "✓ ", bad: "✗ "}[kind] || "";
+      const sure = answer.probability === null ? "" : ` ${share(answer.probability)}`;
+      add(kind, `${who}${sign}says ${answer.verdict}${sure}`);
     }
-    if (answer.words_agree === false) list.push(make("li", {class: "bad"}, `${who}✗ words say ${answer.words}`));
-    if (answer.failed) list.push(make("li", {class: "bad"}, `${who}not readable`));
-    else if (!answer.finished) list.push(make("li", {class: "bad"}, `${who}answer cut off`));
-    list.push(make("li", {}, `${who}F1 ${score(answer.f1)}`));
-    if (answer.rouge_l !== null) list.push(make("li", {}, `${who}ROUGE-L ${score(answer.rouge_l)}`));
+    if (answer.words_agree === false) add("bad", `${who}✗ words say ${answer.words}`);
+    if (answer.failed) add("bad", `${who}not readable`);
+    else if (!answer.finished) add("bad", `${who}answer cut off`);
+    add("", `${who}F1 ${score(answer.f1)}`);
+    if (answer.rouge_l !== null) add("", `${who}ROUGE-L ${score(answer.rouge_l)}`);
   }
   return make("ul", {class: "badges"}, list);
 }
@@ -170,7 +177,8 @@ function card(item) {
   texts.push(make("div", {}, make("h4", {}, "Reference"),
     textOf(item.reference, truthMasks(item), figures[1], "(none)")));
   const article = make("article", {class: "card", "data-n": item.n},
-    make("header", {}, make("h3", {}, make("a", {href: route(item)}, make("bdi", {}, item.id))), badges(item)),
+    make("header", {}, make("h3", {}, make("a", {href: route(item)}, make("bdi", {}, item.id))),
+      badges(item)),
     stages, make("div", {class: "texts", style: `--texts:${texts.length}`}, texts));
   article.stages = stages;
   return article;

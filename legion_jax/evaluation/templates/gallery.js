@@ -5,14 +5,17 @@ const $ = id => document.getElementById(id);
 const byId = new Map(items.map(item => [item.id, item]));
 const report = $("report"), photo = $("photo"), sheet = $("sheet");
 let order = items, shown = 0, place = null, open = null, page = null;
-let arrived = false, jump = false;  // whether the report was in sight before; whether a link leads to a section
+// The hash that is shown; whether the report was in sight before; whether a link leads to a section.
+let handled = null, arrived = false, jump = false;
 
 const texts = new Map();
 function textFor(item) {
   if (!texts.has(item.n)) {
-    const words = [item.id, item.category, item.generator, item.reference.map(p => p[0]).join(""),
-      ...item.truth.map(region => region.phrase), ...item.answers.flatMap(answer =>
-        [answer.explanation.map(p => p[0]).join(""), ...answer.regions.map(region => region.phrase)])];
+    const text = pieces => pieces.map(([words]) => words).join("");
+    const phrases = regions => regions.map(region => region.phrase);
+    const words = [item.id, item.category, item.generator, text(item.reference),
+      ...phrases(item.truth), ...item.answers.flatMap(answer =>
+        [text(answer.explanation), ...phrases(answer.regions)])];
     texts.set(item.n, words.join("\n").toLowerCase());
   }
   return texts.get(item.n);
@@ -32,8 +35,8 @@ function sorted(list, {key, down}) {
 
 const watch = new IntersectionObserver(entries => entries.forEach(entry =>
   entry.isIntersecting ? draw(entry.target) : forget(entry.target)), {rootMargin: "600px"});
-const sentinel = new IntersectionObserver(entries => entries.some(entry => entry.isIntersecting) && more(),
-  {rootMargin: "900px"});
+const sentinel = new IntersectionObserver(entries =>
+  entries.some(entry => entry.isIntersecting) && more(), {rootMargin: "900px"});
 
 function more() {
   const next = order.slice(shown, shown + CHUNK).map(card);
@@ -46,7 +49,8 @@ function more() {
 }
 
 function choose() {
-  const wanted = [...$("marks").querySelectorAll('[aria-pressed="true"]')].map(button => button.dataset.mark);
+  const pressed = [...$("marks").querySelectorAll('[aria-pressed="true"]')];
+  const wanted = pressed.map(button => button.dataset.mark);
   const words = $("words").value.toLowerCase().split(/\s+/).filter(Boolean);
   const category = $("category").value, label = $("label").value;
   order = sorted(items.filter(item => (!category || item.category === category.slice(1))
@@ -73,7 +77,8 @@ function setUp() {
   for (const [mark, words] of Object.entries(config.marks)) {
     const number = items.filter(item => item.marks.includes(mark)).length;
     if (!number) continue;
-    const button = make("button", {type: "button", "data-mark": mark, "aria-pressed": "false"}, `${words} (${number})`);
+    const button = make("button", {type: "button", "data-mark": mark, "aria-pressed": "false"},
+      `${words} (${number})`);
     button.addEventListener("click", () => {
       button.setAttribute("aria-pressed", button.getAttribute("aria-pressed") !== "true");
       choose();
@@ -83,8 +88,10 @@ function setUp() {
   ["sort", "category", "label"].forEach(id => $(id).addEventListener("change", choose));
   $("words").addEventListener("input", choose);
   $("more").addEventListener("click", more);
-  $("masks").addEventListener("change", () => document.body.classList.toggle("bare", !$("masks").checked));
-  window.addEventListener("beforeprint", () => (open ? [page] : [...sheet.children].map(article => article.stages)).forEach(draw));
+  $("masks").addEventListener("change", () =>
+    document.body.classList.toggle("bare", !$("masks").checked));
+  window.addEventListener("beforeprint", () =>
+    (open ? [page] : [...sheet.children].map(article => article.stages)).forEach(draw));
 }
 
 function neighbour(step) {
@@ -93,9 +100,9 @@ function neighbour(step) {
 }
 
 function link(words, item, name) {
-  const element = make(item ? "a" : "button", {class: "button", [item ? "href" : "disabled"]: item ? route(item) : true}, words);
-  element.setAttribute("aria-label", name);
-  return element;
+  const common = {class: "button", "aria-label": name};
+  return item ? make("a", {...common, href: route(item)}, words)
+    : make("button", {...common, type: "button", disabled: ""}, words);
 }
 
 function showPhoto(item) {
@@ -103,9 +110,11 @@ function showPhoto(item) {
   if (page) forget(page);
   open = item;
   const {heading, stages, body} = photoPage(item), at = order.indexOf(item);
-  photo.replaceChildren(make("header", {}, make("a", {class: "button", href: "#gallery"}, "← All photos"),
-    link("‹ Previous", neighbour(-1), "previous photo"), link("Next ›", neighbour(1), "next photo"),
-    make("span", {class: "place"}, at < 0 ? "not among those chosen" : `${at + 1} of ${order.length}`)), ...body);
+  const where = at < 0 ? "not among those chosen" : `${at + 1} of ${order.length}`;
+  photo.replaceChildren(make("header", {},
+    make("a", {class: "button", href: "#gallery"}, "← All photos"),
+    link("‹ Previous", neighbour(-1), "previous photo"),
+    link("Next ›", neighbour(1), "next photo"), make("span", {class: "place"}, where)), ...body);
   page = stages;
   report.hidden = true;
   photo.hidden = false;
@@ -135,6 +144,8 @@ function notFound(name) {
 
 function go() {
   const hash = location.hash;
+  if (hash === handled) return;
+  handled = hash;
   if (!hash.startsWith("#/photo/")) {
     const returning = open !== null && place !== null && !jump;
     showReport();
@@ -147,14 +158,20 @@ function go() {
   byId.has(name) ? showPhoto(byId.get(name)) : notFound(name);
 }
 
+// At once: the next key may come before the browser tells that the hash has changed.
+function visit(hash) {
+  location.hash = hash;
+  go();
+}
+
 const baseTitle = document.title;
 window.addEventListener("hashchange", go);
 document.addEventListener("keydown", event => {
   const typing = event.target.closest?.("input, select, textarea, [popover]:popover-open");
   if (!open || typing || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
   const step = {ArrowLeft: -1, ArrowRight: 1}[event.key];
-  if (step && neighbour(step)) location.hash = route(neighbour(step));
-  else if (event.key === "Escape") location.hash = "#gallery";
+  if (step && neighbour(step)) visit(route(neighbour(step)));
+  else if (event.key === "Escape") visit("#gallery");
 });
 
 const dark = matchMedia("(prefers-color-scheme: dark)"), theme = $("theme");

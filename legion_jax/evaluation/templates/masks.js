@@ -89,24 +89,26 @@ function paint(canvas, masks, lit) {
     each(mask, 0, (p, x, y, grid) => grid[p] && put(p, mask.tone, alpha));
   }
   for (const mask of strong) {
-    each(mask, 1, (p, x, y, grid) => !grid[p] && near(grid, x, y, 1, true) && put(p, [0, 0, 0], 0.6));
+    each(mask, 1, (p, x, y, grid) =>
+      !grid[p] && near(grid, x, y, 1, true) && put(p, [0, 0, 0], 0.6));
   }
   for (const mask of strong) {
-    each(mask, 0, (p, x, y, grid) => grid[p] && (near(grid, x, y, 1, false) || near(grid, x, y, 2, false))
-      && put(p, mask.tone, 1));
+    each(mask, 0, (p, x, y, grid) => grid[p]
+      && (near(grid, x, y, 1, false) || near(grid, x, y, 2, false)) && put(p, mask.tone, 1));
   }
   context.putImageData(image, 0, 0);
 }
 
-// Where the number of a mask stands, in per cent: above the middle of its top row, inside the picture,
-// and beside the numbers that are there already.
+// Where the number of a mask stands, in per cent: above the middle of its top row, inside the
+// picture, and beside the numbers that are there already.
 function tagPlace(raster, width, height, taken) {
   const {grid, box} = raster, row = [];
   for (let x = box.left; x < box.right; x++) if (grid[box.top * width + x]) row.push(x);
   const middle = row.length ? row[row.length >> 1] : (box.left + box.right) / 2;
   const clamp = (value, low) => Math.min(96, Math.max(low, value));
   const x = clamp(100 * (middle + 0.5) / width, 4), y = clamp(100 * box.top / height, 14);
-  const free = [0, 8, -8, 16, -16, 24, -24].map(shift => x + shift).filter(place => place >= 4 && place <= 96
-    && !taken.some(([a, b]) => Math.abs(a - place) < 7 && Math.abs(b - y) < 9));
+  const covered = spot => taken.some(([a, b]) => Math.abs(a - spot) < 7 && Math.abs(b - y) < 9);
+  const free = [0, 8, -8, 16, -16, 24, -24].map(shift => x + shift)
+    .filter(spot => spot >= 4 && spot <= 96 && !covered(spot));
   return [free.length ? free[0] : x, y];
 }
