@@ -134,9 +134,10 @@ def test_better_needs_an_interval_without_zero(path, low, high, side):
 
 def test_the_terminal_names_every_number(folders, capsys):
     result = _compared(folders).result()
-    tool.show(result)
+    tool.show(result, open_evaluation(folders[0]))
     out = capsys.readouterr().out
     flat = re.sub(r"[\s│]+", "", out)
     assert "10photosbothscored;leftout:2thatonlyAhas,0thatonlyBhas" in flat
-    assert "+0.000" in out or "+" in out
+    assert all(one.term.name.split(",")[0] in out for one in comparison.forest(
+        result["differences"], open_evaluation(folders[0])))
     assert f"{result['differences']['localisation.mean.f1']['a']:.3f}" in out

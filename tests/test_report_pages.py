@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline.errors import UserError
-from legion_jax.evaluation.pages import gallery, items, photos, report, write_report
+from legion_jax.evaluation.pages import gallery, items, report, write_report
 
 VOID = {"meta", "img", "line", "polyline", "br", "input"}
 
@@ -117,16 +117,6 @@ def test_photos_are_small_jpegs_in_the_order_of_the_items(folder):
         assert "".join(words for words, _ in explanation) == row["explanation"]
         for words, number in explanation:
             assert number is None or words == row["regions"][number]["phrase"]
-
-
-def test_large_photos_are_reduced():
-    buffer = io.BytesIO()
-    Image.fromarray(np.zeros((1500, 3000, 3), np.uint8)).save(buffer, "JPEG")
-    code = photos.picture(buffer.getvalue(), "a", (1500, 3000))
-    with Image.open(io.BytesIO(base64.b64decode(code))) as picture:
-        assert picture.size == (photos.SIDE, photos.SIDE // 2)
-    with pytest.raises(UserError, match="photo a: 3000x1500 pixels, but rows.jsonl tells 3000x15"):
-        photos.picture(buffer.getvalue(), "a", (15, 3000))
 
 
 def test_texts_are_escaped(folder, tmp_path):

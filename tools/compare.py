@@ -34,14 +34,11 @@ def pictures(data_dir: str | None, a: Evaluation, b: Evaluation):
     return None
 
 
-def show(result: dict) -> None:
-    """Print the differences."""
+def show(result: dict, run: Evaluation) -> None:
+    """Print the differences, named as in the report of `run`."""
     table = Table("", "A", "B", "B - A", "95 % interval", "better")
-    table.columns[0].overflow = "fold"
-    for path, value in result["differences"].items():
-        table.add_row(path, f"{value['a']:.3f}", f"{value['b']:.3f}", f"{value['difference']:+.3f}",
-                      f"{value['low']:+.3f} to {value['high']:+.3f}",
-                      comparison.better(path, value) or "-")
+    for one in comparison.forest(result["differences"], run):
+        table.add_row(one.term.name, one.a, one.b, one.difference, one.interval, one.better or "-")
     console = Console()
     console.print(table)
     console.print(f"{result['num_shared']} photos both scored; left out: {result['num_only_a']} "
@@ -66,7 +63,7 @@ if __name__ == "__main__":
         found = comparison.compare(a, b, resamples=SAMPLES.value, seed=SEED.value)
         result = comparison.write_comparison(output, found, max_photos=MAX_PHOTOS.value,
                                              picture=pictures(DATA_DIR.value, a, b))
-        show(result)
+        show(result, a)
         print(f"{output / 'compare.html'}")
 
     command.run(main, arguments=("RUN_A", "RUN_B"))

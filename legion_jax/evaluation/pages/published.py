@@ -148,7 +148,7 @@ TABLES = (
               _columns(_FAKEVLM, 0, 4), "FakeVLM", per_cent=False),
     Published("ufd", "UniversalFakeDetect, accuracy", LEGION,
               "In per cent, of detectors trained on ProGAN. GANs and Diffusion are unweighted "
-              "means of six and of eight test sets.",
+              "means of six and of eight test sets; this run has them where it has all of those.",
               tuple(Column(name, ("groups", name, "accuracy"), split)
                     for name, split in _SETS.items()),
               _DETECTION, "LEGION"))

@@ -73,10 +73,13 @@ def _pooled(column: Column) -> Column:
 
 
 def _number(run: Evaluation, column: Column, split: str) -> float | None:
-    """The run's number for a column; categories and groups are found whatever their case."""
+    """The run's number for a column; categories and groups are found whatever their case.
+
+    None for a group of test sets that lacks some of them: its mean is not the published one.
+    """
     block, name, *rest = column.path
     if column.split and column.split == split.lower():
         return run.number("detection", "accuracy")
     if block in ("categories", "groups"):
         name = next((known for known in run.block(block) if known.lower() == name.lower()), name)
-    return run.number(block, name, *rest)
+    return None if run.block(block, name).get("missing") else run.number(block, name, *rest)

@@ -26,6 +26,11 @@ MEASURES = {
     "macro_f1": ("macro F1", "Mean of the F1 of real and of fake."),
     "ece": ("ECE", "Expected calibration error: mean distance between confidence and accuracy of "
             "the bins of the reliability diagram, weighted by photos. Less is better."),
+    "brier": ("Brier score", "Mean squared distance of the fake probability from 0 or 1, whichever "
+              "is true. Less is better."),
+    "nll": ("NLL", "Mean negative log likelihood of the truth, in nats. Less is better."),
+    "ap50": ("AP50", "Average precision of single masks at IoU 0.5."),
+    "map": ("mAP", "Mean average precision of single masks over IoU 0.5, 0.55 ... 0.95."),
     "rouge_l": ("ROUGE-L", "F-measure of the longest common subsequence of words of explanation "
                 "and reference."),
     "css": ("CSS", "Cosine similarity of sentence embeddings of explanation and reference.")}
@@ -135,8 +140,10 @@ def block(run: Evaluation, title: str, *path: str, keys: Sequence[str] = ()) -> 
     for key in names:
         inner = run.block(*path, key)
         if not key.startswith("by_"):  # those have tables of their own
-            rows += [(Term(f"{key} {name}", convention(run, *path, key)),
-                      [cell(run, *path, key, name)]) for name in inner]
+            for name in inner:
+                inside = term(run, name, *path, key)
+                rows.append((dataclasses.replace(inside, name=f"{inside.name}, {key}"),
+                             [cell(run, *path, key, name)]))
         if key != "num" and (found[key] is None or run.number(*path, key) is not None):
             rows.append((term(run, key, *path), [cell(run, *path, key)]))
     if all(cells == [DASH] for _, cells in rows):
@@ -175,12 +182,12 @@ def accuracies(run: Evaluation, title: str, *path: str) -> Table | None:
         return None
     missing = {name: part.get("missing") or () for name, part in found.items()}
     left_out = [f"{name} is without {', '.join(sets)}" for name, sets in missing.items() if sets]
-    rows = [(Term(name or "not told"),
-             [Cell("–" if run.number(*path, name, "num") is None else
-                   f"{run.number(*path, name, 'num'):,.0f}"), cell(run, *path, name, "accuracy")])
-            for name in found]
-    return Table(title, [Term("photos"), term(run, "accuracy", *path)], rows,
-                 note=f"{'; '.join(left_out)}." if left_out else "")
+    counted = all("num" in part for part in found.values())
+    rows = [(Term(name or "not told"), [
+        *([cell(run, *path, name, "num")] if counted else []), cell(run, *path, name, "accuracy")])
+        for name in found]
+    columns = [*([Term("photos")] if counted else []), term(run, "accuracy", *path)]
+    return Table(title, columns, rows, note=f"{'; '.join(left_out)}." if left_out else "")
 
 
 def slices(run: Evaluation) -> list[Table]:
