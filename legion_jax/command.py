@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import app
 from absl import logging as absl_logging
@@ -13,8 +13,10 @@ from absl import logging as absl_logging
 from input_pipeline.errors import UserError
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[..., int | None], arguments: Sequence[str] = ()) -> None:
     """Parse flags and run `main()`; its return value is the exit code.
+
+    `arguments` names what else the command line has to have, in order; main is called with it.
 
     A UserError or an OSError is printed as one sentence with exit code 1; --verbosity=1 adds its
     traceback.
@@ -31,10 +33,14 @@ def run(main: Callable[[], int | None]) -> None:
         # Only now: app.run installs a handler of its own before it calls this.
         logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
         logging.getLogger("legion_jax").setLevel(logging.INFO)
-        if extra := argv[1:]:
-            return _fail(UserError(f"unexpected argument {extra[0]!r}; every argument is a --flag"))
+        given = argv[1:]
+        if len(given) > len(arguments):
+            known = " ".join((*arguments, "--flags")) if arguments else "every argument is a --flag"
+            return _fail(UserError(f"unexpected argument {given[len(arguments)]!r}; {known}"))
+        if len(given) < len(arguments):
+            return _fail(UserError(f"{arguments[len(given)]} is missing"))
         try:
-            return main()
+            return main(*given)
         except (UserError, OSError) as error:  # an OSError names its path
             return _fail(error)
         except KeyboardInterrupt as error:

@@ -150,14 +150,6 @@ def test_aims(wanted, reached, outcome, met):
     assert (aim.outcome, aim.met) == (outcome, met)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0 %"), (0.004, "< 1 %"), (0.5, "50 %"), (0.973, "97 %"), (0.999, "> 99 %"), (1, "100 %")],
-)
-def test_shares(value, text):
-    assert demo_report.share(value) == text
-
-
 def test_truth_is_outlined():
     example = _example()
     picture = example.truth_picture

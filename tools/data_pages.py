@@ -4,13 +4,13 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import jinja2
 import numpy as np
 from etils import epath
 
 from input_pipeline.prepared import open_split
 from input_pipeline.record import LABELS
 from input_pipeline.tokenizer import Tokenizer
+from legion_jax import web
 from tools import bar_charts, contact_sheet, data_survey, thumbnails
 from tools.bar_charts import Chart
 from tools.data_survey import Account, Survey
@@ -152,9 +152,7 @@ def _notes(page: Page, account: Account) -> list[tuple[str, str, list]]:
             for kind, title, meaning in kinds if page.counts.get(kind)]
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"count": lambda number: f"{number:,}", "percent": bar_charts.percent}
+def _environment():
+    environment = web.environment(_TEMPLATES)
+    environment.filters["percent"] = bar_charts.percent
     return environment

@@ -3,19 +3,16 @@
 The file needs nothing beside itself: styles are inline, pictures are data URIs, curves are SVG.
 """
 
-import base64
 import dataclasses
-import io
 import os
 import pathlib
 from collections.abc import Sequence
 
-import jinja2
 import markupsafe
 import numpy as np
 from PIL import Image
 
-from legion_jax import overlay
+from legion_jax import overlay, web
 from tools import loss_curves
 
 TRUTH_COLOUR = (70, 235, 150)
@@ -127,36 +124,18 @@ class DemoReport:
 
 def write_report(path: os.PathLike | str, report: DemoReport) -> None:
     """Writes the report as one HTML file: whole, or, if anything goes wrong, not at all."""
-    path = pathlib.Path(path)
     page = render(report)
-    temporary = path.parent / f".{path.name}.writing"
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    with web.whole_file(path) as file:
+        file.write(page)
 
 
 def render(report: DemoReport) -> str:
     """The report as HTML text; every text in it is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"picture": data_uri, "score": score, "share": share}
+    environment = web.environment(_TEMPLATES)
+    environment.filters["picture"] = data_uri
     return environment.get_template("demo.html").render(
         report=report, charts=loss_curves.charts(report.curve), canvas=loss_curves,
         met=sum(aim.met for aim in report.aims))
-
-
-def score(value: float | None) -> str:
-    """0.813, or a dash for None."""
-    return "–" if value is None else f"{value:.3f}"
-
-
-def share(value: float) -> str:
-    """Percent of a number from 0 to 1: 97 %, but never 0 % or 100 % for less than certainty."""
-    if 0 < value < 0.005:
-        return "< 1 %"
-    if 0.995 <= value < 1:
-        return "> 99 %"
-    return f"{100 * value:.0f} %"
 
 
 def data_uri(picture: Image.Image | np.ndarray) -> markupsafe.Markup:
@@ -166,8 +145,5 @@ def data_uri(picture: Image.Image | np.ndarray) -> markupsafe.Markup:
     if image.width > MAX_WIDTH:
         height = max(1, round(image.height * MAX_WIDTH / image.width))
         image = image.resize((MAX_WIDTH, height), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
     # Full colour resolution: halved, thin coloured outlines and phrases would smear.
-    image.save(buffer, "JPEG", quality=88, subsampling=0, optimize=True)
-    code = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return markupsafe.Markup(f"data:image/jpeg;base64,{code}")
+    return web.data_uri(image, "JPEG", quality=88, subsampling=0, optimize=True)

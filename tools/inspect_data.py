@@ -22,7 +22,7 @@ from input_pipeline import prepared
 from input_pipeline.errors import UserError
 from input_pipeline.record import LABELS, DataError
 from input_pipeline.tokenizer import Tokenizer
-from legion_jax import command
+from legion_jax import command, web
 from tools import data_pages, data_survey
 from tools.data_pages import Page, Request
 
@@ -91,9 +91,8 @@ def write_pages(data_dir: epath.PathLike, output: str, request: Request, *,
 
 
 def _write(path: pathlib.Path, html: str) -> None:
-    temporary = path.parent / f".{path.name}.writing"
-    temporary.write_bytes(html.encode("utf-8", "replace"))  # a file name may hold a lone surrogate
-    temporary.replace(path)
+    with web.whole_file(path) as file:
+        file.write(html)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from legion_jax import web
+
 # Keys of metrics.jsonl and what they are, in the order shown.
 TERMS = {
     "loss": "sum of the next four, weights included",
@@ -81,8 +83,8 @@ def _chart(name: str, meaning: str, pairs: np.ndarray) -> Chart:
     smooth = smoothed(values)
     low, high = values.min(), values.max()
     log = bool(low > 0 and high / low > LOG_FROM)
-    y_ticks = _log_ticks(low, high) if log else _ticks(min(0.0, low), high)
-    x_ticks = _ticks(steps[0], steps[-1], whole=True)
+    y_ticks = _log_ticks(low, high) if log else web.ticks(min(0.0, low), high)
+    x_ticks = web.ticks(steps[0], steps[-1], whole=True)
     scale = np.log10 if log else np.asarray
     bottom, top = scale([low, high] if log else [y_ticks[0], y_ticks[-1]])
     first, last = steps[0], max(steps[-1], steps[0] + 1)
@@ -114,17 +116,6 @@ def _extremes(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nda
         kept |= {int(part[values[part].argmin()]), int(part[values[part].argmax()])}
     index = sorted(kept)
     return steps[index], values[index]
-
-
-def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
-    """Round numbers 1, 2 or 5 times a power of ten apart, from at most `low` to at least `high`."""
-    rough = (high - low) / 4 or abs(high) or 1.0
-    power = 10.0 ** math.floor(math.log10(rough))
-    distance = next(n * power for n in (1, 2, 5, 10) if n * power >= rough * 0.999)
-    if whole:
-        distance = max(1.0, distance)
-    first, last = math.floor(low / distance + 1e-9), math.ceil(high / distance - 1e-9)
-    return [index * distance for index in range(first, max(last, first + 1) + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

@@ -9,10 +9,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from experiments.sweeps import plan
+from legion_jax import web
 from tools import bar_charts
 
 WIDTH, HEIGHT = 640, 380
@@ -115,7 +115,7 @@ def draw(points: Sequence[Point], *, metric: str, best: str | None) -> str:
     def y(value: float) -> float:
         return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
 
-    return _environment().get_template("sweep.svg").render(
+    return web.environment(_TEMPLATES).get_template("sweep.svg").render(
         width=WIDTH, height=round(HEIGHT - BOTTOM + below), left=LEFT, right=WIDTH - RIGHT,
         top=TOP, floor=HEIGHT - BOTTOM, title=title, metric=metric, turned=turned,
         x_ticks=[(x(k), label) for k, label in enumerate(labels)],
@@ -137,9 +137,3 @@ def _series(points, places, x, y, best: str | None, *, joined: bool) -> list[Ser
             [Dot(x(place), y(p.value), f"{p.name}: {p.value:.4g}", p.name == best)
              for place, p in mine], line if joined else ""))
     return found
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -1,7 +1,5 @@
 """Pictures of a contact sheet: small photos, and masks and heat maps to lie on them."""
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 
@@ -9,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline import images
-from legion_jax import overlay
+from legion_jax import overlay, web
 
 MAX_SIDE, MIN_SIDE = 640, 320  # px of a picture's longer side; smaller photos are magnified
 SQUARE = 96  # px of the pictures on the index
@@ -31,11 +29,8 @@ def thumbnail(source: Sequence, index: int) -> str:
 
 def data_uri(picture: Image.Image, form: str) -> str:
     """A JPEG, or without loss a WEBP, as the text of a data URI."""
-    buffer = io.BytesIO()
     options = {"quality": 82} if form == "JPEG" else {"lossless": True, "exact": False}
-    picture.save(buffer, form, **options)
-    code = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"data:image/{form.lower()};base64,{code}"
+    return web.data_uri(picture, form, **options)
 
 
 def marks_layer(masks: Sequence[np.ndarray], colours: Sequence[tuple[int, int, int]],

@@ -1,0 +1,209 @@
+"""Two evaluations on the photos both scored: differences with intervals, and where they differ."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from etils import epath
+
+from input_pipeline.errors import UserError
+from legion_jax import report, web
+from legion_jax.evaluation.pages import gallery, items, tables
+from legion_jax.evaluation.pages.folder import Evaluation
+from legion_jax.evaluation.paired import RESAMPLES, paired_difference
+
+MAX_PHOTOS = 60
+# What has to be the same, or numbers mean different things. The path of each in metrics.json.
+SAME = (("data",), ("settings", "content"), ("settings", "rasteriser"), ("settings", "pixel_rule"),
+        ("text", "css_model"))
+LESS_IS_BETTER = ("false_area", "ece", "brier", "nll")
+HEADLINES = ("localisation.mean.f1", "localisation.mean.miou", "detection.accuracy",
+             "text.rouge_l", "text.css")  # of each category
+SORTS = {
+    "far": ("largest difference first", True), "b": ("B better first", True),
+    "a": ("A better first", False), "f1": ("difference of mask F1, B first", True),
+    "rouge_l": ("difference of ROUGE-L, B first", True), "id": ("id", False)}
+MARKS = {"a_wrong": "only A has a wrong verdict", "b_wrong": "only B has a wrong verdict",
+         "both_wrong": "both have a wrong verdict"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two evaluations and their rows of the photos both scored, in the order of a."""
+
+    a: Evaluation
+    b: Evaluation
+    rows_a: Sequence[dict]
+    rows_b: Sequence[dict]
+    num_only_a: int
+    num_only_b: int
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+    def result(self) -> dict:
+        """The content of compare.json."""
+        how = {"resamples": self.resamples, "seed": self.seed}
+        overall = paired_difference(self.rows_a, self.rows_b, **how)
+        parts: dict[str, list[int]] = {}
+        for number, row in enumerate(self.rows_a):
+            if row["category"]:
+                parts.setdefault(row["category"], []).append(number)
+        categories = {name: {"num_photos": len(part), "differences": paired_difference(
+            [self.rows_a[k] for k in part], [self.rows_b[k] for k in part], **how)}
+            for name, part in sorted(parts.items())}
+        told = {name: {"folder": str(run.path)} | {key: run.metrics.get(key) for key in (
+            "checkpoint", "split", "num_photos")} for name, run in (("a", self.a), ("b", self.b))}
+        return {**told, "data": self.a.metrics.get("data"), "num_shared": len(self.rows_a),
+                "num_only_a": self.num_only_a, "num_only_b": self.num_only_b,
+                "conventions": dict(self.a.block("conventions")) | {
+                    "differences": f"b - a on the photos both scored; 95 % percentile intervals of "
+                                   f"{self.resamples} paired bootstrap resamples of photos."},
+                "differences": overall, "categories": categories,
+                "photos": [{"id": a["id"], "difference": _change(a, b, items.quality),
+                            "f1": _change(a, b, "f1"), "rouge_l": _change(a, b, "rouge_l")}
+                           for a, b in zip(self.rows_a, self.rows_b, strict=True)]}
+
+
+def compare(a: Evaluation, b: Evaluation, *, resamples: int = RESAMPLES,
+            seed: int = 0) -> Comparison:
+    """Puts two evaluations beside each other.
+
+    Raises UserError, naming both values, where they are of other data or count differently, or
+    where no photo is in both.
+    """
+    check_same(a, b)
+    rows_a, rows_b = ({row["id"]: row for row in run.rows()} for run in (a, b))
+    shared = [name for name in rows_a if name in rows_b]
+    if not shared:
+        raise UserError(f"{a.path} and {b.path} have no photo in common: {len(rows_a)} and "
+                        f"{len(rows_b)} photos of split {a.metrics.get('split')} and "
+                        f"{b.metrics.get('split')}")
+    return Comparison(a, b, [rows_a[name] for name in shared], [rows_b[name] for name in shared],
+                      num_only_a=len(rows_a) - len(shared), num_only_b=len(rows_b) - len(shared),
+                      resamples=resamples, seed=seed)
+
+
+def check_same(a: Evaluation, b: Evaluation) -> None:
+    """Raises UserError, naming both values, where numbers of two evaluations mean not the same."""
+    def value(run, path):
+        return run.block(*path[:-1]).get(path[-1]) if path[:-1] else run.metrics.get(path[-1])
+
+    blocks = [("conventions", name) for name in dict.fromkeys(
+        [*a.block("conventions"), *b.block("conventions")])
+        if name not in ("intervals", "robustness")]  # how sure numbers are, and other numbers
+    for path in (*SAME, *blocks):
+        ours, theirs = value(a, path), value(b, path)
+        if ours != theirs:
+            raise UserError(f"not comparable: {'.'.join(path)} is {ours!r} in {a.path}, "
+                            f"{theirs!r} in {b.path}")
+
+
+def write_comparison(output: epath.PathLike, found: Comparison, *,
+                     picture: Callable[[Mapping], str] | None,
+                     max_photos: int = MAX_PHOTOS) -> dict:
+    """Writes compare.json and compare.html; the photos that differ most are in the page.
+
+    Args:
+        picture: a JPEG in base64 of a row's photo, or ""; None where there are no photos to show.
+        max_photos: shown at most.
+
+    Returns:
+        The content of compare.json.
+    """
+    output = epath.Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    result = found.result()
+    pairs = sorted(zip(found.rows_a, found.rows_b, strict=True), key=lambda pair: -abs(
+        _change(*pair, items.quality) or 0.0))[:max_photos]
+    page = web.environment(gallery.TEMPLATES).get_template("compare.html").render(
+        result=result, shown=len(pairs), pictures=picture is not None, items=items,
+        overall=forest(result["differences"], found.a),
+        categories={name: (part["num_photos"], forest(
+            {key: value for key, value in part["differences"].items() if key in HEADLINES},
+            found.a)) for name, part in result["categories"].items()},
+        changed=settings_that_differ(found), config=gallery.config(SORTS, MARKS))
+    with web.whole_file(output / "compare.html") as file:
+        file.write(page)
+        gallery.write_items(file, (pair(*rows, number) for number, rows in enumerate(pairs)))
+        gallery.write_pictures(file, (picture(row) if picture else "" for row, _ in pairs))
+    report.write_json(output / "compare.json", result)
+    return result
+
+
+def pair(a: Mapping, b: Mapping, number: int) -> dict:
+    """A photo and both answers to it, as JSON."""
+    change = _change(a, b, items.quality)
+    wrong = [items.right(row) is False for row in (a, b)]
+    name = {(True, False): "a_wrong", (False, True): "b_wrong", (True, True): "both_wrong"}
+    return items.photo(a, number) | {
+        "keys": {"far": None if change is None else abs(change), "a": change, "b": change,
+                 "f1": _change(a, b, "f1"), "rouge_l": _change(a, b, "rouge_l"), "id": a["id"]},
+        "marks": [name[tuple(wrong)]] if any(wrong) else [],
+        "answers": [items.answer(a, "A"), items.answer(b, "B")]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A row of the table: a number, both values, b - a, and the places of it in per cent.
+
+    low, high, zero, place: along a line with room for all intervals of the table. better: "A", "B"
+    or "" where the interval holds zero.
+    """
+
+    term: tables.Term
+    a: str
+    b: str
+    difference: str
+    interval: str
+    low: float
+    high: float
+    zero: float
+    place: float
+    better: str
+
+
+def forest(differences: Mapping[str, Mapping], run: Evaluation) -> list[Difference]:
+    """The rows of a table of `paired_difference`."""
+    ends = [abs(value[key]) for value in differences.values() for key in ("low", "high")]
+    reach = max([*ends, *(abs(v["difference"]) for v in differences.values())], default=0) or 1.0
+
+    def place(value: float) -> float:
+        return round(50 + 48 * value / reach, 2)
+
+    return [Difference(
+        _term(path, run), web.score(value["a"]), web.score(value["b"]),
+        signed(value["difference"]), f"{signed(value['low'])} to {signed(value['high'])}",
+        place(value["low"]), place(value["high"]), place(0), place(value["difference"]),
+        better(path, value)) for path, value in sorted(
+            differences.items(), key=lambda item: item[0] not in HEADLINES)]
+
+
+def better(path: str, value: Mapping) -> str:
+    """"A" or "B", whichever is better beyond chance at 95 %; else ""."""
+    if value["low"] <= 0 <= value["high"]:
+        return ""
+    less = any(path.split(".")[-1].startswith(name) for name in LESS_IS_BETTER)
+    return "B" if (value["low"] > 0) != less else "A"
+
+
+def signed(value: float) -> str:
+    """+0.012 or −0.012, with the sign that minus has."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def settings_that_differ(found: Comparison) -> list[tuple[str, str, str]]:
+    """(setting, value in a, value in b) of the settings the two were not made with alike."""
+    a, b = (dict(tables.settings(run)) for run in (found.a, found.b))
+    return [(name, a.get(name, "–"), b.get(name, "–")) for name in dict.fromkeys([*a, *b])
+            if a.get(name) != b.get(name)]
+
+
+def _term(path: str, run: Evaluation) -> tables.Term:
+    *block, key = path.split(".")
+    term = tables.term(run, key, *block)
+    way = tables.MEANS.get(block[-1], "" if len(block) < 2 else block[-1])
+    return dataclasses.replace(term, name=f"{term.name}, {way}" if way else term.name)
+
+
+def _change(a: Mapping, b: Mapping, what: str | Callable) -> float | None:
+    before, after = (what(row) if callable(what) else row[what] for row in (a, b))
+    return None if before is None or after is None else after - before

@@ -1,0 +1,126 @@
+"""What the browser gets to know of a photo: its row, ready to be shown, sorted and filtered."""
+
+from collections.abc import Mapping, Sequence
+
+from input_pipeline.record import LABELS, REAL, UNKNOWN
+from legion_jax import overlay
+
+# Order of the cards: name -> (words, whether the largest comes first).
+SORTS = {
+    "worst": ("worst first", False), "best": ("best first", True),
+    "f1": ("mask F1, lowest first", False), "fg_iou": ("mask IoU, lowest first", False),
+    "fake": ("fake probability, highest first", True),
+    "real": ("fake probability, lowest first", False),
+    "rouge_l": ("ROUGE-L, lowest first", False), "id": ("id", False)}
+# What photos can be filtered by, beside label, category and text.
+MARKS = {
+    "wrong": "wrong verdict", "disagree": "words disagree", "missed": "artifacts missed",
+    "invented": "masks on clean photos", "cut": "answer cut off",
+    "failed": "not readable"}
+WORST = ("mean of the mask F1 and of the probability given to the truth, of those there are; "
+         "ties by ROUGE-L")
+
+
+def item(row: Mapping, number: int) -> dict:
+    """A photo and the one answer to it, as JSON; `number` names it within the page."""
+    return photo(row, number) | {
+        "keys": sort_keys(row), "marks": marks(row), "answers": [answer(row)]}
+
+
+def photo(row: Mapping, number: int) -> dict:
+    """What is true of a photo, whoever answers."""
+    reference, phrases = row["reference"], [region["phrase"] for region in row["truth"]]
+    truth = [{"phrase": region["phrase"], "rle": region.get("rle")} for region in row["truth"]]
+    return {
+        "n": number, "id": row["id"], "label": LABELS[row["label"]], "category": row["category"],
+        "generator": row["generator"], "size": row["size"],
+        "reference": pieces(reference, find_phrases(reference, phrases)), "truth": truth,
+        # The union says nothing new where every artifact has its own mask, or there is none.
+        "union": row["truth_rle"] if _has_union(row) else None,
+        "marked": row["counts"] is not None}
+
+
+def answer(row: Mapping, title: str = "Prediction") -> dict:
+    """What a model said of a photo."""
+    spans = [region["span"] for region in row["regions"]]
+    regions = [{"phrase": region["phrase"], "detail": region.get("detail", ""),
+                "rle": region.get("rle"), "score": region.get("score")}
+               for region in row["regions"]]
+    told = ("failed", "verdict", "probability", "fake_probability", "words", "words_agree",
+            "finished", "answer", "rouge_l", "css", "counts", "fg_iou", "bg_iou", "miou", "f1",
+            "num_regions", "num_masks")
+    return {"title": title, "explanation": pieces(row["explanation"], spans),
+            "regions": regions, "right": right(row)} | {name: row[name] for name in told}
+
+
+def right(row: Mapping) -> bool | None:
+    """Whether the verdict, real or not, is; None without a verdict or a known truth."""
+    if row["verdict"] is None or row["label"] == UNKNOWN:
+        return None
+    return (row["verdict"] == "real") == (row["label"] == REAL)
+
+
+def quality(row: Mapping) -> float | None:
+    """How good the answer is, 0 to 1, see WORST; None where nothing of it can be judged."""
+    parts = [] if row["f1"] is None else [row["f1"]]
+    if row["fake_probability"] is not None and row["label"] != UNKNOWN:
+        fake = row["fake_probability"]
+        parts.append(1 - fake if row["label"] == REAL else fake)
+    return sum(parts) / len(parts) if parts else row["rouge_l"]
+
+
+def sort_keys(row: Mapping) -> dict[str, list | float | str | None]:
+    """{name of SORTS: what to sort by}; None goes last, whatever the direction."""
+    good = quality(row)
+    worst = None if good is None else [good, row["rouge_l"] or 0.0]
+    return {"worst": worst, "best": worst, "f1": row["f1"], "fg_iou": row["fg_iou"],
+            "fake": row["fake_probability"], "real": row["fake_probability"],
+            "rouge_l": row["rouge_l"], "id": row["id"]}
+
+
+def marks(row: Mapping) -> list[str]:
+    """The names of MARKS that hold of a photo."""
+    tp, fp, fn, _ = row["counts"] or (0, 0, 0, 0)
+    found = {"wrong": right(row) is False, "disagree": row["words_agree"] is False,
+             "missed": tp == 0 and fn > 0, "invented": tp + fn == 0 and fp > 0,
+             "cut": not row["finished"] and not row["failed"], "failed": bool(row["failed"])}
+    return [name for name, holds in found.items() if holds]
+
+
+def pieces(text: str, spans: Sequence[Sequence[int] | None]) -> list[list]:
+    """A text in pieces [words, number of the span or None]; spans that overlap others are left out.
+
+    spans: [start, end) in characters, None for one that is nowhere in the text.
+    """
+    found, done = [], 0
+    places = sorted((span[0], span[1], k) for k, span in enumerate(spans) if span is not None)
+    for start, end, k in places:
+        if done <= start < end <= len(text):
+            found += [[text[done:start], None], [text[start:end], k]]
+            done = end
+    return [piece for piece in [*found, [text[done:], None]] if piece[0]]
+
+
+def find_phrases(text: str, phrases: Sequence[str]) -> list[list[int] | None]:
+    """Where each phrase first stands in a text outside of those before it, any case."""
+    # A few letters change their length when lowered, and with it all places after them.
+    lower = str.lower if len(text.lower()) == len(text) else str
+    low, spans = lower(text), []
+    for phrase in phrases:
+        wanted = lower(phrase) if phrase.strip() else None
+        at = -1 if wanted is None else low.find(wanted)
+        while at >= 0 and any(span and at < span[1] and span[0] < at + len(wanted)
+                              for span in spans):
+            at = low.find(wanted, at + 1)
+        spans.append([at, at + len(wanted)] if at >= 0 else None)
+    return spans
+
+
+def palette() -> list[str]:
+    """The colours of regions by number, as CSS has them."""
+    return [",".join(map(str, colour)) for colour in overlay.PALETTE]
+
+
+def _has_union(row: Mapping) -> bool:
+    tp, _, fn, _ = row["counts"] or (1, 0, 0, 0)
+    return tp + fn > 0 and not any(region.get("rle") for region in row["truth"])

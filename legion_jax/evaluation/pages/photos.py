@@ -1,0 +1,121 @@
+"""Photos as small pictures inside a page, and where they come from."""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from etils import epath
+from PIL import Image
+
+from input_pipeline import examples, images, manifest, prepared
+from input_pipeline.errors import UserError
+from input_pipeline.record import RecordError
+from legion_jax import web
+
+LOG = logging.getLogger("legion_jax")
+SIDE = 640  # px of a picture's longer side, at most
+# id -> the encoded file, as a record's `image`.
+Photos = Mapping[str, bytes] | Callable[[str], bytes | None]
+
+
+def picture_of(source: Photos, row: Mapping) -> str:
+    """The picture of a row's photo in base64, or "" where no readable one is found.
+
+    Raises UserError for a photo of another size than the row tells.
+    """
+    content = source(row["id"]) if callable(source) else source.get(row["id"])
+    if content is None:
+        return ""
+    try:
+        return picture(content, row["id"], row["size"])
+    except images.ImageError as error:
+        LOG.warning("%s", error)
+        return ""
+
+
+def picture(content: bytes, name: str, size: tuple[int, int] | None) -> str:
+    """A photo as a JPEG in base64, its longer side at most SIDE pixels.
+
+    Args:
+        content: the encoded file.
+        name: id of the photo, for errors.
+        size: (height, width) that masks of it have; None where nothing tells.
+
+    Raises:
+        ImageError: not readable as a photo.
+        UserError: the photo has another size.
+    """
+    needed = None
+    if size is not None:
+        scale = min(1.0, SIDE / max(size))
+        needed = (max(1, round(scale * min(size))), max(1, round(scale * max(size))))
+    photo, found = images.read_photo(content, name=f"photo {name}", at_least=needed)
+    if size is not None and tuple(size) != tuple(found):
+        raise UserError(f"photo {name}: {found[1]}x{found[0]} pixels, but rows.jsonl tells "
+                        f"{size[1]}x{size[0]}; are these photos of another data set?")
+    scale = min(1.0, SIDE / max(found))
+    sides = max(1, round(scale * found[1])), max(1, round(scale * found[0]))
+    small = photo if photo.size == sides else photo.resize(sides, Image.Resampling.LANCZOS)
+    return web.base64_picture(small, "JPEG", quality=75, optimize=True)
+
+
+class RecordPhotos:
+    """The photos of prepared splits by id; records are read in order, and each as rarely as can be.
+
+    Asked for the ids in the order of the records, it reads every record once.
+    """
+
+    def __init__(self, *splits: Sequence[Mapping]):
+        """`splits`: as `input_pipeline.prepared.open_split` gives them."""
+        self._splits = splits
+        self._places: dict[str, tuple[int, int]] = {}
+        self._unread = ((s, k) for s, split in enumerate(splits) for k in range(len(split)))
+
+    def __call__(self, name: str) -> bytes | None:
+        """The encoded photo, or None where no record has that id or its file is damaged."""
+        if name in self._places:
+            split, number = self._places[name]
+            return self._splits[split][number]["image"]
+        for split, number in self._unread:
+            try:
+                record = self._splits[split][number]
+            except RecordError:
+                continue
+            found = examples.record_id(record)
+            self._places[found] = split, number
+            if found == name:
+                return record["image"]
+        return None
+
+
+def of_data(data_dir: epath.PathLike, splits: Sequence[str]) -> RecordPhotos:
+    """The photos of a prepared data set: of `splits`, each one, several joined by +, or "all".
+
+    Raises DataError where there is no such data set or split.
+    """
+    place = prepared.find_version(data_dir)
+    names = []
+    for split in splits:
+        names += manifest.read_summary(place)["splits"] if split == "all" else split.split("+")
+    return RecordPhotos(*(prepared.open_split(place, name) for name in dict.fromkeys(names)))
+
+
+class ReportPictures:
+    """The pictures of a report.html, as they are there."""
+
+    def __init__(self, path: epath.Path):
+        """`path`: a page of `write_report`."""
+        self._codes, names = {}, {}
+        with path.open("rb") as file:
+            for line in file:
+                if line.startswith(b'{"n":'):
+                    item = json.loads(line.rstrip(b",\n"))
+                    names[item["n"]] = item["id"]
+                elif found := re.match(rb'<script type="text/plain" id="jpeg-(\d+)">(.*)</script>',
+                                       line):
+                    self._codes[names[int(found[1])]] = found[2]
+
+    def __call__(self, row: Mapping) -> str:
+        """The picture of a row's photo in base64, or "" where the report has none."""
+        return self._codes.get(row["id"], b"").decode("ascii")

@@ -1,0 +1,154 @@
+"""Published results, to stand beside one's own where the data set is the same.
+
+Numbers are as printed. LEGION prints per cent, and neither says over what it averages (the implied
+background IoU points to means over photos) nor gives code that computes its tables; FakeVLM's F1
+does not say which class is positive (family spec 4.1, 4.2, 5.1 - 5.3, 5.5, 5.6).
+"""
+
+import dataclasses
+
+LEGION = "LEGION paper (arXiv 2503.15264)"
+FAKEVLM = "FakeVLM paper (arXiv 2503.14905)"
+THIRD = "a third party's scores of the public legion_LE weights and of its own retraining"
+_MASKS = ("mIoU and F1 as printed, in per cent: two-class mIoU, F1 of the artifacts. Whether they "
+          "are means over photos or pooled is not published, so this run has a row of each.")
+_TEXT = "In per cent. The sentence encoder behind the published CSS is not named."
+_VERDICT = ("Whether the published F1 is that of the fake class is not said; this run's is. The "
+            "sentence encoder behind the published CSS is not named.")
+
+
+# Sets that also have photos to train on, so that all splits together are no test.
+WITH_TRAINING = ("synthscars", "richhf", "fakeclue")
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A measure: `path` in metrics.json; of a run on `split` alone, its accuracy as a whole."""
+
+    name: str
+    path: tuple[str, ...]
+    split: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A table of one data set's test split.
+
+    Attributes:
+        dataset: as `input_pipeline.datasets` names it.
+        title, source, note: for the page.
+        columns: what each method's values are, in order.
+        rows: {method: values, None where the table has none}; `ours` is the authors' own method.
+        per_cent: values are in per cent, else from 0 to 1.
+        pooled: this run gets a second row, of the same measures pooled over all pixels.
+    """
+
+    dataset: str
+    title: str
+    source: str
+    note: str
+    columns: tuple[Column, ...]
+    rows: dict[str, tuple[float | None, ...]]
+    ours: str
+    per_cent: bool = True
+    pooled: bool = False
+
+
+def _masks(*categories: str) -> tuple[Column, ...]:
+    """mIoU and F1 of each category; of all photos for ""."""
+    return tuple(Column(f"{category} {name}".strip(),
+                        (*(("categories", category) if category else ()), "localisation", "mean",
+                         key))
+                 for category in categories for name, key in (("mIoU", "miou"), ("F1", "f1")))
+
+
+_TEXT_COLUMNS = (Column("ROUGE-L", ("text", "rouge_l")), Column("CSS", ("text", "css")))
+_FAKEVLM_COLUMNS = (Column("accuracy", ("detection", "accuracy")),
+                    Column("F1", ("detection", "f1")), *_TEXT_COLUMNS)
+_THIRD_COLUMNS = tuple(
+    Column(name, ("localisation", how, key)) for name, how, key in (
+        ("mean IoU", "mean", "fg_iou"), ("mean F1", "mean", "f1"),
+        ("pooled IoU", "pooled", "fg_iou"), ("pooled F1", "pooled", "f1")))
+
+# Object, Animal, Human, Scene; LOKI; RichHF-18K: mIoU, F1 of each.
+_LOCALISATION = {
+    "HiFi-Net": (43.74, 0.45, 45.28, 0.03, 46.21, 0.84, 45.90, 0.04, 39.60, 2.41, 44.96, 0.39),
+    "TruFor": (46.99, 14.82, 48.45, 17.57, 49.02, 15.43, 48.93, 12.64, 46.55, 16.70, 48.41, 18.03),
+    "PAL4VST": (50.46, 19.25, 52.55, 21.61, 59.18, 35.70, 52.55, 19.14, 47.34, 11.58, 49.88, 14.78),
+    "Ferret (boxes)": (30.10, 20.81, 27.17, 15.78, 25.54, 13.87, 30.64, 13.79, 24.50, 18.88,
+                       26.52, 16.22),
+    "Griffon (boxes)": (38.54, 23.40, 27.76, 18.58, 23.04, 14.81, 35.83, 14.47, 21.96, 20.41,
+                        28.13, 18.19),
+    "LISA-v1-7B": (35.49, 23.70, 32.44, 18.77, 34.11, 17.50, 37.56, 18.31, 31.10, 9.29,
+                   35.90, 21.94),
+    "InternVL2-8B (boxes)": (41.08, 13.36, 41.22, 7.83, 41.21, 3.91, 41.68, 7.55, 42.03, 10.06,
+                             39.90, 9.58),
+    "Qwen2-VL-72B (boxes)": (33.89, 23.25, 32.46, 21.98, 26.92, 14.75, 39.00, 18.17, 26.62, 20.99,
+                             27.58, 19.02),
+    "LEGION": (54.62, 29.90, 54.52, 27.43, 60.82, 39.44, 53.67, 24.51, 48.66, 16.71, 50.07, 17.41)}
+# SynthScars ROUGE-L, CSS; LOKI ROUGE-L, CSS.
+_EXPLANATION = {
+    "Qwen2-VL-72B": (25.84, 58.15, 11.80, 37.64), "LLaVA-v1.6-7B": (29.61, 61.75, 16.07, 41.07),
+    "InternVL2-8B": (25.93, 56.89, 10.10, 39.62), "DeepSeek-VL2-27B": (25.50, 47.77, 6.70, 28.76),
+    "GPT-4o": (22.43, 53.55, 9.61, 38.98), "LEGION": (39.50, 72.60, 18.55, 45.96)}
+# FakeClue accuracy, F1, ROUGE-L, CSS; the same of LOKI.
+_FAKEVLM = {
+    "DeepSeek-VL2-small": (.404, .542, .171, .504, .253, .387, .164, .391),
+    "DeepSeek-VL2": (.475, .541, .172, .505, .431, .392, .169, .388),
+    "InternVL2-8B": (.506, .490, .180, .581, .526, .340, .179, .472),
+    "InternVL2-40B": (.507, .463, .176, .552, .507, .376, .184, .473),
+    "Qwen2-VL-7B": (.457, .592, .266, .565, .571, .350, .182, .384),
+    "Qwen2-VL-72B": (.578, .565, .175, .544, .554, .409, .173, .432),
+    "GPT-4o": (.474, .420, .134, .407, .634, .572, .147, .354),
+    "FakeVLM": (.986, .981, .580, .877, .843, .837, .201, .582)}
+# Column -> the split that is all of it.
+_SETS = {"GANs": "", "Deepfakes": "deepfake", "CRN": "crn", "IMLE": "imle", "SITD": "sitd",
+         "SAN": "san", "Diffusion": ""}
+_DETECTION = {
+    "Co-occurrence": (75.17, 59.14, 73.06, 87.21, 68.98, 60.42, 85.53),
+    "Freq-spec": (75.28, 45.18, 53.61, 50.98, 47.46, 57.12, 69.00),
+    "CNNSpot": (85.29, 53.47, 86.31, 86.26, 66.67, 48.69, 58.63),
+    "Patchfor": (69.97, 75.54, 72.33, 55.30, 75.14, 75.28, 72.54),
+    "UniFD": (95.25, 66.60, 59.50, 72.00, 63.00, 57.50, 82.02),
+    "LDGard": (89.17, 58.00, 50.74, 50.78, 62.50, 50.00, 89.79),
+    "FreqNet": (94.23, 97.40, 71.92, 67.35, 88.92, 59.04, 83.34),
+    "NPR": (94.16, 76.89, 50.00, 50.00, 66.94, 98.63, 94.54),
+    "LEGION": (97.01, 63.37, 90.78, 98.93, 79.44, 57.76, 83.10)}
+
+
+def _columns(table: dict[str, tuple], start: int, stop: int) -> dict[str, tuple]:
+    return {method: values[start:stop] for method, values in table.items()}
+
+
+TABLES = (
+    Published("synthscars", "SynthScars, by content", LEGION, f"{_MASKS} The released data set "
+              "does not tell a photo's category; without a side file nothing can be put here.",
+              _masks("object", "animal", "human", "scene"), _columns(_LOCALISATION, 0, 8),
+              "LEGION", pooled=True),
+    Published("synthscars", "SynthScars, all photos", THIRD, "From 0 to 1, of the artifacts.",
+              _THIRD_COLUMNS, {"legion_LE": (.223, .321, .242, .389),
+                               "retrained": (.196, .287, .200, .334)}, "legion_LE",
+              per_cent=False),
+    Published("synthscars", "SynthScars, explanations", LEGION, _TEXT, _TEXT_COLUMNS,
+              _columns(_EXPLANATION, 0, 2), "LEGION"),
+    Published("loki", "LOKI, masks", LEGION, _MASKS, _masks(""), _columns(_LOCALISATION, 8, 10),
+              "LEGION", pooled=True),
+    Published("loki", "LOKI, masks of 229 photos", THIRD, "From 0 to 1, of the artifacts.",
+              _THIRD_COLUMNS, {"legion_LE": (.099, .160, .117, .209),
+                               "retrained": (.079, .128, .124, .221)}, "legion_LE",
+              per_cent=False),
+    Published("loki", "LOKI, explanations", LEGION, _TEXT, _TEXT_COLUMNS,
+              _columns(_EXPLANATION, 2, 4), "LEGION"),
+    Published("loki", "LOKI, verdicts and explanations", FAKEVLM, _VERDICT, _FAKEVLM_COLUMNS,
+              _columns(_FAKEVLM, 4, 8), "FakeVLM", per_cent=False),
+    Published("richhf", "RichHF-18K, masks", LEGION, f"{_MASKS} The threshold that makes masks "
+              "of the published heat maps is not known.", _masks(""),
+              _columns(_LOCALISATION, 10, 12), "LEGION", pooled=True),
+    Published("fakeclue", "FakeClue", FAKEVLM, _VERDICT, _FAKEVLM_COLUMNS,
+              _columns(_FAKEVLM, 0, 4), "FakeVLM", per_cent=False),
+    Published("ufd", "UniversalFakeDetect, accuracy", LEGION,
+              "In per cent, of detectors trained on ProGAN. GANs and Diffusion are unweighted "
+              "means of six and of eight test sets; this run has them where it has all of those.",
+              tuple(Column(name, ("groups", name, "accuracy"), split)
+                    for name, split in _SETS.items()),
+              _DETECTION, "LEGION"))

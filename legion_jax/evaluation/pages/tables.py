@@ -1,0 +1,247 @@
+"""The tables of a report: numbers of metrics.json with their intervals, and what they mean."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from legion_jax import web
+from legion_jax.evaluation.pages.folder import Evaluation
+
+# Name and meaning of each measure. How a run counts it stands in its own `conventions`.
+MEASURES = {
+    "f1": ("F1", "2 TP / (2 TP + FP + FN) of the artifacts' pixels; Dice is another name."),
+    "miou": ("mIoU", "Mean of the IoU of artifacts and the IoU of the rest. Artifacts are small, "
+             "so even an empty mask is near one half."),
+    "fg_iou": ("IoU", "TP / (TP + FP + FN) of the artifacts' pixels."),
+    "bg_iou": ("IoU of the rest", "TN / (TN + FP + FN): what lies outside of all artifacts."),
+    "accuracy": ("accuracy", "Share of right verdicts, real against not real."),
+    "accuracy_real": ("accuracy on real", "Share of right verdicts among real photos."),
+    "accuracy_fake": ("accuracy on fake", "Share of right verdicts among synthetic and tampered "
+                      "photos."),
+    "balanced_accuracy": ("balanced accuracy", "Mean of the accuracies on real and on fake."),
+    "auc": ("AUC", "Area under the ROC curve: how often a fake has a higher fake probability than "
+            "a real photo."),
+    "average_precision": ("average precision", "Area under precision over recall; fake is the "
+                          "positive class."),
+    "f1_real": ("F1 of real", "F1 of the verdicts with real as the positive class."),
+    "macro_f1": ("macro F1", "Mean of the F1 of real and of fake."),
+    "ece": ("ECE", "Expected calibration error: mean distance between confidence and accuracy of "
+            "the bins of the reliability diagram, weighted by photos. Less is better."),
+    "brier": ("Brier score", "Mean squared distance of the fake probability from 0 or 1, whichever "
+              "is true. Less is better."),
+    "nll": ("NLL", "Mean negative log likelihood of the truth, in nats. Less is better."),
+    "ap50": ("AP50", "Average precision of single masks at IoU 0.5."),
+    "map": ("mAP", "Mean average precision of single masks over IoU 0.5, 0.55 ... 0.95."),
+    "rouge_l": ("ROUGE-L", "F-measure of the longest common subsequence of words of explanation "
+                "and reference."),
+    "css": ("CSS", "Cosine similarity of sentence embeddings of explanation and reference.")}
+F1_OF_FAKE = ("F1 of fake", "F1 of the verdicts with fake as the positive class.")
+MEANS = {"mean": "mean over photos", "mean_with_artifacts": "photos with artifacts",
+         "pooled": "pooled pixels"}
+FALSE_AREAS = {
+    "false_area_on_clean": "photos without artifacts", "false_area_on_real": "real photos",
+    "false_area_on_real_shown": "real photos whose verdict does not withhold it"}
+DETECTION = ("accuracy", "accuracy_real", "accuracy_fake", "balanced_accuracy", "f1", "f1_real",
+             "macro_f1", "auc", "average_precision", "ece")
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """A name and what stands behind it, one tap away; `why` "" for names that explain themselves.
+    """
+
+    name: str
+    why: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A number as text; `interval` as text or ""; `bar`: share of the cell to underline, or None.
+    """
+
+    text: str
+    interval: str = ""
+    bar: float | None = None
+
+
+DASH = Cell("–")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of a title and a cell per column. `strong`: titles of rows to set off."""
+
+    title: str
+    columns: Sequence[Term]
+    rows: Sequence[tuple[Term, Sequence[Cell]]]
+    note: str = ""
+    strong: Sequence[str] = ()
+
+
+def term(run: Evaluation, key: str, *path: str) -> Term:
+    """The name of measure `key` with its meaning and the run's convention for it."""
+    verdict = path[-1:] == ("detection",)
+    name, meaning = F1_OF_FAKE if verdict and key == "f1" else MEASURES.get(
+        key, (key.replace("_", " "), ""))
+    return Term(name, f"{meaning} {convention(run, *path, key)}".strip())
+
+
+def convention(run: Evaluation, *path: str) -> str:
+    """The sentences for a path and for the blocks it is in, the widest first; "" without."""
+    known = run.block("conventions")
+    blocks = (".".join(path[:n]) for n in range(1, len(path) + 1))
+    return " ".join(str(known[block]) for block in blocks if block in known)
+
+
+def cell(run: Evaluation, *path: str) -> Cell:
+    """The number at a path with its interval; a dash where it is not known."""
+    value, interval = run.number(*path), run.interval(*path)
+    if value is None:
+        return DASH
+    if isinstance(value, int):
+        return Cell(f"{value:,}")
+    bar = value if 0 <= value <= 1 else None
+    return Cell(web.score(value), interval and span(interval) or "", bar)
+
+
+def span(interval: tuple[float, float]) -> str:
+    """An interval as text: 0.781 – 0.842."""
+    return f"{interval[0]:.3f} – {interval[1]:.3f}"
+
+
+def masks(run: Evaluation) -> Table | None:
+    """Localisation, one column for each way to average; None where no mask was scored."""
+    if not run.number("localisation", "num_images"):
+        return None
+    ways = [way for way in MEANS if run.block("localisation", way)]
+    rows = [(term(run, key, "localisation"), [cell(run, "localisation", way, key) for way in ways])
+            for key in ("f1", "miou", "fg_iou", "bg_iou")]
+    facts = [f"{run.number('localisation', key):,.0f} {words}" for key, words in (
+        ("num_images", "photos"), ("num_with_artifacts", "with artifacts"),
+        ("num_empty_both", "with nothing marked by either side"))
+        if run.number("localisation", key) is not None]
+    facts += [f"{percent(run.number('localisation', key))} of the area marked on {words}"
+              for key, words in FALSE_AREAS.items()
+              if run.number("localisation", key) is not None]
+    return Table("Masks", [Term(MEANS[way], convention(run, "localisation", way)) for way in ways],
+                 rows, note=f"{'; '.join(facts)}.")
+
+
+def percent(share: float) -> str:
+    """A share in per cent with two digits that count: 0.02 %, 1.5 %, 37 %."""
+    value = 100 * share
+    return "< 0.01 %" if 0 < value < 0.01 else f"{value:.2g} %" if value < 99.5 else "100 %"
+
+
+def block(run: Evaluation, title: str, *path: str, keys: Sequence[str] = ()) -> Table | None:
+    """Every number of a block, those of `keys` first; None where it has none but counts."""
+    found = run.block(*path)
+    names = [*(key for key in keys if key in found), *(key for key in found if key not in keys)]
+    rows = []
+    for key in names:
+        inner = run.block(*path, key)
+        if not key.startswith("by_"):  # those have tables of their own
+            for name in inner:
+                inside = term(run, name, *path, key)
+                rows.append((dataclasses.replace(inside, name=f"{inside.name}, {key}"),
+                             [cell(run, *path, key, name)]))
+        if key != "num" and (found[key] is None or run.number(*path, key) is not None):
+            rows.append((term(run, key, *path), [cell(run, *path, key)]))
+    if all(cells == [DASH] for _, cells in rows):
+        return None
+    num = run.number(*path, "num")
+    return Table(title, [Term("value")], rows, note="" if num is None else f"{num:,.0f} photos.")
+
+
+def categories(run: Evaluation) -> Table | None:
+    """What is to be seen -> masks and verdicts; None without categories."""
+    found = run.block("categories")
+    measures = [(("localisation", "mean"), "f1"), (("localisation", "mean"), "miou"),
+                (("localisation", "mean_with_artifacts"), "f1"), (("detection",), "accuracy"),
+                (("detection",), "auc")]
+    used = [(path, key) for path, key in measures
+            if any(run.number("categories", name, *path, key) is not None for name in found)]
+    if not used:
+        return None
+    rows = []
+    for name in found:
+        num = run.number("categories", name, "num_photos")
+        cells = [Cell("–" if num is None else f"{num:,.0f}")]
+        cells += [cell(run, "categories", name, *path, key) for path, key in used]
+        rows.append((Term(name or "not told"), cells))
+    terms = [term(run, key, *path) for path, key in used]
+    columns = [dataclasses.replace(t, name=f"{t.name}, with artifacts")
+               if path[-1] == "mean_with_artifacts" else t
+               for t, (path, _) in zip(terms, used, strict=True)]
+    return Table("By category", [Term("photos"), *columns], rows)
+
+
+def accuracies(run: Evaluation, title: str, *path: str) -> Table | None:
+    """Accuracy by generator, split or group of test sets; None with less than two of them."""
+    found = run.block(*path)
+    if len(found) < 2:
+        return None
+    missing = {name: part.get("missing") or () for name, part in found.items()}
+    left_out = [f"{name} is without {', '.join(sets)}" for name, sets in missing.items() if sets]
+    counted = all("num" in part for part in found.values())
+    rows = [(Term(name or "not told"), [
+        *([cell(run, *path, name, "num")] if counted else []), cell(run, *path, name, "accuracy")])
+        for name in found]
+    columns = [*([Term("photos")] if counted else []), term(run, "accuracy", *path)]
+    return Table(title, columns, rows, note=f"{'; '.join(left_out)}." if left_out else "")
+
+
+def slices(run: Evaluation) -> list[Table]:
+    """The scores of parts of the data set, as far as it has parts."""
+    parts = {"By generator, its fakes": ("detection", "by_generator"),
+             "By split": ("detection", "by_split"), "By group of test sets": ("groups",)}
+    found = [categories(run), *(accuracies(run, title, *path) for title, path in parts.items())]
+    return [table for table in found if table]
+
+
+def settings(run: Evaluation) -> list[tuple[str, str]]:
+    """(name, value) of what the run was asked to do, for the reader."""
+    return [(name.replace("_", " "), _words(value)) for name, value in run.block("settings").items()
+            if value not in (None, "", {}, [])]
+
+
+def robustness(run: Evaluation) -> Table | None:
+    """Every perturbation and level, with the change against the photos as they are."""
+    rows, measures = run.metrics.get("robustness") or [], {}
+    for path in (("localisation", "mean", "miou"), ("localisation", "mean", "f1"),
+                 ("detection", "accuracy"), ("detection", "auc"), ("text", "rouge_l")):
+        if any(number_in(row, path) is not None for row in rows):
+            measures[path] = run.number(*path)
+    if not measures:
+        return None
+    clean = [DASH if value is None else Cell(web.score(value)) for value in measures.values()]
+    lines = [(Term("photos as they are"), clean)]
+    for row in rows:
+        cells = [_against(number_in(row, path), value) for path, value in measures.items()]
+        lines.append((Term(f"{row['name']} {_words(row['level'])}"), cells))
+    columns = [term(run, path[-1], *path[:-1]) for path in measures]
+    return Table("Damaged photos", columns, lines, note="Below each number: its change in per cent "
+                 "of the number for the photos as they are.", strong=("photos as they are",))
+
+
+def number_in(values: Mapping, path: Sequence[str]) -> float | None:
+    """The number at a path of keys, None where there is none."""
+    for key in path:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
+
+
+def _against(value: float | None, clean: float | None) -> Cell:
+    if value is None:
+        return DASH
+    change = f"{100 * (value - clean) / clean:+.1f} %".replace("-", "−") if clean else ""
+    return Cell(web.score(value), change)
+
+
+def _words(value) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_words(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,218 @@
+"""Tables, published results and curves of a report, from metrics.json alone."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from etils import epath
+
+from legion_jax.evaluation.pages import charts, items, published, standing, tables
+from legion_jax.evaluation.pages.folder import UNKNOWN, Evaluation
+from legion_jax.evaluation.pages.tables import Cell
+
+
+def _run(**metrics) -> Evaluation:
+    return Evaluation(epath.Path("runs/x"), metrics)
+
+
+def _row(**values) -> dict:
+    return UNKNOWN | {"id": "a"} | values
+
+
+def test_numbers_have_their_interval_and_their_conventions():
+    run = _run(localisation={"mean": {"f1": 0.5, "miou": None}, "num_images": 1234},
+               intervals={"localisation.mean.f1": [0.25, 0.75]},
+               conventions={"localisation": "all", "localisation.mean": "by photo"})
+    assert tables.cell(run, "localisation", "mean", "f1") == Cell("0.500", "0.250 – 0.750", 0.5)
+    assert tables.cell(run, "localisation", "mean", "miou") == tables.DASH
+    assert tables.cell(run, "localisation", "num_images") == Cell("1,234")
+    assert tables.convention(run, "localisation", "mean", "f1") == "all by photo"
+    assert tables.convention(run, "localisation", "pooled", "f1") == "all"
+    assert tables.convention(run, "text") == ""
+    assert tables.term(run, "f1", "detection").name == "F1 of fake"
+
+
+def test_blocks_show_every_number_once_and_none_without_one():
+    run = _run(detection={"auc": 0.5, "accuracy": 0.25, "num": 7, "num_unanswered": 0,
+                          "reliability": [], "by_split": {"a": {"accuracy": 1.0, "num": 2}}},
+               matching={"hungarian": {"ap50": 0.125, "map": None}}, text={"css": None, "num": 0})
+    table = tables.block(run, "Verdict", "detection", keys=tables.DETECTION)
+    assert [(t.name, c.text) for t, [c] in table.rows] == [
+        ("accuracy", "0.250"), ("AUC", "0.500"), ("num unanswered", "0")]
+    assert table.note == "7 photos."
+    table = tables.block(run, "Artifacts", "matching")
+    assert [(t.name, c.text) for t, [c] in table.rows] == [
+        ("AP50, hungarian", "0.125"), ("mAP, hungarian", "–")]
+    assert tables.block(run, "Explanation", "text") is None
+
+
+def test_parts_of_a_data_set_have_tables():
+    run = _run(
+        categories={"human": {"num_photos": 3, "localisation": {"mean": {"f1": 0.5}},
+                              "detection": {"accuracy": 1.0}},
+                    "scene": {"num_photos": 1200, "localisation": {"mean": {"f1": None}}}},
+        detection={"by_split": {"only": {"accuracy": 1.0, "num": 3}}},
+        groups={"GANs": {"accuracy": 0.75, "sets": ["progan"], "missing": ["biggan", "gaugan"]},
+                "CRN": {"accuracy": 0.5, "sets": ["crn"], "missing": []}})
+    found = {table.title: table for table in tables.slices(run)}
+    assert list(found) == ["By category", "By group of test sets"]  # one split is no part
+    names = [column.name for column in found["By category"].columns]
+    assert names == ["photos", "F1", "accuracy"]
+    assert [[c.text for c in cells] for _, cells in found["By category"].rows] == [
+        ["3", "0.500", "1.000"], ["1,200", "–", "–"]]
+    assert [c.name for c in found["By group of test sets"].columns] == ["accuracy"]
+    assert found["By group of test sets"].note == "GANs is without biggan, gaugan."
+
+
+def test_changes_of_damaged_photos_are_against_the_clean_ones():
+    run = _run(localisation={"mean": {"miou": 0.5, "f1": None}}, detection={"accuracy": 0.8},
+               robustness=[{"name": "jpeg", "level": 50.0, "localisation": {"mean": {"miou": 0.4}},
+                            "detection": {}, "text": {"rouge_l": None}}])
+    table = tables.robustness(run)
+    assert [column.name for column in table.columns] == ["mIoU"]
+    assert [(t.name, c.text, c.interval) for t, [c] in table.rows] == [
+        ("photos as they are", "0.500", ""), ("jpeg 50", "0.400", "−20.0 %")]
+    assert tables.robustness(_run()) is None
+
+
+def test_levels_go_from_mild_to_hard_and_begin_with_the_clean_value():
+    def at(name, level, f1):
+        return {"name": name, "level": level, "localisation": {"mean": {"f1": f1}}}
+
+    run = _run(localisation={"mean": {"f1": 1.0}}, robustness=[
+        at("jpeg", 35, 0.25), at("jpeg", 90, 0.5), at("noise", 0.2, 0.0), at("noise", 0.02, 0.5)])
+    jpeg, noise = charts.robustness(run)
+    assert [label for _, label in jpeg.x_ticks] == ["clean", "90", "35"]
+    assert [label for _, label in noise.x_ticks] == ["clean", "0.02", "0.2"]
+    [line] = jpeg.lines
+    top, bottom = charts.WIDE.y(1), charts.WIDE.y(0)
+    assert [y for _, y, _ in line.dots] == [top, (top + bottom) / 2, (top + 3 * bottom) / 4]
+    assert line.level == top and "F1 at 90: 0.500" in line.dots[1][2]
+
+
+def test_reliability_and_roc_and_histogram_lie_in_their_canvas():
+    bins = [{"low": 0.5, "high": 0.75, "num": 3, "confidence": 0.6, "accuracy": 1.0},
+            {"low": 0.75, "high": 1.0, "num": 0, "confidence": None, "accuracy": None}]
+    run = _run(detection={"ece": 0.4, "reliability": bins})
+    diagram, counts = charts.reliability(run)
+    assert diagram.note == "ECE 0.400" and len(diagram.bars) == len(counts.bars) == 1
+    assert diagram.bars[0].x == charts.SQUARE.x(0.5) and diagram.bars[0].y == charts.SQUARE.y(1)
+    fake = np.array([0.0, 0.2, 0.8, 1.0, 0.5])
+    truth = np.array([False, False, True, True, True])
+    curve = charts.roc(fake, truth, 1.0)
+    points = [tuple(map(float, p.split(","))) for p in curve.lines[0].points.split()]
+    assert points[0] == (charts.SQUARE.x(0), charts.SQUARE.y(0))
+    assert (charts.SQUARE.x(0), charts.SQUARE.y(1)) in points  # no real photo above any fake one
+    assert points[-1] == (charts.SQUARE.x(1), charts.SQUARE.y(1))
+    assert charts.roc(fake, truth | True, None) is None
+    chart = charts.histogram(fake, truth)
+    assert chart.note == "2 real, 3 fake photos" and len(chart.bars) == 5
+    assert charts.histogram(fake[:0], truth[:0]) is None
+    for bar in (*chart.bars, *diagram.bars, *counts.bars):
+        assert charts.SQUARE.LEFT <= bar.x <= bar.x + bar.width <= charts.SQUARE.WIDTH
+        assert bar.y + bar.height == pytest.approx(charts.SQUARE.y(0), abs=0.11)
+
+
+def test_large_curves_are_thinned_but_keep_their_ends():
+    rng = np.random.default_rng(0)
+    truth = rng.random(5000) < 0.5
+    curve = charts.roc(rng.random(5000), truth, 0.5)
+    points = curve.lines[0].points.split()
+    assert len(points) <= charts.MAX_POINTS
+    assert points[-1] == f"{float(charts.SQUARE.x(1))},{float(charts.SQUARE.y(1))}"
+
+
+@pytest.mark.parametrize(("data", "split", "titles", "reason"), [
+    ("synthscars/photos", "test", 3, ""),
+    ("/data/SynthScars/photos/2.0.0", "test[:100]", 3, "Not strictly comparable: test[:100] is a"),
+    ("synthscars/photos", "train", 0, "Not comparable: the published numbers are of test photos"),
+    ("synthscars/photos", "all", 0, "Not comparable: the published numbers are of test photos"),
+    ("ufd/capped", "all", 1, ""), ("ufd/capped", "crn+imle", 1, ""),
+    ("loki/regions", "test", 4, ""), ("richhf", "test", 1, ""), ("fakeclue/dedup", "test", 1, ""),
+    ("my_loki_copy", "test", 0, "Not comparable: no published table is of my_loki_copy"),
+    ("", "", 0, "Not comparable: no published table is of unknown data"),
+])
+def test_published_tables_are_of_the_same_data(data, split, titles, reason):
+    found = standing.standing(_run(data=data, split=split))
+    assert len(found.tables) == titles
+    assert found.reason.startswith(reason) and bool(found.reason) == bool(reason)
+
+
+def test_this_run_stands_in_the_unit_of_the_published_table():
+    run = _run(data="synthscars/photos", split="test", text={"rouge_l": 0.395, "css": None},
+               categories={"Human": {"localisation": {"mean": {"miou": 0.6082},
+                                                      "pooled": {"miou": 0.5}}}},
+               localisation={"mean": {"f1": 0.3211}})
+    content, whole, texts = standing.standing(run).tables
+    columns = [column.name for column in content.columns]
+    rows = {term.name: [c.text for c in cells] for term, cells in content.rows}
+    place = columns.index("human mIoU")
+    assert rows["this run, mean over photos"][place] == rows["LEGION"][place] == "60.82"
+    assert rows["this run, pooled"][place] == "50.00"
+    assert rows["this run, pooled"][columns.index("human F1")] == "–"
+    assert {t.name: [c.text for c in cells] for t, cells in whole.rows} == {
+        "this run": ["–", "0.321", "–", "–"], "legion_LE": ["0.223", "0.321", "0.242", "0.389"],
+        "retrained": ["0.196", "0.287", "0.200", "0.334"]}
+    assert texts.rows[0][1][0].text == "39.50" and "LEGION paper" in texts.note
+
+
+def test_one_test_set_is_its_column():
+    run = _run(data="ufd/all", split="crn", detection={"accuracy": 0.75}, groups={})
+    [table] = standing.standing(run).tables
+    assert [c.text for c in table.rows[0][1]] == ["–", "–", "75.00", "–", "–", "–", "–"]
+    run = _run(data="ufd/all", split="all", groups={
+        "GANs": {"accuracy": 0.5, "missing": []}, "SAN": {"accuracy": 0.5, "missing": ["san"]}})
+    texts = [c.text for c in standing.standing(run).tables[0].rows[0][1]]
+    assert texts[0] == "50.00" and texts[5] == "–"
+
+
+def test_published_tables_are_rectangles():
+    for table in published.TABLES:
+        assert table.ours in table.rows
+        assert {len(values) for values in table.rows.values()} == {len(table.columns)}
+        top = 100 if table.per_cent else 1
+        assert all(0 <= value <= top for values in table.rows.values() for value in values)
+
+
+@pytest.mark.parametrize(("values", "quality"), [
+    ({"f1": 0.5}, 0.5), ({"f1": 0.5, "label": 0, "fake_probability": 0.75}, 0.375),
+    ({"label": 2, "fake_probability": 0.75}, 0.75), ({"fake_probability": 0.75}, None),
+    ({"rouge_l": 0.25}, 0.25), ({}, None)])
+def test_quality(values, quality):
+    assert items.quality(_row(**values)) == quality
+
+
+@pytest.mark.parametrize(("values", "marks"), [
+    ({"label": 0, "verdict": "synthetic"}, ["wrong"]), ({"label": 1, "verdict": "tampered"}, []),
+    ({"label": -1, "verdict": "real"}, []), ({"words_agree": False}, ["disagree"]),
+    ({"counts": [0, 0, 5, 9]}, ["missed"]), ({"counts": [0, 5, 0, 9]}, ["invented"]),
+    ({"counts": [1, 5, 5, 9]}, []), ({"finished": False}, ["cut"]),
+    ({"finished": False, "failed": "cut short"}, ["failed"])])
+def test_marks(values, marks):
+    assert items.marks(_row(**values)) == marks
+
+
+def test_pieces_count_characters_and_leave_overlaps_out():
+    text = "🦊 an ear, an eye"
+    assert items.pieces(text, [[2, 8], None, [5, 12], [10, 16], [90, 95], [3, 3]]) == [
+        ["🦊 ", None], ["an ear", 0], [", ", None], ["an eye", 3]]
+    assert items.pieces("", []) == []
+
+
+def test_phrases_are_found_in_any_case_and_never_twice_in_one_place():
+    found = items.find_phrases("The ear and an ear", ["the EAR", "ear", "EAR", " ", "İ"])
+    assert found == [[0, 7], [15, 18], None, None, None]
+    assert items.find_phrases("İ the ear", ["ear"]) == [[6, 9]]
+
+
+def test_unions_are_drawn_only_where_regions_have_no_masks():
+    rle, region = {"size": [1, 2], "counts": "11"}, {"phrase": "x", "rle": {"size": [1, 2]}}
+    assert items.photo(_row(truth_rle=rle, counts=[1, 0, 0, 1]), 0)["union"] == rle
+    assert items.photo(_row(truth_rle=rle, counts=[0, 1, 0, 1]), 0)["union"] is None
+    assert items.photo(_row(truth_rle=rle, counts=[1, 0, 0, 1], truth=[region]), 0)["union"] is None
+
+
+def test_items_fit_json():
+    text = json.dumps(items.item(_row(), 3), allow_nan=False)
+    assert not re.search("NaN", text) and json.loads(text)["n"] == 3
