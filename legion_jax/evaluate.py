@@ -2,8 +2,8 @@
 
     python -m legion_jax.evaluate --checkpoint DIR --data_dir DIR --split test --output DIR
 
-Writes OUTPUT/metrics.json, with the convention behind every number, and OUTPUT/rows.jsonl with one
-line per photo. Texts are decoded greedily from the photo alone, never teacher-forced, and masks are
+Writes OUTPUT/metrics.json, with the convention behind every number, OUTPUT/rows.jsonl with one line
+per photo, and OUTPUT/report.html, which shows both. Texts are decoded greedily from the photo alone, never teacher-forced, and masks are
 compared at the photo's original size. Run again after a stop it goes on where it was; on several
 hosts (--distributed) each takes its share.
 """
@@ -24,6 +24,8 @@ from legion_jax import checkpoint, command, distributed, report
 from legion_jax.evaluation import bootstrap, calibration, chunks, scoring, texts
 from legion_jax.evaluation import settings as settings_lib
 from legion_jax.evaluation.display import show
+from legion_jax.evaluation.pages import write_report
+from legion_jax.evaluation.pages.photos import RecordPhotos
 from legion_jax.evaluation.rows import Source, predicted
 from legion_jax.evaluation.scoring import summary
 from legion_jax.evaluation.settings import Settings
@@ -100,14 +102,15 @@ class Task:
         return list(store.rows()) if jax.process_index() == 0 else None
 
 
-def facts_of(folder: str, data_dir: str, split: str, source: Source) -> dict:
+def facts_of(folder: str, data_dir: str, split: str, source: Source, *,
+             int8: bool = False) -> dict:
     """What rows depend on beside the settings: parameters, question, calibration, records."""
     meta, base = checkpoint.read_meta(folder), checkpoint.base_of(folder)
     data = manifest.read_summary(prepared.find_version(data_dir))
     return {"format": settings_lib.FORMAT, "checkpoint": base["fingerprint"], "step": base["step"],
             "temperature": calibration.load(folder), "question": meta.get("question", {}),
             "data": f"{data['dataset']}/{data['config']}", "content": data["content"],
-            "split": split, "records": len(source)}
+            "split": split, "records": len(source), "int8": int8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +162,7 @@ def run(task: Task, output: epath.Path, how: Scoring, *, folder: str,
     if result is not None:
         result["robustness"] = curves
         finish(output, result, rows)
+        write_report(output, RecordPhotos(*(records for _, records in task.source.parts)))
     return result
 
 
@@ -183,6 +187,7 @@ if __name__ == "__main__":
                                      "the intervals; 0: none.", lower_bound=0)
     SEED = flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the resamples.")
     COMPAT = flags.DEFINE_string("compat", "", "legion: the conventions of LEGION's evaluation.")
+    INT8 = flags.DEFINE_bool("int8", False, "Hold the language model's kernels in int8.")
     DISTRIBUTED = distributed.define_flag()
     flags.mark_flags_as_required(["checkpoint", "data_dir", "output"])
 
@@ -200,13 +205,13 @@ if __name__ == "__main__":
 
         def predictor():
             if not made:
-                made.append(Predictor.from_folder(folder, batch_size=BATCH_SIZE.value))
+                made.append(Predictor.from_folder(folder, batch_size=BATCH_SIZE.value,
+                                                  int8=INT8.value))
             return made[0]
 
-        result = run(
-            Task(source, facts_of(folder, DATA_DIR.value, SPLIT.value, source), predictor), output,
-            Scoring(settings, encode, CSS_MODEL.value, RESAMPLES.value, SEED.value),
-            folder=folder, damage=damage)
+        facts = facts_of(folder, DATA_DIR.value, SPLIT.value, source, int8=INT8.value)
+        how = Scoring(settings, encode, CSS_MODEL.value, RESAMPLES.value, SEED.value)
+        result = run(Task(source, facts, predictor), output, how, folder=folder, damage=damage)
         if result is not None:
             show(result)
 

@@ -20,6 +20,7 @@ from input_pipeline.tokenizer import Tokenizer
 from input_pipeline.verdict_words import verdict_of_words
 from legion_jax import checkpoint, partition
 from legion_jax.config import LegionConfig
+from legion_jax.evaluation import calibration
 from legion_jax.predictions import Prediction, Question, Region, check_explain
 from legion_jax.programs import (
     LARGEST_CANVAS,
@@ -86,6 +87,8 @@ class Predictor:
                     devices: Sequence[jax.Device] | None = None) -> "Predictor":
         """Load a converted checkpoint or a training run onto this host's devices.
 
+        The verdict is calibrated where tools.calibrate has been at the folder.
+
         Args:
             devices: of this host; all of them by default.
             question: the run's own by default.
@@ -100,7 +103,8 @@ class Predictor:
         return cls(config, quantize(params) if int8 else params,
                    Tokenizer.from_folder(epath.Path(folder) / "tokenizer"),
                    question=question or Question(**meta.get("question", {})),
-                   batch_size=batch_size, group=group, sampling=sampling, int8=int8, mesh=mesh)
+                   batch_size=batch_size, group=group, sampling=sampling, int8=int8, mesh=mesh,
+                   temperature=calibration.load(folder) or 1.0)
 
     @classmethod
     def untrained(cls, config: LegionConfig, tokenizer: Tokenizer, *, question: Question,
