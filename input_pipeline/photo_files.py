@@ -1,6 +1,7 @@
 """Photos as files, local ones or behind URIs: walking folders, opening, and naming what fails."""
 
 import contextlib
+import heapq
 import os
 import posixpath
 import stat
@@ -18,30 +19,32 @@ def walk(root: str) -> Iterator[str]:
     entered: set[str] = set()
     folders, links = [""], []  # links last, so that a photo has the name of where it really is
     while folders or links:
-        inside = folders.pop() if folders else links.pop()
+        inside = folders.pop() if folders else heapq.heappop(links)
         place = os.path.realpath(f"{root}/{inside}")
         if place in entered:
             continue
         entered.add(place)
         with os.scandir(f"{root}/{inside}") as entries:
-            visible = [e for e in entries if not e.name.startswith(".")]
-        for entry in sorted(visible, key=lambda e: e.name, reverse=True):
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+        for entry in visible:
             name = f"{inside}/{entry.name}" if inside else entry.name
             link = entry.is_symlink()
             if not (os.path.isdir(entry.path) if link else entry.is_dir()):
                 yield name  # also a link to nothing: it gets its sentence when it is read
             elif link:
-                links.insert(0, name)
+                heapq.heappush(links, name)
             else:
                 folders.append(name)
 
 
 def walk_uri(root: epath.Path) -> Iterator[str]:
     """The same for a folder behind a URI, which has no links."""
-    start = len(str(root).rstrip("/")) + 1
+    start = None
     for folder, _, files in root.walk():
+        # The first is the root, which some file systems call by another name than was asked for.
+        start = len(str(folder).rstrip("/")) + 1 if start is None else start
         for file in files:
-            name = f"{folder}/{file}"[start:]
+            name = f"{str(folder).rstrip('/')}/{file}"[start:]
             if file and not any(part.startswith(".") for part in name.split("/")):
                 yield name
 

@@ -94,6 +94,9 @@ def write_text(path: epath.Path, text: str) -> None:
 
 def write_bytes(path: epath.Path, content: bytes, *, temporary: epath.Path | None = None) -> None:
     """A file, complete or not there at all; `temporary` is its name while it is written."""
+    if "://" in str(path):  # an object has no name before it is complete
+        path.write_bytes(content)
+        return
     temporary = temporary or path.parent / f".{path.name}.writing"
     temporary.write_bytes(content)
     temporary.replace(path)

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
+import hostile_images
 import numpy as np
 import pytest
 import test_inference
@@ -267,3 +269,35 @@ def test_the_real_command_killed_three_times(folder, many, tmp_path):
                 artifact.pop("score"), artifact.pop("rle")
         assert one == other
     assert {*everything(output)} == {*everything(wanted)}
+
+
+def test_hostile_files_have_a_result_or_one_sentence_each(checkpoint, tmp_path):
+    source, output = tmp_path / "hostile", tmp_path / "out"
+    hostile_images.make(source)
+    files = {str(path) for path in source.rglob("*")
+             if not path.name.startswith(".") and path.name not in ("folder.jpg", "loop")}
+    assert len(files) > 100
+    code, log = run(*arguments(checkpoint, source, output, "--write=mask", "--max_file_mb=2",
+                               "--queue_mb=64", "--threads=3"), log=tmp_path / "log")
+    assert code == 2, log
+    results, failures = lines(output / "results.jsonl"), lines(output / "failures.jsonl")
+    assert sorted(line["image"] for line in results + failures) == sorted(files)
+    for line in results:
+        name = line["image"].rsplit("/", 1)[1]
+        assert name.startswith(("good", "any")), line["image"]
+        assert line["size"] == ([56, 40] if "turned" in name and name[-5] in "5678" else
+                                list(mask_of(output, line).shape))
+    for line in failures:
+        name = line["image"].rsplit("/", 1)[1]
+        wanted = "" if name.startswith(("any", "good_or")) else hostile_images.reason(name)
+        assert wanted is not None and wanted in line["error"], line
+        assert name in line["error"] and "\n" not in line["error"] and " at 0x" not in line["error"]
+    assert len({line["name"].lower() for line in results + failures}) == len(files)
+    assert "Traceback" not in log and "Warning: " not in log
+    # Eight photos take 48 MB each and 150 more while they are decoded: four make a batch, one more
+    # is decoded ahead. A queue of 6400 MiB and eight threads grew to 870 MiB.
+    assert int(re.search(r"grew (\d+) MiB", log)[1]) < 650, log
+
+
+def mask_of(output, line):
+    return np.asarray(Image.open(output / f"{line['name']}_mask.png"))
