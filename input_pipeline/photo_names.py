@@ -11,9 +11,10 @@ LONGEST_SUFFIX = 10  # characters; what is longer after a dot is a part of the n
 TAKEN = ("job",)  # job.json is the job's own
 OWN_FOLDER = "parts"  # and so is this folder
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
-# Control characters, those that turn the direction of writing, and what Windows and shells forbid.
+# Control characters, those that turn the direction of writing, and what Windows forbids or patterns
+# take for something else (removing "a[1]" from a bucket may remove "a1").
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
-                     "\ud800-\udfff<>:\"|?*\\\\]")
+                     "\ud800-\udfff<>:\"|?*\\[\\]\\\\]")
 
 
 def output_names(names: Sequence[str]) -> list[str]:
