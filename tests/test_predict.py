@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,8 @@ import test_inference
 from PIL import Image
 from stub_predict import lines, make_checkpoint, run, start
 
-from input_pipeline import regions
+from input_pipeline import builder, prepared, regions, scarred_photos
+from input_pipeline.datasets import open_dataset
 
 folder, tokenizer, photos = test_inference.folder, test_inference.tokenizer, test_inference.photos
 
@@ -146,6 +148,38 @@ def test_two_shards_give_what_one_process_gives(checkpoint, many, unbroken, tmp_
     code, log = run(*command, log=tmp_path / "log")
     assert code == 2 and "nothing was left to do" in log, log
     assert everything(output) == everything(unbroken)
+
+
+def test_hosts_that_know_of_each_other_share_the_work(checkpoint, many, unbroken, tmp_path):
+    output = tmp_path / "out"
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        place = f"localhost:{probe.getsockname()[1]},2"
+    processes = [start(*arguments(checkpoint, many, output, f"--distributed={place},{k}"),
+                       log=tmp_path / f"log{k}", seconds=0.05 * k) for k in range(2)]
+    for process in processes:
+        process.join(120)
+    logs = [(tmp_path / f"log{k}").read_text() for k in range(2)]
+    assert [p.exitcode for p in processes] == [2, 2], logs
+    both = [lines(output / f"results-{k}-of-2.jsonl") for k in range(2)]
+    assert sorted(both[0] + both[1], key=lambda r: r["image"]) == lines(unbroken / "results.jsonl")
+
+
+def test_a_split_of_a_data_set(checkpoint, tmp_path):
+    scarred_photos.make_dataset(tmp_path / "photos", num_train=6, num_test=4)
+    builder.prepare(open_dataset("synthscars/photos", str(tmp_path / "photos")), tmp_path / "data")
+    command = (f"--checkpoint={checkpoint}", f"--data_dir={tmp_path / 'data'}", "--split=test[1:]",
+               f"--output={tmp_path / 'out'}", "--write=")
+    code, log = run(*command, log=tmp_path / "log")
+    assert code == 0, log
+    records = prepared.open_split(tmp_path / "data", "test[1:]")
+    results = lines(tmp_path / "out/results.jsonl")
+    assert [r["image"] for r in results] == [record["id"].decode() for record in records]
+    assert [r["size"] for r in results] == [[record["height"], record["width"]]
+                                            for record in records]
+    assert set(everything(tmp_path / "out")) == {"results.jsonl"}
+    code, log = run(*command, "--split=test[:2]", log=tmp_path / "log")
+    assert code == 1 and "source: split was test[1:], is now test[:2]" in log
 
 
 def test_failures_are_tried_again_when_asked(checkpoint, tmp_path):
