@@ -1,5 +1,6 @@
 """Names of results: the photos' own, made safe for any file system and told apart."""
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -69,6 +70,7 @@ def _split(name: str) -> tuple[str, str]:
     return path, _safe(suffix) if suffix else ""
 
 
+@functools.lru_cache(1024)
 def _safe_folder(part: str, *, top: bool) -> str:
     """Also unlike any file of a result, which ends in .json or .png, and the job's own folder."""
     safe = _safe(part)

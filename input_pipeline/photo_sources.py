@@ -177,13 +177,22 @@ def _from_list(path: str) -> FileSource:
     if not lines:
         raise SourceError(f"{path}: the list names no files")
     root = posixpath.dirname(path)
-    whole = [line if "://" in line or line.startswith("/") or not root else f"{root}/{line}"
-             for line in lines]
-    paths = list(dict.fromkeys(absolute(p) for p in whole))
-    common = "" if any("://" in p for p in paths) else os.path.commonpath(
-        [posixpath.dirname(p) for p in paths])
-    names = [posixpath.relpath(p, common) for p in paths] if common else paths
-    return FileSource("list", absolute(path), common, names, repeated=len(whole) - len(paths))
+    number = len(lines)
+    paths = list(dict.fromkeys(
+        absolute(line if "://" in line or line.startswith("/") or not root else f"{root}/{line}")
+        for line in lines))
+    del lines  # of a million photos, names alone are much
+    common = _common_folder(paths)
+    names = [p[len(common):].lstrip("/") for p in paths] if common else paths
+    return FileSource("list", absolute(path), common, names, repeated=number - len(paths))
+
+
+def _common_folder(paths: Sequence[str]) -> str:
+    """The folder all absolute local paths lie in; "" with URIs among them."""
+    if any("://" in p for p in paths):
+        return ""
+    # What the first and the last by the alphabet share, all between them share too.
+    return os.path.commonpath([posixpath.dirname(pick(paths)) for pick in (min, max)])
 
 
 def _from_pattern(pattern: str) -> FileSource:
