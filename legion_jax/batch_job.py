@@ -26,6 +26,7 @@ from legion_jax.inference import Predictor
 from legion_jax.job_parts import Parts, Share
 from legion_jax.job_progress import Progress
 from legion_jax.predictions import Prediction
+from legion_jax.sampling import Sampling
 from legion_jax.write_behind import WriteBehind
 
 JOB = "job.json"
@@ -41,6 +42,7 @@ class Options:
 
     Attributes:
         explain: of `predictions.EXPLAIN`; write: files per photo, of `outputs.KINDS`.
+        sampling, int8: how the predictor was made, for the record.
         share: the photos of this host.
         retry_failures: try photos again that earlier runs left out.
         flush_seconds: at most this long, about, is lost when the process is killed.
@@ -49,6 +51,8 @@ class Options:
 
     explain: str = "fakes"
     write: tuple[str, ...] = outputs.KINDS
+    sampling: Sampling = Sampling()
+    int8: bool = False
     share: Share = Share()
     retry_failures: bool = False
     flush_seconds: float = 20.0
@@ -123,13 +127,16 @@ class BatchJob:
             for photo in ahead:
                 waiting[photo.index] = photo.image, photo.pixels if needs_pixels else None
                 yield photo.index, photo.pixels
+                if not needs_pixels:  # the predictor has made its views when it asks for the next
+                    ahead.release(photo.index)
 
         for index, prediction in predictor.stream(items(), explain=self._options.explain):
             image, pixels = waiting.pop(index)
             writers.submit(write, index, image, pixels, prediction,
                            nbytes=outputs.working_bytes(prediction, self._options.write))
             del pixels  # the next one may be awaited for long
-            ahead.release(index)
+            if needs_pixels:
+                ahead.release(index)
 
     def finish(self) -> tuple[int, int]:
         """Merge the record of this share. Returns the numbers of results and of failures."""
@@ -140,7 +147,8 @@ def _description(source: photo_sources.Source, checkpoint: str, options: Options
     """What makes a job another one."""
     checkpoint_lib.read_meta(checkpoint)
     return {"checkpoint": checkpoint_lib.base_of(checkpoint), "source": source.identity(),
-            "settings": {"explain": options.explain, "write": sorted(options.write)}}
+            "settings": {"explain": options.explain, "write": sorted(options.write),
+                         "int8": options.int8} | dataclasses.asdict(options.sampling)}
 
 
 def _claim(output: epath.Path, description: dict) -> None:

@@ -23,7 +23,7 @@ CONTEXT.set_forkserver_preload(["legion_jax.batch_job", "jax.experimental.multih
 class StubPredictor:
     """Says of every photo what follows from its pixels; masks where it is bright.
 
-    As the real one it takes a whole batch before it answers any of it, and takes it lazily.
+    It takes a whole batch before it answers any of it, and takes it lazily.
     """
 
     def __init__(self, *, batch_size: int = 4, seconds: float = 0.0, after=lambda number: None):

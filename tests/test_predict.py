@@ -197,6 +197,8 @@ def test_failures_are_tried_again_when_asked(checkpoint, tmp_path):
 
 @pytest.mark.parametrize("extra, reason", [
     ("--explain=never", "settings: explain was fakes, is now never"),
+    ("--temperature=0.5", "settings: temperature was 0.0, is now 0.5"),
+    ("--int8", "settings: int8 was False, is now True"),
     ("--write=", "settings: write was ['json', 'mask'], is now []"),
     ("--images=@{list}", "source: kind was folder, is now list"),
     ("--checkpoint={other}", "checkpoint: fingerprint was")])

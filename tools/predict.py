@@ -30,8 +30,10 @@ from legion_jax import batch_job, command, distributed, outputs
 from legion_jax.inference import Predictor
 from legion_jax.job_parts import Share
 from legion_jax.predictions import EXPLAIN
+from legion_jax.sampling import Sampling
 
 LEFT_OUT_SOME = 2
+GREEDY = Sampling()
 MANY = 10_000  # photos, from which on files for each of them are worth a word
 
 
@@ -73,7 +75,17 @@ if __name__ == "__main__":
         "real; all; as fakes, and real ones are not even read by the language model; none.")
     WRITE = flags.DEFINE_list("write", list(outputs.KINDS), "Files per photo: json,mask,overlay; "
                               "empty for none.")
-    BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Photos per compiled call.", lower_bound=1)
+    BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Answers written at the same time.",
+                                      lower_bound=1)
+    INT8 = flags.DEFINE_bool("int8", False, "Hold the language model in int8.")
+    TEMPERATURE = flags.DEFINE_float("temperature", GREEDY.temperature, "Of drawn answers; 0: the "
+                                     "most probable token.", lower_bound=0)
+    TOP_P = flags.DEFINE_float("top_p", GREEDY.top_p, "Draw from the most probable tokens that "
+                               "hold this much probability.", lower_bound=0, upper_bound=1)
+    SEED = flags.DEFINE_integer("seed", GREEDY.seed, "Of the draws.", lower_bound=0)
+    NO_REPEAT = flags.DEFINE_integer("no_repeat", GREEDY.no_repeat, "No answer has the same run of "
+                                     "so many tokens twice; 0: it may.", lower_bound=0)
+    FORCE_SEG = flags.DEFINE_bool("force_seg", GREEDY.force_seg, "A mask for every phrase.")
     SHARD = flags.DEFINE_string("shard", "", "INDEX/COUNT: only every COUNT-th photo.")
     DISTRIBUTED = distributed.define_flag()
     RETRY = flags.DEFINE_bool("retry_failures", False, "Try photos again that were left out.")
@@ -93,9 +105,11 @@ if __name__ == "__main__":
         warnings.filterwarnings("ignore", module=r"PIL\.")  # on odd files; each has its line
         share = share_of(SHARD.value, DISTRIBUTED.value)
         source = open_source(IMAGES.value, DATA_DIR.value, SPLIT.value)
+        sampling = Sampling(TEMPERATURE.value, TOP_P.value, SEED.value, NO_REPEAT.value,
+                            FORCE_SEG.value)
         options = batch_job.Options(
-            explain=EXPLAINED.value, write=tuple(WRITE.value), share=share,
-            retry_failures=RETRY.value, flush_seconds=FLUSH.value,
+            explain=EXPLAINED.value, write=tuple(WRITE.value), sampling=sampling,
+            int8=INT8.value, share=share, retry_failures=RETRY.value, flush_seconds=FLUSH.value,
             limits=Limits(file_bytes=FILE_MB.value << 20, queue_bytes=QUEUE_MB.value << 20,
                           threads=THREADS.value))
         # Before minutes are spent on loading.
@@ -106,7 +120,9 @@ if __name__ == "__main__":
                   f"--write= leaves only the lines", file=sys.stderr)
         speed = "nothing was left to do"
         if len(job.left):
-            speed = job.run(Predictor.from_folder(CHECKPOINT.value, batch_size=BATCH_SIZE.value))
+            speed = job.run(Predictor.from_folder(
+                CHECKPOINT.value, batch_size=BATCH_SIZE.value, sampling=sampling,
+                int8=INT8.value))
         done, failed = job.finish()
         print(f"{OUTPUT.value}: {done:,} photos, {failed:,} left out; {speed}")
         if DISTRIBUTED.value:  # the last may take hours longer than the first waits by itself
