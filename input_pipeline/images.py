@@ -4,8 +4,10 @@ Everything stays uint8: normalising happens on the device. Both resizes are PIL'
 ones, which is what the published preprocessing runs, so the pixels agree bit for bit.
 """
 
+import contextlib
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from PIL import Image, ImageOps
 from input_pipeline.errors import UserError
 
 MAX_PIXELS = 178_956_970  # PIL's own limit for what it takes for a decompression bomb
+MAX_BYTES = 256 << 20  # of an encoded file
+DECODING_BYTES = 12  # per pixel, at most, while a photo is decoded: PIL's pixels, RGB and a copy
 MAX_RATIO = 200  # long side over short side; beyond it a resized copy fills the memory
 REDUCING_GAP = 1.5  # sides of a reduced photo over the sides that are needed
 ORIENTATION = 0x0112  # EXIF tag
@@ -54,21 +58,49 @@ def read_photo(source: str | os.PathLike | bytes, *, name: str | None = None,
     Raises:
         ImageError: missing, truncated, not an image, too large (MAX_PIXELS) or too narrow.
     """
+    name = _name(source, name)
+    with _opened(source, name) as image:
+        width, height = image.size
+        reduced = at_least is not None and _reduce(image, *at_least)
+        image.load()
+        upright, turned = _upright(image)
+        photo = _to_rgb(upright)
+        if not reduced:
+            return photo, (photo.height, photo.width)
+        return photo, (width, height) if turned else (height, width)
+
+
+def read_size(source: str | os.PathLike | bytes, *, name: str | None = None) -> tuple[int, int]:
+    """(height, width) as the file's header tells, before any EXIF orientation; nothing is decoded.
+
+    Raises ImageError as `read_photo` does, for what the header shows.
+    """
+    with _opened(source, _name(source, name)) as image:
+        return image.height, image.width
+
+
+def check_bytes(size: int, limit: int, *, name: str) -> None:
+    """Raises ImageError for an encoded file of `size` bytes above the limit."""
+    if size > limit:
+        raise ImageError(f"{name}: {size} bytes, limit {limit}")
+
+
+def _name(source: str | os.PathLike | bytes, name: str | None) -> str:
     is_bytes = isinstance(source, bytes | bytearray | memoryview)
-    name = name or (f"image of {len(source)} bytes" if is_bytes else str(source))
+    return name or (f"image of {len(source)} bytes" if is_bytes else str(source))
+
+
+@contextlib.contextmanager
+def _opened(source: str | os.PathLike | bytes, name: str) -> Iterator[Image.Image]:
+    """The image before decoding, its size checked; whatever PIL raises becomes an ImageError."""
+    is_bytes = isinstance(source, bytes | bytearray | memoryview)
     try:
         with Image.open(io.BytesIO(source) if is_bytes else Path(source), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{name}: {width} x {height} pixels, limit {MAX_PIXELS}")
             _check_sides(height, width, name=name)
-            reduced = at_least is not None and _reduce(image, *at_least)
-            image.load()
-            upright, turned = _upright(image)
-            photo = _to_rgb(upright)
-            if not reduced:
-                return photo, (photo.height, photo.width)
-            return photo, (width, height) if turned else (height, width)
+            yield image
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -112,6 +144,14 @@ def sam_size(height: int, width: int, longest: int) -> tuple[int, int]:
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
+def check_sam_size(height: int, width: int, longest: int) -> tuple[int, int]:
+    """`sam_size`. Raises ImageError when a side would have no pixel left."""
+    new_height, new_width = sam_size(height, width, longest)
+    if not new_height or not new_width:
+        raise ImageError(f"{width} x {height} pixels vanish when the longer side is {longest}")
+    return new_height, new_width
+
+
 def sam_image(image: np.ndarray | Image.Image, longest: int,
               canvas: int) -> tuple[np.ndarray, tuple[int, int]]:
     """Makes SAM's view: longer side resized to `longest`, bilinear, in a canvas's top left corner.
@@ -134,9 +174,7 @@ def sam_image(image: np.ndarray | Image.Image, longest: int,
     width, height = photo.size
     if longest > canvas:
         raise ImageError(f"longest side {longest} does not fit the canvas of {canvas}")
-    new_height, new_width = sam_size(height, width, longest)
-    if not new_height or not new_width:
-        raise ImageError(f"{width} x {height} pixels vanish when the longer side is {longest}")
+    new_height, new_width = check_sam_size(height, width, longest)
     resized = _resize(photo, new_height, new_width, Image.Resampling.BILINEAR)
     if new_height == new_width == canvas:
         return np.array(resized), (new_height, new_width)
@@ -166,10 +204,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")  # straight to RGB gives the same colours and a warning
     if not image.mode.startswith("I"):
         return image if image.mode == "RGB" else image.convert("RGB")
-    grey = np.asarray(image).astype(np.int64)
+    grey = np.asarray(image)
     if grey.min() < 0 or grey.max() > 65535:
         raise ValueError(f"grey values {grey.min()} to {grey.max()} exceed 16 bits")
-    return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    scaled = grey.astype(np.uint32)  # large photos: no copy that is not needed
+    scaled += 128
+    scaled //= 257
+    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
 
 
 def _check_sides(height: int, width: int, *, name: str) -> None:

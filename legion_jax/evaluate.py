@@ -3,9 +3,9 @@
     python -m legion_jax.evaluate --checkpoint DIR --data_dir DIR --split test --output DIR
 
 Writes OUTPUT/metrics.json, with the convention behind every number, OUTPUT/rows.jsonl with one line
-per photo, and OUTPUT/report.html, which shows both. Texts are decoded greedily from the photo alone, never teacher-forced, and masks are
-compared at the photo's original size. Run again after a stop it goes on where it was; on several
-hosts (--distributed) each takes its share.
+per photo, and OUTPUT/report.html, which shows both. Texts are decoded greedily from the photo
+alone, never teacher-forced, and masks are compared at the photo's original size. Run again after a
+stop it goes on where it was; on several hosts (--distributed) each takes its share.
 """
 
 import dataclasses

@@ -89,8 +89,16 @@ def write_json(path: epath.PathLike, value: Any) -> None:
 
 def write_text(path: epath.Path, text: str) -> None:
     """Text, complete or not there at all."""
-    temporary = path.parent / f".{path.name}.writing"
-    temporary.write_text(text)
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: epath.Path, content: bytes, *, temporary: epath.Path | None = None) -> None:
+    """A file, complete or not there at all; `temporary` is its name while it is written."""
+    if "://" in str(path):  # an object has no name before it is complete
+        path.write_bytes(content)
+        return
+    temporary = temporary or path.parent / f".{path.name}.writing"
+    temporary.write_bytes(content)
     temporary.replace(path)
 
 

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline.images import ImageError, clip_image, read_image, sam_image, sam_size
+from input_pipeline.images import (
+    ImageError,
+    check_bytes,
+    clip_image,
+    read_image,
+    read_size,
+    sam_image,
+    sam_size,
+)
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [9, 99, 199]], [[0] * 3, [255] * 3]],
                    np.uint8)
@@ -145,6 +153,24 @@ def test_decompression_bombs_are_refused_with_their_size(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(ImageError, match="bomb: 20000 x 20000 pixels, limit 178956970"):
         read_image(bomb(20000, 20000), name="bomb")
+
+
+def test_the_header_alone_tells_the_size():
+    assert read_size(bomb(400, 300)) == (300, 400)  # its pixels are missing
+    with pytest.raises(ImageError):
+        read_image(bomb(400, 300))
+    with pytest.raises(ImageError, match="bomb: .*400000000"):
+        read_size(bomb(20000, 20000), name="bomb")
+    with pytest.raises(ImageError, match="strip: 201 x 1 pixels, one side exceeds"):
+        read_size(bomb(201, 1), name="strip")
+    with pytest.raises(ImageError, match="notes.txt: not an image"):
+        read_size(b"text", name="notes.txt")
+
+
+def test_large_files_are_refused_with_both_numbers():
+    check_bytes(10, 10, name="a")
+    with pytest.raises(ImageError, match="a.jpg: 11 bytes, limit 10"):
+        check_bytes(11, 10, name="a.jpg")
 
 
 def test_very_narrow_images_are_refused():

@@ -1,25 +1,20 @@
-"""Prediction: one compiled path for photos of any size, and its command lines."""
+"""Prediction: one compiled path for photos of any size."""
 
 import dataclasses
-import json
-import subprocess
-import sys
 
 import compilations
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 from random_models import randomized
 
-from input_pipeline import conversation, images, regions
+from input_pipeline import conversation, images
 from input_pipeline.errors import UserError
 from input_pipeline.tokenizer import train_tokenizer
 from legion_jax import checkpoint, params_files, partition
 from legion_jax.inference import Predictor
 from legion_jax.predictions import Question
 from legion_jax.sampling import Sampling
-from tools import predict
 
 TEXTS = ["I have found a grainy patch in the centre.", "Nothing is wrong here."] * 30
 QUESTION = Question(instruction="Is it real?", max_new_tokens=12, mask_slots=3)
@@ -207,67 +202,3 @@ def test_untrained_model_needs_no_files(config, tokenizer, photos):
     predictor = Predictor.untrained(sized, tokenizer, question=QUESTION, batch_size=2,
                                     devices=jax.devices()[:1])
     assert len(predictor(photos[:1], explain="never")) == 1
-
-
-def run_tool(module, *arguments):
-    return subprocess.run([sys.executable, "-m", module, *map(str, arguments)],
-                          capture_output=True, text=True, check=False)
-
-
-def test_predict_writes_json_mask_and_overlay_and_reports_bad_files(folder, photos, tmp_path):
-    source = tmp_path / "photos"
-    (source / "inner").mkdir(parents=True)
-    Image.fromarray(photos[0]).save(source / "a.png")
-    Image.fromarray(photos[1]).save(source / "a.jpg")
-    Image.fromarray(photos[2]).save(source / "inner" / "b.png")
-    whole = (source / "a.jpg").read_bytes()
-    (source / "cut.jpg").write_bytes(whole[:len(whole) // 2])
-    (source / "notes.txt").write_text("no image")
-    done = run_tool("tools.predict", "--checkpoint", folder, "--images", source, "--output",
-                    tmp_path / "out", "--batch_size=2")
-    assert done.returncode == 2, done.stderr
-    assert "cut.jpg" in done.stderr and "notes.txt" in done.stderr
-    assert "Traceback" not in done.stderr
-    names = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")}
-    assert names == {f"{n}{s}" for n in ("a_png", "a_jpg", "inner/b")
-                     for s in (".json", "_mask.png", "_overlay.png")}
-    result = json.loads((tmp_path / "out" / "a_png.json").read_text())
-    assert result["size"] == [40, 60] and result["verdict"] in ("tampered", "real")
-    mask = np.asarray(Image.open(tmp_path / "out" / "a_png_mask.png"))
-    union = np.zeros((40, 60), bool)
-    for artifact in result["artifacts"]:
-        start, end = artifact["span"]
-        assert result["explanation"][start:end] == artifact["phrase"]
-        if artifact["rle"]:
-            union |= regions.rle_to_mask(artifact["rle"]).astype(bool)
-    np.testing.assert_array_equal(mask > 0, union)
-
-
-@pytest.mark.parametrize("images, message", [("empty", "holds no files"), ("gone", "no such")])
-def test_nothing_to_predict_is_one_sentence(folder, tmp_path, images, message):
-    (tmp_path / "empty").mkdir()
-    done = run_tool("tools.predict", "--checkpoint", folder, "--images", tmp_path / images,
-                    "--output", tmp_path / "out")
-    assert done.returncode == 1 and message in done.stderr
-    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
-
-
-def test_predict_with_a_folder_that_is_no_checkpoint(tmp_path, photos):
-    Image.fromarray(photos[0]).save(tmp_path / "a.png")
-    done = run_tool("tools.predict", "--checkpoint", tmp_path, "--images", tmp_path / "a.png",
-                    "--output", tmp_path / "out")
-    assert done.returncode == 1 and "neither a converted checkpoint" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_output_names_never_collide(tmp_path):
-    files = [tmp_path / n for n in ("a.png", "a.jpg", "a_jpg.png", "b.png", "c/a.png")]
-    names = predict.output_names(tmp_path, files)
-    assert sorted(names.values()) == ["a_jpg", "a_jpg_2", "a_png", "b", "c/a"]
-
-
-def test_results_may_not_land_among_the_photos(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"")
-    with pytest.raises(UserError, match="where the photos are"):
-        predict.check_output(str(tmp_path), tmp_path / "out")
-    predict.check_output(str(tmp_path / "a.png"), tmp_path / "out")

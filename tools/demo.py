@@ -21,12 +21,11 @@ from input_pipeline import conversation, prepared, scarred_photos
 from input_pipeline.builder import prepare
 from input_pipeline.datasets import open_dataset
 from input_pipeline.tokenizer import train_tokenizer
-from legion_jax import command, evaluate, metrics, report
+from legion_jax import command, evaluate, metrics, outputs, report
 from legion_jax import config as config_lib
 from legion_jax.convert import export
 from legion_jax.inference import Predictor
 from legion_jax.train import train
-from tools import predict
 from tools.demo_report import Aim, DemoReport, Example, ScoreRow, write_report
 
 NUM_TRAIN, NUM_TEST, PIECES = 4000, 120, 1024
@@ -108,9 +107,10 @@ def example(root: pathlib.Path, predictor: Predictor, record, row: dict) -> Exam
     folder.mkdir(exist_ok=True)
     path = folder / f"{row['id']}.png"
     Image.fromarray(photo).save(path)
-    predict.write(root / "predictions", row["id"], path, photo, prediction)
+    line = outputs.as_json(str(path), row["id"], prediction)
+    outputs.write(root / "predictions", line, photo, prediction)
     return Example(
-        name=row["id"], image=photo, truth=truth, prediction=predict.overlay(photo, prediction),
+        name=row["id"], image=photo, truth=truth, prediction=outputs.overlay(photo, prediction),
         verdict=prediction.verdict, probability=prediction.fake_probability,
         is_fake=row["label"] > 0, explanation=prediction.explanation, reference=row["reference"],
         f1=row["f1"])

@@ -1,164 +1,132 @@
-"""Verdict, explanation and masks for a photo or a folder of photos.
+"""Verdict, explanation and masks for photos: one, a folder, or a million of them.
 
-    python -m tools.predict --checkpoint DIR --images DIR_OR_FILE --output DIR
+    python -m tools.predict --checkpoint DIR --images SOURCE --output DIR
 
-Writes per photo NAME.json, NAME_mask.png (union of all masks at the photo's size, 255 where an
-artifact is) and NAME_overlay.png. Files that are no readable image are reported and skipped; the
-exit code is then 2.
+SOURCE is a photo, a folder, @LIST (a file with a path or URI per line) or a quoted pattern such as
+'photos/*.jpg'; `--data_dir DIR --split test` takes the images of a prepared data set instead.
+
+OUTPUT/results.jsonl has a line per photo (verdict, probability, explanation, and per artifact
+phrase, text span, COCO RLE and score) and OUTPUT/failures.jsonl one per photo that was left out,
+both in the order of the source. Beside them every photo gets NAME.json, NAME_mask.png (union of all
+masks at the photo's size, 255 where an artifact is) and NAME_overlay.png; --write chooses among
+these, and --write= leaves them all out, as a large job will.
+
+The same command goes on where an earlier one was stopped. Exit codes: 0; 2 where photos were left
+out; 1 for errors; 143 after SIGTERM, which lets photos in flight be finished.
 """
 
-import pathlib
+import re
 import sys
-from collections.abc import Iterator
+import warnings
 
-import numpy as np
+import jax
 from absl import flags
-from PIL import Image
-from tqdm import tqdm
+from jax.experimental import multihost_utils
 
-from input_pipeline import images, regions
+from input_pipeline import images, photo_sources
 from input_pipeline.errors import UserError
-from legion_jax import command, report
+from input_pipeline.read_ahead import Limits
+from legion_jax import batch_job, command, distributed, outputs
 from legion_jax.inference import Predictor
-from legion_jax.overlay import draw_overlay
-from legion_jax.predictions import Prediction
+from legion_jax.job_parts import Share
+from legion_jax.predictions import EXPLAIN
+from legion_jax.sampling import Sampling
 
-SKIPPED_SOME = 2
-
-
-def find_files(source: str) -> tuple[pathlib.Path, list[pathlib.Path]]:
-    """Root and files of a folder, all levels, hidden ones left out; or of a single file.
-
-    Raises UserError when there is nothing to read.
-    """
-    path = pathlib.Path(source)
-    if path.is_file():
-        return path.parent, [path]
-    if not path.is_dir():
-        raise UserError(f"{source}: no such file or folder")
-    files = sorted(p for p in path.rglob("*") if p.is_file()
-                   and not any(part.startswith(".") for part in p.relative_to(path).parts))
-    if not files:
-        raise UserError(f"{source}: the folder holds no files")
-    return path, files
+LEFT_OUT_SOME = 2
+GREEDY = Sampling()
+MANY = 10_000  # photos, from which on files for each of them are worth a word
 
 
-def output_names(root: pathlib.Path, files: list[pathlib.Path]) -> dict[pathlib.Path, str]:
-    """Output name of every file: its path without suffix, with it where two would be equal."""
-    stems: dict[str, int] = {}
-    for file in files:
-        stem = file.relative_to(root).with_suffix("").as_posix()
-        stems[stem] = stems.get(stem, 0) + 1
-    names, taken = {}, set()
-    for file in sorted(files, key=lambda f: stems[f.relative_to(root).with_suffix("").as_posix()]):
-        relative = file.relative_to(root)
-        stem = relative.with_suffix("").as_posix()
-        name = first = stem if stems[stem] == 1 else f"{stem}_{relative.suffix.lstrip('.')}"
-        number = 2
-        while name in taken:  # n.jpg beside n.png beside n_jpg.png
-            name, number = f"{first}_{number}", number + 1
-        taken.add(name)
-        names[file] = name
-    return names
+def open_source(images_flag: str | None, data_dir: str | None, split: str) -> photo_sources.Source:
+    """The one source that is named. Raises UserError."""
+    if bool(images_flag) == bool(data_dir):
+        raise UserError("name the photos either with --images or with --data_dir")
+    source = (photo_sources.RecordSource(data_dir, split) if data_dir
+              else photo_sources.open_source(images_flag))
+    if source.repeated:
+        print(f"{images_flag}: {source.repeated} lines repeat others; each photo is taken once",
+              file=sys.stderr)
+    return source
 
 
-def check_output(source: str, output: pathlib.Path) -> None:
-    """Make the output folder. Raises UserError when results would land among the photos."""
-    photos = pathlib.Path(source)
-    if photos.is_dir() and output.resolve().is_relative_to(photos.resolve()):
-        raise UserError(f"{output}: lies in {source}, where the photos are; a second run would "
-                        f"take the results for photos")
-    output.mkdir(parents=True, exist_ok=True)
-
-
-def as_json(image: str, prediction: Prediction) -> dict:
-    """The result of one photo; spans count characters of the explanation."""
-    artifacts = [
-        {"phrase": r.phrase, "span": [r.start, r.end], "detail": r.detail,
-         "rle": None if r.mask is None else regions.mask_to_rle(r.mask),
-         "score": _rounded(r.score)} for r in prediction.regions]
-    return {"image": image, "size": list(prediction.size), "verdict": prediction.verdict,
-            "probability": _rounded(prediction.probability),
-            "fake_probability": _rounded(prediction.fake_probability),
-            "explanation": prediction.explanation, "answer": prediction.answer,
-            "finished": prediction.finished, "artifacts": artifacts}
-
-
-def _rounded(value: float | None) -> float | None:
-    """Five digits: what is left is the same for every batch size."""
-    return None if value is None else round(value, 5)
-
-
-def overlay(image: np.ndarray, prediction: Prediction) -> Image.Image:
-    """Photo with masks and phrases, headed by the verdict."""
-    drawn = [r for r in prediction.regions if r.mask is not None]
-    title = None
-    if prediction.verdict is not None:
-        title = f"{prediction.verdict} {prediction.probability:.0%}"
-    return draw_overlay(image, [r.mask for r in drawn], [r.phrase for r in drawn], title=title)
-
-
-def write(output: pathlib.Path, name: str, file: pathlib.Path, image, prediction) -> None:
-    """The three files of a photo; the JSON comes last, so it marks a complete result."""
-    target = output / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    mask = Image.fromarray(prediction.mask.astype(np.uint8) * 255)
-    mask.save(target.with_name(f"{target.name}_mask.png"))
-    overlay(image, prediction).save(target.with_name(f"{target.name}_overlay.png"))
-    report.write_json(target.with_name(f"{target.name}.json"),
-                      as_json(_printable(file), prediction))
-
-
-def _printable(file: pathlib.Path) -> str:
-    """Path as text; bytes that are no UTF-8 become question marks."""
-    return str(file).encode("utf-8", "replace").decode()
-
-
-def readable(files: list[pathlib.Path], failures: list[str], bar: tqdm) -> Iterator[tuple]:
-    """(file, photo) of every readable file; the others are reported and counted."""
-    for file in files:
-        try:
-            yield file, images.read_image(file)
-        except images.ImageError as error:
-            failures.append(str(error))
-            bar.write(f"skipped: {error}", file=sys.stderr)
-            bar.update()
-
-
-def predict(predictor: Predictor, source: str, output: str) -> list[str]:
-    """Predict every file; returns why files were skipped. Photos are read a batch at a time."""
-    root, files = find_files(source)
-    check_output(source, pathlib.Path(output))
-    names, failures, group = output_names(root, files), [], []
-    with tqdm(total=len(files), desc="predicting", unit="photo") as bar:
-        def flush():
-            for (file, image), result in zip(group, predictor([i for _, i in group]), strict=True):
-                write(pathlib.Path(output), names[file], file, image, result)
-                bar.update()
-            group.clear()
-
-        for item in readable(files, failures, bar):
-            group.append(item)
-            if len(group) == predictor.batch_size:
-                flush()
-        if group:
-            flush()
-    print(f"{output}: {len(files) - len(failures)} photos, {len(failures)} skipped; "
-          f"{predictor.compiled_programs()} programs compiled")
-    return failures
+def share_of(shard: str, how: str) -> Share:
+    """This process's share, joining the others first where `how` asks for it."""
+    if shard and how:
+        raise UserError("--shard is for processes that do not know of each other, --distributed "
+                        "for those that do; give one of them")
+    distributed.start(how)
+    if how:
+        return Share(jax.process_index(), jax.process_count())
+    match = re.fullmatch(r"(\d+)/(\d+)", shard or "0/1")
+    if not match or not int(match[1]) < int(match[2]):
+        raise UserError(f"--shard: INDEX/COUNT with INDEX below COUNT, counted from 0, not "
+                        f"{shard!r}")
+    return Share(int(match[1]), int(match[2]))
 
 
 if __name__ == "__main__":
     CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
-    IMAGES = flags.DEFINE_string("images", None, "Photo, or folder of photos.")
+    IMAGES = flags.DEFINE_string("images", None, "Photo, folder, @LIST or pattern; also gs://.")
+    DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data set, instead of --images.")
+    SPLIT = flags.DEFINE_string("split", "test", "Its split, or a slice such as test[:100].")
     OUTPUT = flags.DEFINE_string("output", None, "Folder for the results.")
-    BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Photos per compiled call.", lower_bound=1)
-    flags.mark_flags_as_required(["checkpoint", "images", "output"])
+    EXPLAINED = flags.DEFINE_enum(
+        "explain", "fakes", EXPLAIN, "Photos that get explanation and masks: those not judged "
+        "real; all; as fakes, and real ones are not even read by the language model; none.")
+    WRITE = flags.DEFINE_list("write", list(outputs.KINDS), "Files per photo: json,mask,overlay; "
+                              "empty for none.")
+    BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Answers written at the same time.",
+                                      lower_bound=1)
+    INT8 = flags.DEFINE_bool("int8", False, "Hold the language model in int8.")
+    TEMPERATURE = flags.DEFINE_float("temperature", GREEDY.temperature, "Of drawn answers; 0: the "
+                                     "most probable token.", lower_bound=0)
+    TOP_P = flags.DEFINE_float("top_p", GREEDY.top_p, "Draw from the most probable tokens that "
+                               "hold this much probability.", lower_bound=0, upper_bound=1)
+    SEED = flags.DEFINE_integer("seed", GREEDY.seed, "Of the draws.", lower_bound=0)
+    NO_REPEAT = flags.DEFINE_integer("no_repeat", GREEDY.no_repeat, "No answer has the same run of "
+                                     "so many tokens twice; 0: it may.", lower_bound=0)
+    FORCE_SEG = flags.DEFINE_bool("force_seg", GREEDY.force_seg, "A mask for every phrase.")
+    SHARD = flags.DEFINE_string("shard", "", "INDEX/COUNT: only every COUNT-th photo.")
+    DISTRIBUTED = distributed.define_flag()
+    RETRY = flags.DEFINE_bool("retry_failures", False, "Try photos again that were left out.")
+    FLUSH = flags.DEFINE_float("flush_seconds", 20, "At most about this much work is lost when "
+                               "the process is killed.", lower_bound=0.01)
+    THREADS = flags.DEFINE_integer("threads", 4, "That read, and as many that write.",
+                                   lower_bound=1)
+    FILE_MB = flags.DEFINE_integer("max_file_mb", images.MAX_BYTES >> 20, "MiB of an encoded "
+                                   "photo; larger ones are left out.", lower_bound=1)
+    QUEUE_MB = flags.DEFINE_integer("queue_mb", 1024, "MiB of photos before the predictor, and "
+                                    "as much again behind it.", lower_bound=1)
+    flags.mark_flags_as_required(["checkpoint", "output"])
+    flags.register_validator("write", lambda kinds: {*kinds} <= {*outputs.KINDS},
+                             f"some of {','.join(outputs.KINDS)}")
 
     def main() -> int:
-        find_files(IMAGES.value)  # before minutes are spent on loading
-        check_output(IMAGES.value, pathlib.Path(OUTPUT.value))
-        predictor = Predictor.from_folder(CHECKPOINT.value, batch_size=BATCH_SIZE.value)
-        return SKIPPED_SOME if predict(predictor, IMAGES.value, OUTPUT.value) else 0
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # on odd files; each has its line
+        share = share_of(SHARD.value, DISTRIBUTED.value)
+        source = open_source(IMAGES.value, DATA_DIR.value, SPLIT.value)
+        sampling = Sampling(TEMPERATURE.value, TOP_P.value, SEED.value, NO_REPEAT.value,
+                            FORCE_SEG.value)
+        options = batch_job.Options(
+            explain=EXPLAINED.value, write=tuple(WRITE.value), sampling=sampling,
+            int8=INT8.value, share=share, retry_failures=RETRY.value, flush_seconds=FLUSH.value,
+            limits=Limits(file_bytes=FILE_MB.value << 20, queue_bytes=QUEUE_MB.value << 20,
+                          threads=THREADS.value))
+        # Before minutes are spent on loading.
+        job = batch_job.BatchJob(OUTPUT.value, source, checkpoint=CHECKPOINT.value,
+                                 options=options)
+        if len(job.left) > MANY and WRITE.value:
+            print(f"{len(WRITE.value)} files will be written for each of {len(job.left):,} photos; "
+                  f"--write= leaves only the lines", file=sys.stderr)
+        speed = "nothing was left to do"
+        if len(job.left):
+            speed = job.run(Predictor.from_folder(
+                CHECKPOINT.value, batch_size=BATCH_SIZE.value, sampling=sampling,
+                int8=INT8.value))
+        done, failed = job.finish()
+        print(f"{OUTPUT.value}: {done:,} photos, {failed:,} left out; {speed}")
+        if DISTRIBUTED.value:  # the last may take hours longer than the first waits by itself
+            multihost_utils.sync_global_devices("all shares done")
+        return LEFT_OUT_SOME if failed else 0
 
     command.run(main)

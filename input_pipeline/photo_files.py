@@ -1,0 +1,93 @@
+"""Photos as files, local ones or behind URIs: walking folders, opening, and naming what fails."""
+
+import contextlib
+import heapq
+import os
+import posixpath
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from etils import epath
+
+from input_pipeline.errors import UserError
+from input_pipeline.images import ImageError
+
+
+def walk(root: str) -> Iterator[str]:
+    """Names of all entries that are no folders, in no order; every folder is entered once."""
+    entered: set[str] = set()
+    folders, links = [""], []  # links last, so that a photo has the name of where it really is
+    while folders or links:
+        inside = folders.pop() if folders else heapq.heappop(links)
+        place = os.path.realpath(f"{root}/{inside}")
+        if place in entered:
+            continue
+        entered.add(place)
+        with os.scandir(f"{root}/{inside}") as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+        for entry in visible:
+            name = f"{inside}/{entry.name}" if inside else entry.name
+            link = entry.is_symlink()
+            if not (os.path.isdir(entry.path) if link else entry.is_dir()):
+                yield name  # also a link to nothing: it gets its sentence when it is read
+            elif link:
+                heapq.heappush(links, name)
+            else:
+                folders.append(name)
+
+
+def walk_uri(root: epath.Path) -> Iterator[str]:
+    """The same for a folder behind a URI, which has no links."""
+    start = None
+    for folder, _, files in root.walk():
+        # The first is the root, which some file systems call by another name than was asked for.
+        start = len(str(folder).rstrip("/")) + 1 if start is None else start
+        for file in files:
+            name = f"{str(folder).rstrip('/')}/{file}"[start:]
+            if file and not any(part.startswith(".") for part in name.split("/")):
+                yield name
+
+
+def open_file(path: str) -> BinaryIO:
+    """Open for reading. Raises ImageError for what is no plain file, OSError."""
+    if "://" in path:
+        return epath.Path(path).open("rb")
+    # A pipe without a writer would be waited for.
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise ImageError(f"{printable(path)}: {'a folder' if os.path.isdir(path) else 'a device'}"
+                         f", not a file")
+    return open(number, "rb")
+
+
+@contextlib.contextmanager
+def failing(path: str, kind: type[UserError] = ImageError) -> Iterator[None]:
+    """Whatever goes wrong with a path becomes one sentence: clients of clouds raise anything."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        place = getattr(error, "filename", None) or path
+        raise kind(f"{printable(str(place))}: {reason}") from error
+
+
+def absolute(path: str) -> str:
+    """Path or URI without . and .. and, if local, from the root on."""
+    if "://" in path:
+        scheme, rest = path.split("://", 1)
+        return f"{scheme}://{posixpath.normpath(rest)}"
+    return os.path.abspath(path)
+
+
+def real(path: str) -> str:
+    """The same with all links followed."""
+    return absolute(path) if "://" in path else os.path.realpath(path)
+
+
+def printable(path: str) -> str:
+    """Path as text; bytes that are no UTF-8 become question marks."""
+    return path.encode("utf-8", "replace").decode()
