@@ -16,7 +16,7 @@ from rich.console import Console
 from input_pipeline.errors import UserError
 from legion_jax.config import LoraConfig
 from tools import bench
-from tools.speed import cases, chips, contest, floors, gpu, ours, report, turns
+from tools.speed import batching, cases, chips, contest, floors, gpu, ours, report, turns
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -40,7 +40,8 @@ def run(*flags):
 
 @pytest.mark.parametrize("flags, words", [
     (("--rounds=0",), "--rounds: at least 1, got 0"),
-    (("--threads=4096",), "got 4096"), (("--work=sleep",), "train, answers, not sleep"),
+    (("--threads=4096",), "got 4096"),
+    (("--work=sleep",), "train, answers, batching, policies, not sleep"),
     (("--device=gpu",), "--device=gpu")])
 def test_bad_flags_are_one_sentence(flags, words):
     done = run("--tiny", *flags)
@@ -61,6 +62,28 @@ def test_a_real_run_in_miniature():
     assert found["check"]["same"] and found["check"]["masks"] == found["masks"] == 4
     assert result["product"]["gflops_per_s"].keys() == {"jax", "torch"}
     assert result["threads"] == 1 and len(result["load"]) == 2 and "train" not in result
+
+
+def test_a_batch_and_one_by_one_come_to_the_same():
+    case = dataclasses.replace(cases.TINY, photos=3)
+    found = batching.batching(case, cases.random_params(case), rounds=1, peer=False)
+    assert found["check"]["same"] and found["check"]["states_difference"] < 1e-5
+    assert found["ratio"] > 0 and found["photos"] == 3
+    report.show_work("batching", {"batching": found, "load": [0], "product": contest.product_peak(
+        64, rounds=1, peer=False)}, Console(file=io.StringIO()))
+
+
+def test_rules_for_filling_places():
+    """Steps that cost 1 in a batch of two and 0.5 alone; nothing else costs anything."""
+    admit, step, answers = {1: 0, 2: 0}, {1: 0.5, 2: 1.0}, [1, 9, 5, 5]
+    assert batching.whole(answers, 2, admit, step) == 9 + 5
+    assert batching.shrinking(answers, 2, admit, step) == 1 + 0.5 * 8 + 5
+    # 9 stays; 1, 5 and, from step 6 on, 5 beside it: the last ends at 11.
+    assert batching.refill(answers, 2, 1, admit, step) == 11
+    assert batching.refill(answers, 2, 2, admit, step) == 9 + 5
+    assert batching.refill(answers, 2, 1, {1: 2.0}, step) == 11 + 4 * 2
+    drawn = batching.lengths()
+    assert abs(drawn.mean() / batching.MEAN_LENGTH - 1) < 0.1 and drawn.max() > 300
 
 
 def test_updates_are_the_same_with_lora_and_without_dropout():

@@ -15,6 +15,9 @@ float32 on the peer's, and nothing is read or decoded. The peer is given what he
 attention and AdamW, frozen towers outside of the graph, logits at as few positions as ours, no
 blocks of CLIP that nobody reads.
 
+--work=batching compares a batch with our own answers one photo at a time, --work=policies the ways
+to fill the places of a batch (tools/speed/batching.py); neither has a peer, and both need a CPU.
+
 Where JAX finds a GPU, or with --device=gpu, it is the full size in bfloat16 instead, made on the
 device: seconds per update, tokens per second, MFU, and decoding against the memory's bandwidth.
 """
@@ -29,10 +32,11 @@ from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax import command
-from tools.speed import cases, chips, contest, gpu, report
+from tools.speed import batching, cases, chips, contest, gpu, report
 
 DIFFERENT = 2  # exit code
 SIDE = 2048  # of the matrices whose product says what the cores can do
+WORK = contest.WORK | batching.WORK
 INSTALL = "pip install -e '.[bench]'"
 
 
@@ -53,10 +57,10 @@ def check(options) -> None:
     cores = len(os.sched_getaffinity(0))
     if not 1 <= options.threads <= cores:
         raise UserError(f"--threads: 1 to {cores}, the cores there are, got {options.threads}")
-    if unknown := sorted(set(options.work) - contest.WORK.keys()):
-        raise UserError(f"--work: {', '.join(contest.WORK)}, not {', '.join(unknown)}")
+    if unknown := sorted(set(options.work) - WORK.keys()):
+        raise UserError(f"--work: {', '.join(WORK)}, not {', '.join(unknown)}")
     if not options.work:
-        raise UserError(f"--work: one of {', '.join(contest.WORK)} at least")
+        raise UserError(f"--work: one of {', '.join(WORK)} at least")
 
 
 def use_cores(number: int) -> None:
@@ -86,7 +90,9 @@ def found_gpu(device: str | None) -> bool:
 
 
 def on_gpu(options, console: Console) -> dict:
-    """The same of a GPU at full size, shown."""
+    """The same of a GPU at full size, shown. Raises UserError for work that needs a CPU."""
+    if only := sorted(set(options.work) & batching.WORK.keys()):
+        raise UserError(f"--work: {', '.join(only)} on a CPU only, add --device=cpu")
     chip = chips.find(jax.devices()[0].device_kind)
     result = gpu.measure(cases.TINY if options.tiny else cases.FULL, chip, work=options.work,
                          rounds=options.rounds, device=gpu.peer_device(options.peer, console))
@@ -103,7 +109,7 @@ def measure(case: cases.Case, *, work: list[str], rounds: int, threads: int, pee
     report.show_machine(result, console)
     params = cases.random_params(case)
     for name in work:
-        result[name] = contest.WORK[name](case, params, rounds=rounds, peer=peer)
+        result[name] = WORK[name](case, params, rounds=rounds, peer=peer)
         result["load"].append(os.getloadavg()[0])
         report.show_work(name, result, console)
     return result

@@ -1,6 +1,7 @@
 """Our side: the compiled programs of `legion_jax.train` and `legion_jax.inference`."""
 
 import time
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -54,6 +55,15 @@ class OurTrain:
             return {name: float(value) for name, value in jax.device_get(metrics).items()}
 
 
+class Answers(NamedTuple):
+    """Tokens int[B, M], masks bool[B, K, H, W], scores float32[B, K], [SEG] states [B, K, D]."""
+
+    tokens: np.ndarray
+    masks: np.ndarray
+    scores: np.ndarray
+    states: np.ndarray
+
+
 class OurAnswers:
     """Photos to tokens and masks, a batch at once. `compile_s`: seconds of the first time."""
 
@@ -71,19 +81,21 @@ class OurAnswers:
         self._scheduler = Scheduler(self._programs, self._params, places=case.photos,
                                     group=case.photos)
         start = time.perf_counter()
-        jax.block_until_ready(self() if masks else self.decode())
+        jax.block_until_ready(self().tokens if masks else self.decode())
         self.compile_s = time.perf_counter() - start
 
-    def __call__(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens int[B, M], masks bool[B, K, H, W] and their scores float32[B, K]."""
+    def __call__(self, asked: dict[str, np.ndarray] | None = None) -> Answers:
+        """Answers and masks; of other photos than at the start, if given."""
+        asked = self._asked if asked is None else asked
         views = ("clip_image", "sam_image", "resized_size")
-        jobs = [Job(row, self._case.photo, row, {name: self._asked[name][row] for name in views},
-                    self._asked["original_size"][row]) for row in range(self._case.photos)]
+        jobs = [Job(row, self._case.photo, row, {name: asked[name][row] for name in views},
+                    asked["original_size"][row]) for row in range(self._case.photos)]
         done = sorted(self._scheduler.run(iter(jobs), explain="always"), key=lambda job: job.key)
         width = self._case.photo[1]
-        return (np.stack([job.tokens for job in done]),
-                np.stack([unpack_masks(job.packed)[..., :width].astype(bool) for job in done]),
-                np.stack([job.scores for job in done]))
+        return Answers(
+            np.stack([job.tokens for job in done]),
+            np.stack([unpack_masks(job.packed)[..., :width].astype(bool) for job in done]),
+            np.stack([job.scores for job in done]), np.stack([job.seg_states for job in done]))
 
     def decode(self) -> jax.Array:
         """Tokens int[B, M] alone, which may still be on their way."""

@@ -4,7 +4,8 @@ from rich.console import Console
 from rich.table import Table
 
 TITLES = {"train": "train step, {photos} photos",
-          "answers": "captions and masks for {photos} photos: {tokens} tokens, {masks} masks"}
+          "answers": "captions and masks for {photos} photos: {tokens} tokens, {masks} masks",
+          "batching": "captions and masks of {photos} photos: a batch (ours), one by one (peer)"}
 
 
 def show_machine(result: dict, console: Console) -> None:
@@ -18,6 +19,9 @@ def show_machine(result: dict, console: Console) -> None:
 def show_work(name: str, result: dict, console: Console) -> None:
     """Prints one piece of work."""
     found = result[name]
+    if "policies" in found:
+        show_policies(found, console)
+        return
     peak = max(result["product"]["gflops_per_s"].values())
     title = TITLES[name].format(**found)
     table = Table(title=f"{title}; {found['flops'] / 1e9:.0f} GFLOP", title_justify="left")
@@ -42,6 +46,21 @@ def show_work(name: str, result: dict, console: Console) -> None:
         said = "  ".join(f"{key} {value}" for key, value in check.items() if key != "same")
         console.print(f"{'the same results' if check['same'] else 'DIFFERENT results'}: {said}",
                       highlight=False)
+
+
+def show_policies(found: dict, console: Console) -> None:
+    """Prints what filling the places by each rule costs."""
+    table = Table(title=f"{found['answers']} answers, {found['tokens']} tokens, through "
+                  f"{found['places']} places", title_justify="left")
+    table.add_column("")
+    table.add_column("seconds", justify="right")
+    for name, seconds in sorted(found["policies"].items(), key=lambda item: item[1]):
+        table.add_row(name, f"{seconds:.1f}")
+    console.print(table)
+    for name, costs in (("letting in", found["admit_s"]), ("a step", found["step_s"])):
+        console.print(f"{name}: " + ", ".join(
+            f"{size} photos {1e3 * seconds:.0f} ms" for size, seconds in costs.items()),
+            highlight=False)
 
 
 def show_gpu(result: dict, console: Console) -> None:
