@@ -138,6 +138,6 @@ def test_the_terminal_names_every_number(folders, capsys):
     out = capsys.readouterr().out
     flat = re.sub(r"[\s│]+", "", out)
     assert "10photosbothscored;leftout:2thatonlyAhas,0thatonlyBhas" in flat
-    assert all(one.term.name.split(",")[0] in out for one in comparison.forest(
+    assert all(one.term.name.split()[0] in out for one in comparison.forest(
         result["differences"], open_evaluation(folders[0])))
     assert f"{result['differences']['localisation.mean.f1']['a']:.3f}" in out

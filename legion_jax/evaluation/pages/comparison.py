@@ -7,9 +7,9 @@ from etils import epath
 
 from input_pipeline.errors import UserError
 from legion_jax import report, web
+from legion_jax.evaluation.bootstrap import RESAMPLES, paired_difference
 from legion_jax.evaluation.pages import gallery, items, tables
 from legion_jax.evaluation.pages.folder import Evaluation
-from legion_jax.evaluation.paired import RESAMPLES, paired_difference
 
 MAX_PHOTOS = 60
 # What has to be the same, or numbers mean different things. The path of each in metrics.json.
@@ -41,7 +41,8 @@ class Comparison:
 
     def result(self) -> dict:
         """The content of compare.json."""
-        how = {"resamples": self.resamples, "seed": self.seed}
+        how = {"resamples": self.resamples, "seed": self.seed,
+               "rule": self.a.block("settings").get("pixel_rule", "exact")}
         overall = paired_difference(self.rows_a, self.rows_b, **how)
         parts: dict[str, list[int]] = {}
         for number, row in enumerate(self.rows_a):
