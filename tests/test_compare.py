@@ -132,12 +132,24 @@ def test_better_needs_an_interval_without_zero(path, low, high, side):
     assert comparison.better(path, {"low": low, "high": high}) == side
 
 
+def test_places_lie_on_the_line_whatever_the_unit(folders):
+    def value(low, high):
+        return {"a": 0.0, "b": 0.0, "difference": (low + high) / 2, "low": low, "high": high}
+
+    found = {row.term.name: row for row in comparison.forest(
+        {"detection.auc": value(-0.1, 0.2), "detection.nll": value(-3, 3),
+         "text.css": value(0.0, 0.0)}, open_evaluation(folders[0]))}
+    assert (found["AUC"].low, found["AUC"].zero, found["AUC"].high) == (26, 50, 98)
+    assert (found["NLL"].low, found["NLL"].place, found["NLL"].high) == (2, 50, 98)
+    assert found["CSS"].equal and not found["AUC"].equal
+
+
 def test_the_terminal_names_every_number(folders, capsys):
     result = _compared(folders).result()
     tool.show(result, open_evaluation(folders[0]))
     out = capsys.readouterr().out
     flat = re.sub(r"[\s│]+", "", out)
     assert "10photosbothscored;leftout:2thatonlyAhas,0thatonlyBhas" in flat
-    assert all(one.term.name.split(",")[0] in out for one in comparison.forest(
+    assert all(one.term.name.split()[0] in out for one in comparison.forest(
         result["differences"], open_evaluation(folders[0])))
     assert f"{result['differences']['localisation.mean.f1']['a']:.3f}" in out

@@ -1,6 +1,7 @@
 """The report of an evaluation: whole, self-contained, escaped, with every number and photo once."""
 
 import base64
+import dataclasses
 import html.parser
 import io
 import json
@@ -8,12 +9,16 @@ import re
 import tracemalloc
 
 import fake_evaluation
+import made_rows
 import numpy as np
 import pytest
 from PIL import Image
 
 from input_pipeline.errors import UserError
+from legion_jax import evaluate
+from legion_jax.evaluation import bootstrap, scoring, settings
 from legion_jax.evaluation.pages import gallery, items, report, write_report
+from legion_jax.evaluation.settings import DEFAULT
 
 VOID = {"meta", "img", "line", "polyline", "br", "input"}
 
@@ -234,6 +239,28 @@ def test_photos_are_not_held(folder, tmp_path):
         tracemalloc.stop()
     size = (tmp_path / "report.html").stat().st_size
     assert size > 1.5e6 and peaks[1] - peaks[0] < size / 5
+
+
+def test_what_the_evaluation_writes_is_shown(tmp_path):
+    """Photos that nobody marked, unreadable and silent ones, every block and every convention."""
+    rows = made_rows.random_rows(0, 30)
+    result = {"checkpoint": "x", "data": "ufd/all", "split": "all",
+              "settings": dataclasses.asdict(DEFAULT) | {"question": {"mask_slots": 4}},
+              "conventions": settings.conventions(DEFAULT, resamples=20), **scoring.summary(rows),
+              "intervals": bootstrap.intervals(rows, resamples=20), "robustness": []}
+    evaluate.write(tmp_path, result, rows)
+    write_report(tmp_path, {})
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    failed = [row["id"] for row in rows if row["failed"]]
+    assert failed and [item["id"] for item in page.items if "failed" in item["marks"]] == failed
+    assert any("could not be read" in text for text in page.texts)
+    for name in ("localisation.pooled.f1", "detection.macro_f1", "matching.coco.ap50",
+                 "words.agreement", "text.rouge_l"):
+        low, high = result["intervals"][name]
+        assert f"{low:.3f} – {high:.3f}" in page.texts, name
+    for words in result["conventions"].values():
+        assert words in page.texts
+    assert {"By category", "By split", "By group of test sets"} < set(page.texts)
 
 
 def test_texts_have_enough_contrast():

@@ -18,9 +18,9 @@ from rich.table import Table
 
 from input_pipeline.errors import UserError
 from legion_jax import command
+from legion_jax.evaluation.bootstrap import RESAMPLES
 from legion_jax.evaluation.pages import comparison, photos
 from legion_jax.evaluation.pages.folder import Evaluation, open_evaluation
-from legion_jax.evaluation.paired import RESAMPLES
 
 
 def pictures(data_dir: str | None, a: Evaluation, b: Evaluation):

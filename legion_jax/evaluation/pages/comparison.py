@@ -7,9 +7,9 @@ from etils import epath
 
 from input_pipeline.errors import UserError
 from legion_jax import report, web
+from legion_jax.evaluation.bootstrap import RESAMPLES, paired_difference
 from legion_jax.evaluation.pages import gallery, items, tables
 from legion_jax.evaluation.pages.folder import Evaluation
-from legion_jax.evaluation.paired import RESAMPLES, paired_difference
 
 MAX_PHOTOS = 60
 # What has to be the same, or numbers mean different things. The path of each in metrics.json.
@@ -41,7 +41,8 @@ class Comparison:
 
     def result(self) -> dict:
         """The content of compare.json."""
-        how = {"resamples": self.resamples, "seed": self.seed}
+        how = {"resamples": self.resamples, "seed": self.seed,
+               "rule": self.a.block("settings").get("pixel_rule", "exact")}
         overall = paired_difference(self.rows_a, self.rows_b, **how)
         parts: dict[str, list[int]] = {}
         for number, row in enumerate(self.rows_a):
@@ -146,7 +147,7 @@ class Difference:
     """A row of the table: a number, both values, b - a, and the places of it in per cent.
 
     low, high, zero, place: along a line with room for all intervals of the table. better: "A", "B"
-    or "" where the interval holds zero.
+    or "" where the interval holds zero. equal: whether nothing at all differs.
     """
 
     term: tables.Term
@@ -159,21 +160,23 @@ class Difference:
     zero: float
     place: float
     better: str
+    equal: bool
 
 
 def forest(differences: Mapping[str, Mapping], run: Evaluation) -> list[Difference]:
-    """The rows of a table of `paired_difference`."""
-    ends = [abs(value[key]) for value in differences.values() for key in ("low", "high")]
-    reach = max([*ends, *(abs(v["difference"]) for v in differences.values())], default=0) or 1.0
+    """The rows of a table of `paired_difference`; what is in nats does not set the scale."""
+    reach = max((abs(value[key]) for path, value in differences.items()
+                 if not path.endswith(".nll") for key in ("low", "high", "difference")),
+                default=0) or 1.0
 
     def place(value: float) -> float:
-        return round(50 + 48 * value / reach, 2)
+        return round(50 + 48 * max(-1.0, min(1.0, value / reach)), 2)
 
     return [Difference(
         _term(path, run), web.score(value["a"]), web.score(value["b"]),
         signed(value["difference"]), f"{signed(value['low'])} to {signed(value['high'])}",
         place(value["low"]), place(value["high"]), place(0), place(value["difference"]),
-        better(path, value)) for path, value in sorted(
+        better(path, value), value["low"] == value["high"] == 0) for path, value in sorted(
             differences.items(), key=lambda item: item[0] not in HEADLINES)]
 
 
