@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from input_pipeline.errors import UserError
 
 START_SECONDS = 300  # that hosts wait for each other at the start
+END_SECONDS = 300  # by which they end one after the other, where all do the same steps
 HEARTBEAT_SECONDS = 100  # after which the others give up on a silent host
 
 
@@ -35,12 +36,13 @@ def define_flag() -> flags.FlagHolder[str]:
         "each process its place; HOST:PORT,PROCESSES,INDEX elsewhere; empty for one process.")
 
 
-def start(how: str, *, timeout: int = START_SECONDS) -> None:
+def start(how: str, *, timeout: int = START_SECONDS, apart: int = END_SECONDS) -> None:
     """Join the other processes of a run; must come before anything else asks JAX for devices.
 
     Args:
         how: value of the flag; "" does nothing.
         timeout: seconds to wait for processes that are not there yet.
+        apart: seconds by which processes may end one after the other; the first wait for the last.
 
     Raises DistributedError when the place of this process is not known. When another process is
     missing, this one ends with that sentence and exit code 1.
@@ -54,13 +56,21 @@ def start(how: str, *, timeout: int = START_SECONDS) -> None:
     patience.start()
     try:
         jax.distributed.initialize(**place, initialization_timeout=2 * timeout + 60,
-                                   heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+                                   heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                                   shutdown_timeout_seconds=apart)
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
             f"--distributed={how}: {' '.join(str(error).split())}; on a cluster JAX does not "
             f"know, give HOST:PORT,PROCESSES,INDEX") from error
     finally:
         patience.cancel()
+
+
+def leave(code: int) -> None:
+    """End this process now, without waiting for the others, which end for want of it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _give_up(how: str, timeout: int) -> None:
