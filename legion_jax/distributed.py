@@ -9,11 +9,11 @@ import threading
 import jax
 from absl import flags
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from input_pipeline.errors import UserError
 
 START_SECONDS = 300  # that hosts wait for each other at the start
-END_SECONDS = 300  # by which they end one after the other, where all do the same steps
 HEARTBEAT_SECONDS = 100  # after which the others give up on a silent host
 
 
@@ -36,13 +36,12 @@ def define_flag() -> flags.FlagHolder[str]:
         "each process its place; HOST:PORT,PROCESSES,INDEX elsewhere; empty for one process.")
 
 
-def start(how: str, *, timeout: int = START_SECONDS, apart: int = END_SECONDS) -> None:
+def start(how: str, *, timeout: int = START_SECONDS) -> None:
     """Join the other processes of a run; must come before anything else asks JAX for devices.
 
     Args:
         how: value of the flag; "" does nothing.
         timeout: seconds to wait for processes that are not there yet.
-        apart: seconds by which processes may end one after the other; the first wait for the last.
 
     Raises DistributedError when the place of this process is not known. When another process is
     missing, this one ends with that sentence and exit code 1.
@@ -56,14 +55,22 @@ def start(how: str, *, timeout: int = START_SECONDS, apart: int = END_SECONDS) -
     patience.start()
     try:
         jax.distributed.initialize(**place, initialization_timeout=2 * timeout + 60,
-                                   heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-                                   shutdown_timeout_seconds=apart)
+                                   heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
             f"--distributed={how}: {' '.join(str(error).split())}; on a cluster JAX does not "
             f"know, give HOST:PORT,PROCESSES,INDEX") from error
     finally:
         patience.cancel()
+
+
+def wait_for_all(seconds: int) -> None:
+    """Wait until every process has come here, which must be less than `seconds` apart.
+
+    By itself JAX gives up on processes that end 5 minutes after the first, and a collective on
+    those that come 30 s later; this one asks the coordination service.
+    """
+    multihost.get_barrier_sync_fn()(key="legion_jax_end", timeout_ms=1000 * seconds)
 
 
 def leave(code: int) -> None:

@@ -54,7 +54,7 @@ def share_of(shard: str, how: str) -> Share:
     if shard and how:
         raise UserError("--shard is for processes that do not know of each other, --distributed "
                         "for those that do; give one of them")
-    distributed.start(how, apart=APART_SECONDS)
+    distributed.start(how)
     if how:
         return Share(jax.process_index(), jax.process_count())
     match = re.fullmatch(r"(\d+)/(\d+)", shard or "0/1")
@@ -131,7 +131,8 @@ if __name__ == "__main__":
         done, failed = job.finish()
         print(f"{OUTPUT.value}: {done:,} photos, {failed:,} left out; {speed}", flush=True)
         if DISTRIBUTED.value:
-            jax.distributed.shutdown()  # when the others have come so far
+            distributed.wait_for_all(APART_SECONDS)
+            jax.distributed.shutdown()
         return LEFT_OUT_SOME if failed else 0
 
     command.run(main)
