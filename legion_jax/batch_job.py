@@ -22,6 +22,7 @@ from input_pipeline.errors import UserError
 from input_pipeline.read_ahead import Limits, ReadAhead
 from legion_jax import checkpoint as checkpoint_lib
 from legion_jax import job_record, outputs, report
+from legion_jax.evaluation import calibration
 from legion_jax.inference import Predictor
 from legion_jax.job_parts import Parts, Share
 from legion_jax.job_progress import Progress
@@ -146,9 +147,12 @@ class BatchJob:
 def _description(source: photo_sources.Source, checkpoint: str, options: Options) -> dict:
     """What makes a job another one."""
     checkpoint_lib.read_meta(checkpoint)
-    return {"checkpoint": checkpoint_lib.base_of(checkpoint), "source": source.identity(),
-            "settings": {"explain": options.explain, "write": sorted(options.write),
-                         "int8": options.int8} | dataclasses.asdict(options.sampling)}
+    return {
+        "checkpoint": checkpoint_lib.base_of(checkpoint)
+        | {"calibration": calibration.load(checkpoint)},
+        "source": source.identity(),
+        "settings": {"explain": options.explain, "write": sorted(options.write),
+                     "int8": options.int8} | dataclasses.asdict(options.sampling)}
 
 
 def _claim(output: epath.Path, description: dict) -> None:

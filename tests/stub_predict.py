@@ -17,7 +17,7 @@ from legion_jax.inference import Predictor
 from legion_jax.predictions import Prediction, Region
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["legion_jax.batch_job", "jax.experimental.multihost_utils"])
+CONTEXT.set_forkserver_preload(["legion_jax.batch_job", "legion_jax.distributed"])
 
 
 class StubPredictor:

@@ -100,7 +100,7 @@ def test_three_kills_lose_and_repeat_nothing(checkpoint, many, unbroken, tmp_pat
     command = arguments(checkpoint, many, tmp_path / "out", "--flush_seconds=0.02")
     seen = []
     for _ in range(3):
-        process = start(*command, log=tmp_path / "log", seconds=0.02)
+        process = start(*command, log=tmp_path / "log", seconds=0.05)
         before = parts(tmp_path / "out")
         wait(lambda before=before: parts(tmp_path / "out") >= before + 5, process)
         process.kill()

@@ -21,7 +21,6 @@ import warnings
 
 import jax
 from absl import flags
-from jax.experimental import multihost_utils
 
 from input_pipeline import images, photo_sources
 from input_pipeline.errors import UserError
@@ -33,6 +32,7 @@ from legion_jax.predictions import EXPLAIN
 from legion_jax.sampling import Sampling
 
 LEFT_OUT_SOME = 2
+APART_SECONDS = 7 * 24 * 3600  # that one host may need longer than another
 GREEDY = Sampling()
 MANY = 10_000  # photos, from which on files for each of them are worth a word
 
@@ -120,13 +120,19 @@ if __name__ == "__main__":
                   f"--write= leaves only the lines", file=sys.stderr)
         speed = "nothing was left to do"
         if len(job.left):
-            speed = job.run(Predictor.from_folder(
-                CHECKPOINT.value, batch_size=BATCH_SIZE.value, sampling=sampling,
-                int8=INT8.value))
+            predictor = Predictor.from_folder(CHECKPOINT.value, batch_size=BATCH_SIZE.value,
+                                              sampling=sampling, int8=INT8.value)
+            try:
+                speed = job.run(predictor)
+            except SystemExit as stopped:  # by a signal
+                if DISTRIBUTED.value:
+                    distributed.leave(stopped.code)
+                raise
         done, failed = job.finish()
-        print(f"{OUTPUT.value}: {done:,} photos, {failed:,} left out; {speed}")
-        if DISTRIBUTED.value:  # the last may take hours longer than the first waits by itself
-            multihost_utils.sync_global_devices("all shares done")
+        print(f"{OUTPUT.value}: {done:,} photos, {failed:,} left out; {speed}", flush=True)
+        if DISTRIBUTED.value:
+            distributed.wait_for_all(APART_SECONDS)
+            jax.distributed.shutdown()
         return LEFT_OUT_SOME if failed else 0
 
     command.run(main)
