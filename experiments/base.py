@@ -30,7 +30,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.dtype = "bfloat16"  # float32: full-precision arithmetic everywhere
     c.model.position_dtype = "bfloat16"  # the published weights were trained with rounded positions
     # What the backward pass computes again instead of keeping it: "layers", "attention" (all but
-    # products with weights: a quarter less to compute, more memory) or "none".
+    # products with weights: a quarter less to compute, more memory) or "none"; by tower as
+    # "layers,language=attention" (towers: clip, language, sam_encoder).
     c.model.remat = "layers"
 
     c.data = ml_collections.ConfigDict()

@@ -101,6 +101,31 @@ class SamConfig:
 REMAT = ("none", "attention", "layers")
 
 
+REMAT_TOWERS = ("clip", "language", "sam_encoder")
+
+
+def remat_by_tower(text: str) -> dict[str, str]:
+    """What each of REMAT_TOWERS computes again, one of `REMAT`.
+
+    `text` is one of REMAT for all towers, TOWER=POLICY for each, or one of REMAT for all but those
+    that follow: `layers,language=attention`. Raises UserError.
+    """
+    found: dict[str, str] = {}
+    for number, part in enumerate(text.split(",")):
+        tower, given, policy = part.partition("=")
+        if not given and not number:
+            found, policy = dict.fromkeys(REMAT_TOWERS, tower), tower
+        elif tower not in REMAT_TOWERS:
+            raise UserError(f"remat: no tower {tower!r}; known: {', '.join(REMAT_TOWERS)}")
+        else:
+            found[tower] = policy
+        if policy not in REMAT:
+            raise UserError(f"remat: {', '.join(REMAT)}, not {policy!r}")
+    if missing := [tower for tower in REMAT_TOWERS if tower not in found]:
+        raise UserError(f"remat: {text!r} leaves out {', '.join(missing)}")
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class LegionConfig:
     """The whole model.
@@ -110,7 +135,7 @@ class LegionConfig:
     rotary tables and SAM's dense positions rounded step by step as the published code does; the
     published weights were trained that way. `verdict_classes` names the classes of the verdict
     head in index order; empty means that the checkpoint has no such head. `remat` is what the
-    backward pass computes again rather than keeps: one of `REMAT`.
+    backward pass computes again rather than keeps, see `remat_by_tower`.
     """
 
     clip: ClipConfig = ClipConfig()
@@ -127,8 +152,7 @@ class LegionConfig:
         for name in ("dtype", "position_dtype"):
             if getattr(self, name) not in ("float32", "bfloat16"):
                 raise UserError(f"{name}: float32 or bfloat16, not {getattr(self, name)!r}")
-        if self.remat not in REMAT:
-            raise UserError(f"remat: {', '.join(REMAT)}, not {self.remat!r}")
+        remat_by_tower(self.remat)
         for path, value, divisor in (
             ("clip: width / heads", self.clip.width, self.clip.heads),
             ("clip: image_size / patch", self.clip.image_size, self.clip.patch),

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from legion_jax import partition
-from legion_jax.config import LegionConfig
+from legion_jax.config import LegionConfig, remat_by_tower
 from legion_jax.models.sam_decoder import NUM_MASKS
 
 # Towers whose output each tower's input is made of.
@@ -72,7 +72,7 @@ def training(config: LegionConfig, sizes: Sizes, *, trainable: Sequence[str],
     paths = partition.abstract_params(config)
     trained = {p for p in paths if any(re.search(pattern, p) for pattern in trainable)}
     towers, runs = {p.split("/")[0] for p in trained}, _running(losses) - set(cached)
-    model = again = 0.0
+    model, again, remat = 0.0, 0.0, remat_by_tower(config.remat)
     for product in products(config, sizes):
         if product.tower not in runs or (product.path == "language/head/kernel"
                                          and not losses["ce"]):
@@ -83,7 +83,8 @@ def training(config: LegionConfig, sizes: Sizes, *, trainable: Sequence[str],
         flows = bool(before & towers)
         backward = flows + (product.path in trained) if product.kernel else 2 * flows
         model += product.forward * (1 + backward)
-        again += product.forward * (flows and _repeated(product, config.remat))
+        repeated = _repeated(product, remat.get(product.tower, "none"))
+        again += product.forward * (flows and repeated)
     return Flops(model, model + again)
 
 

@@ -68,6 +68,10 @@ def test_operations_per_frozen_and_trained_weight():
                                   trainable=partition.LOCALISATION).executed
                    for remat in ("attention", "none"))
     assert least == lora.model < kept < 0.85 * lora.executed
+    mixed = flops.training(dataclasses.replace(model, remat="none,sam_encoder=layers"), sizes,
+                           losses=weights, trainable=partition.EVERYTHING)
+    sam = sum(p.forward for p in flops.products(model, sizes) if p.tower == "sam_encoder")
+    assert 0.5 * sam < mixed.executed - mixed.model < sam  # nothing of another tower
     once, token = flops.answering(model, flops.Sizes(164, 36, 0, 0), new=512)
     assert token == pytest.approx(2 * 6.7e9, rel=0.05) and once > 500 * token
 

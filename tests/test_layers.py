@@ -1,14 +1,19 @@
 """legion_jax/models/layers.py: Dense with LoRA, activations, patches, stacks."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from torch_side import assert_close
 
-from legion_jax.config import REMAT, LoraConfig
+from input_pipeline.errors import UserError
+from legion_jax.config import REMAT, REMAT_TOWERS, LoraConfig, remat_by_tower
 from legion_jax.models.layers import Dense, gelu, patchify, quick_gelu, run_stack, stack
+from legion_jax.models.legion import Legion
 
 X = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
 
@@ -105,3 +110,23 @@ def test_what_is_computed_again():
     assert products == {"none": 9, "attention": 11, "layers": 12}
     for remat in REMAT:
         assert_close(gradients[remat], gradients["none"])
+
+
+@pytest.mark.parametrize("text, found", [
+    ("layers", ("layers", "layers", "layers")),
+    ("layers,language=attention", ("layers", "attention", "layers")),
+    ("clip=none,sam_encoder=layers,language=attention", ("none", "attention", "layers"))])
+def test_remat_by_tower(config, text, found):
+    assert remat_by_tower(text) == dict(zip(REMAT_TOWERS, found, strict=True))
+    model = nnx.eval_shape(lambda: Legion(dataclasses.replace(config, remat=text),
+                                          key=jax.random.key(0)))
+    assert (model.clip.remat, model.language.remat, model.sam_encoder.remat) == found
+
+
+@pytest.mark.parametrize("text, words", [
+    ("some", "not 'some'"), ("clip=none", "leaves out language, sam_encoder"),
+    ("layers,vision=none", "no tower 'vision'"), ("layers,clip=", "not ''"),
+    ("layers,none", "no tower 'none'")])
+def test_remat_that_says_nothing_is_named(config, text, words):
+    with pytest.raises(UserError, match=words):
+        dataclasses.replace(config, remat=text)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from legion_jax.config import LegionConfig
+from legion_jax.config import LegionConfig, remat_by_tower
 from legion_jax.models import clip, sam_encoder
 from legion_jax.models.layers import Mlp, gelu
 from legion_jax.models.llama import Llama
@@ -23,11 +23,12 @@ class Legion(nnx.Module):
         keys = jax.random.split(key, 8)
         dtype = jnp.dtype(config.dtype)
         C, D, W = config.clip.width, config.language.width, config.sam.prompt_width
-        self.clip = clip.ClipTower(config.clip, dtype, remat=config.remat, key=keys[0])
+        remat = remat_by_tower(config.remat)
+        self.clip = clip.ClipTower(config.clip, dtype, remat=remat["clip"], key=keys[0])
         self.projector = Mlp(C, D, D, key=keys[1])
-        self.language = Llama(config.language, config.lora, dtype, remat=config.remat,
+        self.language = Llama(config.language, config.lora, dtype, remat=remat["language"],
                               position_dtype=config.position_dtype, key=keys[2], int8=int8)
-        self.sam_encoder = sam_encoder.SamEncoder(config.sam, dtype, remat=config.remat,
+        self.sam_encoder = sam_encoder.SamEncoder(config.sam, dtype, remat=remat["sam_encoder"],
                                                   key=keys[3])
         self.prompt_encoder = PromptEncoder(config.sam, position_dtype=config.position_dtype,
                                             key=keys[4])
