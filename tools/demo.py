@@ -14,6 +14,7 @@ import time
 import jax
 import numpy as np
 from absl import flags
+from etils import epath
 from PIL import Image
 
 from experiments import tiny
@@ -24,6 +25,7 @@ from input_pipeline.tokenizer import train_tokenizer
 from legion_jax import command, evaluate, metrics, outputs, report
 from legion_jax import config as config_lib
 from legion_jax.convert import export
+from legion_jax.evaluation import settings
 from legion_jax.inference import Predictor
 from legion_jax.train import train
 from tools.demo_report import Aim, DemoReport, Example, ScoreRow, write_report
@@ -69,10 +71,14 @@ def constant_mask(name: str, counts: np.ndarray) -> ScoreRow:
 
 def score(root: pathlib.Path, config, source) -> tuple[list[ScoreRow], list[dict], Predictor]:
     """Trained and untrained model and two constant masks on the held-out photos."""
-    size = config.eval.batch_size
-    trained = Predictor.from_folder(root / "run", batch_size=size)
-    result, rows = evaluate.evaluate(trained, source)
-    evaluate.write(root / "evaluation", result, rows)
+    size, run, split = config.eval.batch_size, str(root / "run"), config.data.eval_split
+    trained = Predictor.from_folder(run, batch_size=size)
+    records = evaluate.open_source(root / "data", split)
+    task = evaluate.Task(records, evaluate.facts_of(run, str(root / "data"), split, records),
+                         lambda: trained)
+    result = evaluate.run(task, epath.Path(root / "evaluation"),
+                          evaluate.Scoring(settings.DEFAULT), folder=run)
+    rows = [json.loads(line) for line in (root / "evaluation/rows.jsonl").read_text().splitlines()]
     evaluate.show(result)
     untrained = Predictor.untrained(
         config_lib.tiny(trained.tokenizer.vocab_size),
@@ -161,6 +167,6 @@ if __name__ == "__main__":
         root = pathlib.Path(OUTPUT.value)
         for aim in run(root):
             print(f"{aim.name}: {aim.reached:.3f}, aim {aim.wanted:.2f}, {aim.outcome}")
-        print(f"open {root / 'report.html'}")
+        print(f"open {root / 'report.html'}; every photo is in {root / 'evaluation/report.html'}")
 
     command.run(main)
