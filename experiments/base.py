@@ -22,45 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.trainable = partition.LOCALISATION  # patterns over parameter paths
     c.frozen_dtype = "bfloat16"  # dtype frozen parameters are held in
 
-    c.model = ml_collections.ConfigDict()
-    c.model.name = "legion_7b"  # legion_7b or tiny; with init_from the checkpoint decides the sizes
-    c.model.lora_rank = 8
-    c.model.lora_alpha = 16.0
-    c.model.lora_dropout = 0.05
-    c.model.dtype = "bfloat16"  # float32: full-precision arithmetic everywhere
-    c.model.position_dtype = "bfloat16"  # the published weights were trained with rounded positions
-    # What the backward pass computes again instead of keeping it: "layers", "attention" (all but
-    # products with weights: a quarter less to compute, more memory) or "none"; by tower as
-    # "layers,language=attention" (towers: clip, language, sam_encoder).
-    c.model.remat = "layers"
-
-    c.data = ml_collections.ConfigDict()
-    c.data.data_dir = ""  # folder written by tools.prepare_data
-    c.data.train_split = "train"
-    # Several data sets at once: ((folder, split, weight), ...) in place of the two above.
-    c.data.mixture = ()
-    c.data.eval_split = "test"
-    c.data.tokenizer = ""  # folder with tokenizer.model; empty: the one of init_from
-    c.data.instruction = INSTRUCTION  # the question of every conversation
-    c.data.text_length = 961  # ids per row, the image placeholder counting as one
-    # Shorter lengths a batch may have: texts of about one length go together, and each length is
-    # compiled once. The published texts have 300 ids on average.
-    c.data.text_buckets = ()
-    c.data.own_questions = False  # ask what a record asks, where it asks something
-    c.data.mask_slots = 8  # masks per photo; further regions stay plain text
-    c.data.mask_canvas = 1024  # side of the frame losses are computed in; larger photos are scaled
-    # The published training resized the longest side to 512 but inference to 1024. Here both use
-    # this one value; 0 means the whole SAM canvas.
-    c.data.sam_longest = 0
-    # Decode JPEGs far larger than both views need at 1/2, 1/4 or 1/8 of their size. Faster, and
-    # pixels differ by about one step of 255 on average; only in training.
-    c.data.reduced_decoding = False
-    # Folder where tools.cache_features keeps what frozen towers see; empty: seen anew every step.
-    c.data.features = ""
-    c.data.threads = 2  # threads that prepare batches, in each worker if there are any
-    c.data.workers = 0  # processes that prepare batches; each holds `buffer` of them
-    c.data.buffer = 2
-    c.data.max_bad = 0.01  # share of unusable records at which a run stops
+    c.model = _model()
+    c.data = _data()
 
     c.batch_size = 16  # global, per update
     c.accumulation = 1  # parts a batch is cut into to save memory
@@ -80,19 +43,70 @@ def get_config() -> ml_collections.ConfigDict:
     c.loss.dice = 0.2
     c.loss.verdict = 0.0  # the published verdict head is trained on its own, see detect_tiny.py
 
-    c.optimizer = ml_collections.ConfigDict()
-    c.optimizer.learning_rate = 1e-4
-    c.optimizer.schedule = "linear"
-    c.optimizer.warmup_steps = 100
-    c.optimizer.total_steps = 2109
-    c.optimizer.beta1 = 0.9
-    c.optimizer.beta2 = 0.95
-    c.optimizer.epsilon = 1e-8
-    c.optimizer.weight_decay = 0.0
-    c.optimizer.clip_norm = 1.0
+    c.optimizer = _optimizer()
 
     c.eval = ml_collections.ConfigDict()
     c.eval.batch_size = 8
     c.eval.max_new_tokens = 512
     c.lock()
+    return c
+
+
+def _model() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.name = "legion_7b"  # legion_7b or tiny; with init_from the checkpoint decides the sizes
+    c.lora_rank = 8
+    c.lora_alpha = 16.0
+    c.lora_dropout = 0.05
+    c.dtype = "bfloat16"  # float32: full-precision arithmetic everywhere
+    c.position_dtype = "bfloat16"  # the published weights were trained with rounded positions
+    # What the backward pass computes again instead of keeping it: "layers", "attention" (all but
+    # products with weights: a quarter less to compute, more memory) or "none"; by tower as
+    # "layers,language=attention" (towers: clip, language, sam_encoder).
+    c.remat = "layers"
+    return c
+
+
+def _data() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.data_dir = ""  # folder written by tools.prepare_data
+    c.train_split = "train"
+    # Several data sets at once: ((folder, split, weight), ...) in place of the two above.
+    c.mixture = ()
+    c.eval_split = "test"
+    c.tokenizer = ""  # folder with tokenizer.model; empty: the one of init_from
+    c.instruction = INSTRUCTION  # the question of every conversation
+    c.text_length = 961  # ids per row, the image placeholder counting as one
+    # Shorter lengths a batch may have: texts of about one length go together, and each length is
+    # compiled once. The published texts have 300 ids on average.
+    c.text_buckets = ()
+    c.own_questions = False  # ask what a record asks, where it asks something
+    c.mask_slots = 8  # masks per photo; further regions stay plain text
+    c.mask_canvas = 1024  # side of the frame losses are computed in; larger photos are scaled
+    # The published training resized the longest side to 512 but inference to 1024. Here both use
+    # this one value; 0 means the whole SAM canvas.
+    c.sam_longest = 0
+    # Decode JPEGs far larger than both views need at 1/2, 1/4 or 1/8 of their size. Faster, and
+    # pixels differ by about one step of 255 on average; only in training.
+    c.reduced_decoding = False
+    # Folder where tools.cache_features keeps what frozen towers see; empty: seen anew every step.
+    c.features = ""
+    c.threads = 2  # threads that prepare batches, in each worker if there are any
+    c.workers = 0  # processes that prepare batches; each holds `buffer` of them
+    c.buffer = 2
+    c.max_bad = 0.01  # share of unusable records at which a run stops
+    return c
+
+
+def _optimizer() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.learning_rate = 1e-4
+    c.schedule = "linear"
+    c.warmup_steps = 100
+    c.total_steps = 2109
+    c.beta1 = 0.9
+    c.beta2 = 0.95
+    c.epsilon = 1e-8
+    c.weight_decay = 0.0
+    c.clip_norm = 1.0
     return c

@@ -14,30 +14,53 @@ from input_pipeline.errors import UserError
 from input_pipeline.images import ImageError
 
 
-def walk(root: str) -> Iterator[str]:
-    """Names of all entries that are no folders, in no order; every folder is entered once."""
+def walk(root: str, *, hidden: bool = False, repeat: bool = False) -> Iterator[str]:
+    """Names of all entries below a folder that are no folders themselves, in no order.
+
+    Args:
+        root: a local folder, whose links are followed, or a URI.
+        hidden: list what begins with a dot too.
+        repeat: enter a folder again by every link that leads there, though none inside itself;
+            otherwise every folder is entered once.
+
+    Raises OSError, and behind a URI whatever its client raises.
+    """
+    if "://" in root:
+        return _walk_uri(epath.Path(root), hidden)
+    return _walk_local(root, hidden, repeat)
+
+
+def _walk_local(root: str, hidden: bool, repeat: bool) -> Iterator[str]:
     entered: set[str] = set()
-    folders, links = [""], []  # links last, so that a photo has the name of where it really is
+    # (name, real folders whose links led there); links last, so that a photo has the name of where
+    # it really is.
+    folders, links = [("", ())], []
     while folders or links:
-        inside = folders.pop() if folders else heapq.heappop(links)
+        inside, led = folders.pop() if folders else heapq.heappop(links)
         place = os.path.realpath(f"{root}/{inside}")
-        if place in entered:
+        if place in entered or any(_holds(place, folder) for folder in led):
             continue
-        entered.add(place)
+        if not repeat:
+            entered.add(place)
         with os.scandir(f"{root}/{inside}") as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
-        for entry in visible:
+            listed = [entry for entry in entries if hidden or not entry.name.startswith(".")]
+        for entry in listed:
             name = f"{inside}/{entry.name}" if inside else entry.name
             link = entry.is_symlink()
             if not (os.path.isdir(entry.path) if link else entry.is_dir()):
                 yield name  # also a link to nothing: it gets its sentence when it is read
             elif link:
-                heapq.heappush(links, name)
+                heapq.heappush(links, (name, (*led, place) if repeat else ()))
             else:
-                folders.append(name)
+                folders.append((name, led))
 
 
-def walk_uri(root: epath.Path) -> Iterator[str]:
+def _holds(folder: str, other: str) -> bool:
+    """Whether a real folder is another one or lies above it."""
+    return f"{other}/".startswith(f"{folder.rstrip('/')}/")
+
+
+def _walk_uri(root: epath.Path, hidden: bool) -> Iterator[str]:
     """The same for a folder behind a URI, which has no links."""
     start = None
     for folder, _, files in root.walk():
@@ -45,7 +68,7 @@ def walk_uri(root: epath.Path) -> Iterator[str]:
         start = len(str(folder).rstrip("/")) + 1 if start is None else start
         for file in files:
             name = f"{str(folder).rstrip('/')}/{file}"[start:]
-            if file and not any(part.startswith(".") for part in name.split("/")):
+            if file and (hidden or not any(part.startswith(".") for part in name.split("/"))):
                 yield name
 
 

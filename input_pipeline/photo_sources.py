@@ -15,15 +15,7 @@ from etils import epath
 from input_pipeline import examples, prepared
 from input_pipeline.errors import UserError
 from input_pipeline.images import check_bytes
-from input_pipeline.photo_files import (
-    absolute,
-    failing,
-    open_file,
-    printable,
-    real,
-    walk,
-    walk_uri,
-)
+from input_pipeline.photo_files import absolute, failing, open_file, printable, real, walk
 
 
 class SourceError(UserError):
@@ -140,7 +132,7 @@ def open_source(images: str) -> FileSource:
     with failing(images, SourceError):
         if path.is_dir():
             place = images.rstrip("/") or "/"
-            names = sorted(walk_uri(path) if "://" in images else walk(place))
+            names = sorted(walk(place))
             if not names:
                 raise SourceError(f"{images}: the folder holds no files")
             return FileSource("folder", absolute(place), place, names)

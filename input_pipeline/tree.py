@@ -7,10 +7,10 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterable
 
 from etils import epath
 
+from input_pipeline.photo_files import failing, walk
 from input_pipeline.record import DataError, RecordError
 
 ARCHIVES = (".zip", ".tar")
@@ -41,9 +41,13 @@ class Tree:
         start = f"{under}/" if under else ""
         if self.is_archive:
             return sorted(name for name in self._index() if name.startswith(start))
-        root = epath.Path(self.path)
-        found = _walk(root / under if under else root)
-        return sorted(start + name for name in found)
+        folder = epath.Path(self.path) / under if under else epath.Path(self.path)
+        if not folder.is_dir():
+            return []
+        with failing(str(folder), DataError):
+            # Test sets may share their real photos by links, and each needs them.
+            return sorted(start + name
+                          for name in walk(str(folder), hidden=True, repeat=True))
 
     def folders(self, under: str = "") -> list[str]:
         """Sorted names of the folders directly below the root, or below `under`."""
@@ -120,31 +124,6 @@ def clean(name: str) -> str:
     if plain.startswith(("/", "../")) or plain in (".", "..") or "\0" in plain:
         raise RecordError("name outside the source", name)
     return plain
-
-
-def _walk(folder: epath.Path) -> Iterable[str]:
-    if not folder.is_dir():
-        return
-    root = os.fspath(folder)
-    if "://" not in root:  # much the faster way for a million files
-        for where, folders, files in os.walk(root, followlinks=True, onerror=_fail):
-            here = os.path.realpath(where) + os.sep
-            # A link to a folder above would lead round and round.
-            folders[:] = [name for name in folders if not os.path.islink(f"{where}/{name}")
-                          or not here.startswith(os.path.realpath(f"{where}/{name}") + os.sep)]
-            inside = where[len(root):].strip("/")
-            yield from (f"{inside}/{name}" if inside else name for name in files)
-        return
-    for path in folder.iterdir():
-        if path.is_dir():
-            for name in _walk(path):
-                yield f"{path.name}/{name}"
-        else:
-            yield path.name
-
-
-def _fail(error: OSError):
-    raise DataError(f"{error.filename}: {error.strerror}") from error
 
 
 def _check_end(file, offset: int) -> None:

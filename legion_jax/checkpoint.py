@@ -1,4 +1,7 @@
-"""Everything on disk that holds parameters. Orbax is used here and in `run_checkpoints` only.
+"""Everything on disk that holds parameters.
+
+Orbax reads and writes them here and in `run_checkpoints` only; elsewhere nothing of it is used but
+the barrier of `distributed`.
 
 Two kinds of folder can be loaded, and both carry `legion.json` (architecture and origin) and
 `tokenizer/`:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorboardX
 from etils import epath
 
 LOG = logging.getLogger("legion_jax")
@@ -21,6 +20,8 @@ class MetricsLog:
 
     def __init__(self, workdir: epath.Path, *, start: int, total: int):
         """Open the files of a run that is about to do step `start` of `total`."""
+        import tensorboardX  # late: where PyTorch is installed, it loads that too
+
         self.path = workdir / "metrics.jsonl"
         self.total = total
         if self.path.exists():

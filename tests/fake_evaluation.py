@@ -76,6 +76,21 @@ def write_rows(folder: pathlib.Path, rows: list[dict]) -> None:
     (folder / "rows.jsonl").write_text(text, encoding="utf-8")
 
 
+def rows_of(folder: pathlib.Path) -> list[dict]:
+    """The rows of rows.jsonl."""
+    return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+
+
+def copy(written: tuple[pathlib.Path, dict], to: pathlib.Path, **changes) -> dict[str, bytes]:
+    """The folder again, with other keys in metrics.json or none where the value is ...; photos."""
+    path, encoded = written
+    metrics = json.loads((path / "metrics.json").read_text()) | changes
+    kept = {name: value for name, value in metrics.items() if value is not ...}
+    (to / "metrics.json").write_text(json.dumps(kept))
+    (to / "rows.jsonl").write_bytes((path / "rows.jsonl").read_bytes())
+    return encoded
+
+
 def summary(rows: list[dict], seed: int = 0) -> dict:
     """metrics.json of rows; intervals are made up, everything else is computed."""
     block = _blocks(rows)

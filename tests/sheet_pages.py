@@ -1,6 +1,5 @@
 """A data set with every kind of record, sources of all others, and a parser for their pages."""
 
-import html.parser
 import json
 import pathlib
 
@@ -11,6 +10,7 @@ import fake_pal4vst
 import fake_richhf
 import fake_sid_set
 import fake_synthscars
+import html_page
 from fake_folders import picture, write_tree
 from fake_sid_set import encode_mask, mask_array
 
@@ -35,40 +35,19 @@ KINDS = [  # every way a record can be, in one data set
     {"id": "gone", "image": "gone.png", "split": "test"}]
 FILES = {"half.png": encode_mask(mask_array()), "heat.png": picture(9, mode="L"),
          **{f"{letter}.png": picture(shade) for shade, letter in enumerate("abcdefg")}}
-VOID = {"meta", "img", "input", "br"}
 
 
-class Page(html.parser.HTMLParser):
-    """Fails on tags that do not match; keeps (tag, attributes) and the texts outside of code."""
+class Page(html_page.Page):
+    """Also keeps marked words with their style."""
 
     def __init__(self, path: pathlib.Path):
-        super().__init__()
-        self.code = path.read_text(encoding="utf-8")
-        self.open, self.tags, self.texts, self.marks = [], [], [], []
-        self.feed(self.code)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
+        self.marks = []
+        super().__init__(path.read_text(encoding="utf-8"))
 
     def handle_data(self, data):
-        if not {"style", "script"} & set(self.open) and data.strip():
-            self.texts.append(" ".join(data.split()))
-        if self.open[-1:] == ["mark"]:
+        super().handle_data(data)
+        if self.open and self.open[-1][0] == "mark":
             self.marks.append((data, self.tags[-1][1]["style"]))
-
-    def all(self, tag, **wanted):
-        return [a for name, a in self.tags if name == tag and all(
-            wanted[key] in a.get(key, "").split() for key in wanted)]
 
 
 def make_source(kind, root):

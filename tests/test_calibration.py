@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import test_inference
 import test_train_data
+from commands import run_tool
 from sklearn.linear_model import LogisticRegression
-from test_inference import run_tool
 
 from input_pipeline import prepared
 from legion_jax import checkpoint

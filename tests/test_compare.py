@@ -7,7 +7,7 @@ import sys
 
 import fake_evaluation
 import pytest
-from test_report_pages import Page
+from html_page import Page
 
 from legion_jax.evaluation.pages import comparison, photos, write_report
 from legion_jax.evaluation.pages.folder import open_evaluation

@@ -7,9 +7,9 @@ import pytest
 import several_hosts
 import test_inference
 import test_train_data
+from commands import run_tool
 from etils import epath
 from made_rows import prediction, record
-from test_inference import run_tool
 
 from input_pipeline import prepared, regions
 from input_pipeline.errors import UserError

@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 
 import pytest
+import remote_files
 from fake_folders import make_fake, picture, write_tree
 
 from input_pipeline import builder, manifest, regions
@@ -16,6 +17,8 @@ from input_pipeline.images import ImageError, read_image
 from input_pipeline.prepared import find_version, open_split
 from input_pipeline.record import DataError, RecordError
 from input_pipeline.tree import Tree
+
+bucket = remote_files.bucket
 
 
 def pack(files) -> bytes:
@@ -63,6 +66,34 @@ def test_links_that_lead_round_are_followed_once(tmp_path):
     (tmp_path / "tree" / "out").symlink_to(tmp_path / "elsewhere")
     names = Tree(tmp_path / "tree").names()
     assert names == sorted([*(f"a/{name}" for name in FILES), "out/far.png"])
+
+
+def test_folders_that_link_to_each_other_list_every_photo_once_by_each_way(tmp_path):
+    write_tree(tmp_path / "tree", {"a/x.png": picture(1), "b/y.png": picture(2)})
+    (tmp_path / "tree/a/l").symlink_to("../b")
+    (tmp_path / "tree/b/l").symlink_to("../a")
+    (tmp_path / "tree/b/up").symlink_to("../..")
+    assert Tree(tmp_path / "tree").names() == ["a/l/y.png", "a/x.png", "b/l/x.png", "b/y.png"]
+
+
+def test_sets_may_share_their_photos_by_links(tmp_path):
+    write_tree(tmp_path, {"laion/0_real/a.png": picture(1), "ldm/1_fake/.b.png": picture(2)})
+    for name in ("ldm", "glide"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "0_real").symlink_to("../laion/0_real")
+    assert Tree(tmp_path).names() == [
+        "glide/0_real/a.png", "laion/0_real/a.png", "ldm/0_real/a.png", "ldm/1_fake/.b.png"]
+    assert Tree(tmp_path).names("ldm") == ["ldm/0_real/a.png", "ldm/1_fake/.b.png"]
+    assert Tree(tmp_path).names("gone") == []
+
+
+def test_a_folder_in_a_bucket(bucket):
+    for name in ("b.png", "in/a.png", "in/.cache/c.png"):
+        bucket.pipe(f"gs://bucket/set/{name}", picture(1))
+    tree = Tree("gs://bucket/set")
+    assert tree.names() == ["b.png", "in/.cache/c.png", "in/a.png"]
+    assert tree.names("in") == ["in/.cache/c.png", "in/a.png"] and tree.names("gone") == []
+    assert tree.read("in/.cache/c.png") == picture(1)
 
 
 def test_a_pipe_is_no_file(tmp_path):

@@ -1,6 +1,8 @@
 """Prediction: one compiled path for photos of any size."""
 
 import dataclasses
+import subprocess
+import sys
 
 import compilations
 import jax
@@ -204,3 +206,10 @@ def test_untrained_model_needs_no_files(config, tokenizer, photos):
     predictor = Predictor.untrained(sized, tokenizer, question=QUESTION, batch_size=2,
                                     devices=jax.devices()[:1])
     assert len(predictor(photos[:1], explain="never")) == 1
+
+
+def test_importing_it_loads_no_heavy_library_that_it_does_without():
+    heavy = {"torch", "tensorflow", "tensorboardX", "jinja2", "scipy.optimize", "sklearn", "nltk"}
+    code = f"import sys, legion_jax.inference; print({heavy} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

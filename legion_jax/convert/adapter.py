@@ -56,9 +56,7 @@ def read(sources: Sources, *, alpha: float,
         return LoraConfig(), {}
     if not 0 < alpha < math.inf:
         raise SourceError(f"lora_alpha must be a positive number, not {alpha}")
-    ranks = {}
-    for module, pair in factors.items():
-        ranks[_check(sources, module, pair)] = module
+    ranks = {_check(sources, module, pair): module for module, pair in factors.items()}
     if len(ranks) > 1:
         raise SourceError(f"LoRA of several ranks: "
                           f"{', '.join(f'{module} {rank}' for rank, module in ranks.items())}")

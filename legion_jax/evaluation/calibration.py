@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 import scipy.special
 from etils import epath
 
@@ -97,7 +96,9 @@ def fit(logits: np.ndarray, truth: np.ndarray) -> float:
     if (own - logits.mean(-1)).sum() <= 0:
         raise CalibrationError(f"{len(truth)} photos, {accuracy}: the logits say no more than "
                                f"chance, so that no confidence is too low")
-    found = scipy.optimize.minimize_scalar(
+    from scipy import optimize  # late: whoever only loads a temperature does without
+
+    found = optimize.minimize_scalar(
         lambda log: _nll(logits, truth, math.exp(log)), bounds=np.log(LIMITS), method="bounded",
         options={"xatol": 1e-6})
     return math.exp(found.x)
