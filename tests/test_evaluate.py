@@ -86,7 +86,7 @@ def test_both_files_say_the_same(tmp_path, capsys):
                                           "words", "intervals", "robustness", "categories"}
     assert result["intervals"]["localisation.mean.f1"] == [1, 1]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "metrics.json", "rows.jsonl", "settings.json"]
+        "metrics.json", "report.html", "rows.jsonl", "settings.json"]
     evaluate.show(result)
     assert "1.00-1.00" in capsys.readouterr().out
 
