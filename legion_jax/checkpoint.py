@@ -158,8 +158,14 @@ def _described(place: epath.Path) -> dict[str, Any]:
         return partition.flatten(ocp.checkpointables_metadata(place).metadata["params"])
 
 
-def _context(place: epath.Path) -> ocp.Context:
+def _context(place: epath.Path, *, alone: bool = False) -> ocp.Context:
+    """`alone`: this process loads for its own devices, whatever the others do meanwhile."""
     context = ocp.Context()
+    if alone and jax.process_count() > 1:
+        host = jax.process_index()
+        context.multiprocessing.primary_host = host
+        context.multiprocessing.active_processes = {host}
+        context.multiprocessing.barrier_sync_key_prefix = f"host{host}"
     if place.name == "params":
         context.checkpoint_layout = ocp.options.CheckpointLayout.SAFETENSORS
         if "://" not in str(place):
@@ -201,7 +207,8 @@ def load_from(found: dict[str, tuple[epath.Path, Any]], abstract: dict[str, Any]
     params = {}
     for place in {found[path][0] for path in abstract}:
         part = {p: a for p, a in abstract.items() if found[p][0] == place}
-        with reading(place), _context(place):
+        alone = all(a.sharding.is_fully_addressable for a in part.values())
+        with reading(place), _context(place, alone=alone):
             if place.name == "params":
                 params |= ocp.load(place, part)
             else:

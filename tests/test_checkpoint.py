@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import several_hosts
 from orbax.checkpoint import v1 as ocp
 
 from legion_jax import checkpoint, params_files, partition, report, run_checkpoints, sharding
@@ -86,6 +87,29 @@ def test_run_without_a_finished_checkpoint(tmp_path):
     checkpoint.write_meta(tmp_path, tiny(), base=None, trained=[])
     with pytest.raises(checkpoint.CheckpointError, match="no finished checkpoint"):
         checkpoint.load_params(tmp_path, {})
+
+
+def load_as_second_host(converted: str, run: str) -> list:
+    """Both kinds of folder onto this host's devices, while the other host loads nothing."""
+    if jax.process_index() == 0:
+        return []
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {"a": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=device)}
+    return [np.asarray(checkpoint.load_params(folder, wanted)["a"]).tolist()
+            for folder in (converted, run, run)]
+
+
+def test_one_of_two_hosts_loads_without_waiting_for_the_other(tmp_path):
+    converted, run = tmp_path / "converted", tmp_path / "run"
+    for folder in (converted, run):
+        folder.mkdir()
+        checkpoint.write_meta(folder, tiny(), base=None, trained=["a"])
+    params_files.save_params(converted, {"a": np.full(3, 2, np.float32)})
+    writer = run_checkpoints.RunCheckpoints(run, every=1, keep=2)
+    writer.save(1, {"a": jnp.full(3, 5.0)}, {"m": jnp.zeros(3)})
+    writer.close()
+    found = several_hosts.run("test_checkpoint:load_as_second_host", str(converted), str(run))
+    assert found == [[], [[2, 2, 2], [5, 5, 5], [5, 5, 5]]]
 
 
 def test_damaged_step_is_named(tmp_path):
