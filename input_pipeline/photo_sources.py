@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from input_pipeline import examples, prepared
+from input_pipeline import examples, places, prepared
 from input_pipeline.errors import UserError
 from input_pipeline.images import check_bytes
 from input_pipeline.photo_files import absolute, failing, open_file, printable, real, walk
@@ -128,7 +128,7 @@ def open_source(images: str) -> FileSource:
     """
     if images.startswith("@"):
         return _from_list(images[1:])
-    path = epath.Path(images)
+    path, images = places.find(images, "--images"), images.removeprefix("file://")
     with failing(images, SourceError):
         if path.is_dir():
             place = images.rstrip("/") or "/"
@@ -170,6 +170,9 @@ def _from_list(path: str) -> FileSource:
         raise SourceError(f"{path}: the list names no files")
     root = posixpath.dirname(path)
     number = len(lines)
+    lines = [line.removeprefix("file://") for line in lines]
+    for uri in dict.fromkeys(line.partition("://")[0] + "://" for line in lines if "://" in line):
+        places.find(uri, path)
     paths = list(dict.fromkeys(
         absolute(line if "://" in line or line.startswith("/") or not root else f"{root}/{line}")
         for line in lines))

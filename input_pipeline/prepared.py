@@ -67,6 +67,8 @@ def open_split(data_dir: epath.PathLike, split: str) -> "Records":
         source = builder.as_data_source(split=split)
         number = len(source)
     except (ValueError, AssertionError) as error:
+        if "0 length" in str(error):
+            raise DataError(f"{builder.data_path}: split {split!r} holds no records") from error
         raise DataError(f"{builder.data_path}: split {split!r}: {error}") from error
     if not number:
         raise DataError(f"{builder.data_path}: split {split!r} holds no records")

@@ -1,5 +1,6 @@
 """Command lines: absl flags, one sentence for anything the user can mend, and exit codes."""
 
+import errno
 import gc
 import logging
 import signal
@@ -42,6 +43,8 @@ def run(main: Callable[..., int | None], arguments: Sequence[str] = ()) -> None:
         try:
             return main(*given)
         except (UserError, OSError) as error:  # an OSError names its path
+            return _fail(_full(error) or error)
+        except ImportError as error:  # of an optional package, for gs:// or s3://
             return _fail(error)
         except KeyboardInterrupt as error:
             absl_logging.debug("where it was:", exc_info=error)
@@ -62,6 +65,15 @@ def _unknown_knob(error: Exception) -> UserError | None:
         return None
     return UserError(f"--config has no knob {name!r}; its file and experiments/base.py list them. "
                      f"{' '.join(guess)}".rstrip())
+
+
+def _full(error: Exception) -> UserError | None:
+    """The sentence for a place where nothing more can be written, which no OSError names."""
+    if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return None
+    where = f"{error.filename}: " if error.filename else "the output folder is full: "
+    return UserError(f"{where}{error.strerror}; what is complete is kept, and the same command "
+                     f"goes on when there is room")
 
 
 def _terminate(number: int, frame: types.FrameType) -> None:

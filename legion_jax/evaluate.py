@@ -18,7 +18,7 @@ from absl import flags
 from etils import epath
 from tqdm import tqdm
 
-from input_pipeline import examples, images, manifest, prepared
+from input_pipeline import examples, images, manifest, places, prepared
 from input_pipeline.record import DataError
 from legion_jax import checkpoint, command, distributed, report
 from legion_jax.evaluation import bootstrap, calibration, chunks, scoring, texts
@@ -193,13 +193,15 @@ if __name__ == "__main__":
 
     def main():
         distributed.start(DISTRIBUTED.value)
+        if DISTRIBUTED.value:
+            distributed.end_on_sigterm()
         settings = settings_lib.compatible(COMPAT.value)
         damage = settings_lib.parse_robustness(ROBUSTNESS.value, compat=COMPAT.value)
         if COMPAT.value:
             print(settings_lib.explain(COMPAT.value))
         encode = texts.encoder(CSS_MODEL.value) if CSS_MODEL.value else None
         source = open_source(DATA_DIR.value, SPLIT.value)
-        folder, output = CHECKPOINT.value, epath.Path(OUTPUT.value)
+        folder, output = CHECKPOINT.value, places.folder(OUTPUT.value, "--output")
         output.mkdir(parents=True, exist_ok=True)
         made = []
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from input_pipeline import batches, conversation, examples, regions
 from input_pipeline import images as image_lib
+from input_pipeline.errors import UserError
 from input_pipeline.tokenizer import Tokenizer
 from input_pipeline.verdict_words import verdict_of_words
 from legion_jax import checkpoint, partition
@@ -58,6 +59,9 @@ class Predictor:
             int8: `params` hold the language model as `quantize` makes it.
             mesh: of this host's devices; `inference_mesh` by default.
         """
+        for name, number in (("batch_size", batch_size), ("group", group)):
+            if number is not None and (not isinstance(number, int) or number < 1):
+                raise UserError(f"{name}: a whole number, 1 or more, got {number!r}")
         self.config, self.tokenizer, self.question = config, tokenizer, question
         self.batch_size, self.temperature = batch_size, temperature
         self.mesh = mesh = inference_mesh(config) if mesh is None else mesh
@@ -122,6 +126,8 @@ class Predictor:
     def __call__(self, images: Sequence[np.ndarray | Image.Image], *,
                  explain: str = "fakes") -> list[Prediction]:
         """Predict for photos of any sizes, in their order; see `stream`."""
+        if isinstance(images, Image.Image) or getattr(images, "ndim", 4) == 3:
+            raise UserError("a list of photos is wanted, got one photo; write [photo]")
         found = dict(self.stream(enumerate(images), explain=explain))
         return [found[number] for number in range(len(images))]
 
@@ -138,7 +144,7 @@ class Predictor:
             (key, prediction), each key once, in the order in which they are finished.
         """
         check_explain(explain)
-        jobs = (self._job(key, place, image) for place, (key, image) in enumerate(items))
+        jobs = (self._job(place, item) for place, item in enumerate(items))
         for job in self._scheduler.run(jobs, explain=explain):
             yield job.key, self._result(job)
 
@@ -160,7 +166,16 @@ class Predictor:
         """Executables made so far; each of `legion_jax.programs` is made once."""
         return self._programs.compiled()
 
-    def _job(self, key: Any, place: int, image: np.ndarray | Image.Image) -> Job:
+    def _job(self, place: int, item: tuple[Any, np.ndarray | Image.Image]) -> Job:
+        if not isinstance(item, tuple) or len(item) != 2:
+            raise UserError(f"photo {place} of the stream: (key, photo) is wanted, got "
+                            f"{type(item).__name__}")
+        key, image = item
+        if isinstance(image, jax.Array):
+            image = np.asarray(image)
+        if not isinstance(image, np.ndarray | Image.Image):
+            raise UserError(f"photo {key}: an array uint8[H, W, 3] or a photo of PIL is wanted, "
+                            f"got {type(image).__name__}")
         views = examples.image_fields(image, self.spec)
         size = tuple(views.pop("original_size").tolist())
         frame = examples.frame_size(*size, LARGEST_CANVAS)[:2]

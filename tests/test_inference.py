@@ -148,6 +148,28 @@ def test_a_photo_judged_real_keeps_its_explanation_to_itself(predictor, photos):
             assert result.words_agree == (whole.words_agree if asked else None)
 
 
+@pytest.mark.parametrize("items, words", [
+    ([np.zeros((2, 8, 3), np.uint8)], "photo 0 of the stream: .key, photo. is wanted"),
+    ([("a", "a.png")], "photo a: an array uint8.* or a photo of PIL is wanted, got str"),
+    ([("a", np.zeros((8, 8, 3), np.float32))], "expected uint8"), ([("a", None)], "NoneType")])
+def test_what_is_no_photo_is_named(predictor, items, words):
+    with pytest.raises(UserError, match=words):
+        list(predictor.stream(items))
+
+
+def test_one_photo_is_no_list_and_arrays_of_jax_are_photos(predictor, photos):
+    with pytest.raises(UserError, match=r"write \[photo\]"):
+        predictor(photos[0])
+    ours, same = predictor([photos[0], jax.numpy.asarray(photos[0])], explain="never")
+    assert ours.fake_probability == same.fake_probability
+
+
+@pytest.mark.parametrize("bad", [dict(batch_size=0), dict(batch_size=1.5), dict(group=-1)])
+def test_sizes_that_are_none_are_named(config, tokenizer, bad):
+    with pytest.raises(UserError, match=f"{next(iter(bad))}: a whole number"):
+        Predictor(config, {}, tokenizer, question=QUESTION, **bad)
+
+
 def test_an_unknown_mode_is_named(predictor, photos):
     with pytest.raises(UserError, match="explain: fakes, always, skim, never, not 'all'"):
         predictor(photos, explain="all")

@@ -12,11 +12,10 @@ either evaluation.
 import functools
 
 from absl import flags
-from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from input_pipeline.errors import UserError
+from input_pipeline import places
 from legion_jax import command
 from legion_jax.evaluation.bootstrap import RESAMPLES
 from legion_jax.evaluation.pages import comparison, photos
@@ -56,9 +55,7 @@ if __name__ == "__main__":
 
     def main(first: str, second: str) -> None:
         """Compares the two folders on the command line."""
-        output = epath.Path(OUTPUT.value)
-        if output.exists() and not output.is_dir():
-            raise UserError(f"--output {output}: is a file; name a folder")
+        output = places.folder(OUTPUT.value, "--output")
         a, b = open_evaluation(first), open_evaluation(second)
         found = comparison.compare(a, b, resamples=SAMPLES.value, seed=SEED.value)
         result = comparison.write_comparison(output, found, max_photos=MAX_PHOTOS.value,

@@ -22,7 +22,7 @@ import warnings
 import jax
 from absl import flags
 
-from input_pipeline import images, photo_sources
+from input_pipeline import images, photo_sources, places
 from input_pipeline.errors import UserError
 from input_pipeline.read_ahead import Limits
 from legion_jax import batch_job, command, distributed, outputs
@@ -85,7 +85,8 @@ if __name__ == "__main__":
     SEED = flags.DEFINE_integer("seed", GREEDY.seed, "Of the draws.", lower_bound=0)
     NO_REPEAT = flags.DEFINE_integer("no_repeat", GREEDY.no_repeat, "No answer has the same run of "
                                      "so many tokens twice; 0: it may.", lower_bound=0)
-    FORCE_SEG = flags.DEFINE_bool("force_seg", GREEDY.force_seg, "A mask for every phrase.")
+    FORCE_SEG = flags.DEFINE_bool("force_seg", GREEDY.force_seg, "[SEG] behind every </p>, so that "
+                                  "every phrase has a mask.")
     SHARD = flags.DEFINE_string("shard", "", "INDEX/COUNT: only every COUNT-th photo.")
     DISTRIBUTED = distributed.define_flag()
     RETRY = flags.DEFINE_bool("retry_failures", False, "Try photos again that were left out.")
@@ -102,6 +103,9 @@ if __name__ == "__main__":
                              f"some of {','.join(outputs.KINDS)}")
 
     def main() -> int:
+        places.folder(OUTPUT.value, "--output")
+        if not FLUSH.value < float("inf"):
+            raise UserError(f"--flush_seconds: a number of seconds, got {FLUSH.value}")
         warnings.filterwarnings("ignore", module=r"PIL\.")  # on odd files; each has its line
         share = share_of(SHARD.value, DISTRIBUTED.value)
         source = open_source(IMAGES.value, DATA_DIR.value, SPLIT.value)

@@ -145,6 +145,8 @@ def load(folder: epath.PathLike) -> float | None:
         raise CheckpointError(f"{path}: format {format_} and temperature {temperature}, wanted "
                               f"format {FORMAT} and a temperature above 0")
     now = checkpoint.base_of(folder)
+    if now["step"] is None and fitted["step"] is not None:
+        raise CheckpointError(f"{folder}: no finished checkpoint under checkpoints/")
     for name, words in (("step", "step"), ("fingerprint", "checkpoint with SHA-256")):
         if fitted[name] != now[name]:
             raise CheckpointError(f"{path}: fitted on {words} {fitted[name]}, but here is "
