@@ -55,7 +55,7 @@ class Predictor:
         """Wrap parameters {path: array}; `from_folder` is the usual way here.
 
         Args:
-            group: photos whose answers begin together, a quarter of the batch by default.
+            group: photos whose answers begin together, an eighth of the batch by default.
             int8: `params` hold the language model as `quantize` makes it.
             mesh: of this host's devices; `inference_mesh` by default.
         """
@@ -81,7 +81,7 @@ class Predictor:
         classes = config.verdict_classes
         self._scheduler = Scheduler(
             self._programs, partition.unflatten(params), places=batch_size,
-            group=group or max(1, batch_size // 4), temperature=temperature,
+            group=group or max(1, batch_size // 8), temperature=temperature,
             real=classes.index("real") if "real" in classes else None)
 
     @classmethod
