@@ -1,10 +1,12 @@
-"""One run on several hosts: starting together, and stopping together."""
+"""One run on several hosts: starting, compiling and ending together."""
 
+import contextlib
 import os
 import re
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 
 import jax
 from absl import flags
@@ -15,6 +17,9 @@ from input_pipeline.errors import UserError
 
 START_SECONDS = 300  # that hosts wait for each other at the start
 HEARTBEAT_SECONDS = 100  # after which the others give up on a silent host
+COMPILE_SECONDS = 3600  # that one host may compile longer than another
+APART_SECONDS = 7 * 24 * 3600  # that one host may have more to do than another
+PARTING_SECONDS = 10  # for all hosts to say the same before the first of them is gone
 
 
 class DistributedError(UserError):
@@ -64,13 +69,52 @@ def start(how: str, *, timeout: int = START_SECONDS) -> None:
         patience.cancel()
 
 
+@contextlib.contextmanager
+def joined(how: str) -> Iterator[None]:
+    """Run the inside together with the other processes; `how` as for `start`.
+
+    Processes that come to the end wait there for each other. One that fails, or is told to stop,
+    is gone at once or soon: by itself JAX would keep it for five minutes, and the others with it.
+    """
+    start(how)
+    try:
+        yield
+    except Preempted:  # as all the others
+        raise
+    except SystemExit as stopped:
+        if how:
+            leave(stopped.code)
+        raise
+    except BaseException as error:
+        if how:
+            code = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+            gone = threading.Timer(PARTING_SECONDS, leave, (code,))
+            gone.daemon = True
+            gone.start()
+        raise
+    if how:
+        wait_for_all(APART_SECONDS)
+        jax.distributed.shutdown()
+
+
 def wait_for_all(seconds: int) -> None:
     """Wait until every process has come here, which must be less than `seconds` apart.
 
     By itself JAX gives up on processes that end 5 minutes after the first, and a collective on
     those that come 30 s later; this one asks the coordination service.
     """
-    multihost.get_barrier_sync_fn()(key="legion_jax_end", timeout_ms=1000 * seconds)
+    multihost.get_barrier_sync_fn()(key="legion_jax", timeout_ms=1000 * seconds)
+
+
+def compile_together(program: Callable, *arguments) -> None:
+    """Have a jitted program compiled on every process before any of them calls it.
+
+    A collective on CPUs gives up on processes that come 30 s later, and compiling takes them
+    differently long: one may find the program in its cache, another may not.
+    """
+    if jax.process_count() > 1:
+        program.lower(*arguments).compile()  # the call that follows finds it
+        wait_for_all(COMPILE_SECONDS)
 
 
 def leave(code: int) -> None:

@@ -191,8 +191,7 @@ if __name__ == "__main__":
     DISTRIBUTED = distributed.define_flag()
     flags.mark_flags_as_required(["checkpoint", "data_dir", "output"])
 
-    def main():
-        distributed.start(DISTRIBUTED.value)
+    def evaluate() -> None:
         if DISTRIBUTED.value:
             distributed.end_on_sigterm()
         settings = settings_lib.compatible(COMPAT.value)
@@ -216,5 +215,9 @@ if __name__ == "__main__":
         result = run(Task(source, facts, predictor), output, how, folder=folder, damage=damage)
         if result is not None:
             show(result)
+
+    def main() -> None:
+        with distributed.joined(DISTRIBUTED.value):
+            evaluate()
 
     command.run(main)

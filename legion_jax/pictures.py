@@ -13,7 +13,7 @@ from PIL import Image
 from input_pipeline import conversation, regions
 from input_pipeline.batches import Rows
 from input_pipeline.tokenizer import Tokenizer
-from legion_jax import losses, overlay, partition, sharding
+from legion_jax import distributed, losses, overlay, partition, sharding
 from legion_jax.models.layers import numerics
 
 PHOTOS = 4
@@ -57,12 +57,17 @@ class Pictures:
         self._draw = jax.jit(functools.partial(_masks, graph, image_index=image_index,
                                                seg_id=tokenizer.seg_id),
                              out_shardings=self._layout)
+        self._compiled = False
 
     def __call__(self, params: dict, frozen: dict) -> list[np.ndarray]:
         """uint8[H, W, 3] each on process 0, nothing elsewhere; the mesh must be set."""
         found = []
         for examples in self._examples:
-            packed = self._draw(params, frozen, self._put(examples))
+            inputs = params, frozen, self._put(examples)
+            if not self._compiled:
+                distributed.compile_together(self._draw, *inputs)
+                self._compiled = True
+            packed = self._draw(*inputs)
             if jax.process_index() == 0:
                 masks = {_place(shard.index): np.asarray(shard.data)[0]
                          for shard in packed.addressable_shards}

@@ -9,7 +9,7 @@ import jax
 import ml_collections
 
 from input_pipeline.examples import ExampleSpec
-from legion_jax import chips, flops, train_data
+from legion_jax import chips, distributed, flops, train_data
 from legion_jax.config import LegionConfig
 from legion_jax.features import TOWERS
 
@@ -73,6 +73,7 @@ class Speed:
             self._lengths.add(length)
             self.settled = 0
             with self.apart(state):
+                distributed.compile_together(step, state, frozen, batch)
                 result = jax.block_until_ready(step(state, frozen, batch))
             if not any(self._updates):  # nothing counted yet: nor does the wait for the first batch
                 self._since = time.monotonic()

@@ -238,8 +238,8 @@ if __name__ == "__main__":
     DISTRIBUTED = distributed.define_flag()
 
     def main() -> None:
-        distributed.start(DISTRIBUTED.value)
-        train(run_config.check(CONFIG.value), WORKDIR.value, profile=PROFILE.value)
+        with distributed.joined(DISTRIBUTED.value):
+            train(run_config.check(CONFIG.value), WORKDIR.value, profile=PROFILE.value)
 
     flags.mark_flags_as_required(["config", "workdir"])
     command.run(main)

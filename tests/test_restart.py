@@ -6,6 +6,8 @@ import socket
 import subprocess
 import time
 
+import compilations
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -91,6 +93,58 @@ def test_a_missing_host_is_one_sentence(tmp_path):
                           env=environment(), check=False, timeout=120)
     assert done.returncode == 1
     assert "not all processes came together within 5 s" in done.stderr.splitlines()[-1]
+
+
+JOINED = """
+import sys, time
+import jax
+from input_pipeline.errors import UserError
+from legion_jax import command, distributed
+place = sys.argv.pop()
+def main():
+    with distributed.joined(place):
+        {what}
+command.run(main)
+"""
+
+
+def together(what: str) -> list[tuple[int, str]]:
+    """Exit codes and logs of two processes that run `what` joined."""
+    place = f"localhost:{free_port()},2"
+    both = [subprocess.Popen([test_train.sys.executable, "-c", JOINED.format(what=what),
+                              f"{place},{index}"], env=environment(), text=True,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            for index in range(2)]
+    logs = [process.communicate(timeout=60)[1] for process in both]
+    return [(process.returncode, log) for process, log in zip(both, logs, strict=True)]
+
+
+def test_a_host_that_fails_does_not_keep_the_others():
+    """Alone, with the other waiting for it; and both, which end as a single process does."""
+    alone, lost = together("""
+        if jax.process_index() == 0:
+            raise UserError("no room left")
+        distributed.wait_for_all(600)""")
+    assert alone[0] == 1 and alone[1].splitlines()[-1] == "error: no room left"
+    assert lost[0] != 0
+    for code, log in together("""
+        raise UserError("no such knob")"""):
+        assert code == 1 and log.splitlines()[-1] == "error: no such knob"
+
+
+def test_a_host_that_has_less_to_do_waits():
+    assert [code for code, _ in together("time.sleep(3 * jax.process_index())")] == [0, 0]
+
+
+def test_no_host_runs_a_program_before_all_have_compiled_it(monkeypatch):
+    order, values = [], jnp.ones(3)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed, "wait_for_all", lambda _: order.append("waited"))
+    program = jax.jit(lambda x: x + 1)
+    with compilations.heard(lambda _: order.append("compiled")):
+        distributed.compile_together(program, values)
+        program(values)
+    assert order == ["compiled", "waited"]
 
 
 def pair(data, workdir, *extra):

@@ -32,7 +32,6 @@ from legion_jax.predictions import EXPLAIN
 from legion_jax.sampling import Sampling
 
 LEFT_OUT_SOME = 2
-APART_SECONDS = 7 * 24 * 3600  # that one host may need longer than another
 GREEDY = Sampling()
 MANY = 10_000  # photos, from which on files for each of them are worth a word
 
@@ -50,11 +49,10 @@ def open_source(images_flag: str | None, data_dir: str | None, split: str) -> ph
 
 
 def share_of(shard: str, how: str) -> Share:
-    """This process's share, joining the others first where `how` asks for it."""
+    """This process's share; with `how` it has joined the others. Raises UserError."""
     if shard and how:
         raise UserError("--shard is for processes that do not know of each other, --distributed "
                         "for those that do; give one of them")
-    distributed.start(how)
     if how:
         return Share(jax.process_index(), jax.process_count())
     match = re.fullmatch(r"(\d+)/(\d+)", shard or "0/1")
@@ -102,7 +100,7 @@ if __name__ == "__main__":
     flags.register_validator("write", lambda kinds: {*kinds} <= {*outputs.KINDS},
                              f"some of {','.join(outputs.KINDS)}")
 
-    def main() -> int:
+    def predict() -> int:
         places.folder(OUTPUT.value, "--output")
         if not FLUSH.value < float("inf"):
             raise UserError(f"--flush_seconds: a number of seconds, got {FLUSH.value}")
@@ -126,17 +124,13 @@ if __name__ == "__main__":
         if len(job.left):
             predictor = Predictor.from_folder(CHECKPOINT.value, batch_size=BATCH_SIZE.value,
                                               sampling=sampling, int8=INT8.value)
-            try:
-                speed = job.run(predictor)
-            except SystemExit as stopped:  # by a signal
-                if DISTRIBUTED.value:
-                    distributed.leave(stopped.code)
-                raise
+            speed = job.run(predictor)
         done, failed = job.finish()
         print(f"{OUTPUT.value}: {done:,} photos, {failed:,} left out; {speed}", flush=True)
-        if DISTRIBUTED.value:
-            distributed.wait_for_all(APART_SECONDS)
-            jax.distributed.shutdown()
         return LEFT_OUT_SOME if failed else 0
+
+    def main() -> int:
+        with distributed.joined(DISTRIBUTED.value):
+            return predict()
 
     command.run(main)
