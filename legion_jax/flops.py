@@ -31,12 +31,16 @@ _FIRST = r"/patch/|^(projector|text_projection|verdict)/up/"  # see a tower's in
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Of one photo: ids of its text, index of the image among them, masks, side of their frame."""
+    """Of one photo: ids of its text, index of the image among them, masks, side of their frame.
+
+    `first_target`: the id from which on texts are learned, if not all behind the image.
+    """
 
     text: int
     image_index: int
     masks: int
     canvas: int
+    first_target: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +125,7 @@ def _rows(config: LegionConfig, sizes: Sizes) -> list[tuple[str, float]]:
     return [
         (r"^clip/patch/", P), (r"^clip/", 1 + P), (r"^projector/", P),
         (r"^language/layers/", sizes.text - 1 + P),
-        (r"^language/head/", sizes.text - 1 - sizes.image_index),
+        (r"^language/head/", sizes.text - max(sizes.first_target, sizes.image_index + 1)),
         (r"^text_projection/", K), (r"^verdict/", 1),
         (r"^sam_encoder/window_layers/attention/", _windowed(config)), (r"^sam_encoder/", cells),
         (r"(self_attention|layers/mlp)/", K * _TOKENS),

@@ -28,18 +28,19 @@ class Terms:
     verdict: jax.Array | float
 
 
-def text_sums(model: Legion, states: jax.Array, batch: dict, image_index: int) -> jax.Array:
+def text_sums(model: Legion, states: jax.Array, batch: dict, image_index: int,
+              first_target: int = 0) -> jax.Array:
     """Sum of next-token cross-entropies over the targets (`loss_mask`) of a batch.
 
-    Only positions from the last patch on can predict text after the image, so the vocabulary
-    projection runs on those alone.
+    The vocabulary projection runs only where a target can be: after the image, and from the id
+    `first_target` on, of which the caller knows that none before it is a target.
     """
-    start = image_index + model.config.clip.num_patches - 1
-    logits = model.language.logits(states[:, start:-1])  # [B, T - image_index - 1, V]
-    logits = constrain(logits, BATCH, SEQUENCE, "tensor")
-    targets = batch["ids"][:, image_index + 1:]
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return jnp.where(batch["loss_mask"][:, image_index + 1:], losses, 0).sum()
+    first = max(first_target, image_index + 1)
+    # Behind the image an id stands P - 1 places further on, and its predictor one before it.
+    logits = model.language.logits(states[:, first + model.config.clip.num_patches - 2:-1])
+    logits = constrain(logits, BATCH, SEQUENCE, "tensor")  # [B, T - first, V]
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["ids"][:, first:])
+    return jnp.where(batch["loss_mask"][:, first:], losses, 0).sum()
 
 
 def mask_sums(logits: jax.Array, targets: jax.Array, pixels: jax.Array, valid: jax.Array):
@@ -57,7 +58,8 @@ def mask_sums(logits: jax.Array, targets: jax.Array, pixels: jax.Array, valid: j
     def total(x):
         return jnp.where(pixels, x, 0).sum((-2, -1))  # [B, K]
 
-    bce = total(optax.sigmoid_binary_cross_entropy(logits, targets)) / total(jnp.ones_like(logits))
+    # As optax.sigmoid_binary_cross_entropy, with half of its logarithms.
+    bce = total(jax.nn.softplus(logits) - logits * targets) / total(jnp.ones_like(logits))
     p = jax.nn.sigmoid(logits)
     overlap = 2 * total(p / DICE_SCALE * targets) + DICE_EPS
     size = total(p / DICE_SCALE) + total(targets / DICE_SCALE) + DICE_EPS
@@ -89,10 +91,11 @@ def tokens(batch: dict, num_patches: int) -> jax.Array:
 ALL = ("ce", "bce", "dice", "verdict")
 
 
-def sums(model: Legion, batch: dict, *, image_index: int, seg_id: int, key=None,
-         wanted: Sequence[str] = ALL) -> Terms:
+def sums(model: Legion, batch: dict, *, image_index: int, seg_id: int, first_target: int = 0,
+         key=None, wanted: Sequence[str] = ALL) -> Terms:
     """Loss sums of a batch of training examples (see `input_pipeline.examples`).
 
+    No id before `first_target` is a target (`loss_mask`) in any row; 0 where that is not known.
     A row with more ground-truth masks than [SEG]s (its text was truncated) uses the first ones;
     `key` switches LoRA dropout on. Terms that are not `wanted` are zero, and towers that only they
     need are not run: the verdict alone needs CLIP alone.
@@ -101,7 +104,10 @@ def sums(model: Legion, batch: dict, *, image_index: int, seg_id: int, key=None,
     seen = batch["clip_states"] if "clip_states" in batch else model.see(batch["clip_image"])
     ce = bce = dice = verdict = jnp.zeros(())
     if {"ce", "bce", "dice"} & set(wanted):
-        ce, bce, dice = _text_and_mask_sums(model, batch, seen, image_index, seg_id, key, wanted)
+        states = read_text(model, batch, seen, image_index, key)
+        if "ce" in wanted:
+            ce = text_sums(model, states, batch, image_index, first_target)
+        bce, dice = _wanted_mask_sums(model, batch, states, seg_id, wanted)
     if "verdict" in wanted and model.verdict is not None:
         losses = optax.softmax_cross_entropy_with_integer_labels(
             model.judge(seen), verdict_classes(batch["label"]))
@@ -134,17 +140,15 @@ def framed_masks(model: Legion, batch: dict, states: jax.Array, seg_id: int):
     return constrain(framed, BATCH, None, SEQUENCE, None), has_seg
 
 
-def _text_and_mask_sums(model, batch, seen, image_index, seg_id, key, wanted):
-    states = read_text(model, batch, seen, image_index, key)
+def _wanted_mask_sums(model, batch, states, seg_id, wanted):
     zero = jnp.zeros(())
-    ce = text_sums(model, states, batch, image_index) if "ce" in wanted else zero
     if not {"bce", "dice"} & set(wanted):
-        return ce, zero, zero
+        return zero, zero
     logits, has_seg = framed_masks(model, batch, states, seg_id)
     bce, dice = mask_sums(logits, masks.unpack(batch["masks"]),
                           masks.inside(batch["original_size"], logits.shape[-1]),
                           has_seg & batch["mask_valid"])
-    return ce, bce if "bce" in wanted else zero, dice if "dice" in wanted else zero
+    return bce if "bce" in wanted else zero, dice if "dice" in wanted else zero
 
 
 def weighted_means(sums: Terms, counts: Terms, weights: Terms) -> Terms:

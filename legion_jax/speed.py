@@ -15,9 +15,9 @@ from legion_jax.features import TOWERS
 
 
 def photo_flops(config: ml_collections.ConfigDict, model: LegionConfig, spec: ExampleSpec, *,
-                image_index: int, text: int) -> flops.Flops:
+                image_index: int, first_target: int, text: int) -> flops.Flops:
     """Operations of one photo in an update of a run, its text padded to `text` ids."""
-    sizes = flops.Sizes(text, image_index, spec.mask_slots, spec.mask_canvas)
+    sizes = flops.Sizes(text, image_index, spec.mask_slots, spec.mask_canvas, first_target)
     cached = [TOWERS[name].path.strip("/")
               for name in train_data.cached_towers(config, model, spec)]
     return flops.training(model, sizes, trainable=config.trainable, losses=dict(config.loss),
@@ -25,13 +25,13 @@ def photo_flops(config: ml_collections.ConfigDict, model: LegionConfig, spec: Ex
 
 
 def of_run(config: ml_collections.ConfigDict, model: LegionConfig, spec: ExampleSpec, *,
-           image_index: int) -> "Speed":
+           image_index: int, first_target: int) -> "Speed":
     """The speed of a run on all devices there are."""
     each = chips.peak_flops(jax.devices()[0].device_kind)
 
     def update_flops(text: int) -> float:
         return config.batch_size * photo_flops(config, model, spec, image_index=image_index,
-                                               text=text).model
+                                               first_target=first_target, text=text).model
 
     return Speed(config.batch_size, update_flops, peak=each and each * jax.device_count())
 

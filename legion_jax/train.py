@@ -53,6 +53,7 @@ class Task:
     tokenizer: Tokenizer
     examples: ExampleSpec
     image_index: int
+    first_target: int  # id before which none is learned
 
 
 def read_task(config: ml_collections.ConfigDict) -> Task:
@@ -69,7 +70,8 @@ def read_task(config: ml_collections.ConfigDict) -> Task:
     if len(prompt) >= config.data.text_length:
         raise run_config.ConfigError(f"data.text_length: the prompt alone takes {len(prompt)} ids, "
                                      f"got {config.data.text_length}")
-    return Task(model, tokenizer, example_spec(config, model), conversation.image_index(prompt))
+    return Task(model, tokenizer, example_spec(config, model), conversation.image_index(prompt),
+                train_data.first_target(config, len(prompt)))
 
 
 def example_spec(config: ml_collections.ConfigDict, model: LegionConfig) -> ExampleSpec:
@@ -118,12 +120,12 @@ def abstract_state(config, model: LegionConfig, optimizer, mesh):
 
 
 def jit_step(config, graph, optimizer, layout: TrainState, *, image_index: int,
-             seg_id: int) -> Callable:
+             first_target: int, seg_id: int) -> Callable:
     """`step(state, frozen, batch) -> (state, metrics)` of a run; the state is donated."""
     return jax.jit(
         make_step(graph, optimizer, optim.schedule(config.optimizer),
                   weights=losses.Terms(**config.loss), image_index=image_index, seg_id=seg_id,
-                  accumulation=config.accumulation, seed=config.seed,
+                  first_target=first_target, accumulation=config.accumulation, seed=config.seed,
                   stop_above=config.stop_above or math.inf),
         donate_argnums=0, out_shardings=(layout, None))
 
@@ -209,8 +211,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
         LOG.info("%s trainable, %s frozen parameters on %d devices",
                      f"{partition.count(state.params):,}", f"{partition.count(frozen):,}",
                      mesh.size)
-        step = jit_step(config, graph, optimizer, layout, image_index=task.image_index,
-                        seg_id=task.tokenizer.seg_id)
+        where = {"image_index": task.image_index, "first_target": task.first_target}
+        step = jit_step(config, graph, optimizer, layout, seg_id=task.tokenizer.seg_id, **where)
         checkpoints = run_checkpoints.RunCheckpoints(
             workdir, every=config.checkpoint_every, keep=config.checkpoint_keep,
             keep_every=config.checkpoint_keep_every, keep_best=config.checkpoint_keep_best)
@@ -222,8 +224,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
             with distributed.Preemption() as stop:
                 return train_loop.run(
                     config, data, step, state, frozen, mesh, checkpoints, stop,
-                    speed=speed.of_run(config, task.model, task.examples,
-                                       image_index=task.image_index),
+                    speed=speed.of_run(config, task.model, task.examples, **where),
                     pictures=pictures.of_run(config, graph, rows, task.tokenizer, mesh,
                                              image_index=task.image_index),
                     profile=profiling.Profile(workdir / "profile" if profile else None))

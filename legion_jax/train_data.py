@@ -23,6 +23,14 @@ LOG = logging.getLogger("legion_jax")
 LARGEST = 1e9  # weight in a mixture
 
 
+def first_target(config: ml_collections.ConfigDict, prompt: int) -> int:
+    """The id from which on texts are learned, behind the `prompt` ids of the run's question.
+
+    Records that ask for themselves have questions of any length, so nothing is known of them.
+    """
+    return 0 if config.data.own_questions else prompt
+
+
 def mixture(config: ml_collections.ConfigDict) -> list[tuple[str, str, float]]:
     """(folder, split, weight) of every data set of a run. Raises ConfigError."""
     if not config.data.mixture:

@@ -37,9 +37,11 @@ def init_state(params: dict, optimizer: optax.GradientTransformation) -> TrainSt
 
 
 def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate: Callable, *,
-              weights: Terms, image_index: int, seg_id: int, accumulation: int = 1,
-              seed: int = 0, stop_above: float = math.inf) -> Callable:
+              weights: Terms, image_index: int, seg_id: int, first_target: int = 0,
+              accumulation: int = 1, seed: int = 0, stop_above: float = math.inf) -> Callable:
     """Build `step(state, frozen, batch) -> (state, metrics)`.
+
+    `image_index`, `seg_id` and `first_target` are as in `losses.sums`.
 
     The batch is split into `accumulation` parts run one after another. Every part's sums are
     divided by the counts of the whole batch, so the number of parts changes memory, not the
@@ -62,8 +64,8 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate
         def loss(params, part, key):
             model = partition.merge(graph, params, frozen)
             with numerics(model.config):
-                sums = losses.sums(model, part, image_index=image_index, seg_id=seg_id, key=key,
-                                   wanted=wanted)
+                sums = losses.sums(model, part, image_index=image_index, seg_id=seg_id,
+                                   first_target=first_target, key=key, wanted=wanted)
             terms = losses.weighted_means(sums, total, weights)
             return terms.ce + terms.bce + terms.dice + terms.verdict, terms
 

@@ -98,6 +98,13 @@ def test_bfloat16_towers_come_close(config, model, batch):
         assert getattr(ours, name) != getattr(sums(model, batch), name)
 
 
+def test_texts_that_begin_late_need_no_logits_before(model, batch):
+    """Targets of the batch start at index 6."""
+    late = jax.jit(functools.partial(losses.sums, image_index=IMAGE_INDEX, seg_id=SEG_ID,
+                                     wanted=("ce",), first_target=6))(model, batch)
+    np.testing.assert_allclose(late.ce, sums(model, batch).ce, rtol=1e-6)
+
+
 @pytest.mark.parametrize("wanted, needed", [
     ("verdict", ["clip_image", "label"]),
     ("ce", ["clip_image", "ids", "valid", "loss_mask"]),

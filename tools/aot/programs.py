@@ -106,12 +106,13 @@ def lower_train(run: Run, mesh: jax.sharding.Mesh) -> Program:
     # Outside `set_mesh`: optax makes its counters at once, which only real devices can.
     graph, state, frozen = train.abstract_state(config, run.model, optimizer, mesh)
     layout = jax.tree.map(lambda x: x.sharding, state)
+    first_target = train_data.first_target(config, PROMPT_IDS)
     step = train.jit_step(config, graph, optimizer, layout, image_index=IMAGE_INDEX,
-                          seg_id=run.seg_id)
+                          first_target=first_target, seg_id=run.seg_id)
     with jax.set_mesh(mesh):
         lowered = step.lower(state, frozen, batch_arrays(run, mesh))
     each = photo_flops(config, run.model, run.examples, image_index=IMAGE_INDEX,
-                       text=run.examples.text_length)
+                       first_target=first_target, text=run.examples.text_length)
     return _program("train", lowered, config.batch_size, each, mesh.size)
 
 

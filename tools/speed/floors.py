@@ -14,7 +14,7 @@ MASK_TOWERS = ("sam_encoder", "text_projection", "mask_decoder", "frame")
 def train_flops(case: Case) -> float:
     """Operations of one update, as `legion_jax.flops` counts them."""
     config = run_config(case)
-    sizes = Sizes(case.text, case.image_index, case.masks, case.canvas)
+    sizes = Sizes(case.text, case.image_index, case.masks, case.canvas, case.prompt)
     return case.batch * training(case.model, sizes, trainable=config.trainable,
                                  losses=dict(config.loss)).model
 

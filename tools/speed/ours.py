@@ -37,7 +37,7 @@ class OurTrain:
             graph, state, frozen = train.abstract_state(config, case.model, optimizer, self._mesh)
             layout = jax.tree.map(lambda x: x.sharding, state)
             step = train.jit_step(config, graph, optimizer, layout, image_index=case.image_index,
-                                  seg_id=case.seg_id)
+                                  first_target=case.prompt, seg_id=case.seg_id)
             self._batch = jax.device_put(batch, sharding.batch_sharding(self._mesh))
             start = time.perf_counter()
             self._step = step.lower(state, frozen, self._batch).compile()

@@ -78,7 +78,7 @@ class PeerTrain:
         case, model, batch = self._case, self._model, self._batch
         x = model.splice(batch["ids"], batch["clip"], case.image_index)
         states = model.language.model(inputs_embeds=x, use_cache=False).last_hidden_state
-        # As many positions as ours: from the last patch on.
+        # From the last patch on; by itself transformers would project the patches, too.
         start = case.image_index + case.model.clip.num_patches - 1
         logits = model.language.lm_head(states[:, start:-1])
         targets = batch["targets"][:, case.image_index + 1:]
