@@ -65,7 +65,7 @@ def read_prefix(model: Legion, ids: jax.Array) -> Cache:
     steps = jnp.arange(length)
     causal = (steps <= steps[:, None])[None, None]
     return model.language.extend(model.language.embed(ids), steps[None], causal,
-                                 model.language.init_cache(1, length), 0)[1]
+                                 model.language.init_cache(1, length), 0, causal=True)[1]
 
 
 def prefill(model: Legion, ids: jax.Array, valid: jax.Array, seen: jax.Array, *,
@@ -96,7 +96,8 @@ def prefill(model: Legion, ids: jax.Array, valid: jax.Array, seen: jax.Array, *,
         cache = jax.tree.map(lambda whole, part: whole.at[:, :, :start].set(part), cache, prefix)
     causal = jnp.arange(S)[None, :] <= jnp.arange(start, T)[:, None]
     states, cache = model.language.extend(x[:, start:], positions[:, start:],
-                                          (causal & usable[:, None])[:, None], cache, start)
+                                          (causal & usable[:, None])[:, None], cache, start,
+                                          causal=True)
     # A [SEG] in the prompt asks for a mask too, as in the published evaluate().
     where, has_seg, seg_count = seg_slots(ids, seg_id, slots, num_patches)
     # Behind padding the position before a token is the last one that is not padding.

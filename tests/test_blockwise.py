@@ -26,17 +26,28 @@ def agree(mine, plain, arguments):
         np.testing.assert_allclose(ours, expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("first", [None, 12])
 @pytest.mark.parametrize("block", [2 ** 19, 6000, 1500, 200])
-def test_masked_in_blocks_of_any_size(monkeypatch, block):
+def test_masked_in_blocks_of_any_size(monkeypatch, block, first):
     """Many heads at once, one head, blocks that do not divide the queries, one query."""
     monkeypatch.setattr(blockwise, "BLOCK", block)
     T, S = 67, 79
     mask = jnp.arange(S) <= jnp.arange(T)[:, None] + S - T
     mask = mask[None, None] & (jnp.arange(S) != 5)
     mask = jnp.concatenate([mask, mask & (jnp.arange(S) != 9)])
-    agree(lambda *qkv: blockwise.masked_attention(*qkv, mask),
+    agree(lambda *qkv: blockwise.masked_attention(*qkv, mask, first=first),
           lambda *qkv: jax.nn.dot_product_attention(*qkv, mask=mask),
           normal((2, T, 4, 8), (2, S, 4, 8), (2, S, 4, 8)))
+
+
+def test_what_no_causal_query_sees_is_not_computed():
+    """Four parts of 64 queries see 64, 128, 192 and 256 keys: five eighths of all logits."""
+    qkv, valid = normal(*3 * [(1, 256, 1, 16)]), jnp.ones((1, 256), bool)
+    def products(run, *arguments):
+        return jax.jit(run).lower(*arguments).cost_analysis()["flops"]
+    mask = jnp.tril(jnp.ones((256, 256), bool))[None, None]
+    whole = products(blockwise.masked_attention, *qkv, mask)
+    assert 0.6 * whole < products(blockwise.causal_attention, *qkv, valid) < 0.68 * whole
 
 
 def test_causal_with_padding():

@@ -17,21 +17,25 @@ from legion_jax.models import attention
 BLOCK = 2 ** 19  # logits at once, 2 MiB of them
 LANES = 16  # float32 in a vector register
 SHORT = 64  # queries below which there is nothing to gain
+PARTS = 4  # of causal queries, each with the keys it can see; the parts' programs are all compiled
 
 
-def masked_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+def masked_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, *,
+                     first: int | None = None) -> jax.Array:
     """softmax(q k / sqrt(H)) v over the keys that `mask` shows.
 
     Args:
         q: [B, T, N, H]; k, v: [B, S, N, H].
         mask: bool[B, 1, T, S] or [1, 1, T, S].
+        first: the mask shows query t nothing behind key first + t; None: it may.
 
     Returns:
         [B, T, N, H].
     """
     if q.shape[1] < SHORT or not _alone():
         return _plain(q, k, v, mask)
-    return jax.lax.platform_dependent(q, k, v, mask, cpu=_masked_blocks, default=_plain)
+    return jax.lax.platform_dependent(
+        q, k, v, mask, cpu=functools.partial(_masked_blocks, first=first), default=_plain)
 
 
 def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
@@ -40,26 +44,33 @@ def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array)
         return attention.causal_attention(q, k, v, valid)
 
     def blocks(q, k, v, valid):
-        place = jnp.arange(q.shape[1])
-        return _masked_blocks(q, k, v, ((place <= place[:, None]) & valid[:, None])[:, None])
+        # The mask is made where it is used: kept for the backward pass it would fill the caches.
+        B, T, N, _ = q.shape
+        def shown(logits, place, valid):
+            mask = (jnp.arange(logits.shape[-1]) <= place) & valid
+            return jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+
+        place = jnp.broadcast_to(jnp.arange(T)[:, None], (B, N, T, 1))
+        valid = jnp.broadcast_to(valid[:, None, None], (B, N, 1, T))
+        return _parts(q, k, v, (place,), (valid,), shown, first=0)
 
     return jax.lax.platform_dependent(q, k, v, valid, cpu=blocks,
                                       default=attention.causal_attention)
 
 
 def cached_attention(q: jax.Array, keys: jax.Array, values: jax.Array, layer: jax.Array,
-                     mask: jax.Array) -> jax.Array:
+                     mask: jax.Array, *, first: int | None = None) -> jax.Array:
     """As `masked_attention`, with the keys and values of one layer of a cache.
 
     Args:
         q: [B, T, N, H]; keys, values: [L, B, S, N, H]; layer: int scalar.
-        mask: bool[B, 1, T, S].
+        mask: bool[B, 1, T, S]; first: as there.
 
     Returns:
         [B, T, N, H].
     """
     def plain(q, keys, values, layer, mask):
-        return masked_attention(q, keys[layer], values[layer], mask)
+        return masked_attention(q, keys[layer], values[layer], mask, first=first)
 
     if q.shape[1] > 1 or not _alone():
         return plain(q, keys, values, layer, mask)
@@ -85,12 +96,27 @@ def _plain(q, k, v, mask):
     return jax.nn.dot_product_attention(q, k, v, mask=mask)
 
 
-def _masked_blocks(q, k, v, mask):
+def _masked_blocks(q, k, v, mask, *, first=None):
     def shown(logits, mask):
         return jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
 
     mask = jnp.broadcast_to(mask, (q.shape[0], q.shape[2], *mask.shape[2:]))
-    return _blocks(q, k, v, (mask,), shown, unit=1, keys=k.shape[1:2])
+    if first is None:
+        return _blocks(q, k, v, (mask,), shown, unit=1, keys=k.shape[1:2])
+    return _parts(q, k, v, (mask,), (), shown, first=first)
+
+
+def _parts(q, k, v, extra, beside, adjust: Callable, *, first: int):
+    """As `_blocks`, in parts: query t sees no key behind first + t."""
+    T, S = q.shape[1], k.shape[1]
+    size, parts = -(-T // PARTS), []
+    for start in range(0, T, size):
+        end = min(start + size, T)
+        seen = min(first + end, S)
+        parts.append(_blocks(
+            q[:, start:end], k[:, :seen], v[:, :seen], [x[:, :, start:end, :seen] for x in extra],
+            adjust, beside=[x[..., :seen] for x in beside], unit=1, keys=(seen,)))
+    return jnp.concatenate(parts, axis=1)
 
 
 def _cached_rows(q, keys, values, layer, mask):
@@ -128,8 +154,8 @@ def _grid_blocks(q, k, v, rows, columns):
     return _blocks(q, k, v, flat, biased, unit=S, keys=(S * S,) if S % LANES else (S, S))
 
 
-def _blocks(q, k, v, extra, adjust: Callable, *, unit: int, keys: tuple[int, ...]):
-    """Attention with logits `adjust(logits, *extra)`, extra [B, N, T, E].
+def _blocks(q, k, v, extra, adjust: Callable, *, beside=(), unit: int, keys: tuple[int, ...]):
+    """Attention with logits `adjust(logits, *extra, *beside)`, [B, N, T, E] and [B, N, 1, S].
 
     Blocks are whole heads where those are small, else so many times `unit` queries of one head.
     `keys` are the axes that the keys have in the logits.
@@ -148,11 +174,12 @@ def _blocks(q, k, v, extra, adjust: Callable, *, unit: int, keys: tuple[int, ...
     q = grouped((q * H ** -0.5).transpose(0, 2, 1, 3))
     k = k.transpose(0, 2, 3, 1).reshape(-1, heads, H, S)
     v = v.transpose(0, 2, 1, 3).reshape(-1, heads, S, H)
+    beside = [x.reshape(-1, heads, 1, S) for x in beside]
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def block(q, k, v, extra):
+    def block(q, k, v, extra, beside):
         logits = (q @ k).astype(jnp.float32)
-        logits = adjust(logits.reshape(*logits.shape[:-1], *keys), *extra)
+        logits = adjust(logits.reshape(*logits.shape[:-1], *keys), *extra, *beside)
         axes = tuple(range(-len(keys), 0))
         weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axes, keepdims=True)))
         total = weights.sum(axes)[..., None]
@@ -160,9 +187,9 @@ def _blocks(q, k, v, extra, adjust: Callable, *, unit: int, keys: tuple[int, ...
         return (weights.astype(v.dtype) @ v) / total.astype(v.dtype)
 
     def head(xs):
-        q, k, v, extra = xs
-        return jax.lax.map(lambda x: block(x[0], k, v, x[1]), (q, extra))
+        q, k, v, extra, beside = xs
+        return jax.lax.map(lambda x: block(x[0], k, v, x[1], beside), (q, extra))
 
-    out = jax.lax.map(head, (q, k, v, [grouped(x) for x in extra]))
+    out = jax.lax.map(head, (q, k, v, [grouped(x) for x in extra], beside))
     out = out.swapaxes(1, 2).reshape(B, N, -1, H)[:, :, :T]
     return out.transpose(0, 2, 1, 3)

@@ -136,17 +136,20 @@ class Llama(nnx.Module):
         empty = constrain(jnp.zeros(shape, self.dtype), None, BATCH, None, HEADS, None)
         return Cache(empty, empty)
 
-    def extend(self, x, positions, mask, cache: Cache, index) -> tuple[jax.Array, Cache]:
+    def extend(self, x, positions, mask, cache: Cache, index, *,
+               causal: bool = False) -> tuple[jax.Array, Cache]:
         """Cached pass over T new positions written at `index`.
 
         Args:
             x: embeddings [B, T, D]; positions: int[B, T]; mask: bool[B, 1, T, S].
             cache: holds S positions; index: int scalar, where the new ones go.
+            causal: the mask shows nobody what is written behind; `index` is then static.
 
         Returns:
             States after the final norm [B, T, D] and the new cache.
         """
         rope = rope_tables(positions, self.config, self.position_dtype)
+        first = index if causal else None
 
         def body(carry, layer_and_number):
             x, cache = carry
@@ -157,7 +160,7 @@ class Llama(nnx.Module):
                 start = (number, 0, index, 0, 0)
                 new = Cache(jax.lax.dynamic_update_slice(cache.key, k[None], start),
                             jax.lax.dynamic_update_slice(cache.value, v[None], start))
-                return cached_attention(q, new.key, new.value, number, mask), new
+                return cached_attention(q, new.key, new.value, number, mask, first=first), new
 
             x, cache = layer(x, rope, attend)
             return (x, cache), None
