@@ -1,5 +1,6 @@
 """From the data knobs of a run to its batches: mixtures, buckets, and records that are damaged."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import pytest
 
 from experiments import tiny
 from experiments.run_config import ConfigError
-from input_pipeline import prepared, scarred_photos
+from input_pipeline import conversation, prepared, scarred_photos
 from input_pipeline.builder import prepare
 from input_pipeline.datasets import open_dataset
 from input_pipeline.examples import ExampleSpec, text_length, training_example
@@ -59,6 +60,17 @@ def test_batches_hold_what_the_records_say(data, tokenizer):
                 np.array_equal(w[key], dataset[step][key][row]) for key in w)]
             seen += found
     assert sorted(seen) == list(range(24))
+
+
+@pytest.mark.parametrize("own_questions", [False, True])
+def test_no_target_stands_before_the_first_one(data, tokenizer, own_questions):
+    config = make_config(data, own_questions=own_questions)
+    prompt = len(conversation.encode_prompt(tokenizer, SPEC.instruction))
+    first = train_data.first_target(config, prompt)
+    spec = dataclasses.replace(SPEC, own_questions=own_questions)
+    targets = train_data.open_batches(config, tokenizer, spec, MODEL)[0]["loss_mask"]
+    assert not targets[:, :first].any()
+    assert first == (0 if own_questions else prompt) and targets[:, prompt].any()
 
 
 def test_buckets_are_counted_once_and_kept(data, tokenizer, caplog):
