@@ -50,9 +50,6 @@ def open_source(images_flag: str | None, data_dir: str | None, split: str) -> ph
 
 def share_of(shard: str, how: str) -> Share:
     """This process's share; with `how` it has joined the others. Raises UserError."""
-    if shard and how:
-        raise UserError("--shard is for processes that do not know of each other, --distributed "
-                        "for those that do; give one of them")
     if how:
         return Share(jax.process_index(), jax.process_count())
     match = re.fullmatch(r"(\d+)/(\d+)", shard or "0/1")
@@ -130,6 +127,9 @@ if __name__ == "__main__":
         return LEFT_OUT_SOME if failed else 0
 
     def main() -> int:
+        if SHARD.value and DISTRIBUTED.value:
+            raise UserError("--shard is for processes that do not know of each other, "
+                            "--distributed for those that do; give one of them")
         with distributed.joined(DISTRIBUTED.value):
             return predict()
 

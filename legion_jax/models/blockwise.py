@@ -44,7 +44,7 @@ def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array)
         return attention.causal_attention(q, k, v, valid)
 
     def blocks(q, k, v, valid):
-        # The mask is made where it is used: kept for the backward pass it would fill the caches.
+        # Made where it is used: kept for the backward pass it would be larger than q, k and v.
         B, T, N, _ = q.shape
         def shown(logits, place, valid):
             mask = (jnp.arange(logits.shape[-1]) <= place) & valid
