@@ -55,6 +55,7 @@ COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")  # for all runs: most
 def environment(devices=1):
     return os.environ | {
         "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than these few updates
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
 
 

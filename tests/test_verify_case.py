@@ -1,10 +1,12 @@
 """The golden cases, where they are at hand."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,7 +14,17 @@ from tools import verify_case
 from tools.verify.table import Results
 
 
-def test_golden_case(golden):
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Where both ways of running the tool find their programs; the second need not compile them."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", folder)
+    yield folder
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_golden_case(golden, compiled):
     results = verify_case.verify(str(golden))
     assert not results.failures, "\n".join(str(row) for row in results.failures)
     assert len(results.rows) > 300
@@ -24,7 +36,7 @@ def test_golden_training_curve(golden):
     assert not results.failures, "\n".join(str(row) for row in results.failures)
 
 
-def test_a_wrong_reference_fails_by_name(golden, tmp_path):
+def test_a_wrong_reference_fails_by_name(golden, compiled, tmp_path):
     case = tmp_path / "case"
     shutil.copytree(golden, case)
     outputs = dict(np.load(case / "outputs.npz"))
@@ -34,7 +46,8 @@ def test_a_wrong_reference_fails_by_name(golden, tmp_path):
     (case / "report.json").unlink(missing_ok=True)
     done = subprocess.run(
         [sys.executable, "-m", "tools.verify_case", str(case), "--json", str(tmp_path / "r.json")],
-        capture_output=True, text=True, check=False)
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": compiled}, capture_output=True, text=True,
+        check=False)
     assert done.returncode == 1
     report = json.loads((tmp_path / "r.json").read_text())
     failed = {row["quantity"] for row in report["quantities"] if not row["passed"]}
