@@ -64,3 +64,11 @@ def folders(sized, tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
 def model(config) -> Legion:
     """The model with random values in every parameter; tests must not change it."""
     return randomized(partition.abstract_model(config))
+
+
+LONGEST = ("test_verify_case.py", "test_train.py", "test_restart.py", "test_whole_run.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first, so that no process is left alone with one of them."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
