@@ -43,8 +43,10 @@ def test_masked_in_blocks_of_any_size(monkeypatch, block, first):
 def test_what_no_causal_query_sees_is_not_computed():
     """Four parts of 64 queries see 64, 128, 192 and 256 keys: five eighths of all logits."""
     qkv, valid = normal(*3 * [(1, 256, 1, 16)]), jnp.ones((1, 256), bool)
+
     def products(run, *arguments):
         return jax.jit(run).lower(*arguments).cost_analysis()["flops"]
+
     mask = jnp.tril(jnp.ones((256, 256), bool))[None, None]
     whole = products(blockwise.masked_attention, *qkv, mask)
     assert 0.6 * whole < products(blockwise.causal_attention, *qkv, valid) < 0.68 * whole

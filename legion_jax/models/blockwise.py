@@ -46,6 +46,7 @@ def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array)
     def blocks(q, k, v, valid):
         # Made where it is used: kept for the backward pass it would be larger than q, k and v.
         B, T, N, _ = q.shape
+
         def shown(logits, place, valid):
             mask = (jnp.arange(logits.shape[-1]) <= place) & valid
             return jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
