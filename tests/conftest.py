@@ -15,6 +15,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ.setdefault("NPROC", "32")
 
 from random_models import randomized
+from repository import SHARED
 
 from legion_jax import partition
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
@@ -24,7 +25,7 @@ from legion_jax.models.legion import Legion
 @pytest.fixture(scope="session")
 def golden() -> pathlib.Path:
     """Folder of one case of reference vectors; tests that need them are skipped without it."""
-    default = pathlib.Path(__file__).resolve().parents[1] / ".." / "shared" / "golden" / "A"
+    default = SHARED / "golden" / "A"
     folder = pathlib.Path(os.environ.get("LEGION_GOLDEN", default))
     if not folder.is_dir():
         pytest.skip(

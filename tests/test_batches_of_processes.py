@@ -5,23 +5,23 @@ import pathlib
 
 import pytest
 import several_hosts
-import test_train_data
+import small_data
 
 from input_pipeline.tokenizer import Tokenizer
 from legion_jax import sharding, train_data
 
 BATCHES, RESUMED = 50, 17
-data = test_train_data.data
+data = small_data.data
 
 
 def digests(root: str, start: int, workers: int = 0) -> list[list[str]]:
     """Per batch from `start` on, a hash of each row of this process."""
     folder = pathlib.Path(root)
-    config = test_train_data.make_config(folder, text_buckets=(200,), workers=workers)
+    config = small_data.make_config(folder, text_buckets=(200,), workers=workers)
     mesh = sharding.make_mesh((4, 1, 2))  # of eight devices, those of one host side by side
     dataset = train_data.open_batches(
-        config, Tokenizer.from_folder(folder / "tokenizer"), test_train_data.SPEC,
-        test_train_data.MODEL, sharding.local_rows(mesh, config.batch_size))
+        config, Tokenizer.from_folder(folder / "tokenizer"), small_data.SPEC,
+        small_data.MODEL, sharding.local_rows(mesh, config.batch_size))
     batches = train_data.from_step(config, dataset, start)
     return [_hashes(next(batches)) for _ in range(start, BATCHES)]
 
@@ -44,14 +44,14 @@ def alone(data):
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_fifty_batches_on_several_processes(data, alone, hosts):
-    parts = several_hosts.run("test_batches_of_processes:digests", str(data), 0, hosts=hosts)
+    parts = several_hosts.run(digests, str(data), 0, hosts=hosts)
     assert {len(rows) for part in parts for rows in part} == {4 // hosts}
     assert together(parts) == alone
     assert len({row for batch in alone for row in batch}) == 24  # records, no two alike
 
 
 def test_a_resumed_run_on_more_processes_sees_the_same_batches(data, alone):
-    parts = several_hosts.run("test_batches_of_processes:digests", str(data), RESUMED, 2, hosts=2)
+    parts = several_hosts.run(digests, str(data), RESUMED, 2, hosts=2)
     assert together(parts) == alone[RESUMED:]
 
 
@@ -70,7 +70,7 @@ def rows_held(*meshes) -> list[list[int]]:
 
 def test_hosts_that_share_rows_hold_the_same():
     """A tensor or sequence axis over all devices splits no batch between the hosts."""
-    first, second = several_hosts.run("test_batches_of_processes:rows_held", (1, 8, 1), (1, 1, 8),
+    first, second = several_hosts.run(rows_held, (1, 8, 1), (1, 1, 8),
                                       (1, 1, 1, 8), (1, 2, 4), (1, 2, 1, 4))
     everything = list(range(8))
     assert first == [everything[:4], everything, everything, everything[:4], everything[:4]]

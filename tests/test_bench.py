@@ -4,21 +4,19 @@ import dataclasses
 import io
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from repository import ROOT
 from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax.config import LoraConfig
 from tools import bench
 from tools.speed import batching, cases, chips, contest, floors, gpu, ours, report, turns
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)

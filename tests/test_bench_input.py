@@ -2,13 +2,13 @@
 
 import io
 import json
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from repository import ROOT
 
 from input_pipeline import conversation, prepared
 from input_pipeline.builder import prepare
@@ -35,7 +35,7 @@ def bench(folder, *flags):
     return subprocess.run(
         [sys.executable, "-m", "tools.bench_input", f"--tokenizer={folder}/tokenizer",
          "--batch_size=2", "--seconds=0.1", "--rounds=2", *flags],
-        cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True, timeout=300)
+        cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def test_synthetic_photos_are_like_the_published_ones(folder):

@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
-import test_inference
-import test_train_data
+import small_checkpoint
+import small_data
 from commands import run_tool
 from sklearn.linear_model import LogisticRegression
 
@@ -18,8 +18,9 @@ from legion_jax.evaluation.calibration import CalibrationError
 from legion_jax.inference import Predictor
 from tools import calibrate
 
-data = test_train_data.data
-folder, tokenizer, photos = test_inference.folder, test_inference.tokenizer, test_inference.photos
+data = small_data.data
+folder, tokenizer, photos = (
+    small_checkpoint.folder, small_checkpoint.tokenizer, small_checkpoint.photos)
 
 
 def _photos(seed: int, classes: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:

@@ -108,7 +108,7 @@ def test_one_of_two_hosts_loads_without_waiting_for_the_other(tmp_path):
     writer = run_checkpoints.RunCheckpoints(run, every=1, keep=2)
     writer.save(1, {"a": jnp.full(3, 5.0)}, {"m": jnp.zeros(3)})
     writer.close()
-    found = several_hosts.run("test_checkpoint:load_as_second_host", str(converted), str(run))
+    found = several_hosts.run(load_as_second_host, str(converted), str(run))
     assert found == [[], [[2, 2, 2], [5, 5, 5], [5, 5, 5]]]
 
 

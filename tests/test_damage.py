@@ -8,13 +8,14 @@ import subprocess
 import sys
 
 import pytest
+from repository import ROOT, SUPPORT
 
 SEEDS, DAMAGED = 6, 42
-RUN = pathlib.Path(__file__).with_name("damage_run.py")
+RUN = SUPPORT / "damage_run.py"
 
 
 def run(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, RUN, *map(str, arguments)], cwd=RUN.parents[1],
+    return subprocess.run([sys.executable, RUN, *map(str, arguments)], cwd=ROOT,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
                           encoding="utf-8", errors="replace")
 

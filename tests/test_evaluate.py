@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import several_hosts
-import test_inference
-import test_train_data
+import small_checkpoint
+import small_data
 from commands import run_tool
 from etils import epath
 from made_rows import prediction, record
@@ -20,8 +20,9 @@ from legion_jax.evaluation.rows import Source
 from legion_jax.evaluation.settings import DEFAULT
 from legion_jax.inference import Predictor
 
-data = test_train_data.data
-folder, tokenizer, photos = test_inference.folder, test_inference.tokenizer, test_inference.photos
+data = small_data.data
+folder, tokenizer, photos = (
+    small_checkpoint.folder, small_checkpoint.tokenizer, small_checkpoint.photos)
 FACTS = {"data": "made/up", "split": "test", "step": 3}
 
 
@@ -211,7 +212,7 @@ def on_this_host(folder: str, data_dir: str, output: str) -> int:
 def test_two_hosts_share_the_photos_and_agree_with_one(folder, data, tmp_path, monkeypatch):
     for name in ("SIZE", "POLL_SECONDS"):
         monkeypatch.setattr(chunks, name, getattr(chunks, name))
-    seen = several_hosts.run("test_evaluate:on_this_host", str(folder), str(data / "data"),
+    seen = several_hosts.run(on_this_host, str(folder), str(data / "data"),
                              str(tmp_path / "two"), hosts=2)
     assert seen == [6, 4]  # chunks of 2, 2 and 1, twice
     assert on_this_host(str(folder), str(data / "data"), str(tmp_path / "one")) == 10

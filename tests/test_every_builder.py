@@ -9,6 +9,7 @@ import tarfile
 
 import pytest
 from fake_folders import zip_tree
+from repository import ROOT, SUPPORT
 from sheet_pages import make_source
 
 from input_pipeline import builder as builder_lib
@@ -87,9 +88,9 @@ def test_a_killed_run_is_never_read_as_complete_and_the_next_one_is_whole(
         sources, built, tmp_path):
     named = [(f"{kind}/{made.config}", made.source) for kind, made in sources.items()]
     code = f"import test_every_builder as t; t.kill_all({named!r}, {str(tmp_path)!r})"
-    here = pathlib.Path(__file__).parent
+    places = f"{pathlib.Path(__file__).parent}:{SUPPORT}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          cwd=here.parent, env=os.environ | {"PYTHONPATH": str(here)}, check=False)
+                          cwd=ROOT, env=os.environ | {"PYTHONPATH": places}, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     for kind, made in sources.items():
         left = list((tmp_path / kind).rglob("*.array_record*"))

@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from test_train_data import SPEC, damage, make_config
+from small_data import SPEC, damage, make_config
 
 from input_pipeline import prepared, scarred_photos
 from input_pipeline.builder import prepare

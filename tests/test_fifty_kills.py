@@ -13,7 +13,7 @@ import jax
 import killed_run
 import numpy as np
 import pytest
-import test_train
+import small_runs
 from orbax.checkpoint import v1 as ocp
 from random_models import randomized
 
@@ -24,7 +24,7 @@ from legion_jax.config import LoraConfig
 KILLS, STEPS = 50, 240
 # Where a kill is aimed at: before the first new step, at any moment of stepping, into a save.
 AIMS = ["start"] * 12 + ["steps"] * 19 + ["save"] * 19
-data = test_train.data
+data = small_runs.data
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +45,12 @@ def base(config, data, tmp_path_factory):
 @pytest.fixture
 def start(data, base, tmp_path, monkeypatch):
     """`start(workdir)`: the run, in a process of its own with one device."""
-    for name, value in test_train.environment().items():
+    for name, value in small_runs.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=0")
 
     def start(workdir):
-        arguments = test_train.command(
+        arguments = small_runs.command(
             data, workdir, f"--config.init_from={base}", f"--config.optimizer.total_steps={STEPS}",
             "--config.log_every=3", "--config.loss.ce=0.0", "--config.loss.bce=0.0",
             "--config.loss.dice=0.0")[3:]

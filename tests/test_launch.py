@@ -2,15 +2,15 @@
 
 import json
 import os
-import pathlib
 import shlex
 import shutil
 import subprocess
 
 import pytest
 import yaml
+from repository import ROOT
 
-LAUNCH = pathlib.Path(__file__).parents[1] / "tools" / "launch"
+LAUNCH = ROOT / "tools" / "launch"
 TPU = {"PROJECT": "p", "ZONE": "us-west4-a", "TYPE": "v5litepod-16",
        "RUNTIME": "v2-alpha-tpuv5-lite", "REPOSITORY": "https://host/legion",
        "WORKDIR": "gs://bucket/runs/my run"}

@@ -6,21 +6,21 @@ import jax
 import numpy as np
 import pytest
 import several_hosts
-import test_train_data
+import small_data
 
 from input_pipeline import conversation
 from input_pipeline.tokenizer import Tokenizer
 from legion_jax import pictures, sharding, train_data
 
-data = test_train_data.data
-SPEC = test_train_data.SPEC
+data = small_data.data
+SPEC = small_data.SPEC
 
 
 def make(root, mesh):
     """Pictures of a small run, whatever its knobs about features and buckets."""
-    config = test_train_data.make_config(pathlib.Path(root), text_buckets=(200,))
+    config = small_data.make_config(pathlib.Path(root), text_buckets=(200,))
     tokenizer = Tokenizer.from_folder(pathlib.Path(root) / "tokenizer")
-    rows = train_data.open_rows(config, tokenizer, SPEC, test_train_data.MODEL)
+    rows = train_data.open_rows(config, tokenizer, SPEC, small_data.MODEL)
     index = conversation.image_index(conversation.encode_prompt(tokenizer, SPEC.instruction))
     return pictures.of_run(config, None, rows, tokenizer, mesh, image_index=index)
 
@@ -68,16 +68,16 @@ def test_photos_are_the_same_on_any_mesh(data, right, shape):
 
 
 def test_two_hosts_draw_together_and_the_first_one_shows(data, right):
-    first, second = several_hosts.run("test_pictures:draw_truth", str(data), [2, 4, 1])
+    first, second = several_hosts.run(draw_truth, str(data), [2, 4, 1])
     assert second == []
     assert first == draw_truth(str(data), (2, 4, 1))
 
 
 def test_photos_of_runs_that_draw_no_masks(data):
-    config = test_train_data.make_config(data)
+    config = small_data.make_config(data)
     config.log_images_every = 0
     arguments = None, None, None, None
     assert pictures.of_run(config, *arguments, image_index=0) is None
-    config = test_train_data.make_config(data)
+    config = small_data.make_config(data)
     config.loss.bce = config.loss.dice = 0.0
     assert pictures.of_run(config, *arguments, image_index=0) is None

@@ -8,14 +8,15 @@ import time
 import numpy as np
 import predict_jobs
 import pytest
-import test_inference
+import small_checkpoint
 from PIL import Image
 from predict_jobs import arguments, everything
 from stub_predict import lines
 
 from input_pipeline import regions
 
-folder, tokenizer, photos = test_inference.folder, test_inference.tokenizer, test_inference.photos
+folder, tokenizer, photos = (
+    small_checkpoint.folder, small_checkpoint.tokenizer, small_checkpoint.photos)
 many = predict_jobs.many
 
 

@@ -5,13 +5,12 @@ import re
 
 import fake_evaluation
 import pytest
-import test_report_pages
 from html_page import Page
 
 from input_pipeline.errors import UserError
 from legion_jax.evaluation.pages import write_report
 
-folder = test_report_pages.folder
+folder = fake_evaluation.folder
 
 
 def test_sets_without_masks_or_verdicts_say_why(tmp_path):

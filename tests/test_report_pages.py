@@ -19,11 +19,8 @@ from legion_jax.evaluation import bootstrap, scoring, settings
 from legion_jax.evaluation.pages import gallery, items, report, write_report
 from legion_jax.evaluation.settings import DEFAULT
 
+folder = fake_evaluation.folder
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("evaluation")
-    return path, fake_evaluation.write(path, 14, side=240)
 
 
 def test_one_file_without_a_network(folder):

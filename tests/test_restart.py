@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import compilations
@@ -11,17 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_train
-from test_train import STEPS, environment, metrics, run
+import small_runs
+from small_runs import STEPS, environment, metrics, run
 
 from legion_jax import checkpoint, distributed, params_files, run_checkpoints
 
-data, unbroken = test_train.data, test_train.unbroken
+data, unbroken = small_runs.data, small_runs.unbroken
 TOLD = 128 + signal.SIGTERM
 
 
 def start(data, workdir, *extra, devices=1):
-    return subprocess.Popen(test_train.command(data, workdir, *extra), env=environment(devices),
+    return subprocess.Popen(small_runs.command(data, workdir, *extra), env=environment(devices),
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -89,7 +90,7 @@ def free_port() -> int:
 def test_a_missing_host_is_one_sentence(tmp_path):
     code = ("from legion_jax import command, distributed\n"
             f"command.run(lambda: distributed.start('localhost:{free_port()},2,0', timeout=5))")
-    done = subprocess.run([test_train.sys.executable, "-c", code], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           env=environment(), check=False, timeout=120)
     assert done.returncode == 1
     assert "not all processes came together within 5 s" in done.stderr.splitlines()[-1]
@@ -111,7 +112,7 @@ command.run(main)
 def together(what: str) -> list[tuple[int, str]]:
     """Exit codes and logs of two processes that run `what` joined."""
     place = f"localhost:{free_port()},2"
-    both = [subprocess.Popen([test_train.sys.executable, "-c", JOINED.format(what=what),
+    both = [subprocess.Popen([sys.executable, "-c", JOINED.format(what=what),
                               f"{place},{index}"], env=environment(), text=True,
                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             for index in range(2)]

@@ -4,7 +4,6 @@ import csv
 import fcntl
 import json
 import os
-import pathlib
 import shlex
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 import stub_run
+from repository import ROOT
 
 from experiments.sweeps import plan
 from input_pipeline import scarred_photos
@@ -23,7 +23,6 @@ from input_pipeline.datasets import open_dataset
 from input_pipeline.tokenizer import train_tokenizer
 from tools import sweep, sweep_process, sweep_runs
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 KNOBS = {"data.data_dir": ".", "data.tokenizer": ".", "optimizer.total_steps": 6,
          "checkpoint_every": 2}
 

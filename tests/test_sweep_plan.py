@@ -2,16 +2,14 @@
 
 import dataclasses
 import functools
-import pathlib
 
 import pytest
+from repository import ROOT
 
 from experiments.sweeps import plan
 from legion_jax import partition
 from legion_jax.config import LoraConfig, legion_7b, tiny
 from tools import sweep_runs
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def test_names_say_what_a_run_changes():

@@ -1,52 +1,29 @@
 """From the data knobs of a run to its batches: mixtures, buckets, and records that are damaged."""
 
 import dataclasses
-import json
 import logging
 import os
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import small_data
+from repository import ROOT, SUPPORT
+from small_data import MODEL, SPEC, damage, make_config
 
-from experiments import tiny
 from experiments.run_config import ConfigError
-from input_pipeline import conversation, prepared, scarred_photos
-from input_pipeline.builder import prepare
-from input_pipeline.datasets import open_dataset
-from input_pipeline.examples import ExampleSpec, text_length, training_example
-from input_pipeline.tokenizer import Tokenizer, train_tokenizer
+from input_pipeline import conversation, prepared
+from input_pipeline.examples import text_length, training_example
+from input_pipeline.tokenizer import Tokenizer
 from legion_jax import train_data
-from legion_jax.config import tiny as tiny_model
 
-MODEL = tiny_model()
-SPEC = ExampleSpec(clip_size=32, sam_canvas=64, sam_longest=64, text_length=300, mask_slots=3,
-                   mask_canvas=80, instruction="Is this photo real? Name its artifacts.")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    scarred_photos.make_dataset(root / "photos", num_train=24, num_test=5, size=72)
-    prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
-    records = json.loads((root / "photos/train/annotations/train.json").read_text())
-    train_tokenizer([next(iter(r.values()))["caption"] for r in records], 420, root / "tokenizer")
-    return root
+data = small_data.data
 
 
 @pytest.fixture
 def tokenizer(data):
     return Tokenizer.from_folder(data / "tokenizer")
-
-
-def make_config(data, **knobs):
-    config = tiny.get_config()
-    config.data.data_dir, config.batch_size = str(data / "data"), 4
-    config.data.text_length = SPEC.text_length
-    config.data.update(knobs)
-    return config
 
 
 def test_batches_hold_what_the_records_say(data, tokenizer):
@@ -135,23 +112,10 @@ def test_a_damaged_file_costs_its_record_alone(data, tokenizer, tmp_path, caplog
     assert str(tmp_path) in caplog.text and "Corrupted" in caplog.text
 
 
-def damage(data: pathlib.Path, target: pathlib.Path) -> None:
-    """A copy of the prepared data set in which a few bytes of one record are gone."""
-    folder = prepared.find_version(data / "data")
-    copy = target / "data" / folder.relative_to(data / "data")
-    copy.mkdir(parents=True)
-    for file in folder.iterdir():
-        content = bytearray(file.read_bytes())
-        if "-train.array_record" in file.name:
-            pixels = content.index(b"IDAT", len(content) // 3) + 20  # inside some photo
-            content[pixels:pixels + 64] = bytes(64)
-        (copy / file.name).write_bytes(content)
-
-
 def peak_memory(data: str, workers: int, steps: list[int]) -> list[float]:
     """Peak resident memory of a fresh process and its workers after each number of batches."""
     code = f"""
-import resource, test_train_data as t
+import resource, small_data as t
 from input_pipeline.tokenizer import Tokenizer
 from legion_jax import train_data
 root = t.pathlib.Path({data!r})
@@ -164,9 +128,9 @@ for step in range({max(steps)} + 1):
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     next(batches)
 """
-    environment = os.environ | {"PYTHONPATH": f"{pathlib.Path(__file__).parent}"}
+    environment = os.environ | {"PYTHONPATH": f"{SUPPORT}"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          env=environment, check=False, cwd=pathlib.Path(__file__).parents[1])
+                          env=environment, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return [float(line) for line in done.stdout.split()]
 

@@ -10,7 +10,7 @@ import struct
 import compilations
 import jax
 import pytest
-import test_train_data
+import small_data
 from random_models import QUICK_COMPILE
 from tensorboardX.proto import event_pb2
 
@@ -21,7 +21,7 @@ from legion_jax import partition, pictures, profiling, train
 from legion_jax.config import LoraConfig
 
 STEPS = 26
-data = test_train_data.data
+data = small_data.data
 
 
 @dataclasses.dataclass
@@ -43,12 +43,12 @@ class Watched:
 
 
 def make_config(root):
-    config = test_train_data.make_config(root)
+    config = small_data.make_config(root)
     tokenizer = Tokenizer.from_folder(root / "tokenizer")
     source = prepared.open_split(root / "data", "train")
-    lengths = sorted(text_length(source[i], tokenizer, test_train_data.SPEC) for i in range(24))
+    lengths = sorted(text_length(source[i], tokenizer, small_data.SPEC) for i in range(24))
     config.data.tokenizer, config.data.text_buckets = str(root / "tokenizer"), (lengths[12],)
-    config.data.instruction = test_train_data.SPEC.instruction
+    config.data.instruction = small_data.SPEC.instruction
     config.data.mask_canvas, config.data.max_bad = 80, 1.0
     config.batch_size, config.mesh = 8, (2, 2, 2)
     config.compile_cache, config.trainable = False, partition.EVERYTHING
@@ -97,7 +97,7 @@ def watch(config, workdir, small, **options) -> Watched:
 def run(data, small, tmp_path_factory):
     """From its beginning, with a record that is damaged and with a trace."""
     root = tmp_path_factory.mktemp("run")
-    test_train_data.damage(data, root)
+    small_data.damage(data, root)
     config = make_config(data)
     config.data.data_dir = str(root / "data")
     return watch(config, root / "run", small, profile=True)

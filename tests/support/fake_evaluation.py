@@ -7,10 +7,12 @@ import pathlib
 import zlib
 
 import numpy as np
+import pytest
 import scipy.ndimage
 import skimage.data
 from PIL import Image
 from pycocotools import mask as coco_mask
+from repository import SHARED
 from rouge_score import rouge_scorer
 from sklearn.metrics import (
     accuracy_score,
@@ -23,7 +25,6 @@ from input_pipeline.perturbations import GRID
 from input_pipeline.regions import mask_to_rle
 from legion_jax import metrics
 
-SHARED = pathlib.Path(__file__).resolve().parents[1] / ".." / "shared" / "photos"
 WORDS = ("the left hand", "a melted ear", "letters on the sign", "two shadows", "the sky's edge",
          "a sixth finger", "the chair's legs", "a reflection")
 WHY = ("does not end where it should.", "merges with what is behind it.", "has no source of light.",
@@ -46,7 +47,7 @@ CONVENTIONS = {
 def photographs() -> list[np.ndarray]:
     """Real photographs, uint8[H, W, 3]."""
     found = [getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")]
-    for path in sorted(SHARED.glob("*.jpg")) if SHARED.is_dir() else []:
+    for path in sorted((SHARED / "photos").glob("*.jpg")) if SHARED.is_dir() else []:
         with Image.open(path) as image:
             found.append(np.asarray(image.convert("RGB")))
     return found
@@ -238,3 +239,9 @@ def _intervals(found: dict, rng, path: str = ""):
         elif isinstance(value, float):
             wide = 0.02 + 0.02 * rng.random()
             yield where, [max(0.0, value - wide), min(1.0, value + wide)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("evaluation")
+    return path, write(path, 14, side=240)

@@ -1,16 +1,18 @@
 """One of several processes with eight devices in all; `run` starts them on a test's function."""
 
-import importlib
 import json
 import os
-import pathlib
+import runpy
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+
+from repository import ROOT, SUPPORT
 
 
-def run(function: str, *arguments, hosts: int = 2) -> list:
-    """Call `module:function(*arguments)` in processes that form one mesh of eight devices.
+def run(function: Callable, *arguments, hosts: int = 2) -> list:
+    """Call a function of a test file in processes that form one mesh of eight devices.
 
     Returns what each returned, as JSON gives it back. Raises AssertionError with the end of the
     log of a process that failed.
@@ -20,10 +22,10 @@ def run(function: str, *arguments, hosts: int = 2) -> list:
         port = probe.getsockname()[1]
     flags = f"--xla_force_host_platform_device_count={8 // hosts}"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": ":".join(
-        [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parents[1])])}
+        [str(ROOT), str(SUPPORT)])}
     processes = [subprocess.Popen(
-        [sys.executable, __file__, str(host), str(hosts), str(port), function,
-         json.dumps(arguments)],
+        [sys.executable, __file__, str(host), str(hosts), str(port), function.__code__.co_filename,
+         function.__name__, json.dumps(arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
         for host in range(hosts)]
     try:
@@ -37,11 +39,11 @@ def run(function: str, *arguments, hosts: int = 2) -> list:
 
 
 def main() -> None:
-    host, hosts, port, function, arguments = sys.argv[1:]
+    host, hosts, port, file, name, arguments = sys.argv[1:]
     import jax
     jax.distributed.initialize(f"localhost:{port}", int(hosts), int(host))
-    module, name = function.split(":")
-    print(json.dumps(getattr(importlib.import_module(module), name)(*json.loads(arguments))))
+    function = runpy.run_path(file)[name]
+    print(json.dumps(function(*json.loads(arguments))))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,59 @@
+"""A converted checkpoint with random weights, its tokenizer, and photos for it."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from random_models import randomized
+
+from input_pipeline import conversation, images
+from input_pipeline.tokenizer import train_tokenizer
+from legion_jax import checkpoint, params_files, partition
+from legion_jax.predictions import Question
+
+TEXTS = ["I have found a grainy patch in the centre.", "Nothing is wrong here."] * 30
+QUESTION = Question(instruction="Is it real?", max_new_tokens=12, mask_slots=3)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return train_tokenizer(TEXTS + [conversation.build_prompt("Is it real?")], 320,
+                           tmp_path_factory.mktemp("tokenizer") / "t")
+
+
+@pytest.fixture(scope="module")
+def folder(config, tokenizer, photos, tmp_path_factory):
+    """A converted checkpoint with random weights whose [SEG] row wins now and then."""
+    root = tmp_path_factory.mktemp("checkpoint")
+    sized = dataclasses.replace(config, language=dataclasses.replace(
+        config.language, vocab=tokenizer.vocab_size, max_positions=512))
+    params = partition.flatten(partition.split_params(
+        randomized(partition.abstract_model(sized)), partition.EVERYTHING)[1])
+    head = np.array(params["language/head/kernel"])
+    head[:, tokenizer.seg_id] *= 5
+    params |= {"language/head/kernel": head} | divided_verdict(sized, params, photos)
+    params_files.save_params(root, params)
+    tokenizer.save(root / "tokenizer")
+    checkpoint.write_meta(root, sized, base=None, trained=[],
+                          question=dataclasses.asdict(QUESTION))
+    return root
+
+
+@pytest.fixture(scope="module")
+def photos():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (h, w, 3), np.uint8)
+            for h, w in ((40, 60), (61, 33), (100, 100), (8, 200), (256, 31))]
+
+
+def divided_verdict(config, params, photos):
+    """A bias of the verdict by which half of the photos are judged real."""
+    rows = np.stack([images.clip_image(photo, config.clip.image_size) for photo in photos])
+    graph = partition.split_params(partition.abstract_model(config), partition.EVERYTHING)[0]
+    logits = jax.jit(lambda params: (lambda m: m.judge(m.see(rows)))(
+        partition.merge(graph, params)))(partition.unflatten(params))
+    real = config.verdict_classes.index("real")
+    bias = np.array(params["verdict/down/bias"])
+    bias[real] -= np.median(logits[:, real] - logits[:, 1 - real]) + 1e-3
+    return {"verdict/down/bias": bias}

@@ -1,0 +1,49 @@
+"""A prepared data set of scarred photos, and the data knobs of a run that reads it."""
+
+import json
+import pathlib
+
+import pytest
+
+from experiments import tiny
+from input_pipeline import prepared, scarred_photos
+from input_pipeline.builder import prepare
+from input_pipeline.datasets import open_dataset
+from input_pipeline.examples import ExampleSpec
+from input_pipeline.tokenizer import train_tokenizer
+from legion_jax.config import tiny as tiny_model
+
+MODEL = tiny_model()
+SPEC = ExampleSpec(clip_size=32, sam_canvas=64, sam_longest=64, text_length=300, mask_slots=3,
+                   mask_canvas=80, instruction="Is this photo real? Name its artifacts.")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    scarred_photos.make_dataset(root / "photos", num_train=24, num_test=5, size=72)
+    prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
+    records = json.loads((root / "photos/train/annotations/train.json").read_text())
+    train_tokenizer([next(iter(r.values()))["caption"] for r in records], 420, root / "tokenizer")
+    return root
+
+
+def make_config(data, **knobs):
+    config = tiny.get_config()
+    config.data.data_dir, config.batch_size = str(data / "data"), 4
+    config.data.text_length = SPEC.text_length
+    config.data.update(knobs)
+    return config
+
+
+def damage(data: pathlib.Path, target: pathlib.Path) -> None:
+    """A copy of the prepared data set in which a few bytes of one record are gone."""
+    folder = prepared.find_version(data / "data")
+    copy = target / "data" / folder.relative_to(data / "data")
+    copy.mkdir(parents=True)
+    for file in folder.iterdir():
+        content = bytearray(file.read_bytes())
+        if "-train.array_record" in file.name:
+            pixels = content.index(b"IDAT", len(content) // 3) + 20  # inside some photo
+            content[pixels:pixels + 64] = bytes(64)
+        (copy / file.name).write_bytes(content)

@@ -1,0 +1,68 @@
+"""Training runs of eight updates on a few scarred photos, started as a user starts them."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from input_pipeline import scarred_photos
+from input_pipeline.builder import prepare
+from input_pipeline.datasets import open_dataset
+from input_pipeline.tokenizer import train_tokenizer
+
+STEPS = 8
+SMALL = [
+    "--config.batch_size=4", f"--config.optimizer.total_steps={STEPS}", "--config.log_every=3",
+    "--config.optimizer.warmup_steps=2", "--config.checkpoint_every=2",
+    "--config.data.mask_canvas=80", "--config.data.text_length=220"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A few scarred photos, prepared, and a tokenizer."""
+    root = tmp_path_factory.mktemp("data")
+    scarred_photos.make_dataset(root / "photos", num_train=12, num_test=4, size=72)
+    prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
+    records = json.loads((root / "photos/train/annotations/train.json").read_text())
+    captions = [next(iter(r.values()))["caption"] for r in records]
+    train_tokenizer(captions, 420, root / "tokenizer")
+    return root
+
+
+def command(data, workdir, *extra):
+    return [sys.executable, "-m", "legion_jax.train", "--config", "experiments/tiny.py",
+            "--workdir", str(workdir), f"--config.data.data_dir={data / 'data'}",
+            f"--config.data.tokenizer={data / 'tokenizer'}", *SMALL, *extra]
+
+
+COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")  # for all runs: most are one program
+
+
+def environment(devices=1):
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than these few updates
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+
+
+def run(data, workdir, *extra, devices=1):
+    """The command with a relative work directory, as a user would type it."""
+    workdir = os.path.relpath(workdir)
+    return subprocess.run(command(data, workdir, *extra), env=environment(devices),
+                          capture_output=True, text=True, check=False)
+
+
+def metrics(workdir):
+    return (pathlib.Path(workdir) / "metrics.jsonl").read_text()
+
+
+@pytest.fixture(scope="module")
+def unbroken(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken") / "run"
+    done = run(data, workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir
