@@ -9,7 +9,7 @@ of this folder call `get_config()` and change what differs.
 
 import ml_collections
 
-from input_pipeline.conversation import INSTRUCTION
+from input_pipeline.text.conversation import INSTRUCTION
 from legion_jax import partition
 
 

@@ -12,7 +12,7 @@ from etils import epath
 from tqdm import tqdm
 
 from input_pipeline.examples import ExampleSpec, text_length
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 
 LOG = logging.getLogger("legion_jax")
 

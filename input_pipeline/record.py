@@ -41,7 +41,7 @@ import tensorflow_datasets as tfds
 from input_pipeline.errors import UserError
 from input_pipeline.images import ImageError, read_image
 from input_pipeline.regions import RegionError, png_to_mask, polygons_to_mask
-from input_pipeline.tokenizer import ADDED_TOKENS, IMAGE_TOKEN
+from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_TOKEN
 
 UNKNOWN, REAL, SYNTHETIC, TAMPERED = -1, 0, 1, 2
 LABELS = {UNKNOWN: "unknown", REAL: "real", SYNTHETIC: "synthetic", TAMPERED: "tampered"}

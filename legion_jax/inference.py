@@ -14,11 +14,12 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from input_pipeline import batches, conversation, examples, regions
+from input_pipeline import batches, examples, regions
+from input_pipeline.text import conversation
 from input_pipeline import images as image_lib
 from input_pipeline.errors import UserError
-from input_pipeline.tokenizer import Tokenizer
-from input_pipeline.verdict_words import verdict_of_words
+from input_pipeline.text.tokenizer import Tokenizer
+from input_pipeline.text.verdict_words import verdict_of_words
 from legion_jax import checkpoint, partition
 from legion_jax.config import LegionConfig
 from legion_jax.evaluation import calibration

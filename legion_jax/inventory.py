@@ -17,7 +17,7 @@ from etils import epath
 
 from experiments import run_config
 from input_pipeline.errors import UserError
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import checkpoint, config, partition, sharding, tensor_file, train
 from legion_jax.config import LegionConfig
 from legion_jax.convert import load

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from input_pipeline import conversation
+from input_pipeline.text import conversation
 from input_pipeline.errors import UserError
 
 # Which photos get their explanation and masks: those not judged real, all, none.

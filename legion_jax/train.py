@@ -19,9 +19,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
 from experiments import run_config
-from input_pipeline import batches, conversation
+from input_pipeline import batches
+from input_pipeline.text import conversation
 from input_pipeline.examples import ExampleSpec
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import (
     checkpoint,
     command,

@@ -14,7 +14,7 @@ from input_pipeline import batches, prepared
 from input_pipeline.examples import ExampleSpec, blank_example, training_example
 from input_pipeline.lengths import text_lengths
 from input_pipeline.stream import WINDOW, Stream
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import partition
 from legion_jax.config import LegionConfig
 from legion_jax.features import TOWERS, Cache

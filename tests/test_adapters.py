@@ -11,7 +11,7 @@ import safetensors.numpy
 import torch
 from peft_side import ALPHA, DROPOUT, LANGUAGE, OTHERS, QV, RANK
 
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LoraConfig
 from legion_jax.convert import spellings, verify
 from legion_jax.convert.source import SourceError

@@ -7,7 +7,7 @@ import pytest
 import several_hosts
 import small_data
 
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import sharding, train_data
 
 BATCHES, RESUMED = 50, 17

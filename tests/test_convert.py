@@ -10,7 +10,7 @@ import published
 import pytest
 import torch
 
-from input_pipeline.tokenizer import Tokenizer, train_tokenizer
+from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from legion_jax import checkpoint, params_files, partition
 from legion_jax.config import LoraConfig
 from legion_jax.convert import export, load

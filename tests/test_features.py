@@ -11,7 +11,7 @@ from small_data import SPEC, damage, make_config
 from input_pipeline import prepared, scarred_photos
 from input_pipeline.builder import prepare
 from input_pipeline.datasets import open_dataset
-from input_pipeline.tokenizer import Tokenizer, train_tokenizer
+from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from legion_jax import checkpoint, features, losses, params_files, partition, train_data
 from legion_jax.config import tiny
 

@@ -17,7 +17,7 @@ import small_runs
 from orbax.checkpoint import v1 as ocp
 from random_models import randomized
 
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import checkpoint, params_files, partition
 from legion_jax.config import LoraConfig
 

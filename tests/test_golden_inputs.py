@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from input_pipeline.conversation import (
+from input_pipeline.text.conversation import (
     build_conversation,
     build_prompt,
     encode_example,
@@ -19,7 +19,7 @@ from input_pipeline.conversation import (
     tag_phrases,
 )
 from input_pipeline.images import clip_image, read_image, sam_image, sam_size
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 STD = np.array([0.26862954, 0.26130258, 0.27577711])

@@ -8,9 +8,9 @@ import numpy as np
 import published
 import pytest
 
-from input_pipeline.conversation import encode_prompt
-from input_pipeline.tokenizer import ADDED_TOKENS, IMAGE_ID, IMAGE_TOKEN, Tokenizer
-from input_pipeline.tokenizer_files import ADDED_FILE
+from input_pipeline.text.conversation import encode_prompt
+from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_ID, IMAGE_TOKEN, Tokenizer
+from input_pipeline.text.tokenizer_files import ADDED_FILE
 from legion_jax import checkpoint
 from legion_jax.convert import spellings, verify
 from legion_jax.convert.source import SourceError

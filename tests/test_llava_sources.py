@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import checkpoint
 from legion_jax.convert.source import SourceError
 

@@ -8,8 +8,8 @@ import pytest
 import several_hosts
 import small_data
 
-from input_pipeline import conversation
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text import conversation
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import pictures, sharding, train_data
 
 data = small_data.data

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from input_pipeline.tokenizer import Tokenizer, train_tokenizer
-from input_pipeline.tokenizer_files import ADDED_FILE, as_json
+from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
+from input_pipeline.text.tokenizer_files import ADDED_FILE, as_json
 from legion_jax import partition
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
 from legion_jax.convert.published_files import published_configs

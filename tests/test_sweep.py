@@ -20,7 +20,7 @@ from experiments.sweeps import plan
 from input_pipeline import scarred_photos
 from input_pipeline.builder import prepare
 from input_pipeline.datasets import open_dataset
-from input_pipeline.tokenizer import train_tokenizer
+from input_pipeline.text.tokenizer import train_tokenizer
 from tools import sweep, sweep_process, sweep_runs
 
 KNOBS = {"data.data_dir": ".", "data.tokenizer": ".", "optimizer.total_steps": 6,

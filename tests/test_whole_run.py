@@ -16,7 +16,7 @@ from tensorboardX.proto import event_pb2
 
 from input_pipeline import prepared
 from input_pipeline.examples import text_length
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import partition, pictures, profiling, train
 from legion_jax.config import LoraConfig
 

@@ -9,7 +9,7 @@ from etils import epath
 
 from input_pipeline.prepared import open_split
 from input_pipeline.record import LABELS
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import web
 from tools import bar_charts, contact_sheet, data_survey, thumbnails
 from tools.bar_charts import Chart

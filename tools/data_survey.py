@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from input_pipeline import examples, manifest
 from input_pipeline.record import DataError
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 
 PICKS = ("random", "largest_mask", "smallest_mask", "longest_text", "most_regions")
 MEASURES = np.dtype([

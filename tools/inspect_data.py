@@ -21,7 +21,7 @@ from etils import epath
 from input_pipeline import prepared
 from input_pipeline.errors import UserError
 from input_pipeline.record import LABELS, DataError
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import command, web
 from tools import data_pages, data_survey
 from tools.data_pages import Page, Request

@@ -11,8 +11,8 @@ import ml_dtypes
 import numpy as np
 from absl import flags
 
-from input_pipeline import tokenizer_files
-from input_pipeline.tokenizer import ADDED_TOKENS, Tokenizer
+from input_pipeline.text import tokenizer_files
+from input_pipeline.text.tokenizer import ADDED_TOKENS, Tokenizer
 from legion_jax import command, config, partition
 from legion_jax.config import LegionConfig
 from legion_jax.convert import carried, streaming

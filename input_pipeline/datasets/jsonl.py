@@ -28,7 +28,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from input_pipeline.conversation import locate_phrases
+from input_pipeline.text.conversation import locate_phrases
 from input_pipeline.dataset import DataSet, Item, Notes, image_hash, read_annotations
 from input_pipeline.datasets.checks import fit_mask, note_size, shown_size
 from input_pipeline.record import (

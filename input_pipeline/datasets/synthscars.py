@@ -10,7 +10,7 @@ polygons; one bad record never stops the rest.
 import posixpath
 from collections.abc import Sequence
 
-from input_pipeline.conversation import locate_phrases
+from input_pipeline.text.conversation import locate_phrases
 from input_pipeline.dataset import (
     DataSet,
     Item,

@@ -6,9 +6,9 @@ import json
 import numpy as np
 from etils import epath
 
-from input_pipeline.conversation import encode_prompt, image_index
-from input_pipeline.tokenizer import IMAGE_TOKEN, Tokenizer
-from input_pipeline.tokenizer_files import ADDED_FILE, as_json
+from input_pipeline.text.conversation import encode_prompt, image_index
+from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
+from input_pipeline.text.tokenizer_files import ADDED_FILE, as_json
 from legion_jax.convert import carried, hf_files, recorded, spellings
 from legion_jax.convert.files import Files
 from legion_jax.convert.model_card import model_card

@@ -2,7 +2,7 @@
 
 import string
 
-from input_pipeline.conversation import build_prompt
+from input_pipeline.text.conversation import build_prompt
 from legion_jax.config import LegionConfig
 
 TITLE = """\

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import partition
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.convert import adapter, carried, sizes, vocabulary

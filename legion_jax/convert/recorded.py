@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import checkpoint, partition, tensor_file
 from legion_jax.config import LegionConfig
 from legion_jax.convert.load import CARRIED, LAYOUT

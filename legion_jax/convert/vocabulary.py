@@ -2,8 +2,14 @@
 
 import pathlib
 
-from input_pipeline.tokenizer import ADDED_TOKENS, IMAGE_TOKEN, Tokenizer
-from input_pipeline.tokenizer_files import ADDED_FILE, MODEL_FILE, as_json, load_added, read_files
+from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_TOKEN, Tokenizer
+from input_pipeline.text.tokenizer_files import (
+    ADDED_FILE,
+    MODEL_FILE,
+    as_json,
+    load_added,
+    read_files,
+)
 from legion_jax.convert.source import SourceError
 
 

@@ -25,7 +25,7 @@ from damage_formats import MARKER
 from published import TEXTS, make, save
 
 from input_pipeline.errors import UserError
-from input_pipeline.tokenizer import train_tokenizer
+from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax import partition
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
 from legion_jax.convert import adapter, export, load

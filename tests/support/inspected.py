@@ -7,7 +7,7 @@ import shutil
 import jax.numpy as jnp
 import published
 
-from input_pipeline.tokenizer import train_tokenizer
+from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax import checkpoint, partition, run_checkpoints
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.convert import load

@@ -8,8 +8,8 @@ import inspected
 import numpy as np
 import published
 
-from input_pipeline.tokenizer import IMAGE_TOKEN, Tokenizer
-from input_pipeline.tokenizer_files import ADDED_FILE, MODEL_FILE, as_json
+from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
+from input_pipeline.text.tokenizer_files import ADDED_FILE, MODEL_FILE, as_json
 from legion_jax import checkpoint, params_files, partition, run_checkpoints, tensor_file
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.convert import export, hf_files, load, spellings

@@ -8,7 +8,7 @@ import numpy as np
 import safetensors.numpy
 import torch
 
-from input_pipeline.tokenizer import train_tokenizer
+from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax import partition
 from legion_jax.config import LegionConfig
 from legion_jax.convert.carried import published_shapes

@@ -10,7 +10,7 @@ from input_pipeline import prepared, scarred_photos
 from input_pipeline.builder import prepare
 from input_pipeline.datasets import open_dataset
 from input_pipeline.examples import ExampleSpec
-from input_pipeline.tokenizer import train_tokenizer
+from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax.config import tiny as tiny_model
 
 MODEL = tiny_model()

@@ -12,7 +12,7 @@ import pytest
 from input_pipeline import scarred_photos
 from input_pipeline.builder import prepare
 from input_pipeline.datasets import open_dataset
-from input_pipeline.tokenizer import train_tokenizer
+from input_pipeline.text.tokenizer import train_tokenizer
 
 STEPS = 8
 SMALL = [

@@ -9,7 +9,7 @@ import ml_collections
 from experiments import run_config
 from input_pipeline.errors import UserError
 from input_pipeline.examples import ExampleSpec
-from input_pipeline.tokenizer import ADDED_TOKENS
+from input_pipeline.text.tokenizer import ADDED_TOKENS
 from legion_jax import config as config_lib
 from legion_jax import features, inventory, optim, sharding, train, train_data
 from legion_jax.config import LegionConfig

@@ -14,9 +14,10 @@ import torch
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
-from input_pipeline import conversation, examples, prepared
+from input_pipeline.text import conversation
+from input_pipeline import examples, prepared
 from input_pipeline.examples import ExampleSpec
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)

@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from experiments import base
-from input_pipeline.tokenizer import ADDED_TOKENS
+from input_pipeline.text.tokenizer import ADDED_TOKENS
 from legion_jax import partition
 from legion_jax.config import (
     ClipConfig,

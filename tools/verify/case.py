@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from input_pipeline import conversation, images, regions
-from input_pipeline.tokenizer import Tokenizer
+from input_pipeline.text import conversation
+from input_pipeline import images, regions
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import checkpoint, partition
 from legion_jax.config import LegionConfig
 from legion_jax.convert import load

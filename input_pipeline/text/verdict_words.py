@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from input_pipeline.conversation import AnswerRegion
+from input_pipeline.text.conversation import AnswerRegion
 
 REAL, FAKE = "real", "fake"
 _WORDS = {

@@ -1,11 +1,11 @@
-"""input_pipeline/conversation.py: prompt, tagging, training targets, and answers read back."""
+"""input_pipeline/text/conversation.py: prompt, tagging, training targets, and answers read back."""
 
 import random
 
 import numpy as np
 import pytest
 
-from input_pipeline.conversation import (
+from input_pipeline.text.conversation import (
     INSTRUCTION,
     SYSTEM,
     AnswerRegion,
@@ -19,7 +19,7 @@ from input_pipeline.conversation import (
     published_caption,
     tag_phrases,
 )
-from input_pipeline.tokenizer import IMAGE_ID, train_tokenizer
+from input_pipeline.text.tokenizer import IMAGE_ID, train_tokenizer
 
 ANSWER = "<p> The left ear </p> [SEG]:It merges. <p> the wall </p> [SEG]:It bends."
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from input_pipeline.errors import UserError
-from input_pipeline.tokenizer import ADDED_TOKENS, IMAGE_ID, IMAGE_TOKEN, Tokenizer
+from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_ID, IMAGE_TOKEN, Tokenizer
 
 SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "

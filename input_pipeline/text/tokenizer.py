@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 
 import sentencepiece
 
-from input_pipeline.tokenizer_files import (
+from input_pipeline.text.tokenizer_files import (
     ADDED_FILE,
     MODEL_FILE,
     TokenizerError,

@@ -1,4 +1,4 @@
-"""input_pipeline/tokenizer.py: the splitting rules, decoding, training, and broken folders."""
+"""input_pipeline/text/tokenizer.py: the splitting rules, decoding, training, and broken folders."""
 
 import json
 import pickle
@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from input_pipeline.tokenizer import (
+from input_pipeline.text.tokenizer import (
     ADDED_TOKENS,
     IMAGE_ID,
     Tokenizer,
