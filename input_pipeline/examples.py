@@ -25,9 +25,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from input_pipeline.text import conversation
-from input_pipeline import images, regions
 from input_pipeline.errors import UserError
+from input_pipeline.photos import images, regions
+from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 
 

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from input_pipeline import examples, places, prepared
+from input_pipeline import examples, prepared
+from input_pipeline import paths as paths_lib
 from input_pipeline.errors import UserError
-from input_pipeline.images import check_bytes
-from input_pipeline.photo_files import absolute, failing, open_file, printable, real, walk
+from input_pipeline.photos.images import check_bytes
+from input_pipeline.photos.photo_files import absolute, failing, open_file, printable, real, walk
 
 
 class SourceError(UserError):
@@ -128,7 +129,7 @@ def open_source(images: str) -> FileSource:
     """
     if images.startswith("@"):
         return _from_list(images[1:])
-    path, images = places.find(images, "--images"), images.removeprefix("file://")
+    path, images = paths_lib.find(images, "--images"), images.removeprefix("file://")
     with failing(images, SourceError):
         if path.is_dir():
             place = images.rstrip("/") or "/"
@@ -172,7 +173,7 @@ def _from_list(path: str) -> FileSource:
     number = len(lines)
     lines = [line.removeprefix("file://") for line in lines]
     for uri in dict.fromkeys(line.partition("://")[0] + "://" for line in lines if "://" in line):
-        places.find(uri, path)
+        paths_lib.find(uri, path)
     paths = list(dict.fromkeys(
         absolute(line if "://" in line or line.startswith("/") or not root else f"{root}/{line}")
         for line in lines))

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from input_pipeline import images
-from input_pipeline.images import ImageError
+from input_pipeline.photos import images
+from input_pipeline.photos.images import ImageError
 
 POLL_SECONDS = 0.1  # how often a waiting consumer looks whether it was stopped by a signal
 

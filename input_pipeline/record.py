@@ -39,8 +39,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from input_pipeline.errors import UserError
-from input_pipeline.images import ImageError, read_image
-from input_pipeline.regions import RegionError, png_to_mask, polygons_to_mask
+from input_pipeline.photos.images import ImageError, read_image
+from input_pipeline.photos.regions import RegionError, png_to_mask, polygons_to_mask
 from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_TOKEN
 
 UNKNOWN, REAL, SYNTHETIC, TAMPERED = -1, 0, 1, 2

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from input_pipeline.regions import RegionError, polygons_to_mask
+from input_pipeline.photos.regions import RegionError, polygons_to_mask
 from input_pipeline.scar_kinds import CATEGORIES, Kind, Window
 
 MIN_AREA, MAX_AREA, MAX_TOTAL = 0.05, 0.15, 0.45  # shares of the image

@@ -10,7 +10,7 @@ import zlib
 
 from etils import epath
 
-from input_pipeline.photo_files import failing, walk
+from input_pipeline.photos.photo_files import failing, walk
 from input_pipeline.record import DataError, RecordError
 
 ARCHIVES = (".zip", ".tar")

@@ -18,7 +18,8 @@ from absl import flags
 from etils import epath
 from tqdm import tqdm
 
-from input_pipeline import examples, images, manifest, places, prepared
+from input_pipeline import examples, manifest, paths, prepared
+from input_pipeline.photos import images
 from input_pipeline.record import DataError
 from legion_jax import checkpoint, command, distributed, report
 from legion_jax.evaluation import bootstrap, calibration, chunks, scoring, texts
@@ -180,7 +181,7 @@ if __name__ == "__main__":
     OUTPUT = flags.DEFINE_string("output", None, "Folder for metrics.json and rows.jsonl.")
     BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Photos per compiled call.", lower_bound=1)
     ROBUSTNESS = flags.DEFINE_string("robustness", "", "Damage to photos: all, or names such as "
-                                     "jpeg,blur=5 (see input_pipeline/perturbations.py).")
+                                     "jpeg,blur=5 (see input_pipeline/photos/perturbations.py).")
     CSS_MODEL = flags.DEFINE_string("css_model", "", "Sentence encoder for CSS: a folder or a name "
                                     "on the Hugging Face hub; empty: no CSS.")
     RESAMPLES = flags.DEFINE_integer("resamples", bootstrap.RESAMPLES, "Bootstrap resamples for "
@@ -200,7 +201,7 @@ if __name__ == "__main__":
             print(settings_lib.explain(COMPAT.value))
         encode = texts.encoder(CSS_MODEL.value) if CSS_MODEL.value else None
         source = open_source(DATA_DIR.value, SPLIT.value)
-        folder, output = CHECKPOINT.value, places.folder(OUTPUT.value, "--output")
+        folder, output = CHECKPOINT.value, paths.folder(OUTPUT.value, "--output")
         output.mkdir(parents=True, exist_ok=True)
         made = []
 

@@ -14,10 +14,11 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from input_pipeline import batches, examples, regions
-from input_pipeline.text import conversation
-from input_pipeline import images as image_lib
+from input_pipeline import batches, examples
 from input_pipeline.errors import UserError
+from input_pipeline.photos import images as image_lib
+from input_pipeline.photos import regions
+from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from input_pipeline.text.verdict_words import verdict_of_words
 from legion_jax import checkpoint, partition

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from input_pipeline import regions
+from input_pipeline.photos import regions
 from legion_jax import report
 from legion_jax.overlay import draw_overlay
 from legion_jax.predictions import Prediction

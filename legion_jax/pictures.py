@@ -10,9 +10,9 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from input_pipeline.text import conversation
-from input_pipeline import regions
 from input_pipeline.batches import Rows
+from input_pipeline.photos import regions
+from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import distributed, losses, overlay, partition, sharding
 from legion_jax.models.layers import numerics

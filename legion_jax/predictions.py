@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from input_pipeline.text import conversation
 from input_pipeline.errors import UserError
+from input_pipeline.text import conversation
 
 # Which photos get their explanation and masks: those not judged real, all, none.
 # `fakes` lets the language model answer for every photo, so that its words can be compared with

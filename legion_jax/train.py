@@ -20,8 +20,8 @@ from ml_collections import config_flags
 
 from experiments import run_config
 from input_pipeline import batches
-from input_pipeline.text import conversation
 from input_pipeline.examples import ExampleSpec
+from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import (
     checkpoint,

@@ -13,8 +13,8 @@ from etils import epath
 from PIL import Image
 from stub_predict import StubPredictor, answer, make_checkpoint
 
-from input_pipeline.images import read_image
 from input_pipeline.photo_sources import open_source
+from input_pipeline.photos.images import read_image
 from legion_jax import outputs
 from legion_jax.batch_job import BatchJob, JobError, Options
 from legion_jax.job_parts import Share

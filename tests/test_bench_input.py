@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from repository import ROOT
 
-from input_pipeline.text import conversation
 from input_pipeline import prepared
 from input_pipeline.builder import prepare
 from input_pipeline.datasets import open_dataset
+from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 from tools.input_bench import contest, stages, synthetic
 

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from input_pipeline.photos.images import clip_image, read_image, sam_image, sam_size
 from input_pipeline.text.conversation import (
     build_conversation,
     build_prompt,
@@ -18,7 +19,6 @@ from input_pipeline.text.conversation import (
     published_caption,
     tag_phrases,
 )
-from input_pipeline.images import clip_image, read_image, sam_image, sam_size
 from input_pipeline.text.tokenizer import Tokenizer
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])

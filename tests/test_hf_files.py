@@ -15,7 +15,7 @@ from flax import nnx
 from random_models import QUICK_COMPILE
 from torch_side import assert_close
 
-from input_pipeline.images import clip_image, sam_image
+from input_pipeline.photos.images import clip_image, sam_image
 from legion_jax import partition
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.convert import hf_files, model_card, spellings

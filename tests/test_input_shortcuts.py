@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from experiments import base
-from input_pipeline.text import conversation
-from input_pipeline import images, regions
 from input_pipeline.examples import ExampleSpec, training_example
+from input_pipeline.photos import images, regions
+from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 
 SIZES = [(336, 336), (336, 500), (337, 335), (64, 64), (64, 48), (51, 63), (1, 64), (128, 127),

@@ -16,9 +16,9 @@ from input_pipeline import record as common
 from input_pipeline.dataset import Notes
 from input_pipeline.datasets import open_dataset
 from input_pipeline.datasets.jsonl import FIELDS, REGION_FIELDS
+from input_pipeline.photos.regions import png_to_mask
 from input_pipeline.prepared import open_split
 from input_pipeline.record import DataError
-from input_pipeline.regions import png_to_mask
 
 SQUARE = [[2, 2, 12, 2, 12, 9, 2, 9]]
 FILES = {

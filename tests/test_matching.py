@@ -9,7 +9,7 @@ from made_rows import prediction, record
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from input_pipeline import regions
+from input_pipeline.photos import regions
 from legion_jax.evaluation import matching
 from legion_jax.evaluation import rows as rows_lib
 from legion_jax.evaluation.settings import DEFAULT

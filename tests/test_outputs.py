@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import regions
+from input_pipeline.photos import regions
 from legion_jax import outputs
 from legion_jax.predictions import Prediction, Region
 

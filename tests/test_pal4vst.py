@@ -13,9 +13,9 @@ from input_pipeline import builder, manifest
 from input_pipeline.dataset import image_hash
 from input_pipeline.datasets import open_dataset
 from input_pipeline.examples import union_mask
+from input_pipeline.photos.regions import png_to_mask
 from input_pipeline.prepared import open_split
 from input_pipeline.record import DataError
-from input_pipeline.regions import png_to_mask
 
 
 def prepare(source, data_dir):

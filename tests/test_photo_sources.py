@@ -11,7 +11,6 @@ from PIL import Image
 
 from input_pipeline import builder, scarred_photos
 from input_pipeline.datasets import open_dataset
-from input_pipeline.images import ImageError
 from input_pipeline.photo_sources import (
     FileSource,
     RecordSource,
@@ -19,6 +18,7 @@ from input_pipeline.photo_sources import (
     check_apart,
     open_source,
 )
+from input_pipeline.photos.images import ImageError
 from input_pipeline.record import DataError
 
 bucket = remote_files.bucket

@@ -11,8 +11,9 @@ from PIL import Image
 from predict_jobs import arguments, everything, save_photos
 from stub_predict import lines, make_checkpoint, run
 
-from input_pipeline import builder, prepared, regions, scarred_photos
+from input_pipeline import builder, prepared, scarred_photos
 from input_pipeline.datasets import open_dataset
+from input_pipeline.photos import regions
 
 checkpoint, many, unbroken = predict_jobs.checkpoint, predict_jobs.many, predict_jobs.unbroken
 

@@ -13,7 +13,7 @@ from PIL import Image
 from predict_jobs import arguments, everything
 from stub_predict import lines
 
-from input_pipeline import regions
+from input_pipeline.photos import regions
 
 folder, tokenizer, photos = (
     small_checkpoint.folder, small_checkpoint.tokenizer, small_checkpoint.photos)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline.images import DECODING_BYTES
+from input_pipeline.photos.images import DECODING_BYTES
 from input_pipeline.read_ahead import Limits, ReadAhead
 
 

@@ -150,7 +150,7 @@ def test_an_unknown_id_is_told(page, folder):
 
 def test_masks_are_those_of_the_rows(page, folder):
     """Every pixel of a mask is drawn, and none beside it by more than a pixel of the canvas."""
-    from input_pipeline.regions import rle_to_mask
+    from input_pipeline.photos.regions import rle_to_mask
 
     row = max(_rows(folder), key=lambda r: r["num_masks"])
     rle = row["regions"][0]["rle"]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline import scarred_photos
-from input_pipeline.regions import polygons_to_mask
+from input_pipeline.photos.regions import polygons_to_mask
 from input_pipeline.scar_kinds import CATEGORIES, DISTORTION, PHYSICS, STRUCTURE, Kind, Window
 from input_pipeline.scarred_photos import (
     NO_ARTIFACT,

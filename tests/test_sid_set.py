@@ -14,9 +14,9 @@ from input_pipeline import builder, manifest
 from input_pipeline.dataset import Notes
 from input_pipeline.datasets import open_dataset
 from input_pipeline.datasets.checks import fit_mask
+from input_pipeline.photos.regions import png_to_mask
 from input_pipeline.prepared import open_split
 from input_pipeline.record import DataError, RecordError
-from input_pipeline.regions import png_to_mask
 
 
 def prepare(source, data_dir, config):

@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from input_pipeline import batches, prepared
-from input_pipeline.text.conversation import INSTRUCTION
 from input_pipeline.errors import UserError
 from input_pipeline.examples import ExampleSpec, blank_example, text_length, training_example
 from input_pipeline.stream import Stream
+from input_pipeline.text.conversation import INSTRUCTION
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import command
 from tools.input_bench import contest, stages

@@ -12,7 +12,8 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from input_pipeline import examples, images, manifest, prepared
+from input_pipeline import examples, manifest, prepared
+from input_pipeline.photos import images
 from input_pipeline.record import RecordError
 from legion_jax import checkpoint, command
 from legion_jax.evaluation import calibration

@@ -15,7 +15,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from input_pipeline import places
+from input_pipeline import paths
 from legion_jax import command
 from legion_jax.evaluation.bootstrap import RESAMPLES
 from legion_jax.evaluation.pages import comparison, photos
@@ -55,7 +55,7 @@ if __name__ == "__main__":
 
     def main(first: str, second: str) -> None:
         """Compares the two folders on the command line."""
-        output = places.folder(OUTPUT.value, "--output")
+        output = paths.folder(OUTPUT.value, "--output")
         a, b = open_evaluation(first), open_evaluation(second)
         found = comparison.compare(a, b, resamples=SAMPLES.value, seed=SEED.value)
         result = comparison.write_comparison(output, found, max_photos=MAX_PHOTOS.value,

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from input_pipeline import examples, images
+from input_pipeline import examples
+from input_pipeline.photos import images
+from input_pipeline.photos.regions import RegionError, png_to_mask
 from input_pipeline.record import LABELS, SCORES
-from input_pipeline.regions import RegionError, png_to_mask
 from legion_jax import overlay
 from tools import thumbnails
 from tools.bar_charts import percent

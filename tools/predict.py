@@ -22,8 +22,9 @@ import warnings
 import jax
 from absl import flags
 
-from input_pipeline import images, photo_sources, places
+from input_pipeline import paths, photo_sources
 from input_pipeline.errors import UserError
+from input_pipeline.photos import images
 from input_pipeline.read_ahead import Limits
 from legion_jax import batch_job, command, distributed, outputs
 from legion_jax.inference import Predictor
@@ -98,7 +99,7 @@ if __name__ == "__main__":
                              f"some of {','.join(outputs.KINDS)}")
 
     def predict() -> int:
-        places.folder(OUTPUT.value, "--output")
+        paths.folder(OUTPUT.value, "--output")
         if not FLUSH.value < float("inf"):
             raise UserError(f"--flush_seconds: a number of seconds, got {FLUSH.value}")
         warnings.filterwarnings("ignore", module=r"PIL\.")  # on odd files; each has its line

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from input_pipeline import images
+from input_pipeline.photos import images
 from legion_jax import overlay, web
 
 MAX_SIDE, MIN_SIDE = 640, 320  # px of a picture's longer side; smaller photos are magnified

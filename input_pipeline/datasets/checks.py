@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline.dataset import Notes
-from input_pipeline.images import FORMATS
+from input_pipeline.photos.images import FORMATS
+from input_pipeline.photos.regions import RegionError, mask_to_png, png_to_mask
 from input_pipeline.record import RecordError
-from input_pipeline.regions import RegionError, mask_to_png, png_to_mask
 from input_pipeline.tree import Tree
 
 IMAGE_FILES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif"))

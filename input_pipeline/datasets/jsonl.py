@@ -28,9 +28,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from input_pipeline.text.conversation import locate_phrases
 from input_pipeline.dataset import DataSet, Item, Notes, image_hash, read_annotations
 from input_pipeline.datasets.checks import fit_mask, note_size, shown_size
+from input_pipeline.photos.regions import RegionError, mask_to_png, png_to_mask
 from input_pipeline.record import (
     LABELS,
     NO_BOX,
@@ -41,7 +41,7 @@ from input_pipeline.record import (
     RecordError,
     Region,
 )
-from input_pipeline.regions import RegionError, mask_to_png, png_to_mask
+from input_pipeline.text.conversation import locate_phrases
 
 MANIFEST = "manifest.jsonl"
 NUMBERS = {name: number for number, name in LABELS.items()}

@@ -10,8 +10,8 @@ import posixpath
 
 from input_pipeline.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.datasets.checks import is_image, shown_size
+from input_pipeline.photos.regions import RegionError, mask_to_png, png_to_mask
 from input_pipeline.record import SYNTHETIC, DataError, Record, RecordError
-from input_pipeline.regions import RegionError, mask_to_png, png_to_mask
 
 
 class Pal4Vst(DataSet):

@@ -10,7 +10,6 @@ polygons; one bad record never stops the rest.
 import posixpath
 from collections.abc import Sequence
 
-from input_pipeline.text.conversation import locate_phrases
 from input_pipeline.dataset import (
     DataSet,
     Item,
@@ -30,6 +29,7 @@ from input_pipeline.record import (
     check_text,
     image_size,
 )
+from input_pipeline.text.conversation import locate_phrases
 
 FOLDERS = ("annotations", "annoations")  # the published README spells the second
 CATEGORIES = "categories.json"  # optional: {image name: content category}, which the set lacks

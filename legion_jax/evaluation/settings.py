@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from input_pipeline import perturbations, regions
 from input_pipeline.errors import UserError
+from input_pipeline.photos import perturbations, regions
 from legion_jax import metrics
 from legion_jax.evaluation import reliability
 
@@ -23,7 +23,7 @@ class Settings:
     Attributes:
         rasteriser: of true polygons, one of `regions.RASTERISERS`.
         pixel_rule: how empty masks score, one of `metrics.RULES`.
-        perturbation, level: damage done to photos (`input_pipeline.perturbations`), '' for none.
+        perturbation, level: damage done to photos (`photos.perturbations`), '' for none.
     """
 
     rasteriser: str = "coco"

@@ -21,8 +21,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from input_pipeline.perturbations import GRID
-from input_pipeline.regions import mask_to_rle
+from input_pipeline.photos.perturbations import GRID
+from input_pipeline.photos.regions import mask_to_rle
 from legion_jax import metrics
 
 WORDS = ("the left hand", "a melted ear", "letters on the sign", "two shadows", "the sky's edge",

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from input_pipeline import regions
+from input_pipeline.photos import regions
 from legion_jax.evaluation import rows as rows_lib
 from legion_jax.evaluation.settings import DEFAULT
 from legion_jax.predictions import Prediction, Region

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from random_models import randomized
 
+from input_pipeline.photos import images
 from input_pipeline.text import conversation
-from input_pipeline import images
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax import checkpoint, params_files, partition
 from legion_jax.predictions import Question

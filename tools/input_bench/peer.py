@@ -14,9 +14,9 @@ import torch
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
-from input_pipeline.text import conversation
 from input_pipeline import examples, prepared
 from input_pipeline.examples import ExampleSpec
+from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)

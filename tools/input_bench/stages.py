@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline import batches, examples, images, regions
-from input_pipeline.text import conversation
+from input_pipeline import batches, examples
 from input_pipeline.examples import ExampleSpec
+from input_pipeline.photos import images, regions
 from input_pipeline.stream import WINDOW, Stream
+from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 
 REPEATS = 3  # of every stage of every photo; the fastest counts

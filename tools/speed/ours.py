@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from input_pipeline.regions import unpack_masks
+from input_pipeline.photos.regions import unpack_masks
 from legion_jax import optim, partition, sharding, train
 from legion_jax.programs import Answering, Programs, abstract_params
 from legion_jax.scheduler import Job, Scheduler

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from input_pipeline.photos import images, regions
 from input_pipeline.text import conversation
-from input_pipeline import images, regions
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import checkpoint, partition
 from legion_jax.config import LegionConfig

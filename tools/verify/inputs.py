@@ -5,8 +5,8 @@ import hashlib
 import jax
 import numpy as np
 
+from input_pipeline.photos import images
 from input_pipeline.text import conversation
-from input_pipeline import images
 from legion_jax.models import clip, sam_encoder
 from tools.verify.case import Case
 from tools.verify.table import Results

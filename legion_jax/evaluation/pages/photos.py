@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from etils import epath
 from PIL import Image
 
-from input_pipeline import examples, images, manifest, prepared
+from input_pipeline import examples, manifest, prepared
 from input_pipeline.errors import UserError
+from input_pipeline.photos import images
 from input_pipeline.record import RecordError
 from legion_jax import web
 

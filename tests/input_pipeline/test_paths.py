@@ -1,25 +1,25 @@
-"""input_pipeline/places.py: what the user named, or one sentence."""
+"""input_pipeline/paths.py: what the user named, or one sentence."""
 
 import pytest
 
-from input_pipeline import places
+from input_pipeline import paths
 from input_pipeline.errors import UserError
 
 
 def test_paths_and_uris(tmp_path):
-    assert str(places.find("a/b", "--x")) == "a/b"
-    assert str(places.find("file:///a/b", "--x")) == "/a/b"
-    assert str(places.find("gs://bucket/b", "--x")) == "gs://bucket/b"
-    assert not places.folder(str(tmp_path / "new"), "--x").exists()
+    assert str(paths.find("a/b", "--x")) == "a/b"
+    assert str(paths.find("file:///a/b", "--x")) == "/a/b"
+    assert str(paths.find("gs://bucket/b", "--x")) == "gs://bucket/b"
+    assert not paths.folder(str(tmp_path / "new"), "--x").exists()
 
 
 @pytest.mark.parametrize("text, words", [("", "--x: empty"), ("ftp://a/b", "ftp:// is not")])
 def test_what_names_nothing(text, words):
     with pytest.raises(UserError, match=words):
-        places.find(text, "--x")
+        paths.find(text, "--x")
 
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "f").write_text("")
     with pytest.raises(UserError, match="--x: .*f is a file, not a folder"):
-        places.folder(str(tmp_path / "f"), "--x")
+        paths.folder(str(tmp_path / "f"), "--x")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.errors import UserError
-from input_pipeline.perturbations import GRID, blur_sigma, perturb
+from input_pipeline.photos.perturbations import GRID, blur_sigma, perturb
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from etils import epath
 
 from input_pipeline.errors import UserError
-from input_pipeline.images import ImageError
+from input_pipeline.photos.images import ImageError
 
 
 def walk(root: str, *, hidden: bool = False, repeat: bool = False) -> Iterator[str]:

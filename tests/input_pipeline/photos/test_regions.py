@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from input_pipeline.regions import (
+from input_pipeline.photos.regions import (
     RASTERISERS,
     RegionError,
     mask_to_rle,

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from input_pipeline.errors import UserError
-from input_pipeline.images import FORMATS
+from input_pipeline.photos.images import FORMATS
 
 # Published annotations overshoot the border by rounding; anything within a pixel is such a case.
 BORDER_SLACK = 1.0

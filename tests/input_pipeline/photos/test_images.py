@@ -1,4 +1,4 @@
-"""input_pipeline/images.py: decoding of every kind of file, and the two views of a photo."""
+"""input_pipeline/photos/images.py: decoding of every kind of file, and the two views of a photo."""
 
 import io
 import struct
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline.images import (
+from input_pipeline.photos.images import (
     ImageError,
     check_bytes,
     clip_image,

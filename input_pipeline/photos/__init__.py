@@ -1,0 +1,1 @@
+"""Pixels: photos from files, the views of them the model takes, regions, and damage on purpose."""
