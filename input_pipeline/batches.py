@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from input_pipeline.errors import UserError
-from input_pipeline.record import RecordError
+from input_pipeline.records.record import RecordError
 from input_pipeline.stream import Stream
 
 LOG = logging.getLogger("legion_jax")

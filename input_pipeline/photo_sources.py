@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from input_pipeline import examples, prepared
+from input_pipeline import examples
+from input_pipeline.records import prepared
 from input_pipeline import paths as paths_lib
 from input_pipeline.errors import UserError
 from input_pipeline.photos.images import check_bytes

@@ -11,7 +11,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
-from input_pipeline.record import RecordError
+from input_pipeline.records.record import RecordError
 
 _HEADER = struct.Struct("<QI")
 _UINT8 = 4  # DT_UINT8 of TensorFlow's types

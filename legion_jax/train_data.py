@@ -10,7 +10,8 @@ import jax
 import ml_collections
 
 from experiments.run_config import ConfigError
-from input_pipeline import batches, prepared
+from input_pipeline import batches
+from input_pipeline.records import prepared
 from input_pipeline.examples import ExampleSpec, blank_example, training_example
 from input_pipeline.lengths import text_lengths
 from input_pipeline.stream import WINDOW, Stream

@@ -7,7 +7,7 @@ import pytest
 
 from input_pipeline import batches
 from input_pipeline.errors import UserError
-from input_pipeline.record import RecordError
+from input_pipeline.records.record import RecordError
 from input_pipeline.stream import Stream
 
 LENGTHS = np.random.default_rng(0).integers(10, 99, 37)

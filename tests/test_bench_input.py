@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from repository import ROOT
 
-from input_pipeline import prepared
-from input_pipeline.builder import prepare
+from input_pipeline.records import prepared
+from input_pipeline.records.builder import prepare
 from input_pipeline.datasets import open_dataset
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer

@@ -10,7 +10,7 @@ import small_data
 from commands import run_tool
 from sklearn.linear_model import LogisticRegression
 
-from input_pipeline import prepared
+from input_pipeline.records import prepared
 from legion_jax import checkpoint
 from legion_jax.checkpoint import CheckpointError
 from legion_jax.evaluation import calibration

@@ -11,7 +11,7 @@ from commands import run_tool
 from etils import epath
 from made_rows import prediction, record
 
-from input_pipeline import prepared
+from input_pipeline.records import prepared
 from input_pipeline.errors import UserError
 from input_pipeline.photos import regions
 from legion_jax import evaluate

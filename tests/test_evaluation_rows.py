@@ -10,7 +10,7 @@ from made_rows import prediction, random_rows, record
 from input_pipeline import examples
 from input_pipeline.errors import UserError
 from input_pipeline.photos import perturbations, regions
-from input_pipeline.record import DataError, RecordError
+from input_pipeline.records.record import DataError, RecordError
 from legion_jax.evaluation import chunks, scoring
 from legion_jax.evaluation import rows as rows_lib
 from legion_jax.evaluation import settings as settings_lib

@@ -7,10 +7,10 @@ import sys
 import pytest
 from sheet_pages import EVIL, Page, make_source
 
-from input_pipeline import builder, manifest
+from input_pipeline.records import builder, manifest
 from input_pipeline.datasets import ALL
 from input_pipeline.errors import UserError
-from input_pipeline.prepared import open_split
+from input_pipeline.records.prepared import open_split
 from legion_jax import overlay
 from tools import data_survey, inspect_data
 from tools.data_pages import Request

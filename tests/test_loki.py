@@ -23,13 +23,13 @@ from fake_loki import (
     open_ended,
 )
 
-from input_pipeline import builder, manifest
-from input_pipeline.dataset import image_hash
+from input_pipeline.records import builder, manifest
+from input_pipeline.records.dataset import image_hash
 from input_pipeline.datasets import open_dataset
 from input_pipeline.datasets.loki import CATEGORIES
 from input_pipeline.examples import union_mask
-from input_pipeline.prepared import open_split
-from input_pipeline.record import DataError
+from input_pipeline.records.prepared import open_split
+from input_pipeline.records.record import DataError
 
 
 def prepare(source, data_dir, config):

@@ -11,7 +11,8 @@ from PIL import Image
 from predict_jobs import arguments, everything, save_photos
 from stub_predict import lines, make_checkpoint, run
 
-from input_pipeline import builder, prepared, scarred_photos
+from input_pipeline.records import builder, prepared
+from input_pipeline import scarred_photos
 from input_pipeline.datasets import open_dataset
 from input_pipeline.photos import regions
 

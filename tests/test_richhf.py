@@ -24,13 +24,14 @@ from fake_richhf import (
 from PIL import Image
 from tensorboardX.crc32c import crc32c
 
-from input_pipeline import builder, manifest, tfrecord
-from input_pipeline.dataset import image_hash
+from input_pipeline.records import builder, manifest
+from input_pipeline import tfrecord
+from input_pipeline.records.dataset import image_hash
 from input_pipeline.datasets import open_dataset
 from input_pipeline.examples import union_mask
 from input_pipeline.photos.regions import png_to_mask
-from input_pipeline.prepared import open_split
-from input_pipeline.record import DataError, RecordError
+from input_pipeline.records.prepared import open_split
+from input_pipeline.records.record import DataError, RecordError
 
 
 def prepare(source, data_dir, config="published"):

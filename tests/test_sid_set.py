@@ -10,13 +10,13 @@ import pytest
 from fake_folders import BROKEN, FORMS, picture, write_tree, zip_tree
 from fake_sid_set import KINDS, MASKS, encode_mask, make_folders, make_parquet, mask_array
 
-from input_pipeline import builder, manifest
-from input_pipeline.dataset import Notes
+from input_pipeline.records import builder, manifest
+from input_pipeline.records.dataset import Notes
 from input_pipeline.datasets import open_dataset
 from input_pipeline.datasets.checks import fit_mask
 from input_pipeline.photos.regions import png_to_mask
-from input_pipeline.prepared import open_split
-from input_pipeline.record import DataError, RecordError
+from input_pipeline.records.prepared import open_split
+from input_pipeline.records.record import DataError, RecordError
 
 
 def prepare(source, data_dir, config):

@@ -23,7 +23,8 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from input_pipeline import batches, prepared
+from input_pipeline import batches
+from input_pipeline.records import prepared
 from input_pipeline.errors import UserError
 from input_pipeline.examples import ExampleSpec, blank_example, text_length, training_example
 from input_pipeline.stream import Stream
@@ -67,7 +68,7 @@ def folder_of(options) -> Iterator[str]:
     if options.data_dir:
         yield options.data_dir
         return
-    from input_pipeline.builder import prepare
+    from input_pipeline.records.builder import prepare
     from input_pipeline.datasets import open_dataset
     from tools.input_bench import synthetic
     with tempfile.TemporaryDirectory(prefix="bench_input_") as folder:

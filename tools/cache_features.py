@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import run_config
-from input_pipeline import prepared
+from input_pipeline.records import prepared
 from legion_jax import command, features, train, train_data
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from input_pipeline import examples, manifest, prepared
+from input_pipeline import examples
+from input_pipeline.records import manifest, prepared
 from input_pipeline.photos import images
-from input_pipeline.record import RecordError
+from input_pipeline.records.record import RecordError
 from legion_jax import checkpoint, command
 from legion_jax.evaluation import calibration
 from legion_jax.evaluation.calibration import CalibrationError

@@ -12,7 +12,7 @@ from PIL import Image
 from input_pipeline import examples
 from input_pipeline.photos import images
 from input_pipeline.photos.regions import RegionError, png_to_mask
-from input_pipeline.record import LABELS, SCORES
+from input_pipeline.records.record import LABELS, SCORES
 from legion_jax import overlay
 from tools import thumbnails
 from tools.bar_charts import percent

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from input_pipeline.prepared import open_split
-from input_pipeline.record import LABELS
+from input_pipeline.records.prepared import open_split
+from input_pipeline.records.record import LABELS
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import web
 from tools import bar_charts, contact_sheet, data_survey, thumbnails

@@ -10,8 +10,9 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from input_pipeline import examples, manifest
-from input_pipeline.record import DataError
+from input_pipeline import examples
+from input_pipeline.records import manifest
+from input_pipeline.records.record import DataError
 from input_pipeline.text.tokenizer import Tokenizer
 
 PICKS = ("random", "largest_mask", "smallest_mask", "longest_text", "most_regions")

@@ -6,11 +6,11 @@ import posixpath
 import numpy as np
 from PIL import Image
 
-from input_pipeline.dataset import Notes
+from input_pipeline.records.dataset import Notes
 from input_pipeline.photos.images import FORMATS
 from input_pipeline.photos.regions import RegionError, mask_to_png, png_to_mask
-from input_pipeline.record import RecordError
-from input_pipeline.tree import Tree
+from input_pipeline.records.record import RecordError
+from input_pipeline.records.tree import Tree
 
 IMAGE_FILES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif"))
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values that swap the sides

@@ -15,7 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from input_pipeline.dataset import (
+from input_pipeline.records.dataset import (
     DataSet,
     Item,
     Notes,
@@ -24,8 +24,15 @@ from input_pipeline.dataset import (
     read_annotations,
 )
 from input_pipeline.datasets.checks import home, note_size, shown_size
-from input_pipeline.record import REAL, SYNTHETIC, DataError, Record, RecordError, check_text
-from input_pipeline.tree import Tree, clean
+from input_pipeline.records.record import (
+    REAL,
+    SYNTHETIC,
+    DataError,
+    Record,
+    RecordError,
+    check_text,
+)
+from input_pipeline.records.tree import Tree, clean
 
 SPLITS = ("train", "test")
 LABELS = {0: SYNTHETIC, 1: REAL}

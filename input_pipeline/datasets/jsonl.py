@@ -1,6 +1,6 @@
 """Images of one's own, described in `manifest.jsonl`: a JSON object per line.
 
-Its fields are those of the record (`input_pipeline.record`) by name; only `image` is required.
+Its fields are those of the record (`input_pipeline.records.record`) by name; only `image` is required.
 
 | field | value | without it |
 |---|---|---|
@@ -28,10 +28,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from input_pipeline.dataset import DataSet, Item, Notes, image_hash, read_annotations
+from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash, read_annotations
 from input_pipeline.datasets.checks import fit_mask, note_size, shown_size
 from input_pipeline.photos.regions import RegionError, mask_to_png, png_to_mask
-from input_pipeline.record import (
+from input_pipeline.records.record import (
     LABELS,
     NO_BOX,
     SCORES,

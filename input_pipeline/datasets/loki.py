@@ -19,7 +19,7 @@ import math
 import posixpath
 import re
 
-from input_pipeline.dataset import (
+from input_pipeline.records.dataset import (
     DataSet,
     Item,
     Notes,
@@ -28,7 +28,7 @@ from input_pipeline.dataset import (
     read_annotations,
 )
 from input_pipeline.datasets.checks import shown_size
-from input_pipeline.record import (
+from input_pipeline.records.record import (
     REAL,
     SYNTHETIC,
     DataError,

@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from input_pipeline.record import DataError, RecordError
+from input_pipeline.records.record import DataError, RecordError
 
 
 class Rows:

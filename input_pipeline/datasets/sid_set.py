@@ -13,7 +13,7 @@ marked. Descriptions are optional; one whose image is not there is an item witho
 import posixpath
 import re
 
-from input_pipeline.dataset import (
+from input_pipeline.records.dataset import (
     DataSet,
     Item,
     Notes,
@@ -29,7 +29,7 @@ from input_pipeline.datasets.checks import (
     shown_size,
 )
 from input_pipeline.datasets.rows import Rows
-from input_pipeline.record import (
+from input_pipeline.records.record import (
     REAL,
     SYNTHETIC,
     TAMPERED,

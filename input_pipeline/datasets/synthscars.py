@@ -10,7 +10,7 @@ polygons; one bad record never stops the rest.
 import posixpath
 from collections.abc import Sequence
 
-from input_pipeline.dataset import (
+from input_pipeline.records.dataset import (
     DataSet,
     Item,
     Notes,
@@ -18,7 +18,7 @@ from input_pipeline.dataset import (
     parse_json,
     read_annotations,
 )
-from input_pipeline.record import (
+from input_pipeline.records.record import (
     REAL,
     SYNTHETIC,
     TAMPERED,

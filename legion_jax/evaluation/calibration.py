@@ -14,7 +14,7 @@ import scipy.special
 from etils import epath
 
 from input_pipeline.errors import UserError
-from input_pipeline.record import LABELS
+from input_pipeline.records.record import LABELS
 from legion_jax import checkpoint, report
 from legion_jax.checkpoint import CheckpointError
 from legion_jax.evaluation import reliability

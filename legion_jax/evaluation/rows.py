@@ -7,7 +7,7 @@ from pycocotools import mask as coco_mask
 
 from input_pipeline import examples
 from input_pipeline.photos import images, perturbations, regions
-from input_pipeline.record import DataError, RecordError
+from input_pipeline.records.record import DataError, RecordError
 from legion_jax import metrics
 from legion_jax.evaluation import matching, texts
 from legion_jax.evaluation.settings import Settings

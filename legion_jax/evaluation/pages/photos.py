@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from etils import epath
 from PIL import Image
 
-from input_pipeline import examples, manifest, prepared
+from input_pipeline import examples
+from input_pipeline.records import manifest, prepared
 from input_pipeline.errors import UserError
 from input_pipeline.photos import images
-from input_pipeline.record import RecordError
+from input_pipeline.records.record import RecordError
 from legion_jax import web
 
 LOG = logging.getLogger("legion_jax")
@@ -68,7 +69,7 @@ class RecordPhotos:
     """
 
     def __init__(self, *splits: Sequence[Mapping]):
-        """`splits`: as `input_pipeline.prepared.open_split` gives them."""
+        """`splits`: as `input_pipeline.records.prepared.open_split` gives them."""
         self._splits = splits
         self._places: dict[str, tuple[int, int]] = {}
         self._unread = ((s, k) for s, split in enumerate(splits) for k in range(len(split)))

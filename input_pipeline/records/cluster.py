@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import apache_beam as beam
 from etils import epath
 
-from input_pipeline import manifest
-from input_pipeline.dataset import DataSet, Item
-from input_pipeline.manifest import LISTING, MANIFEST
-from input_pipeline.record import DataError
+from input_pipeline.records import manifest
+from input_pipeline.records.dataset import DataSet, Item
+from input_pipeline.records.manifest import LISTING, MANIFEST
+from input_pipeline.records.record import DataError
 
 _EMPTY = "no usable record"
 
@@ -68,7 +68,7 @@ class _Read(beam.DoFn):
         self._dataset, self._split = dataset, split
 
     def process(self, line):
-        from input_pipeline.builder import read_item
+        from input_pipeline.records.builder import read_item
         name, file, data, repeated = json.loads(line)
         entry, features = read_item(self._dataset, self._split, Item(name, file, data))
         if repeated:

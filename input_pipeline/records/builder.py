@@ -16,10 +16,10 @@ from absl import logging
 from etils import epath
 from tqdm import tqdm
 
-from input_pipeline import manifest, record
-from input_pipeline.dataset import DataSet, Item, Notes
-from input_pipeline.manifest import MANIFEST, SUMMARY
-from input_pipeline.record import DataError, RecordError
+from input_pipeline.records import manifest, record
+from input_pipeline.records.dataset import DataSet, Item, Notes
+from input_pipeline.records.manifest import MANIFEST, SUMMARY
+from input_pipeline.records.record import DataError, RecordError
 
 VERSION = "2.0.0"
 
@@ -64,7 +64,7 @@ class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         items = self._splits[split]
         # TFDS points data_path at the unfinished folder meanwhile: the manifest appears with it.
         if self._beam:
-            from input_pipeline import cluster  # Apache Beam is an optional extra
+            from input_pipeline.records import cluster  # Apache Beam is an optional extra
             return cluster.read_items(self._dataset, split, items, self.data_path)
         return _read_items(self._dataset, split, items, self.data_path / f"{split}-{MANIFEST}")
 
@@ -150,7 +150,7 @@ def _write(builder: Prepared, dataset: DataSet, beam: list[str] | None) -> None:
         builder.download_and_prepare(download_config=config)
     except Exception as error:
         if beam is not None:
-            from input_pipeline import cluster
+            from input_pipeline.records import cluster
             if known := cluster.as_data_error(error, dataset):
                 raise known from error
         if isinstance(error, RuntimeError) and "write" in str(error):  # of ArrayRecord

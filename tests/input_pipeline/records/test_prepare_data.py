@@ -11,11 +11,11 @@ import pytest
 from fake_synthscars import DEFECTS, GOOD, IMAGES, encode_image, write_split
 from rich.console import Console
 
-from input_pipeline import builder as builder_lib
-from input_pipeline import manifest
+from input_pipeline.records import builder as builder_lib
+from input_pipeline.records import manifest
 from input_pipeline.datasets import open_dataset
-from input_pipeline.prepared import open_split
-from input_pipeline.record import DataError
+from input_pipeline.records.prepared import open_split
+from input_pipeline.records.record import DataError
 from tools import prepare_data
 
 
@@ -153,7 +153,7 @@ def test_tool_fails_in_one_sentence(tmp_path):
 
 def test_reading_imports_neither_tensorflow_nor_jax(published):
     code = (
-        "import sys; from input_pipeline.prepared import open_split;"
+        "import sys; from input_pipeline.records.prepared import open_split;"
         f"print(len(open_split({str(published.data_path)!r}, 'train')[0]['image']) > 0,"
         " [m for m in ('tensorflow', 'jax', 'torch', 'cv2') if m in sys.modules])"
     )

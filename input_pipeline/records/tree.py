@@ -11,7 +11,7 @@ import zlib
 from etils import epath
 
 from input_pipeline.photos.photo_files import failing, walk
-from input_pipeline.record import DataError, RecordError
+from input_pipeline.records.record import DataError, RecordError
 
 ARCHIVES = (".zip", ".tar")
 LARGEST = 1 << 31  # bytes of a file that is read whole; an archive may claim any number

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from input_pipeline.dataset import DataSet, Item
-from input_pipeline.record import DataError
+from input_pipeline.records.dataset import DataSet, Item
+from input_pipeline.records.record import DataError
 
 MANIFEST, SUMMARY = "manifest.jsonl", "summary.json"
 LISTING = "items.jsonl"  # what Beam's workers read from; gone when the data set is complete

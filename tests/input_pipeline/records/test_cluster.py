@@ -11,11 +11,11 @@ from etils import epath
 from fake_richhf import make_fake as make_richhf
 from fake_synthscars import DEFECTS, GOOD, IMAGES, encode_image, write_split
 
-from input_pipeline import builder, manifest
-from input_pipeline.dataset import Item
+from input_pipeline.records import builder, manifest
+from input_pipeline.records.dataset import Item
 from input_pipeline.datasets import open_dataset
-from input_pipeline.prepared import open_split
-from input_pipeline.record import DataError
+from input_pipeline.records.prepared import open_split
+from input_pipeline.records.record import DataError
 
 beam = pytest.importorskip("apache_beam", reason="needs Apache Beam: pip install -e '.[beam]'")
 
@@ -78,7 +78,7 @@ def test_a_data_set_that_holds_archives_and_caches_travels(tmp_path):
 
 
 def test_the_graph_does_not_grow_with_the_items(source, tmp_path):
-    from input_pipeline import cluster
+    from input_pipeline.records import cluster
     sizes, dataset = [], open_dataset("synthscars", str(source))
     for number in (10, 20_000):
         items = [Item(str(n), f"{n}.png", ["train/images", {"refs": []}, ""])

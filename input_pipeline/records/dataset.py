@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from input_pipeline.record import DataError, Record, RecordError, Region
-from input_pipeline.tree import Tree
+from input_pipeline.records.record import DataError, Record, RecordError, Region
+from input_pipeline.records.tree import Tree
 
 
 @dataclasses.dataclass(frozen=True)

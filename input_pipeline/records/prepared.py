@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 from etils import epath
 
-from input_pipeline import record
-from input_pipeline.record import DataError, RecordError
+from input_pipeline.records import record
+from input_pipeline.records.record import DataError, RecordError
 
 
 def find_version(data_dir: epath.PathLike) -> epath.Path:
