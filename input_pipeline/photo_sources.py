@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from etils import epath
 
 from input_pipeline import examples
-from input_pipeline.records import prepared
 from input_pipeline import paths as paths_lib
 from input_pipeline.errors import UserError
 from input_pipeline.photos.images import check_bytes
 from input_pipeline.photos.photo_files import absolute, failing, open_file, printable, real, walk
+from input_pipeline.records import prepared
 
 
 class SourceError(UserError):

@@ -19,8 +19,8 @@ from etils import epath
 from tqdm import tqdm
 
 from input_pipeline import examples, paths
-from input_pipeline.records import manifest, prepared
 from input_pipeline.photos import images
+from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import DataError
 from legion_jax import checkpoint, command, distributed, report
 from legion_jax.evaluation import bootstrap, calibration, chunks, scoring, texts

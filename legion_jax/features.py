@@ -19,10 +19,10 @@ from etils import epath
 from tqdm import tqdm
 
 from input_pipeline import batches
-from input_pipeline.records import manifest, prepared
 from input_pipeline.errors import UserError
 from input_pipeline.examples import ExampleSpec, image_fields, record_id
 from input_pipeline.photos import images
+from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import RecordError
 from legion_jax import checkpoint, partition, report, sharding
 from legion_jax.config import LegionConfig

@@ -11,9 +11,9 @@ import ml_collections
 
 from experiments.run_config import ConfigError
 from input_pipeline import batches
-from input_pipeline.records import prepared
 from input_pipeline.examples import ExampleSpec, blank_example, training_example
 from input_pipeline.lengths import text_lengths
+from input_pipeline.records import prepared
 from input_pipeline.stream import WINDOW, Stream
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import partition

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from repository import ROOT
 
+from input_pipeline.datasets import open_dataset
 from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
-from input_pipeline.datasets import open_dataset
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 from tools.input_bench import contest, stages, synthetic

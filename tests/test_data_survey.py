@@ -11,8 +11,8 @@ from fake_folders import picture, write_tree
 from PIL import Image
 from sheet_pages import make_source
 
-from input_pipeline.records import builder, manifest
 from input_pipeline.datasets import open_dataset
+from input_pipeline.records import builder, manifest
 from input_pipeline.records.prepared import open_split
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax import overlay

@@ -11,9 +11,9 @@ from commands import run_tool
 from etils import epath
 from made_rows import prediction, record
 
-from input_pipeline.records import prepared
 from input_pipeline.errors import UserError
 from input_pipeline.photos import regions
+from input_pipeline.records import prepared
 from legion_jax import evaluate
 from legion_jax.evaluation import chunks, scoring
 from legion_jax.evaluation import settings as settings_lib

@@ -7,9 +7,9 @@ import sys
 import pytest
 from sheet_pages import EVIL, Page, make_source
 
-from input_pipeline.records import builder, manifest
 from input_pipeline.datasets import ALL
 from input_pipeline.errors import UserError
+from input_pipeline.records import builder, manifest
 from input_pipeline.records.prepared import open_split
 from legion_jax import overlay
 from tools import data_survey, inspect_data

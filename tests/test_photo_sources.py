@@ -9,7 +9,6 @@ import pytest
 import remote_files
 from PIL import Image
 
-from input_pipeline.records import builder
 from input_pipeline import scarred_photos
 from input_pipeline.datasets import open_dataset
 from input_pipeline.photo_sources import (
@@ -20,6 +19,7 @@ from input_pipeline.photo_sources import (
     open_source,
 )
 from input_pipeline.photos.images import ImageError
+from input_pipeline.records import builder
 from input_pipeline.records.record import DataError
 
 bucket = remote_files.bucket

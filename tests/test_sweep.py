@@ -18,8 +18,8 @@ from repository import ROOT
 
 from experiments.sweeps import plan
 from input_pipeline import scarred_photos
-from input_pipeline.records.builder import prepare
 from input_pipeline.datasets import open_dataset
+from input_pipeline.records.builder import prepare
 from input_pipeline.text.tokenizer import train_tokenizer
 from tools import sweep, sweep_process, sweep_runs
 

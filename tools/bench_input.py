@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from input_pipeline import batches
-from input_pipeline.records import prepared
 from input_pipeline.errors import UserError
 from input_pipeline.examples import ExampleSpec, blank_example, text_length, training_example
+from input_pipeline.records import prepared
 from input_pipeline.stream import Stream
 from input_pipeline.text.conversation import INSTRUCTION
 from input_pipeline.text.tokenizer import Tokenizer
@@ -68,8 +68,8 @@ def folder_of(options) -> Iterator[str]:
     if options.data_dir:
         yield options.data_dir
         return
-    from input_pipeline.records.builder import prepare
     from input_pipeline.datasets import open_dataset
+    from input_pipeline.records.builder import prepare
     from tools.input_bench import synthetic
     with tempfile.TemporaryDirectory(prefix="bench_input_") as folder:
         source = pathlib.Path(folder) / "source"

@@ -13,8 +13,8 @@ from absl import flags
 from tqdm import tqdm
 
 from input_pipeline import examples
-from input_pipeline.records import manifest, prepared
 from input_pipeline.photos import images
+from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import RecordError
 from legion_jax import checkpoint, command
 from legion_jax.evaluation import calibration

@@ -18,8 +18,8 @@ import re
 from absl import flags
 from etils import epath
 
-from input_pipeline.records import prepared
 from input_pipeline.errors import UserError
+from input_pipeline.records import prepared
 from input_pipeline.records.record import LABELS, DataError
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import command, web

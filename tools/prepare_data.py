@@ -11,9 +11,9 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
+from input_pipeline.datasets import ALL, open_dataset
 from input_pipeline.records import manifest
 from input_pipeline.records.builder import prepare
-from input_pipeline.datasets import ALL, open_dataset
 from input_pipeline.records.record import LABELS
 from legion_jax import command
 

@@ -1,6 +1,5 @@
 """The data sets of the field, by name."""
 
-from input_pipeline.records.dataset import DataSet
 from input_pipeline.datasets.fakeclue import FakeClue
 from input_pipeline.datasets.folder_binary import ForenSynths, ProGan, UniversalFakeDetect
 from input_pipeline.datasets.jsonl import Jsonl
@@ -9,6 +8,7 @@ from input_pipeline.datasets.pal4vst import Pal4Vst
 from input_pipeline.datasets.richhf import RichHF
 from input_pipeline.datasets.sid_set import SidSet
 from input_pipeline.datasets.synthscars import SynthScars
+from input_pipeline.records.dataset import DataSet
 from input_pipeline.records.record import DataError
 
 ALL: dict[str, type[DataSet]] = {kind.name: kind for kind in (

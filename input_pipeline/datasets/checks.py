@@ -6,9 +6,9 @@ import posixpath
 import numpy as np
 from PIL import Image
 
-from input_pipeline.records.dataset import Notes
 from input_pipeline.photos.images import FORMATS
 from input_pipeline.photos.regions import RegionError, mask_to_png, png_to_mask
+from input_pipeline.records.dataset import Notes
 from input_pipeline.records.record import RecordError
 from input_pipeline.records.tree import Tree
 

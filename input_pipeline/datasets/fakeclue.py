@@ -15,6 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
+from input_pipeline.datasets.checks import home, note_size, shown_size
 from input_pipeline.records.dataset import (
     DataSet,
     Item,
@@ -23,7 +24,6 @@ from input_pipeline.records.dataset import (
     parse_json,
     read_annotations,
 )
-from input_pipeline.datasets.checks import home, note_size, shown_size
 from input_pipeline.records.record import (
     REAL,
     SYNTHETIC,

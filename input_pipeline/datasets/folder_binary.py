@@ -17,8 +17,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.datasets.checks import check_image_name, is_image
+from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.records.record import REAL, SYNTHETIC, DataError, Record, check_text
 
 LABELS = {"0_real": REAL, "1_fake": SYNTHETIC}

@@ -28,9 +28,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash, read_annotations
 from input_pipeline.datasets.checks import fit_mask, note_size, shown_size
 from input_pipeline.photos.regions import RegionError, mask_to_png, png_to_mask
+from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash, read_annotations
 from input_pipeline.records.record import (
     LABELS,
     NO_BOX,

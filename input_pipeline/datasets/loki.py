@@ -19,6 +19,7 @@ import math
 import posixpath
 import re
 
+from input_pipeline.datasets.checks import shown_size
 from input_pipeline.records.dataset import (
     DataSet,
     Item,
@@ -27,7 +28,6 @@ from input_pipeline.records.dataset import (
     parse_json,
     read_annotations,
 )
-from input_pipeline.datasets.checks import shown_size
 from input_pipeline.records.record import (
     REAL,
     SYNTHETIC,

@@ -8,9 +8,9 @@ The root may be a folder of the source (`unified`), if it is the only one.
 
 import posixpath
 
-from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.datasets.checks import is_image, shown_size
 from input_pipeline.photos.regions import RegionError, mask_to_png, png_to_mask
+from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.records.record import SYNTHETIC, DataError, Record, RecordError
 
 

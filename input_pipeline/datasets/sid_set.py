@@ -13,6 +13,14 @@ marked. Descriptions are optional; one whose image is not there is an item witho
 import posixpath
 import re
 
+from input_pipeline.datasets.checks import (
+    check_image_name,
+    fit_mask,
+    home,
+    note_size,
+    shown_size,
+)
+from input_pipeline.datasets.parquet import Rows
 from input_pipeline.records.dataset import (
     DataSet,
     Item,
@@ -21,14 +29,6 @@ from input_pipeline.records.dataset import (
     parse_json,
     read_annotations,
 )
-from input_pipeline.datasets.checks import (
-    check_image_name,
-    fit_mask,
-    home,
-    note_size,
-    shown_size,
-)
-from input_pipeline.datasets.rows import Rows
 from input_pipeline.records.record import (
     REAL,
     SYNTHETIC,

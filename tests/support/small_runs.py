@@ -10,8 +10,8 @@ import tempfile
 import pytest
 
 from input_pipeline import scarred_photos
-from input_pipeline.records.builder import prepare
 from input_pipeline.datasets import open_dataset
+from input_pipeline.records.builder import prepare
 from input_pipeline.text.tokenizer import train_tokenizer
 
 STEPS = 8

@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
 from input_pipeline import examples
-from input_pipeline.records import prepared
 from input_pipeline.examples import ExampleSpec
+from input_pipeline.records import prepared
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 

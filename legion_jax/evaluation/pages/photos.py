@@ -9,9 +9,9 @@ from etils import epath
 from PIL import Image
 
 from input_pipeline import examples
-from input_pipeline.records import manifest, prepared
 from input_pipeline.errors import UserError
 from input_pipeline.photos import images
+from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import RecordError
 from legion_jax import web
 

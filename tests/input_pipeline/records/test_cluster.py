@@ -11,9 +11,9 @@ from etils import epath
 from fake_richhf import make_fake as make_richhf
 from fake_synthscars import DEFECTS, GOOD, IMAGES, encode_image, write_split
 
+from input_pipeline.datasets import open_dataset
 from input_pipeline.records import builder, manifest
 from input_pipeline.records.dataset import Item
-from input_pipeline.datasets import open_dataset
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError
 

@@ -11,10 +11,10 @@ import pytest
 import remote_files
 from fake_folders import make_fake, picture, write_tree
 
-from input_pipeline.records import builder, manifest
 from input_pipeline.datasets import open_dataset
 from input_pipeline.photos import regions
 from input_pipeline.photos.images import ImageError, read_image
+from input_pipeline.records import builder, manifest
 from input_pipeline.records.prepared import find_version, open_split
 from input_pipeline.records.record import DataError, RecordError
 from input_pipeline.records.tree import Tree

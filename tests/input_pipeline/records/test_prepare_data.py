@@ -11,9 +11,9 @@ import pytest
 from fake_synthscars import DEFECTS, GOOD, IMAGES, encode_image, write_split
 from rich.console import Console
 
+from input_pipeline.datasets import open_dataset
 from input_pipeline.records import builder as builder_lib
 from input_pipeline.records import manifest
-from input_pipeline.datasets import open_dataset
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError
 from tools import prepare_data

@@ -10,11 +10,11 @@ import pytest
 from fake_folders import BROKEN, FORMS, picture, write_tree, zip_tree
 from fake_sid_set import KINDS, MASKS, encode_mask, make_folders, make_parquet, mask_array
 
-from input_pipeline.records import builder, manifest
-from input_pipeline.records.dataset import Notes
 from input_pipeline.datasets import open_dataset
 from input_pipeline.datasets.checks import fit_mask
 from input_pipeline.photos.regions import png_to_mask
+from input_pipeline.records import builder, manifest
+from input_pipeline.records.dataset import Notes
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError, RecordError
 

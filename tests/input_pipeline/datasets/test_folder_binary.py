@@ -8,10 +8,10 @@ import time
 import pytest
 from fake_folders import BROKEN, FORMS, make_fake, pair, picture, write_tree, zip_tree
 
-from input_pipeline.records import builder, manifest
-from input_pipeline.records.dataset import Notes
 from input_pipeline.datasets import open_dataset
 from input_pipeline.datasets.folder_binary import UniversalFakeDetect
+from input_pipeline.records import builder, manifest
+from input_pipeline.records.dataset import Notes
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError, RecordError
 

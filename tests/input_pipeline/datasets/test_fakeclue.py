@@ -19,9 +19,9 @@ from fake_fakeclue import (
 )
 from fake_folders import picture, write_tree, zip_tree
 
+from input_pipeline.datasets import open_dataset
 from input_pipeline.records import builder, manifest
 from input_pipeline.records.dataset import Notes
-from input_pipeline.datasets import open_dataset
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError, RecordError
 

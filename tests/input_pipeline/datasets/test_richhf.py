@@ -24,12 +24,12 @@ from fake_richhf import (
 from PIL import Image
 from tensorboardX.crc32c import crc32c
 
-from input_pipeline.records import builder, manifest
-from input_pipeline import tfrecord
-from input_pipeline.records.dataset import image_hash
+from input_pipeline.datasets import tfrecord
 from input_pipeline.datasets import open_dataset
 from input_pipeline.examples import union_mask
 from input_pipeline.photos.regions import png_to_mask
+from input_pipeline.records import builder, manifest
+from input_pipeline.records.dataset import image_hash
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError, RecordError
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from fake_pal4vst import LABELS, SKIPPED, TRAIN, label, make_fake
 
-from input_pipeline.records import builder, manifest
-from input_pipeline.records.dataset import image_hash
 from input_pipeline.datasets import open_dataset
 from input_pipeline.examples import union_mask
 from input_pipeline.photos.regions import png_to_mask
+from input_pipeline.records import builder, manifest
+from input_pipeline.records.dataset import image_hash
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError
 
