@@ -18,9 +18,9 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from input_pipeline import batches
+from input_pipeline.batches import loader
 from input_pipeline.errors import UserError
-from input_pipeline.examples import ExampleSpec, image_fields, record_id
+from input_pipeline.batches.examples import ExampleSpec, image_fields, record_id
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import RecordError
@@ -134,8 +134,8 @@ def make_cache(cache: Cache, folder: epath.PathLike, source: Sequence, *,
     run = _compiled(cache)
     with tqdm(total=len(source), initial=done, desc=file.name, unit="photo") as bar:
         items = range(done, len(source))
-        for group, real in batches.padded_batches(items, batch_size):
-            rows = batches.stack([_views(source, i, cache.spec) for i in group])
+        for group, real in loader.padded_batches(items, batch_size):
+            rows = loader.stack([_views(source, i, cache.spec) for i in group])
             features = np.array(jax.device_get(run(rows)).astype(_dtype(config)))
             features[~rows["readable"]] = 0
             values[group[0]:group[0] + real] = features[:real].view(_stored(config))

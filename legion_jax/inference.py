@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from input_pipeline import batches, examples
+from input_pipeline.batches import loader, examples
 from input_pipeline.errors import UserError
 from input_pipeline.photos import images as image_lib
 from input_pipeline.photos import regions
@@ -158,7 +158,7 @@ class Predictor:
         if not self.config.verdict_classes:
             raise ValueError("this model has no verdict head (config.verdict_classes is empty)")
         found = []
-        for group, real in batches.padded_batches(images, self._scheduler.group):
+        for group, real in loader.padded_batches(images, self._scheduler.group):
             views = [{"clip_image": image_lib.clip_image(image, self.spec.clip_size)}
                      for image in group]
             found.append(self._scheduler.logits(views)[:real])

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from input_pipeline.batches import Rows
+from input_pipeline.batches.loader import Rows
 from input_pipeline.photos import regions
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer

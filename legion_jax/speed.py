@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import ml_collections
 
-from input_pipeline.examples import ExampleSpec
+from input_pipeline.batches.examples import ExampleSpec
 from legion_jax import chips, distributed, flops, train_data
 from legion_jax.config import LegionConfig
 from legion_jax.features import TOWERS

@@ -19,8 +19,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
 from experiments import run_config
-from input_pipeline import batches
-from input_pipeline.examples import ExampleSpec
+from input_pipeline.batches import loader
+from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import (
@@ -200,7 +200,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
     task = read_task(config)
     rows = train_data.open_rows(config, task.tokenizer, task.examples, task.model,
                                 sharding.local_rows(mesh, config.batch_size))
-    data = batches.train_batches(rows)
+    data = loader.train_batches(rows)
     optimizer = optim.make(config.optimizer)
     with jax.set_mesh(mesh):
         graph, abstract, frozen = abstract_state(config, task.model, optimizer, mesh)

@@ -10,11 +10,11 @@ import jax
 import ml_collections
 
 from experiments.run_config import ConfigError
-from input_pipeline import batches
-from input_pipeline.examples import ExampleSpec, blank_example, training_example
-from input_pipeline.lengths import text_lengths
+from input_pipeline.batches import loader
+from input_pipeline.batches.examples import ExampleSpec, blank_example, training_example
+from input_pipeline.batches.lengths import text_lengths
 from input_pipeline.records import prepared
-from input_pipeline.stream import WINDOW, Stream
+from input_pipeline.batches.stream import WINDOW, Stream
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import partition
 from legion_jax.config import LegionConfig
@@ -70,11 +70,11 @@ def cached_towers(config: ml_collections.ConfigDict, model: LegionConfig,
 def open_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer, spec: ExampleSpec,
                  model: LegionConfig, places: Sequence[int] | None = None) -> grain.MapDataset:
     """This host's part of every batch of a run, by step: the rows `places` of it, or all."""
-    return batches.train_batches(open_rows(config, tokenizer, spec, model, places))
+    return loader.train_batches(open_rows(config, tokenizer, spec, model, places))
 
 
 def open_rows(config: ml_collections.ConfigDict, tokenizer: Tokenizer, spec: ExampleSpec,
-              model: LegionConfig, places: Sequence[int] | None = None) -> batches.Rows:
+              model: LegionConfig, places: Sequence[int] | None = None) -> loader.Rows:
     """As `open_batches`, one row at a time, by its place."""
     parts = mixture(config)
     sources = [prepared.open_split(folder, split) for folder, split, _ in parts]
@@ -101,7 +101,7 @@ def open_rows(config: ml_collections.ConfigDict, tokenizer: Tokenizer, spec: Exa
         replaced = [TOWERS[cache.tower].image for cache in kept[0]]
         features = [{TOWERS[cache.tower].features: cache.open(config.data.features, len(source))
                      for cache in row} for row, source in zip(kept, sources, strict=True)]
-    return batches.Rows(
+    return loader.Rows(
         stream, sources, [f"{folder} {split}" for folder, split, _ in parts],
         prepare=functools.partial(_prepare, tokenizer, spec),
         blank=functools.partial(blank_example, tokenizer, spec),
@@ -115,7 +115,7 @@ def _prepare(tokenizer: Tokenizer, spec: ExampleSpec, record, length: int) -> di
 def from_step(config: ml_collections.ConfigDict, dataset: grain.MapDataset,
               start: int) -> Iterator[dict]:
     """Batches from step `start` on, prepared ahead as the config says."""
-    return batches.iterate(dataset, start, threads=config.data.threads,
+    return loader.iterate(dataset, start, threads=config.data.threads,
                            workers=config.data.workers, buffer=config.data.buffer)
 
 

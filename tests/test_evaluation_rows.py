@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made_rows import prediction, random_rows, record
 
-from input_pipeline import examples
+from input_pipeline.batches import examples
 from input_pipeline.errors import UserError
 from input_pipeline.photos import perturbations, regions
 from input_pipeline.records.record import DataError, RecordError

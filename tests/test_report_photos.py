@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sheet_pages import make_source
 
-from input_pipeline import examples
+from input_pipeline.batches import examples
 from input_pipeline.errors import UserError
 from input_pipeline.records import builder, prepared
 from legion_jax.evaluation.pages import photos

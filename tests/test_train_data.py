@@ -13,7 +13,7 @@ from repository import ROOT, SUPPORT
 from small_data import MODEL, SPEC, damage, make_config
 
 from experiments.run_config import ConfigError
-from input_pipeline.examples import text_length, training_example
+from input_pipeline.batches.examples import text_length, training_example
 from input_pipeline.records import prepared
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer

@@ -14,7 +14,7 @@ import small_data
 from random_models import QUICK_COMPILE
 from tensorboardX.proto import event_pb2
 
-from input_pipeline.examples import text_length
+from input_pipeline.batches.examples import text_length
 from input_pipeline.records import prepared
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import partition, pictures, profiling, train

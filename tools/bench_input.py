@@ -23,11 +23,16 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from input_pipeline import batches
+from input_pipeline.batches import loader
 from input_pipeline.errors import UserError
-from input_pipeline.examples import ExampleSpec, blank_example, text_length, training_example
+from input_pipeline.batches.examples import (
+    ExampleSpec,
+    blank_example,
+    text_length,
+    training_example,
+)
 from input_pipeline.records import prepared
-from input_pipeline.stream import Stream
+from input_pipeline.batches.stream import Stream
 from input_pipeline.text.conversation import INSTRUCTION
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import command
@@ -85,12 +90,12 @@ def make_example(tokenizer: Tokenizer, spec: ExampleSpec, record, length: int) -
 def contestants(options, folder: str, source, tokenizer, spec, stream) -> list[contest.Contestant]:
     """All that take turns."""
     threads, size = options.threads, options.batch_size
-    rows = batches.Rows(stream, [source], names=[f"{folder} {options.split}"],
+    rows = loader.Rows(stream, [source], names=[f"{folder} {options.split}"],
                         prepare=functools.partial(make_example, tokenizer, spec),
                         blank=functools.partial(blank_example, tokenizer, spec))
     files = [source[i]["image"] for i in range(min(len(source), _KEPT_FILES))]
     found = [contest.Floor(files, size, threads),
-             contest.Ours(batches.train_batches(rows), threads=threads, workers=options.workers)]
+             contest.Ours(loader.train_batches(rows), threads=threads, workers=options.workers)]
     if options.peer:
         try:
             from tools.input_bench.peer import PlainDataset

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from input_pipeline import examples
+from input_pipeline.batches import examples
 from input_pipeline.photos import images
 from input_pipeline.photos.regions import RegionError, png_to_mask
 from input_pipeline.records.record import LABELS, SCORES

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from input_pipeline import examples
+from input_pipeline.batches import examples
 from input_pipeline.records import manifest
 from input_pipeline.records.record import DataError
 from input_pipeline.text.tokenizer import Tokenizer

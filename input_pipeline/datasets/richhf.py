@@ -21,12 +21,12 @@ from PIL import Image
 
 from input_pipeline.datasets import tfrecord
 from input_pipeline.datasets.checks import is_image, shown_size
+from input_pipeline.datasets.tfrecord import Frame
 from input_pipeline.photos.images import FORMATS
 from input_pipeline.photos.regions import mask_to_png
 from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash, read_annotations
 from input_pipeline.records.record import SYNTHETIC, DataError, Record, RecordError
 from input_pipeline.records.tree import Tree
-from input_pipeline.datasets.tfrecord import Frame
 
 SIDE = 512
 # LEGION's evaluation takes every value above 0 for an artifact.

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from input_pipeline import examples
+from input_pipeline.batches import examples
 from input_pipeline.photos import images, perturbations, regions
 from input_pipeline.records.record import DataError, RecordError
 from legion_jax import metrics

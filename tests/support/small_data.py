@@ -8,7 +8,7 @@ import pytest
 from experiments import tiny
 from input_pipeline import scarred_photos
 from input_pipeline.datasets import open_dataset
-from input_pipeline.examples import ExampleSpec
+from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
 from input_pipeline.text.tokenizer import train_tokenizer

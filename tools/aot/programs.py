@@ -8,7 +8,7 @@ import ml_collections
 
 from experiments import run_config
 from input_pipeline.errors import UserError
-from input_pipeline.examples import ExampleSpec
+from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.text.tokenizer import ADDED_TOKENS
 from legion_jax import config as config_lib
 from legion_jax import features, inventory, optim, sharding, train, train_data
@@ -80,7 +80,7 @@ def make_mesh(text: str, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
 
 
 def batch_arrays(run: Run, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """The abstract batch of one update: the table of `input_pipeline.examples`, and `bad`."""
+    """The abstract batch of one update: the table of `input_pipeline.batches.loader.examples`, and `bad`."""
     spec, model = run.examples, run.model
     T, K, M = spec.text_length, spec.mask_slots, spec.mask_canvas
     rows = {

@@ -18,7 +18,7 @@ import grain
 import numpy as np
 from PIL import Image
 
-from input_pipeline import batches
+from input_pipeline.batches import loader
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -89,7 +89,7 @@ class Ours:
     def turn(self, count: int) -> Turn:
         first, self._step = self._step, self._step + count + self._workers
         start, cpu, images = time.perf_counter(), cpu_seconds(), 0
-        for number, batch in enumerate(batches.iterate(
+        for number, batch in enumerate(loader.iterate(
                 self._dataset[:self._step], first, threads=self._threads, workers=self._workers)):
             if number >= self._workers:
                 images += len(batch["ids"])

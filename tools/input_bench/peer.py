@@ -14,8 +14,8 @@ import torch
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
-from input_pipeline import examples
-from input_pipeline.examples import ExampleSpec
+from input_pipeline.batches import examples
+from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.records import prepared
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer

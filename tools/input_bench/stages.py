@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline import batches, examples
-from input_pipeline.examples import ExampleSpec
+from input_pipeline.batches import loader, examples
+from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.photos import images, regions
-from input_pipeline.stream import WINDOW, Stream
+from input_pipeline.batches.stream import WINDOW, Stream
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 
@@ -42,7 +42,7 @@ def stage_times(source: Sequence, tokenizer: Tokenizer, spec: ExampleSpec, *, ph
     rows = [examples.training_example(source[i % len(source)], tokenizer, spec, length)
             for i in range(batch_size)]
     for _ in range(REPEATS):
-        timed("stack", lambda: batches.stack(rows), batch_size)
+        timed("stack", lambda: loader.stack(rows), batch_size)
     return {stage: float(np.median(values)) for stage, values in times.items()}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from etils import epath
 from PIL import Image
 
-from input_pipeline import examples
+from input_pipeline.batches import examples
 from input_pipeline.errors import UserError
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared

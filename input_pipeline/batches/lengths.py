@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from input_pipeline.examples import ExampleSpec, text_length
+from input_pipeline.batches.examples import ExampleSpec, text_length
 from input_pipeline.text.tokenizer import Tokenizer
 
 LOG = logging.getLogger("legion_jax")

@@ -5,10 +5,10 @@ import logging
 import numpy as np
 import pytest
 
-from input_pipeline import batches
+from input_pipeline.batches import loader
 from input_pipeline.errors import UserError
 from input_pipeline.records.record import RecordError
-from input_pipeline.stream import Stream
+from input_pipeline.batches.stream import Stream
 
 LENGTHS = np.random.default_rng(0).integers(10, 99, 37)
 
@@ -33,12 +33,12 @@ def rows(host=0, hosts=1, *, batch_size=8, sources=(range(37),)):
     names = [f"data/set{number} train" for number in range(len(sources))]
     share = batch_size // hosts
     places = None if hosts == 1 else range(host * share, (host + 1) * share)
-    return batches.Rows(stream, list(sources), names, prepare, blank, places)
+    return loader.Rows(stream, list(sources), names, prepare, blank, places)
 
 
 def global_batches(hosts, steps, start=0, **options):
     """Batches put together from the parts of every host, in the order of the devices."""
-    parts = [batches.iterate(batches.train_batches(rows(h, hosts)), start, **options)
+    parts = [loader.iterate(loader.train_batches(rows(h, hosts)), start, **options)
              for h in range(hosts)]
     for _ in range(steps):
         part = [next(p) for p in parts]
@@ -91,5 +91,5 @@ def test_a_damaged_file_is_a_bad_record_and_a_mistake_is_not():
             assert source[place]["bad"] == 1
 
 def test_padded_batches_count_everything_once():
-    groups = list(batches.padded_batches(range(7), 3))
+    groups = list(loader.padded_batches(range(7), 3))
     assert groups == [([0, 1, 2], 3), ([3, 4, 5], 3), ([6, 6, 6], 1)]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments import base
-from input_pipeline.examples import ExampleSpec, training_example
+from input_pipeline.batches.examples import ExampleSpec, training_example
 from input_pipeline.photos import images, regions
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer

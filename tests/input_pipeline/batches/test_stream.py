@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.errors import UserError
-from input_pipeline.stream import WINDOW, Stream
+from input_pipeline.batches.stream import WINDOW, Stream
 
 
 def batch(stream, step):

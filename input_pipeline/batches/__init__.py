@@ -1,0 +1,1 @@
+"""Batches: records as examples of fixed shape, in an order that depends on seed and step alone."""
