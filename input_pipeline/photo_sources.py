@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from input_pipeline.batches import examples
 from input_pipeline import paths as paths_lib
+from input_pipeline.batches import examples
 from input_pipeline.errors import UserError
 from input_pipeline.photos.images import check_bytes
 from input_pipeline.photos.photo_files import absolute, failing, open_file, printable, real, walk

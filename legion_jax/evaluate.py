@@ -18,8 +18,8 @@ from absl import flags
 from etils import epath
 from tqdm import tqdm
 
-from input_pipeline.batches import examples
 from input_pipeline import paths
+from input_pipeline.batches import examples
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import DataError

@@ -19,8 +19,8 @@ from etils import epath
 from tqdm import tqdm
 
 from input_pipeline.batches import loader
-from input_pipeline.errors import UserError
 from input_pipeline.batches.examples import ExampleSpec, image_fields, record_id
+from input_pipeline.errors import UserError
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import RecordError

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from input_pipeline.batches import loader, examples
+from input_pipeline.batches import examples, loader
 from input_pipeline.errors import UserError
 from input_pipeline.photos import images as image_lib
 from input_pipeline.photos import regions

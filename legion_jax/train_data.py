@@ -13,8 +13,8 @@ from experiments.run_config import ConfigError
 from input_pipeline.batches import loader
 from input_pipeline.batches.examples import ExampleSpec, blank_example, training_example
 from input_pipeline.batches.lengths import text_lengths
-from input_pipeline.records import prepared
 from input_pipeline.batches.stream import WINDOW, Stream
+from input_pipeline.records import prepared
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import partition
 from legion_jax.config import LegionConfig

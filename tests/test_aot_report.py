@@ -12,8 +12,8 @@ import pytest
 import small_hlo
 
 from experiments import tiny
-from input_pipeline.errors import UserError
 from input_pipeline.batches.examples import blank_example
+from input_pipeline.errors import UserError
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax import sharding

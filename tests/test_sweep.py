@@ -17,7 +17,7 @@ import stub_run
 from repository import ROOT
 
 from experiments.sweeps import plan
-from input_pipeline import scarred_photos
+from input_pipeline.scarred_photos import __main__
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records.builder import prepare
 from input_pipeline.text.tokenizer import train_tokenizer
@@ -225,7 +225,7 @@ def test_mistakes_are_one_sentence(go, tmp_path, fields, message):
 
 @pytest.mark.slow
 def test_a_real_sweep(tmp_path):
-    scarred_photos.make_dataset(tmp_path / "photos", num_train=12, num_test=4, size=72)
+    __main__.make_dataset(tmp_path / "photos", num_train=12, num_test=4, size=72)
     prepare(open_dataset("synthscars/photos", str(tmp_path / "photos")), tmp_path / "data")
     records = json.loads((tmp_path / "photos/train/annotations/train.json").read_text())
     captions = [next(iter(record.values()))["caption"] for record in records]

@@ -24,15 +24,15 @@ from rich.console import Console
 from rich.table import Table
 
 from input_pipeline.batches import loader
-from input_pipeline.errors import UserError
 from input_pipeline.batches.examples import (
     ExampleSpec,
     blank_example,
     text_length,
     training_example,
 )
-from input_pipeline.records import prepared
 from input_pipeline.batches.stream import Stream
+from input_pipeline.errors import UserError
+from input_pipeline.records import prepared
 from input_pipeline.text.conversation import INSTRUCTION
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import command

@@ -18,7 +18,7 @@ from etils import epath
 from PIL import Image
 
 from experiments import tiny
-from input_pipeline import scarred_photos
+from input_pipeline.scarred_photos import __main__
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
@@ -38,7 +38,7 @@ WANTED_F1, WANTED_ACCURACY = 0.50, 0.90
 
 def make_data(root: pathlib.Path, config) -> None:
     """Photos, prepared data set and tokenizer."""
-    scarred_photos.make_dataset(root / "photos", num_train=NUM_TRAIN, num_test=NUM_TEST,
+    __main__.make_dataset(root / "photos", num_train=NUM_TRAIN, num_test=NUM_TEST,
                                 progress=True)
     prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
     if not (root / "tokenizer").exists():
@@ -159,7 +159,7 @@ def run(root: pathlib.Path) -> list[Aim]:
 
 
 def _stems(split: str) -> list[str]:
-    return [pathlib.PurePath(name).stem for name in scarred_photos.PHOTOS[split]]
+    return [pathlib.PurePath(name).stem for name in __main__.PHOTOS[split]]
 
 
 if __name__ == "__main__":

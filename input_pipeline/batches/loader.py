@@ -12,9 +12,9 @@ import grain
 import numpy as np
 from absl import flags
 
+from input_pipeline.batches.stream import Stream
 from input_pipeline.errors import UserError
 from input_pipeline.records.record import RecordError
-from input_pipeline.batches.stream import Stream
 
 LOG = logging.getLogger("legion_jax")
 ENDLESS = 1 << 40

@@ -7,8 +7,8 @@ import jax
 import ml_collections
 
 from experiments import run_config
-from input_pipeline.errors import UserError
 from input_pipeline.batches.examples import ExampleSpec
+from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import ADDED_TOKENS
 from legion_jax import config as config_lib
 from legion_jax import features, inventory, optim, sharding, train, train_data

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline.batches import loader, examples
+from input_pipeline.batches import examples, loader
 from input_pipeline.batches.examples import ExampleSpec
-from input_pipeline.photos import images, regions
 from input_pipeline.batches.stream import WINDOW, Stream
+from input_pipeline.photos import images, regions
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 

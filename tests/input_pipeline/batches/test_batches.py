@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from input_pipeline.batches import loader
+from input_pipeline.batches.stream import Stream
 from input_pipeline.errors import UserError
 from input_pipeline.records.record import RecordError
-from input_pipeline.batches.stream import Stream
 
 LENGTHS = np.random.default_rng(0).integers(10, 99, 37)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from input_pipeline.errors import UserError
 from input_pipeline.batches.stream import WINDOW, Stream
+from input_pipeline.errors import UserError
 
 
 def batch(stream, step):

@@ -23,9 +23,9 @@ from fake_loki import (
     open_ended,
 )
 
+from input_pipeline.batches.examples import union_mask
 from input_pipeline.datasets import open_dataset
 from input_pipeline.datasets.loki import CATEGORIES
-from input_pipeline.batches.examples import union_mask
 from input_pipeline.records import builder, manifest
 from input_pipeline.records.dataset import image_hash
 from input_pipeline.records.prepared import open_split

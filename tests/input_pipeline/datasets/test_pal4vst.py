@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from fake_pal4vst import LABELS, SKIPPED, TRAIN, label, make_fake
 
-from input_pipeline.datasets import open_dataset
 from input_pipeline.batches.examples import union_mask
+from input_pipeline.datasets import open_dataset
 from input_pipeline.photos.regions import png_to_mask
 from input_pipeline.records import builder, manifest
 from input_pipeline.records.dataset import image_hash

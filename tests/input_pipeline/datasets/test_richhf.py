@@ -24,8 +24,8 @@ from fake_richhf import (
 from PIL import Image
 from tensorboardX.crc32c import crc32c
 
-from input_pipeline.datasets import open_dataset, tfrecord
 from input_pipeline.batches.examples import union_mask
+from input_pipeline.datasets import open_dataset, tfrecord
 from input_pipeline.photos.regions import png_to_mask
 from input_pipeline.records import builder, manifest
 from input_pipeline.records.dataset import image_hash

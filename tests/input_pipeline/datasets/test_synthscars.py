@@ -22,7 +22,7 @@ from input_pipeline.datasets import open_dataset
 from input_pipeline.records import builder, manifest
 from input_pipeline.records import record as common
 from input_pipeline.records.prepared import open_split
-from input_pipeline.scarred_photos import make_dataset
+from input_pipeline.scarred_photos.__main__ import make_dataset
 
 
 def prepare(source, data_dir, config):

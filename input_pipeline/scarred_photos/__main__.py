@@ -23,8 +23,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from input_pipeline.errors import UserError
-from input_pipeline.scar_kinds import CATEGORIES, CATEGORIES_ON_EVEN_TEXTURE
-from input_pipeline.scars import Scar, scar_photo
+from input_pipeline.scarred_photos.scar_kinds import CATEGORIES, CATEGORIES_ON_EVEN_TEXTURE
+from input_pipeline.scarred_photos.scars import Scar, scar_photo
 
 PHOTOS = {
     "train": (

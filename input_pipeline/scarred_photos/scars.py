@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from input_pipeline.photos.regions import RegionError, polygons_to_mask
-from input_pipeline.scar_kinds import CATEGORIES, Kind, Window
+from input_pipeline.scarred_photos.scar_kinds import CATEGORIES, Kind, Window
 
 MIN_AREA, MAX_AREA, MAX_TOTAL = 0.05, 0.15, 0.45  # shares of the image
 GAP = 4  # pixels between two scars

@@ -1,0 +1,1 @@
+"""A data set made from photographs that come with scikit-image: scars with known outlines."""
