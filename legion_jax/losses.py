@@ -93,7 +93,7 @@ ALL = ("ce", "bce", "dice", "verdict")
 
 def sums(model: Legion, batch: dict, *, image_index: int, seg_id: int, first_target: int = 0,
          key=None, wanted: Sequence[str] = ALL) -> Terms:
-    """Loss sums of a batch of training examples (see `input_pipeline.batches.loader.examples`).
+    """Loss sums of a batch of training examples (see `input_pipeline.batches.examples`).
 
     No id before `first_target` is a target (`loss_mask`) in any row; 0 where that is not known.
     A row with more ground-truth masks than [SEG]s (its text was truncated) uses the first ones;

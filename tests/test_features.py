@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from small_data import SPEC, damage, make_config
 
-from input_pipeline.scarred_photos import __main__
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
+from input_pipeline.scarred_photos import __main__
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from legion_jax import checkpoint, features, losses, params_files, partition, train_data
 from legion_jax.config import tiny

@@ -9,7 +9,6 @@ import pytest
 import remote_files
 from PIL import Image
 
-from input_pipeline.scarred_photos import __main__
 from input_pipeline.datasets import open_dataset
 from input_pipeline.photo_sources import (
     FileSource,
@@ -21,6 +20,7 @@ from input_pipeline.photo_sources import (
 from input_pipeline.photos.images import ImageError
 from input_pipeline.records import builder
 from input_pipeline.records.record import DataError
+from input_pipeline.scarred_photos import __main__
 
 bucket = remote_files.bucket
 

@@ -11,10 +11,10 @@ from PIL import Image
 from predict_jobs import arguments, everything, save_photos
 from stub_predict import lines, make_checkpoint, run
 
-from input_pipeline.scarred_photos import __main__
 from input_pipeline.datasets import open_dataset
 from input_pipeline.photos import regions
 from input_pipeline.records import builder, prepared
+from input_pipeline.scarred_photos import __main__
 
 checkpoint, many, unbroken = predict_jobs.checkpoint, predict_jobs.many, predict_jobs.unbroken
 

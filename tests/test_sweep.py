@@ -17,9 +17,9 @@ import stub_run
 from repository import ROOT
 
 from experiments.sweeps import plan
-from input_pipeline.scarred_photos import __main__
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records.builder import prepare
+from input_pipeline.scarred_photos import __main__
 from input_pipeline.text.tokenizer import train_tokenizer
 from tools import sweep, sweep_process, sweep_runs
 

@@ -18,10 +18,10 @@ from etils import epath
 from PIL import Image
 
 from experiments import tiny
-from input_pipeline.scarred_photos import __main__
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
+from input_pipeline.scarred_photos import __main__
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax import command, evaluate, metrics, outputs, report

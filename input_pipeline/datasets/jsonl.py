@@ -1,6 +1,6 @@
 """Images of one's own, described in `manifest.jsonl`: a JSON object per line.
 
-Its fields are those of the record (`input_pipeline.records.record`) by name; only `image` is required.
+Its fields are those of the record (`records.record`) by name; only `image` is required.
 
 | field | value | without it |
 |---|---|---|

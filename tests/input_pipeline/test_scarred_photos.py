@@ -7,16 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline.scarred_photos import __main__
 from input_pipeline.photos.regions import polygons_to_mask
-from input_pipeline.scarred_photos.scar_kinds import (
-    CATEGORIES,
-    DISTORTION,
-    PHYSICS,
-    STRUCTURE,
-    Kind,
-    Window,
-)
+from input_pipeline.scarred_photos import __main__
 from input_pipeline.scarred_photos.__main__ import (
     NO_ARTIFACT,
     PHOTOS,
@@ -24,6 +16,14 @@ from input_pipeline.scarred_photos.__main__ import (
     describe,
     make_dataset,
     make_sample,
+)
+from input_pipeline.scarred_photos.scar_kinds import (
+    CATEGORIES,
+    DISTORTION,
+    PHYSICS,
+    STRUCTURE,
+    Kind,
+    Window,
 )
 from input_pipeline.scarred_photos.scars import MAX_AREA, MAX_TOTAL, MIN_AREA, scar_photo
 

@@ -6,11 +6,11 @@ import pathlib
 import pytest
 
 from experiments import tiny
-from input_pipeline.scarred_photos import __main__
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
+from input_pipeline.scarred_photos import __main__
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax.config import tiny as tiny_model
 

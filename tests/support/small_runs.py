@@ -9,9 +9,9 @@ import tempfile
 
 import pytest
 
-from input_pipeline.scarred_photos import __main__
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records.builder import prepare
+from input_pipeline.scarred_photos import __main__
 from input_pipeline.text.tokenizer import train_tokenizer
 
 STEPS = 8

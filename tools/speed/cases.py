@@ -175,7 +175,7 @@ def _views(rng, case: Case, rows: int) -> dict[str, np.ndarray]:
 
 
 def train_batch(case: Case, seed: int = 1) -> dict[str, np.ndarray]:
-    """A batch as `input_pipeline.batches.loader.examples` makes them; a mask is a half of its photo."""
+    """A batch as `input_pipeline.batches.examples` makes them; a mask is a half of its photo."""
     rng, B, K, C = np.random.default_rng(seed), case.batch, case.masks, case.canvas
     ids = _words(rng, case, (B, case.text))
     ids[:, np.linspace(case.prompt + 1, case.text - 2, K).astype(int)] = case.seg_id
