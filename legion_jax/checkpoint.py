@@ -26,7 +26,8 @@ from orbax.checkpoint import v1 as ocp
 
 from input_pipeline.errors import UserError
 from legion_jax import config as config_lib
-from legion_jax import partition, report
+from legion_jax.models import params as params_lib
+from legion_jax import report
 from legion_jax.config import LegionConfig
 
 META = "legion.json"
@@ -155,7 +156,7 @@ def _described(place: epath.Path) -> dict[str, Any]:
     with reading(place), _context(place):
         if place.name == "params":
             return dict(ocp.metadata(place).metadata)
-        return partition.flatten(ocp.checkpointables_metadata(place).metadata["params"])
+        return params_lib.flatten(ocp.checkpointables_metadata(place).metadata["params"])
 
 
 def _context(place: epath.Path, *, alone: bool = False) -> ocp.Context:
@@ -212,8 +213,8 @@ def load_from(found: dict[str, tuple[epath.Path, Any]], abstract: dict[str, Any]
             if place.name == "params":
                 params |= ocp.load(place, part)
             else:
-                params |= partition.flatten(ocp.load_checkpointables(
-                    place, {"params": partition.unflatten(part)})["params"])
+                params |= params_lib.flatten(ocp.load_checkpointables(
+                    place, {"params": params_lib.unflatten(part)})["params"])
     return params
 
 

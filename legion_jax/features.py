@@ -24,7 +24,8 @@ from input_pipeline.errors import UserError
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import RecordError
-from legion_jax import checkpoint, partition, report, sharding
+from legion_jax import checkpoint, report, sharding
+from legion_jax.models import params as params_lib
 from legion_jax.config import LegionConfig
 from legion_jax.models.layers import numerics
 
@@ -159,13 +160,13 @@ def _views(source: Sequence, index: int, spec: ExampleSpec) -> dict:
 def _compiled(cache: Cache):
     """rows of `_views` -> features, with the tower's parameters loaded over all devices."""
     mesh, config = sharding.make_mesh((1, -1, 1)), cache.config
-    graph, wanted, rest = partition.split_params(
-        partition.abstract_model(config), (f"^{TOWERS[cache.tower].path}",))
-    abstract = sharding.shard_abstract(partition.cast(wanted, cache.weights_dtype), mesh)
-    params = partition.unflatten(checkpoint.load_some(cache.weights, partition.flatten(abstract)))
+    graph, wanted, rest = params_lib.split_params(
+        params_lib.abstract_model(config), (f"^{TOWERS[cache.tower].path}",))
+    abstract = sharding.shard_abstract(params_lib.cast(wanted, cache.weights_dtype), mesh)
+    params = params_lib.unflatten(checkpoint.load_some(cache.weights, params_lib.flatten(abstract)))
 
     def features(params, rows):
-        merged = partition.merge(graph, params, rest)
+        merged = params_lib.merge(graph, params, rest)
         with numerics(config):
             if cache.tower == "clip":
                 return merged.see(rows["clip_image"])

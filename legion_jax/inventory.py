@@ -18,7 +18,8 @@ from etils import epath
 from experiments import run_config
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import checkpoint, config, partition, sharding, tensor_file, train
+from legion_jax import checkpoint, config, sharding, tensor_file, train
+from legion_jax.models import params
 from legion_jax.config import LegionConfig
 from legion_jax.convert import load
 from legion_jax.convert.rules import Rule, lora_rules, rules
@@ -86,7 +87,7 @@ def of_checkpoint(folder: epath.PathLike) -> Inventory:
         title += f", the rest from {meta['base']['path']}"
     trained, rule = set(meta["trained"]), "legion.json, which names what this run trained"
     if not trained:
-        trained, rule = matching(partition.LOCALISATION, found), RECIPE
+        trained, rule = matching(params.LOCALISATION, found), RECIPE
     described = {path: (tuple(a.shape), str(np.dtype(a.dtype))) for path, (_, a) in found.items()}
     return Inventory(
         title, entries(described, trained, _table(meta["config"]), recorded(folder)), rule,
@@ -102,9 +103,9 @@ def of_config(run: ml_collections.ConfigDict, *, vocab: int | None = None) -> In
     """
     run_config.check_without_data(run, batch_shards=1)
     model = train.model_config(run, vocabulary(run, vocab))
-    _, trained, frozen = partition.split_params(partition.abstract_model(model), run.trainable)
-    trained = partition.flatten(partition.cast(trained, "float32"))
-    frozen = partition.flatten(partition.cast(frozen, run.frozen_dtype))
+    _, trained, frozen = params.split_params(params.abstract_model(model), run.trainable)
+    trained = params.flatten(params.cast(trained, "float32"))
+    frozen = params.flatten(params.cast(frozen, run.frozen_dtype))
     described = {path: (a.shape, str(a.dtype)) for path, a in (trained | frozen).items()}
     where = recorded(run.init_from) if run.init_from else {}
     start = f"from {run.init_from}" if run.init_from else f"{run.model.name} from scratch"

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from legion_jax import masks
+from legion_jax.models import mask_frame
 from legion_jax.models.legion import Legion, seg_slots, splice_flags
 from legion_jax.sharding import BATCH, SEQUENCE, constrain
 
@@ -134,7 +134,7 @@ def framed_masks(model: Legion, batch: dict, states: jax.Array, seg_id: int):
     grounded = (batch["sam_embedding"] if "sam_embedding" in batch else
                 model.ground(batch["sam_image"], batch["resized_size"]))
     logits, _ = model.draw(grounded, prompts)
-    framed = masks.to_frame(logits, batch["resized_size"], batch["original_size"],
+    framed = mask_frame.to_frame(logits, batch["resized_size"], batch["original_size"],
                             sam_size=model.config.sam.image_size,
                             canvas=batch["masks"].shape[-2])
     return constrain(framed, BATCH, None, SEQUENCE, None), has_seg
@@ -145,8 +145,8 @@ def _wanted_mask_sums(model, batch, states, seg_id, wanted):
     if not {"bce", "dice"} & set(wanted):
         return zero, zero
     logits, has_seg = framed_masks(model, batch, states, seg_id)
-    bce, dice = mask_sums(logits, masks.unpack(batch["masks"]),
-                          masks.inside(batch["original_size"], logits.shape[-1]),
+    bce, dice = mask_sums(logits, mask_frame.unpack(batch["masks"]),
+                          mask_frame.inside(batch["original_size"], logits.shape[-1]),
                           has_seg & batch["mask_valid"])
     return bce if "bce" in wanted else zero, dice if "dice" in wanted else zero
 

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from legion_jax import decoding, masks, partition, sharding
+from legion_jax import decoding, sharding
+from legion_jax.models import mask_frame, params as params_lib
 from legion_jax.config import LegionConfig
 from legion_jax.decoding import NO_TOKEN, DecodeState
 from legion_jax.models.layers import numerics
@@ -43,9 +44,9 @@ class Answering:
 def abstract_params(config: LegionConfig, mesh: jax.sharding.Mesh) -> dict:
     """The sharded tree of parameters prediction holds, without values."""
     # What is always computed in float32 is also held in it.
-    return sharding.shard_abstract(partition.unflatten({
+    return sharding.shard_abstract(params_lib.unflatten({
         path: jax.ShapeDtypeStruct(a.shape, "float32" if re.match(FLOAT32, path) else config.dtype)
-        for path, a in partition.abstract_params(config).items()}), mesh)
+        for path, a in params_lib.abstract_params(config).items()}), mesh)
 
 
 class Programs:
@@ -66,8 +67,8 @@ class Programs:
 
     def __init__(self, config: LegionConfig, answering: Answering, mesh: jax.sharding.Mesh, *,
                  places: int, int8: bool = False, canvas: int = LARGEST_CANVAS):
-        model = partition.abstract_model(config, int8=int8)
-        graph = partition.split_params(model, partition.EVERYTHING)[0]
+        model = params_lib.abstract_model(config, int8=int8)
+        graph = params_lib.split_params(model, params_lib.EVERYTHING)[0]
         self.config, self.answering, self.mesh = config, answering, mesh
         a, ids = answering, np.array(answering.prompt, np.int32)[None]
         tokens = dict(eos_id=a.eos_id, seg_id=a.seg_id)
@@ -87,7 +88,7 @@ class Programs:
             donate_argnums=1, out_shardings=layout)
         self.draw = jax.jit(functools.partial(_draw, graph))
         self.place = jax.jit(functools.partial(
-            masks.place, sam_size=config.sam.image_size, canvas=canvas))
+            mask_frame.place, sam_size=config.sam.image_size, canvas=canvas))
 
     def _laid_out(self, state: DecodeState) -> DecodeState:
         """A state's shapes with where they lie, which every program leaves as it is."""
@@ -124,7 +125,7 @@ def inference_mesh(config: LegionConfig, devices: Sequence[jax.Device] | None = 
 
 
 def _model(graph, params):
-    model = partition.merge(graph, params)
+    model = params_lib.merge(graph, params)
     return model, numerics(model.config)
 
 

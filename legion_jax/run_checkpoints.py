@@ -6,7 +6,8 @@ from typing import Any
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from legion_jax import checkpoint, partition
+from legion_jax import checkpoint
+from legion_jax.models import params as params_lib
 
 LOG = logging.getLogger("legion_jax")
 
@@ -54,7 +55,7 @@ class RunCheckpoints:
         path = checkpoint.step_folder(self.directory.parent, step)
         with checkpoint.reading(path):
             arrays = ocp.checkpointables_metadata(path).metadata["params"]
-        checkpoint.check_shapes(str(path), partition.flatten(arrays), partition.flatten(params))
+        checkpoint.check_shapes(str(path), params_lib.flatten(arrays), params_lib.flatten(params))
         with checkpoint.reading(path):
             loaded = self._orbax.load_checkpointables(
                 step, {"params": params, "optimizer": optimizer})

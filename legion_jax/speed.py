@@ -9,7 +9,8 @@ import jax
 import ml_collections
 
 from input_pipeline.batches.examples import ExampleSpec
-from legion_jax import chips, distributed, flops, train_data
+from legion_jax import chips, distributed, train_data
+from legion_jax.models import flops
 from legion_jax.config import LegionConfig
 from legion_jax.features import TOWERS
 

@@ -29,7 +29,6 @@ from legion_jax import (
     distributed,
     losses,
     optim,
-    partition,
     pictures,
     profiling,
     report,
@@ -39,6 +38,7 @@ from legion_jax import (
     train_data,
     train_loop,
 )
+from legion_jax.models import params as params_lib
 from legion_jax import config as config_lib
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.train_step import TrainState, init_state, make_step
@@ -105,10 +105,10 @@ def model_config(config: ml_collections.ConfigDict, vocab: int) -> LegionConfig:
 
 def abstract_state(config, model: LegionConfig, optimizer, mesh):
     """Graph, and the abstract, sharded train state and frozen tree of a run."""
-    graph, params, frozen = partition.split_params(
-        partition.abstract_model(model), config.trainable)
-    params = sharding.shard_abstract(partition.cast(params, "float32"), mesh)
-    frozen = sharding.shard_abstract(partition.cast(frozen, config.frozen_dtype), mesh)
+    graph, params, frozen = params_lib.split_params(
+        params_lib.abstract_model(model), config.trainable)
+    params = sharding.shard_abstract(params_lib.cast(params, "float32"), mesh)
+    frozen = sharding.shard_abstract(params_lib.cast(frozen, config.frozen_dtype), mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
     layout = optax.tree_utils.tree_map_params(
         optimizer, lambda _, p: p.sharding, jax.eval_shape(optimizer.init, params), params,
@@ -136,7 +136,7 @@ def first_params(config, model: LegionConfig, params: dict, frozen: dict) -> tup
 
     Raises CheckpointError when a frozen parameter is not in the base.
     """
-    wanted, kept = partition.flatten(params), partition.flatten(frozen)
+    wanted, kept = params_lib.flatten(params), params_lib.flatten(frozen)
     known = set(checkpoint.stored(config.init_from)) if config.init_from else set()
     if lost := sorted(known - wanted.keys() - kept.keys()):
         raise checkpoint.CheckpointError(
@@ -152,13 +152,13 @@ def first_params(config, model: LegionConfig, params: dict, frozen: dict) -> tup
     fresh = {p: a for p, a in wanted.items() if p not in known}
 
     def init(key):
-        everything = partition.flatten(partition.new_params(model, key))
+        everything = params_lib.flatten(params_lib.new_params(model, key))
         return {p: everything[p].astype(a.dtype) for p, a in fresh.items()}
 
     shardings = {p: a.sharding for p, a in fresh.items()}
     made = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed)) if fresh else {}
-    return (partition.unflatten({p: (loaded | made)[p] for p in wanted}),
-            partition.unflatten({p: loaded[p] for p in kept}))
+    return (params_lib.unflatten({p: (loaded | made)[p] for p in wanted}),
+            params_lib.unflatten({p: loaded[p] for p in kept}))
 
 
 def write_run_files(config, task: Task, params: dict, workdir: epath.Path) -> None:
@@ -175,7 +175,7 @@ def write_run_files(config, task: Task, params: dict, workdir: epath.Path) -> No
     workdir.mkdir(parents=True, exist_ok=True)
     base = checkpoint.base_of(config.init_from) if config.init_from else None
     checkpoint.write_meta(
-        workdir, task.model, base=base, trained=sorted(partition.flatten(params)),
+        workdir, task.model, base=base, trained=sorted(params_lib.flatten(params)),
         question={"instruction": config.data.instruction,
                   "sam_longest": task.examples.sam_longest,
                   "max_new_tokens": config.eval.max_new_tokens,
@@ -210,7 +210,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
         layout = jax.tree.map(lambda x: x.sharding, abstract)
         state = jax.jit(lambda p: init_state(p, optimizer), out_shardings=layout)(params)
         LOG.info("%s trainable, %s frozen parameters on %d devices",
-                     f"{partition.count(state.params):,}", f"{partition.count(frozen):,}",
+                     f"{params_lib.count(state.params):,}", f"{params_lib.count(frozen):,}",
                      mesh.size)
         where = {"image_index": task.image_index, "first_target": task.first_target}
         step = jit_step(config, graph, optimizer, layout, seg_id=task.tokenizer.seg_id, **where)

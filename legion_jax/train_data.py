@@ -16,7 +16,7 @@ from input_pipeline.batches.lengths import text_lengths
 from input_pipeline.batches.stream import WINDOW, Stream
 from input_pipeline.records import prepared
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import partition
+from legion_jax.models import params
 from legion_jax.config import LegionConfig
 from legion_jax.features import TOWERS, Cache
 
@@ -51,7 +51,7 @@ def caches(config: ml_collections.ConfigDict, model: LegionConfig,
            spec: ExampleSpec) -> list[list[Cache]]:
     """Per data set of a run, what `config.data.features` may hold: its frozen towers' output."""
     needed = ["clip"] + ["sam"] * bool(config.loss.bce or config.loss.dice)
-    paths = partition.abstract_params(model)
+    paths = params.abstract_params(model)
     frozen = [name for name in needed if not any(
         path.startswith(TOWERS[name].path) and re.search(pattern, path)
         for path in paths for pattern in config.trainable)]

@@ -9,7 +9,8 @@ import pytest
 import several_hosts
 from orbax.checkpoint import v1 as ocp
 
-from legion_jax import checkpoint, params_files, partition, report, run_checkpoints, sharding
+from legion_jax import checkpoint, params_files, report, run_checkpoints, sharding
+from legion_jax.models import params as params_lib
 from legion_jax.config import tiny
 
 
@@ -25,7 +26,7 @@ def test_params_return_in_the_asked_dtype_and_sharding(tmp_path):
     value = jnp.arange(128, dtype=jnp.bfloat16).reshape(16, 8)
     checkpoint.write_meta(tmp_path, tiny(), base=None, trained=[])
     params_files.save_params(tmp_path, {"language/head/kernel": value})
-    found = checkpoint.load_params(tmp_path, partition.flatten(wanted))["language/head/kernel"]
+    found = checkpoint.load_params(tmp_path, params_lib.flatten(wanted))["language/head/kernel"]
     assert found.dtype == jnp.float32
     assert found.sharding.spec == sharding.P("fsdp", "tensor")
     np.testing.assert_array_equal(np.asarray(found), np.asarray(value, np.float32))

@@ -13,7 +13,8 @@ from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
 from input_pipeline.scarred_photos import __main__
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
-from legion_jax import checkpoint, features, losses, params_files, partition, train_data
+from legion_jax import checkpoint, features, losses, params_files, train_data
+from legion_jax.models import params as params_lib
 from legion_jax.config import tiny
 
 SMALL = dataclasses.replace(SPEC, clip_size=128, sam_canvas=128, sam_longest=128)
@@ -29,7 +30,7 @@ def data(tmp_path_factory):
     tokenizer = train_tokenizer([next(iter(r.values()))["caption"] for r in records], 420,
                                 root / "tokenizer")
     model = tiny(tokenizer.vocab_size)
-    params = partition.flatten(partition.new_params(model, jax.random.key(0)))
+    params = params_lib.flatten(params_lib.new_params(model, jax.random.key(0)))
     (root / "weights").mkdir()
     params_files.save_params(root / "weights", params)
     checkpoint.write_meta(root / "weights", model, base=None, trained=[])
@@ -39,7 +40,7 @@ def data(tmp_path_factory):
 def run_config(data, **knobs):
     config = make_config(data, **{"features": str(data / "features")} | knobs)
     config.init_from, config.frozen_dtype = str(data / "weights"), "float32"
-    config.trainable = partition.LOCALISATION[1:]  # there is no LoRA
+    config.trainable = params_lib.LOCALISATION[1:]  # there is no LoRA
     return config
 
 
@@ -60,14 +61,14 @@ def batch_of(data, config, step=0):
 
 def loss_terms(data, batch):
     model = model_of(data)
-    graph, params, _ = partition.split_params(partition.abstract_model(model),
-                                              partition.EVERYTHING)
+    graph, params, _ = params_lib.split_params(params_lib.abstract_model(model),
+                                              params_lib.EVERYTHING)
     reader = params_files.Reader(data / "weights")
-    params = partition.unflatten({p: np.asarray(reader.read(p)) for p in partition.flatten(params)})
+    params = params_lib.unflatten({p: np.asarray(reader.read(p)) for p in params_lib.flatten(params)})
     tokenizer = Tokenizer.from_folder(data / "tokenizer")
     index = int(np.flatnonzero(batch["ids"][0] < 0)[0])
     return jax.jit(lambda batch: losses.sums(
-        partition.merge(graph, params), batch, image_index=index, seg_id=tokenizer.seg_id))(batch)
+        params_lib.merge(graph, params), batch, image_index=index, seg_id=tokenizer.seg_id))(batch)
 
 
 def test_losses_are_those_without_a_cache(data):

@@ -18,7 +18,8 @@ from orbax.checkpoint import v1 as ocp
 from random_models import randomized
 
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import checkpoint, params_files, partition
+from legion_jax import checkpoint, params_files
+from legion_jax.models import params
 from legion_jax.config import LoraConfig
 
 KILLS, STEPS = 50, 240
@@ -34,9 +35,9 @@ def base(config, data, tmp_path_factory):
     tokenizer = Tokenizer.from_folder(data / "tokenizer")
     sized = dataclasses.replace(config, lora=LoraConfig(rank=0), language=dataclasses.replace(
         config.language, vocab=tokenizer.vocab_size, max_positions=512))
-    model = randomized(partition.abstract_model(sized))
-    params_files.save_params(folder, partition.flatten(
-        partition.split_params(model, partition.EVERYTHING)[1]))
+    model = randomized(params.abstract_model(sized))
+    params_files.save_params(folder, params.flatten(
+        params.split_params(model, params.EVERYTHING)[1]))
     tokenizer.save(folder / "tokenizer")
     checkpoint.write_meta(folder, sized, base=None, trained=[])
     return folder

@@ -16,7 +16,7 @@ from random_models import QUICK_COMPILE
 from torch_side import assert_close
 
 from input_pipeline.photos.images import clip_image, sam_image
-from legion_jax import partition
+from legion_jax.models import params as params_lib
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.convert import hf_files, model_card, spellings
 from legion_jax.convert.rules import rules
@@ -48,14 +48,14 @@ def tensors(sized):
 
 def filled(config: LegionConfig, tensors: dict) -> Legion:
     """Our model with these published tensors."""
-    graph, params = nnx.split(partition.abstract_model(config))
-    shapes = {p: a.shape for p, a in partition.flatten(nnx.to_pure_dict(params)).items()}
+    graph, params = nnx.split(params_lib.abstract_model(config))
+    shapes = {p: a.shape for p, a in params_lib.flatten(nnx.to_pure_dict(params)).items()}
     flat = {}
     for rule in rules(config):
         arrays = [rule.layout.to_jax(tensors[key]) for key in rule.keys.ravel()]
         flat[rule.path] = jnp.asarray(np.stack(arrays).reshape(shapes[rule.path]))
     assert flat.keys() == shapes.keys()
-    return partition.merge(graph, partition.unflatten(flat))
+    return params_lib.merge(graph, params_lib.unflatten(flat))
 
 
 def write(folder, config: LegionConfig, tensors: dict, *, table=spellings.LLAVA_OLD,

@@ -12,7 +12,8 @@ from inspected import EIGHT, by_path, sums
 
 from experiments import base, run_config, tiny
 from input_pipeline.errors import UserError
-from legion_jax import checkpoint, inventory, partition, sharding
+from legion_jax import checkpoint, inventory, sharding
+from legion_jax.models import params
 from tools import inspect_params, params_table
 
 REGION_ENCODER, TRAINED = 299_142_912, 587_427_044  # see test_sizes.py
@@ -31,12 +32,12 @@ def run(sized, converted, tmp_path_factory):
 @pytest.mark.parametrize("depth", [None, 1, 2])
 def test_converted_checkpoint(sized, converted, depth):
     found = inventory.of_checkpoint(converted)
-    abstract = partition.abstract_params(sized)
+    abstract = params.abstract_params(sized)
     assert inspected.shapes(found) == {p: a.shape for p, a in abstract.items()}
     arrays = [a for file in (converted / "params").iterdir()
               for a in safetensors.numpy.load_file(file).values()]
     total = sums(found, depth=depth)["total"]
-    assert total["parameters"] == partition.count(abstract) == sum(a.size for a in arrays)
+    assert total["parameters"] == params.count(abstract) == sum(a.size for a in arrays)
     assert total["bytes"] == total["bytes_per_device"] == sum(a.nbytes for a in arrays)
     assert total["trainable"] == sum(p.count for p in found.parameters if p.path.startswith(
         ("language/embed/", "language/head/", "text_projection/", "mask_decoder/")))
@@ -84,8 +85,8 @@ def test_training_run(run, converted):
 def test_bytes_per_device_are_those_of_the_arrays(run):
     found = inventory.of_checkpoint(run)
     mesh = sharding.make_mesh((1, 4, 2))
-    tree = partition.unflatten({p.path: jnp.zeros(p.shape, p.dtype) for p in found.parameters})
-    placed = partition.flatten(jax.device_put(tree, sharding.tree_shardings(tree, mesh)))
+    tree = params.unflatten({p.path: jnp.zeros(p.shape, p.dtype) for p in found.parameters})
+    placed = params.flatten(jax.device_put(tree, sharding.tree_shardings(tree, mesh)))
     for line in params_table.lines_of(found.parameters, EIGHT):
         shards = placed[line.path].addressable_shards
         assert {s.data.nbytes for s in shards} == {line.bytes_per_device}, line.path

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, as_json
-from legion_jax import partition
+from legion_jax.models import params
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
 from legion_jax.convert.published_files import published_configs
 from legion_jax.convert.rules import SAM, lora_rules
@@ -37,8 +37,8 @@ def words(tmp_path_factory):
 def traced_once():
     """Most of the time would go into building the same abstract model again and again."""
     with pytest.MonkeyPatch.context() as context:
-        context.setattr(partition, "abstract_params",
-                        functools.lru_cache(8)(partition.abstract_params))
+        context.setattr(params, "abstract_params",
+                        functools.lru_cache(8)(params.abstract_params))
         yield
 
 

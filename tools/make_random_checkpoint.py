@@ -13,7 +13,8 @@ from absl import flags
 
 from input_pipeline.text import tokenizer_files
 from input_pipeline.text.tokenizer import ADDED_TOKENS, Tokenizer
-from legion_jax import command, config, partition
+from legion_jax import command, config
+from legion_jax.models import params
 from legion_jax.config import LegionConfig
 from legion_jax.convert import carried, streaming
 from legion_jax.convert.files import Files
@@ -33,7 +34,7 @@ def random_values(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
 
 def shapes(model: LegionConfig) -> dict[str, tuple[int, ...]]:
     """{published name: shape} of everything in the two folders, unused tensors included."""
-    abstract = partition.abstract_params(model)
+    abstract = params.abstract_params(model)
     out = carried.published_shapes(model)
     for rule in rules(model):
         shape = rule.layout.torch_shape(tuple(abstract[rule.path].shape[rule.keys.ndim:]))

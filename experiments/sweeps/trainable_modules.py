@@ -5,18 +5,18 @@
 """
 
 from experiments.sweeps import plan
-from legion_jax import partition
+from legion_jax.models import params
 
 
 def get_sweep(size: str = "") -> plan.Sweep:
     base, common = plan.recipe(size)
-    lora, vocabulary, text_projection, mask_decoder = partition.LOCALISATION
+    lora, vocabulary, text_projection, mask_decoder = params.LOCALISATION
     runs = {
-        "published": {"trainable": partition.LOCALISATION},
-        "no_lora": {"trainable": partition.LOCALISATION[1:], "model.lora_rank": 0},
+        "published": {"trainable": params.LOCALISATION},
+        "no_lora": {"trainable": params.LOCALISATION[1:], "model.lora_rank": 0},
         "no_vocabulary": {"trainable": (lora, text_projection, mask_decoder)},
         "no_mask_decoder": {"trainable": (lora, vocabulary, text_projection)},
         "masks_only": {"trainable": (text_projection, mask_decoder), "model.lora_rank": 0},
-        "and_projector": {"trainable": (*partition.LOCALISATION, r"^projector/")},
+        "and_projector": {"trainable": (*params.LOCALISATION, r"^projector/")},
     }
     return plan.Sweep(base=base, common=common, runs=runs, metric=plan.F1, also=plan.ALSO)

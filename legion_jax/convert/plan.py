@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import partition
+from legion_jax.models import params as params_lib
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.convert import adapter, carried, sizes, vocabulary
 from legion_jax.convert.rules import Rule, lora_rules, rules
@@ -100,7 +100,7 @@ def make_plan(sources: Sources, options: Options) -> Plan:
     lora, adapters = adapter.read(sources, alpha=options.lora_alpha, merge=options.merge_lora)
     config = sizes.read_config(configs, sources.entries, vocab=tokenizer.vocab_size, lora=lora,
                                sam=options.sam)
-    abstract = partition.abstract_params(config)
+    abstract = params_lib.abstract_params(config)
     table = rules(config, rows) + lora_rules(config)
     if unfilled := sorted(abstract.keys() - {rule.path for rule in table}):
         raise AssertionError(f"no conversion rule for {unfilled}")

@@ -9,7 +9,8 @@ from typing import Any
 from etils import epath
 
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import checkpoint, partition, tensor_file
+from legion_jax import checkpoint, tensor_file
+from legion_jax.models import params
 from legion_jax.config import LegionConfig
 from legion_jax.convert.load import CARRIED, LAYOUT
 from legion_jax.convert.source import INDEXES, SourceError, open_safetensors, read_json
@@ -104,7 +105,7 @@ def check_params(folder: epath.PathLike, meta: dict, entries: dict[str, Any], *,
 
     towers = absent - {path.split("/")[0] for path in entries}
     try:
-        abstract = partition.abstract_params(meta["config"])
+        abstract = params.abstract_params(meta["config"])
         checkpoint.check_shapes(str(folder), entries, {
             path: a for path, a in abstract.items() if path in entries or not is_optional(path)})
     except checkpoint.CheckpointError as error:

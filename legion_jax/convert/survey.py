@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from input_pipeline.errors import UserError
-from legion_jax import inventory, partition
+from legion_jax import inventory
+from legion_jax.models import params
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig
 from legion_jax.convert import adapter, carried, plan, sizes, vocabulary
 from legion_jax.convert.plan import Options
@@ -32,7 +33,7 @@ def of_sources(sources: Sources) -> Inventory:
              f"tensors)" for role, source in sources.roles.items()]
     found, lora = _lora(sources, notes)
     model, rows = _architecture(sources, found, lora, notes)
-    abstract = partition.abstract_params(model)
+    abstract = params.abstract_params(model)
     table = rules(model, rows) + lora_rules(model)
     absent = plan.missing_towers(table, found)
     table = [rule for rule in table if rule.path.split("/")[0] not in absent]
@@ -46,7 +47,7 @@ def of_sources(sources: Sources) -> Inventory:
         notes += inventory.padding(model)
     return Inventory(
         f"{sources.roles['main'].folder.path}: PyTorch weights",
-        inventory.entries(described, inventory.matching(partition.LOCALISATION, described), table,
+        inventory.entries(described, inventory.matching(params.LOCALISATION, described), table,
                           where),
         inventory.RECIPE, absent=absent,
         carried={where[name][0]: found[name].nbytes for name in rest if carried.is_known(name)},

@@ -1,155 +1,196 @@
-"""Attention of long sequences, by flash kernels (Dao et al., 2022) that keep no logits.
+"""Attention on a CPU, a block of queries at a time, so that its logits never leave the caches.
 
-Two kinds: causal, on TPUs and GPUs, and over a grid with decomposed relative positions, on TPUs.
-There the bias of query (y, x) for key (r, c) is rows[y, x, r] + columns[y, x, c]. It is a scalar
-product too: of the query's rows and columns with the key's row and column as unit vectors. Appended
-to queries and keys, the kernel computes it with everything else, where the bias alone would be
-[B, N, S^4].
+All logits of a long sequence are written and read several times by XLA's softmax, from memory where
+they are large; a block's are still in the second-level cache. In the backward pass a block's logits
+are computed again, as by flash attention (Dao et al., 2022), instead of being kept. Where a mesh
+splits arrays over devices, and on accelerators, it is left to others.
 """
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.flash_attention import (
-    BlockSizes,
-    SegmentIds,
-    flash_attention,
-)
 
-from legion_jax.sharding import BATCH, HEADS, P, fit
+from legion_jax.models import flash_attention
 
-LANES = 128  # of a TPU: what a kernel's last axis is padded to
-FLASH_LENGTH = 1024  # shorter sequences are as fast without a kernel
-BLOCK = 512  # positions a kernel works on at once, at most
+BLOCK = 2 ** 19  # logits at once, 2 MiB of them
+LANES = 16  # float32 in a vector register
+SHORT = 64  # queries below which there is nothing to gain
+PARTS = 4  # of causal queries, each with the keys it can see; the parts' programs are all compiled
+
+
+def masked_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, *,
+                     first: int | None = None) -> jax.Array:
+    """softmax(q k / sqrt(H)) v over the keys that `mask` shows.
+
+    Args:
+        q: [B, T, N, H]; k, v: [B, S, N, H].
+        mask: bool[B, 1, T, S] or [1, 1, T, S].
+        first: the mask shows query t nothing behind key first + t; None: it may.
+
+    Returns:
+        [B, T, N, H].
+    """
+    if q.shape[1] < SHORT or not _alone():
+        return _plain(q, k, v, mask)
+    return jax.lax.platform_dependent(
+        q, k, v, mask, cpu=functools.partial(_masked_blocks, first=first), default=_plain)
 
 
 def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
-    """softmax(q k / sqrt(H)) v over the valid positions up to each query's own.
+    """As `attention.causal_attention`, which also describes the arguments."""
+    if q.shape[1] < SHORT or not _alone():
+        return flash_attention.causal_attention(q, k, v, valid)
+
+    def blocks(q, k, v, valid):
+        # Made where it is used: kept for the backward pass it would be larger than q, k and v.
+        B, T, N, _ = q.shape
+
+        def shown(logits, place, valid):
+            mask = (jnp.arange(logits.shape[-1]) <= place) & valid
+            return jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+
+        place = jnp.broadcast_to(jnp.arange(T)[:, None], (B, N, T, 1))
+        valid = jnp.broadcast_to(valid[:, None, None], (B, N, 1, T))
+        return _parts(q, k, v, (place,), (valid,), shown, first=0)
+
+    return jax.lax.platform_dependent(q, k, v, valid, cpu=blocks,
+                                      default=flash_attention.causal_attention)
+
+
+def cached_attention(q: jax.Array, keys: jax.Array, values: jax.Array, layer: jax.Array,
+                     mask: jax.Array, *, first: int | None = None) -> jax.Array:
+    """As `masked_attention`, with the keys and values of one layer of a cache.
 
     Args:
-        q, k, v: [B, S, N, H].
-        valid: bool[B, S], False at padding, whose own outputs mean nothing.
+        q: [B, T, N, H]; keys, values: [L, B, S, N, H]; layer: int scalar.
+        mask: bool[B, 1, T, S]; first: as there.
 
     Returns:
-        [B, S, N, H].
+        [B, T, N, H].
     """
-    if not _is_long(q):
-        return causal_by_mask(q, k, v, valid)
-    default = causal_by_cudnn if _has_cudnn() and q.shape[-1] <= LANES else causal_by_mask
-    return jax.lax.platform_dependent(q, k, v, valid, tpu=causal_by_kernel, default=default)
+    def plain(q, keys, values, layer, mask):
+        return masked_attention(q, keys[layer], values[layer], mask, first=first)
 
-
-def causal_by_mask(q, k, v, valid):
-    """As `causal_attention`, with all logits made."""
-    place = jnp.arange(q.shape[1])
-    seen = (place <= place[:, None]) & valid[:, None, :]  # [B, T, S]
-    return jax.nn.dot_product_attention(q, k, v, mask=seen[:, None])
-
-
-def causal_by_cudnn(q, k, v, valid):
-    """As `causal_attention`, by cuDNN's kernel; padding must be at the end, as in training."""
-    return jax.nn.dot_product_attention(
-        q, k, v, is_causal=True, key_value_seq_lengths=valid.sum(1, dtype=jnp.int32),
-        implementation="cudnn")
-
-
-def _has_cudnn() -> bool:
-    """Whether this process computes on NVIDIA GPUs with such kernels, Ampere and newer."""
-    device = jax.local_devices()[0]
-    return ("cuda" in device.client.platform_version
-            and float(device.compute_capability) >= 8)
-
-
-def causal_by_kernel(q, k, v, valid):
-    """As `causal_attention`, by the kernel: padding sees padding, so that no row sees nothing."""
-    scale = q.shape[-1] ** -0.5
-    segments = valid.astype(jnp.int32)
-
-    def kernel(q, k, v, segments):
-        return flash_attention(q, k, v, segment_ids=SegmentIds(segments, segments), causal=True,
-                               sm_scale=scale, block_sizes=_blocks(q.shape[2]))
-
-    out = _per_device(kernel)(*(_padded(_by_head(x)) for x in (q, k, v)), segments)
-    return _by_head(out[..., :q.shape[-1]])
+    if q.shape[1] > 1 or not _alone():
+        return plain(q, keys, values, layer, mask)
+    return jax.lax.platform_dependent(q, keys, values, layer, mask, cpu=_cached_rows,
+                                      default=plain)
 
 
 def grid_attention(q: jax.Array, k: jax.Array, v: jax.Array, rows: jax.Array,
                    columns: jax.Array) -> jax.Array:
-    """softmax(q k / sqrt(H) + bias) v.
+    """As `attention.grid_attention`, which also describes the arguments."""
+    if q.shape[1] < SHORT or not _alone():
+        return flash_attention.grid_attention(q, k, v, rows, columns)
+    return jax.lax.platform_dependent(q, k, v, rows, columns, cpu=_grid_blocks,
+                                      default=flash_attention.grid_attention)
 
-    Args:
-        q, k, v: [B, S * S, N, H].
-        rows, columns: [B, N, S, S, S], bias of the query at the first two S for the key's row, and
-            for its column.
 
-    Returns:
-        [B, S * S, N, H].
+def _alone() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or mesh.size == 1
+
+
+def _plain(q, k, v, mask):
+    return jax.nn.dot_product_attention(q, k, v, mask=mask)
+
+
+def _masked_blocks(q, k, v, mask, *, first=None):
+    def shown(logits, mask):
+        return jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+
+    mask = jnp.broadcast_to(mask, (q.shape[0], q.shape[2], *mask.shape[2:]))
+    if first is None:
+        return _blocks(q, k, v, (mask,), shown, unit=1, keys=k.shape[1:2])
+    return _parts(q, k, v, (mask,), (), shown, first=first)
+
+
+def _parts(q, k, v, extra, beside, adjust: Callable, *, first: int):
+    """As `_blocks`, in parts: query t sees no key behind first + t."""
+    T, S = q.shape[1], k.shape[1]
+    size, parts = -(-T // PARTS), []
+    for start in range(0, T, size):
+        end = min(start + size, T)
+        seen = min(first + end, S)
+        parts.append(_blocks(
+            q[:, start:end], k[:, :seen], v[:, :seen], [x[:, :, start:end, :seen] for x in extra],
+            adjust, beside=[x[..., :seen] for x in beside], unit=1, keys=(seen,)))
+    return jnp.concatenate(parts, axis=1)
+
+
+def _cached_rows(q, keys, values, layer, mask):
+    """One row of the batch after the other, without a copy of the layer's part of the cache.
+
+    All heads are one product of matrices, with the queries on the diagonal of one that is zero
+    elsewhere: the cache is read as it lies, which costs more than the products with zero.
     """
-    if not _is_long(q):
-        return with_bias(q, k, v, rows, columns)
-    return jax.lax.platform_dependent(q, k, v, rows, columns, tpu=folded, default=with_bias)
+    _, B, S, N, H = keys.shape
+    own = jnp.eye(N, dtype=q.dtype)
+    q = (q * H ** -0.5).reshape(B, N, H, 1) * own[:, None]  # [B, N, H, N]
+
+    def one(row):
+        number, q, mask = row
+        k, v = (jax.lax.dynamic_slice(x, (layer, number, 0, 0, 0), (1, 1, S, N, H)).reshape(
+            S, N * H) for x in (keys, values))
+        logits = (k @ q.reshape(N * H, N)).astype(jnp.float32)  # [S, N]
+        logits = jnp.where(mask[0, 0, :, None], logits, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(logits, axis=0).astype(v.dtype)
+        return jnp.einsum("NNH->NH", (weights.T @ v).reshape(N, N, H))
+
+    return jax.lax.map(one, (jnp.arange(B), q, mask))[:, None]
 
 
-def with_bias(q, k, v, rows, columns):
-    """As `grid_attention`, with the bias made."""
-    bias = rows[..., :, None] + columns[..., None, :]  # [B, N, Y, X, key row, key column]
-    bias = bias.reshape(*bias.shape[:2], q.shape[1], q.shape[1])
-    return jax.nn.dot_product_attention(q, k, v, bias=bias)
-
-
-def folded(q, k, v, rows, columns):
-    """As `grid_attention`, by the kernel."""
-    B, T, N, H = q.shape
+def _grid_blocks(q, k, v, rows, columns):
     S = rows.shape[-1]
-    place = jnp.arange(T)
-    unit = jnp.concatenate([jax.nn.one_hot(place // S, S, dtype=q.dtype),
-                            jax.nn.one_hot(place % S, S, dtype=q.dtype)], axis=-1)  # [T, 2 S]
-    q = jnp.concatenate([_by_head(q) * H ** -0.5, rows.reshape(B, N, T, S),
-                         columns.reshape(B, N, T, S)], axis=-1)
-    k = jnp.concatenate([_by_head(k), jnp.broadcast_to(unit, (B, N, T, 2 * S))], axis=-1)
-    v = jnp.pad(_by_head(v), ((0, 0), (0, 0), (0, 0), (0, 2 * S)))  # the kernel knows one width
 
-    def kernel(q, k, v):
-        return flash_attention(q, k, v, sm_scale=1.0, block_sizes=_blocks(T))
+    def biased(logits, rows, columns):
+        bias = rows[..., :, None] + columns[..., None, :]  # [..., key row, key column]
+        return logits + bias.reshape(logits.shape)
 
-    out = _per_device(kernel)(*(_padded(x) for x in (q, k, v)))
-    return _by_head(out[..., :H])
+    flat = [x.reshape(*x.shape[:2], S * S, S) for x in (rows, columns)]
+    # Rows of keys that fill vector registers stay apart: a loop over the flat axis, with a quotient
+    # and a remainder for each logit, takes a quarter longer. With short rows it is the faster one.
+    return _blocks(q, k, v, flat, biased, unit=S, keys=(S * S,) if S % LANES else (S, S))
 
 
-def _is_long(q: jax.Array) -> bool:
-    """Whether a kernel is worth it for [B, S, N, H]; exact float32 has none."""
-    return q.dtype == jnp.bfloat16 and q.shape[1] >= FLASH_LENGTH and q.shape[1] % LANES == 0
+def _blocks(q, k, v, extra, adjust: Callable, *, beside=(), unit: int, keys: tuple[int, ...]):
+    """Attention with logits `adjust(logits, *extra, *beside)`, [B, N, T, E] and [B, N, 1, S].
 
-
-def _blocks(length: int) -> BlockSizes:
-    """The kernel's own blocks, of 128, leave the matrix units waiting for the next one."""
-    block = next(size for size in (BLOCK, BLOCK // 2, LANES) if length % size == 0)
-    return BlockSizes(
-        block_b=1, block_q=block, block_k_major=block, block_k=block, block_q_major_dkv=block,
-        block_k_major_dkv=block, block_k_dkv=block, block_q_dkv=block, block_k_major_dq=block,
-        block_k_dq=block, block_q_dq=block)
-
-
-def _by_head(x: jax.Array) -> jax.Array:
-    """[B, T, N, H] -> [B, N, T, H], and back."""
-    return x.transpose(0, 2, 1, 3)
-
-
-def _padded(x: jax.Array) -> jax.Array:
-    """Zeros up to whole lanes behind the last axis of [B, N, T, H]."""
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, -x.shape[-1] % LANES)))
-
-
-def _per_device(kernel):
-    """The kernel on each device's rows and heads; the compiler cannot split kernels.
-
-    Takes [B, N, T, H] and, behind them, [B, T]; returns as the first.
+    Blocks are whole heads where those are small, else so many times `unit` queries of one head.
+    `keys` are the axes that the keys have in the logits.
     """
-    def run(*arrays):
-        mesh = jax.sharding.get_abstract_mesh()
-        if mesh.empty:
-            return kernel(*arrays)
-        rows, heads, *_ = fit(P(BATCH, HEADS), arrays[0].shape, mesh)
-        specs = tuple(P(rows, heads) if x.ndim == 4 else P(rows) for x in arrays)
-        return jax.shard_map(kernel, in_specs=specs, out_specs=specs[0],
-                             check_vma=False)(*arrays)
-    return run
+    B, T, N, H = q.shape
+    S = k.shape[1]
+    heads = next(n for n in range(N, 0, -1) if N % n == 0 and (n * T * S <= BLOCK or n == 1))
+    blocks = -(-heads * T * S // BLOCK)
+    per = unit * -(-T // (unit * blocks))
+    padding = -T % per  # queries whose outputs are dropped
+
+    def grouped(x):  # [B, N, T, ...] -> [B * N / heads, blocks, heads, per, ...]
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0)))
+        return x.reshape(B * N // heads, heads, -1, per, x.shape[-1]).swapaxes(1, 2)
+
+    q = grouped((q * H ** -0.5).transpose(0, 2, 1, 3))
+    k = k.transpose(0, 2, 3, 1).reshape(-1, heads, H, S)
+    v = v.transpose(0, 2, 1, 3).reshape(-1, heads, S, H)
+    beside = [x.reshape(-1, heads, 1, S) for x in beside]
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def block(q, k, v, extra, beside):
+        logits = (q @ k).astype(jnp.float32)
+        logits = adjust(logits.reshape(*logits.shape[:-1], *keys), *extra, *beside)
+        axes = tuple(range(-len(keys), 0))
+        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axes, keepdims=True)))
+        total = weights.sum(axes)[..., None]
+        weights = weights.reshape(*total.shape[:-1], S)
+        return (weights.astype(v.dtype) @ v) / total.astype(v.dtype)
+
+    def head(xs):
+        q, k, v, extra, beside = xs
+        return jax.lax.map(lambda x: block(x[0], k, v, x[1], beside), (q, extra))
+
+    out = jax.lax.map(head, (q, k, v, [grouped(x) for x in extra], beside))
+    out = out.swapaxes(1, 2).reshape(B, N, -1, H)[:, :, :T]
+    return out.transpose(0, 2, 1, 3)

@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from legion_jax.config import LanguageConfig, LoraConfig
-from legion_jax.models.blockwise import cached_attention, causal_attention
+from legion_jax.models.attention import cached_attention, causal_attention
 from legion_jax.models.layers import Dense, rms_norm, run_stack, stack
 from legion_jax.sharding import BATCH, HEADS, SEQUENCE, constrain
 

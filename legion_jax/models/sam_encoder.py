@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from legion_jax.config import SamConfig
-from legion_jax.models.blockwise import grid_attention
+from legion_jax.models.attention import grid_attention
 from legion_jax.models.layers import Dense, Mlp, gelu, layer_norm, patchify, run_stack, stack
 from legion_jax.sharding import BATCH, HEADS, SEQUENCE, constrain
 

@@ -26,7 +26,7 @@ from published import TEXTS, make, save
 
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import train_tokenizer
-from legion_jax import partition
+from legion_jax.models import params
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
 from legion_jax.convert import adapter, export, load
 from legion_jax.convert.plan import Options
@@ -180,7 +180,7 @@ def one(base: pathlib.Path, seed: int, turn: int) -> bool:
 
 def batch(base: pathlib.Path, seed: int, number: int) -> int:
     """How many of a seed's damaged folders fail."""
-    partition.abstract_params = functools.cache(partition.abstract_params)  # a second each
+    params.abstract_params = functools.cache(params.abstract_params)  # a second each
     resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (MEMORY >> 5,))
     resource.setrlimit(resource.RLIMIT_AS, 2 * (MEMORY,))
     return sum(one(base, seed, turn) for turn in range(number))

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import published
 
 from input_pipeline.text.tokenizer import train_tokenizer
-from legion_jax import checkpoint, partition, run_checkpoints
+from legion_jax import checkpoint, run_checkpoints
+from legion_jax.models import params
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.convert import load
 from legion_jax.convert.plan import Options
@@ -37,10 +38,10 @@ def convert(legion: pathlib.Path, clip: pathlib.Path, output: pathlib.Path) -> p
 def run(model: LegionConfig, converted: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """A run that trained LoRA and the verdict head, at step 3."""
     model = dataclasses.replace(model, lora=LoraConfig(rank=2))
-    trained = {p: jnp.zeros(a.shape) for p, a in partition.abstract_params(model).items()
+    trained = {p: jnp.zeros(a.shape) for p, a in params.abstract_params(model).items()
                if "lora_" in p or p.startswith("verdict/")}
     writer = run_checkpoints.RunCheckpoints(folder, every=3, keep=1)
-    tree = partition.unflatten(trained)
+    tree = params.unflatten(trained)
     writer.save(3, tree, {"m": tree})
     writer.close()
     checkpoint.write_meta(folder, model, base=checkpoint.base_of(converted),

@@ -10,7 +10,8 @@ from random_models import randomized
 from input_pipeline.photos import images
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
-from legion_jax import checkpoint, params_files, partition
+from legion_jax import checkpoint, params_files
+from legion_jax.models import params as params_lib
 from legion_jax.predictions import Question
 
 TEXTS = ["I have found a grainy patch in the centre.", "Nothing is wrong here."] * 30
@@ -29,8 +30,8 @@ def folder(config, tokenizer, photos, tmp_path_factory):
     root = tmp_path_factory.mktemp("checkpoint")
     sized = dataclasses.replace(config, language=dataclasses.replace(
         config.language, vocab=tokenizer.vocab_size, max_positions=512))
-    params = partition.flatten(partition.split_params(
-        randomized(partition.abstract_model(sized)), partition.EVERYTHING)[1])
+    params = params_lib.flatten(params_lib.split_params(
+        randomized(params_lib.abstract_model(sized)), params_lib.EVERYTHING)[1])
     head = np.array(params["language/head/kernel"])
     head[:, tokenizer.seg_id] *= 5
     params |= {"language/head/kernel": head} | divided_verdict(sized, params, photos)
@@ -51,9 +52,9 @@ def photos():
 def divided_verdict(config, params, photos):
     """A bias of the verdict by which half of the photos are judged real."""
     rows = np.stack([images.clip_image(photo, config.clip.image_size) for photo in photos])
-    graph = partition.split_params(partition.abstract_model(config), partition.EVERYTHING)[0]
+    graph = params_lib.split_params(params_lib.abstract_model(config), params_lib.EVERYTHING)[0]
     logits = jax.jit(lambda params: (lambda m: m.judge(m.see(rows)))(
-        partition.merge(graph, params)))(partition.unflatten(params))
+        params_lib.merge(graph, params)))(params_lib.unflatten(params))
     real = config.verdict_classes.index("real")
     bias = np.array(params["verdict/down/bias"])
     bias[real] -= np.median(logits[:, real] - logits[:, 1 - real]) + 1e-3

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from legion_jax import partition
+from legion_jax.models import params as params_lib
 from legion_jax.config import LegionConfig
 from legion_jax.convert.rules import rules
 from legion_jax.convert.whole import assemble
@@ -38,11 +38,11 @@ def fill(module: nnx.Module, root: str, config: LegionConfig, state: dict) -> nn
     graph, params = nnx.split(module)
     table = {rule.path.removeprefix(f"{root}/"): rule for rule in rules(config)
              if rule.path.startswith(f"{root}/")}
-    shapes = {p: a.shape for p, a in partition.flatten(nnx.to_pure_dict(params)).items()}
+    shapes = {p: a.shape for p, a in params_lib.flatten(nnx.to_pure_dict(params)).items()}
     assert table.keys() == shapes.keys()
     flat = {path: jnp.asarray(assemble(rule, state.__getitem__, shapes[path]))
             for path, rule in table.items()}
-    return partition.merge(graph, partition.unflatten(flat))
+    return params_lib.merge(graph, params_lib.unflatten(flat))
 
 
 def assert_close(ours, theirs, tolerance: float = 1e-5) -> None:

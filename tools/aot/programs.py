@@ -13,7 +13,7 @@ from input_pipeline.text.tokenizer import ADDED_TOKENS
 from legion_jax import config as config_lib
 from legion_jax import features, inventory, optim, sharding, train, train_data
 from legion_jax.config import LegionConfig
-from legion_jax.flops import Flops, Sizes, answering
+from legion_jax.models.flops import Flops, Sizes, answering
 from legion_jax.programs import Answering, Programs, abstract_params
 from legion_jax.speed import photo_flops
 

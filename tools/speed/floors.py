@@ -5,14 +5,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from legion_jax.flops import Sizes, answering, products, training
+from legion_jax.models.flops import Sizes, answering, products, training
 from tools.speed.cases import Case, run_config, without_lora
 
 MASK_TOWERS = ("sam_encoder", "text_projection", "mask_decoder", "frame")
 
 
 def train_flops(case: Case) -> float:
-    """Operations of one update, as `legion_jax.flops` counts them."""
+    """Operations of one update, as `legion_jax.models.flops` counts them."""
     config = run_config(case)
     sizes = Sizes(case.text, case.image_index, case.masks, case.canvas, case.prompt)
     return case.batch * training(case.model, sizes, trainable=config.trainable,

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from legion_jax import decoding, masks
+from legion_jax import decoding
+from legion_jax.models import mask_frame
 from legion_jax.models.layers import numerics
 from legion_jax.models.legion import seg_slots
 from tools.verify.case import Case
@@ -114,7 +115,7 @@ def check_teacher_forced(case: Case, results: Results) -> None:
         states = jnp.take_along_axis(states, positions[..., None], axis=1)
         resized = jnp.asarray(photos["resized_size"])
         logits, _ = model.draw(model.ground(photos["sam_image"], resized), model.prompt(states))
-    logits = masks.to_frame(logits, resized, jnp.asarray(photos["original_size"]),
+    logits = mask_frame.to_frame(logits, resized, jnp.asarray(photos["original_size"]),
                             sam_size=case.config.sam.image_size, canvas=case.canvas())
     height, width = photos["original_size"][0]
     ours = np.asarray(logits[0])[np.asarray(has_seg[0]), :height, :width]

@@ -13,7 +13,8 @@ from flax import nnx
 from input_pipeline.photos import images, regions
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import checkpoint, partition
+from legion_jax import checkpoint
+from legion_jax.models import params as params_lib
 from legion_jax.config import LegionConfig
 from legion_jax.convert import load
 from legion_jax.convert.plan import Options
@@ -64,19 +65,19 @@ class Case:
 
     @functools.cached_property
     def model(self) -> Legion:
-        return partition.merge(self.graph, self.params)
+        return params_lib.merge(self.graph, self.params)
 
     def full_clip(self) -> tuple[nnx.GraphDef, dict]:
         """The CLIP tower with the blocks behind the selected one, as (graph, parameters)."""
         config = dataclasses.replace(
             self.config, clip=dataclasses.replace(self.config.clip, select_layer=-1))
         folder = TensorFolder(self.folder / "clip")
-        shapes = partition.abstract_params(config)
+        shapes = params_lib.abstract_params(config)
         params = {rule.path.removeprefix("clip/"):
                   assemble(rule, folder.read, shapes[rule.path].shape).astype("float32")
                   for rule in clip_rules(config)}
         tower = nnx.eval_shape(lambda: ClipTower(config.clip, key=jax.random.key(0)))
-        return nnx.split(tower)[0], partition.unflatten(params)
+        return nnx.split(tower)[0], params_lib.unflatten(params)
 
     def loss_weights(self) -> Terms:
         weights = self.meta["loss_weights"]
@@ -150,12 +151,12 @@ def open_case(folder: str) -> Case:
             head=str(head) if head.exists() else None,
             options=Options(sam=read_json(sam) if sam.exists() else None)).config
         config = dataclasses.replace(config, dtype="float32", position_dtype="float32")
-        graph, params, _ = partition.split_params(partition.abstract_model(config),
-                                                  partition.EVERYTHING)
+        graph, params, _ = params_lib.split_params(params_lib.abstract_model(config),
+                                                  params_lib.EVERYTHING)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         wanted = {p: jax.ShapeDtypeStruct(a.shape, "float32", sharding=device)
-                  for p, a in partition.flatten(params).items()}
-        params = partition.unflatten(checkpoint.load_params(converted, wanted))
+                  for p, a in params_lib.flatten(params).items()}
+        params = params_lib.unflatten(checkpoint.load_params(converted, wanted))
         tokenizer = Tokenizer.from_folder(f"{converted}/tokenizer")
     return Case(folder=root, meta=json.loads((root / "meta.json").read_text()),
                 inputs=dict(np.load(root / "inputs.npz")),

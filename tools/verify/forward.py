@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from legion_jax import losses, masks, partition
+from legion_jax import losses
+from legion_jax.models import mask_frame, params
 from legion_jax.models import clip, sam_encoder
 from legion_jax.models.layers import gelu, numerics
 from legion_jax.models.legion import seg_slots, splice_flags
@@ -38,16 +39,16 @@ def _clip_states(case: Case, image):
     """Hidden states of the whole tower, the blocks LEGION never runs included."""
     tower, tensors = case.full_clip()
     with numerics(case.config):
-        return partition.merge(tower, tensors)(clip.normalize(image), capture=True)[1]
+        return params.merge(tower, tensors)(clip.normalize(image), capture=True)[1]
 
 
 def _check_verdict(case, results, seen):
     reference = case.reference
-    flat = partition.flatten(case.params)
+    flat = params.flatten(case.params)
     head = {p: a for p, a in flat.items() if p.startswith("verdict/")}
 
     def loss(head):
-        model = partition.merge(case.graph, partition.unflatten(flat | head))
+        model = params.merge(case.graph, params.unflatten(flat | head))
         with numerics(case.config):
             logits = model.judge(seen)
         labels = reference["cls_labels"]
@@ -173,7 +174,7 @@ def check_drawing(case: Case, results: Results, name: str, photos: dict, prompts
                        reference["train_iou_pred"])
         dense = np.asarray(model.prompt_encoder.positions()).transpose(2, 0, 1)[None]
         results.scaled("dense_pe_s8", dense[:, :, 3::8, 3::8], reference["dense_pe_s8"])
-    framed = masks.to_frame(logits, jnp.asarray(photos["resized_size"]),
+    framed = mask_frame.to_frame(logits, jnp.asarray(photos["resized_size"]),
                             jnp.asarray(photos["original_size"]),
                             sam_size=case.config.sam.image_size, canvas=case.canvas())
     for row in range(len(pixels)):

@@ -1,4 +1,4 @@
-"""legion_jax/models/blockwise.py against attention with all logits at once, gradients included."""
+"""legion_jax/models/attention.py against attention with all logits at once, gradients included."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from legion_jax import sharding
-from legion_jax.models import attention, blockwise
+from legion_jax.models import flash_attention, attention
 
 
 def normal(*shapes):
@@ -30,12 +30,12 @@ def agree(mine, plain, arguments):
 @pytest.mark.parametrize("block", [2 ** 19, 6000, 1500, 200])
 def test_masked_in_blocks_of_any_size(monkeypatch, block, first):
     """Many heads at once, one head, blocks that do not divide the queries, one query."""
-    monkeypatch.setattr(blockwise, "BLOCK", block)
+    monkeypatch.setattr(attention, "BLOCK", block)
     T, S = 67, 79
     mask = jnp.arange(S) <= jnp.arange(T)[:, None] + S - T
     mask = mask[None, None] & (jnp.arange(S) != 5)
     mask = jnp.concatenate([mask, mask & (jnp.arange(S) != 9)])
-    agree(lambda *qkv: blockwise.masked_attention(*qkv, mask, first=first),
+    agree(lambda *qkv: attention.masked_attention(*qkv, mask, first=first),
           lambda *qkv: jax.nn.dot_product_attention(*qkv, mask=mask),
           normal((2, T, 4, 8), (2, S, 4, 8), (2, S, 4, 8)))
 
@@ -48,25 +48,25 @@ def test_what_no_causal_query_sees_is_not_computed():
         return jax.jit(run).lower(*arguments).cost_analysis()["flops"]
 
     mask = jnp.tril(jnp.ones((256, 256), bool))[None, None]
-    whole = products(blockwise.masked_attention, *qkv, mask)
-    assert 0.6 * whole < products(blockwise.causal_attention, *qkv, valid) < 0.68 * whole
+    whole = products(attention.masked_attention, *qkv, mask)
+    assert 0.6 * whole < products(attention.causal_attention, *qkv, valid) < 0.68 * whole
 
 
 def test_causal_with_padding():
     valid = jnp.ones((2, 70), bool).at[1, 50:].set(False)
     agree(lambda *qkv: jnp.where(valid[..., None, None],
-                                 blockwise.causal_attention(*qkv, valid), 0),
+                                 attention.causal_attention(*qkv, valid), 0),
           lambda *qkv: jnp.where(valid[..., None, None],
-                                 attention.causal_by_mask(*qkv, valid), 0),
+                                 flash_attention.causal_by_mask(*qkv, valid), 0),
           normal(*3 * [(2, 70, 4, 8)]))
 
 
 @pytest.mark.parametrize("block", [2 ** 19, 7000, 1000, 100])
 def test_grid_in_blocks_of_any_size(monkeypatch, block):
-    monkeypatch.setattr(blockwise, "BLOCK", block)
+    monkeypatch.setattr(attention, "BLOCK", block)
     S, heads = 9, 2
     shape, table = (3, S * S, heads, 8), (3, heads, S, S, S)
-    agree(blockwise.grid_attention, attention.with_bias,
+    agree(attention.grid_attention, flash_attention.with_bias,
           normal(shape, shape, shape, table, table))
 
 
@@ -76,7 +76,7 @@ def test_one_query_of_each_row_and_a_layer_of_a_cache():
     mask = mask[:, None, None]
     for layer in (0, 1):
         np.testing.assert_allclose(
-            jax.jit(blockwise.cached_attention)(q, keys, values, layer, mask),
+            jax.jit(attention.cached_attention)(q, keys, values, layer, mask),
             jax.nn.dot_product_attention(q, keys[layer], values[layer], mask=mask), atol=1e-6)
 
 
@@ -87,9 +87,9 @@ def has_loop(run, *arguments) -> bool:
 def test_short_or_split_queries_are_left_alone():
     long, short = (normal((8, T, 2, 8)) * 3 for T in (64, 63))
     mask = jnp.ones((1, 1, 64, 64), bool)
-    assert has_loop(blockwise.masked_attention, *long, mask)
-    assert not has_loop(blockwise.masked_attention, *short, mask[..., :63, :63])
+    assert has_loop(attention.masked_attention, *long, mask)
+    assert not has_loop(attention.masked_attention, *short, mask[..., :63, :63])
     with jax.set_mesh(sharding.make_mesh((8, 1, 1))):
-        assert not has_loop(blockwise.masked_attention, *long, mask)
+        assert not has_loop(attention.masked_attention, *long, mask)
     with jax.set_mesh(sharding.make_mesh((1, 1, 1), jax.devices()[:1])):
-        assert has_loop(blockwise.masked_attention, *long, mask)
+        assert has_loop(attention.masked_attention, *long, mask)

@@ -1,4 +1,4 @@
-"""legion_jax/masks.py: the frame of the photo against PyTorch's two resizes, bits, unions."""
+"""legion_jax/models/mask_frame.py: the frame of the photo against PyTorch's two resizes, bits, unions."""
 
 import functools
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from legion_jax import masks
-from legion_jax.masks import inside, to_frame, union, unpack
+from legion_jax.models import mask_frame
+from legion_jax.models.mask_frame import inside, to_frame, union, unpack
 
 CELLS, SAM, CANVAS = 32, 64, 104
 LOGITS = np.random.default_rng(0).normal(size=(1, 2, CELLS, CELLS)).astype(np.float32)
@@ -102,14 +102,14 @@ def test_union_of_valid_masks_above_zero():
     np.testing.assert_array_equal(jax.jit(union)(logits, valid), expected)
 
 
-@pytest.mark.parametrize("tile", [masks.TILE, 8])
+@pytest.mark.parametrize("tile", [mask_frame.TILE, 8])
 def test_placed_bits_are_those_of_torch(monkeypatch, tile):
     """Bits of wanted masks, and the mean probability inside; in one tile and in many."""
-    monkeypatch.setattr(masks, "TILE", tile)
+    monkeypatch.setattr(mask_frame, "TILE", tile)
     resized, original = (np.array(list(x)) for x in zip(*SIZES.values(), strict=True))
     rows, wanted = len(SIZES), np.arange(len(SIZES)) % 4
     logits = np.random.default_rng(3).normal(size=(rows, 3, CELLS, CELLS)).astype(np.float32)
-    packed, scores = jax.jit(functools.partial(masks.place, sam_size=SAM, canvas=CANVAS))(
+    packed, scores = jax.jit(functools.partial(mask_frame.place, sam_size=SAM, canvas=CANVAS))(
         logits, resized, original, wanted)
     assert packed.shape == (rows, 3, CANVAS, CANVAS // 8) and packed.dtype == np.uint8
     for i, (height, width) in enumerate(original):
@@ -128,7 +128,7 @@ def test_placed_bits_are_those_of_torch(monkeypatch, tile):
 
 
 def test_empty_masks_score_zero():
-    packed, scores = masks.place(np.zeros((1, 2, 8, 8), np.float32), np.array([[16, 16]]),
+    packed, scores = mask_frame.place(np.zeros((1, 2, 8, 8), np.float32), np.array([[16, 16]]),
                                  np.array([[9, 9]]), np.array([2]), sam_size=16, canvas=16)
     assert not packed.any()
     np.testing.assert_array_equal(scores, [[0, 0]])
