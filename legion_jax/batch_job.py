@@ -20,7 +20,7 @@ from etils import epath
 from input_pipeline import photo_names, photo_sources
 from input_pipeline.errors import UserError
 from input_pipeline.read_ahead import Limits, ReadAhead
-from legion_jax import checkpoint as checkpoint_lib
+from legion_jax.weights import checkpoint as checkpoint_lib
 from legion_jax import job_record, outputs, report
 from legion_jax.evaluation import calibration
 from legion_jax.inference import Predictor

@@ -23,7 +23,8 @@ from input_pipeline.batches import examples
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import DataError
-from legion_jax import checkpoint, command, distributed, report
+from legion_jax.weights import checkpoint
+from legion_jax import command, distributed, report
 from legion_jax.evaluation import bootstrap, calibration, chunks, scoring, texts
 from legion_jax.evaluation import settings as settings_lib
 from legion_jax.evaluation.display import show

@@ -21,10 +21,10 @@ from input_pipeline.photos import regions
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from input_pipeline.text.verdict_words import verdict_of_words
-from legion_jax import checkpoint
-from legion_jax.models import params as params_lib
+from legion_jax.weights import checkpoint
 from legion_jax.config import LegionConfig
 from legion_jax.evaluation import calibration
+from legion_jax.models import params as params_lib
 from legion_jax.predictions import Prediction, Question, Region, check_explain
 from legion_jax.programs import (
     LARGEST_CANVAS,

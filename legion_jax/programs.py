@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from legion_jax import decoding, sharding
-from legion_jax.models import mask_frame, params as params_lib
 from legion_jax.config import LegionConfig
 from legion_jax.decoding import NO_TOKEN, DecodeState
+from legion_jax.models import mask_frame
+from legion_jax.models import params as params_lib
 from legion_jax.models.layers import numerics
 from legion_jax.sampling import Sampling
 

@@ -10,9 +10,9 @@ import ml_collections
 
 from input_pipeline.batches.examples import ExampleSpec
 from legion_jax import chips, distributed, train_data
-from legion_jax.models import flops
 from legion_jax.config import LegionConfig
 from legion_jax.features import TOWERS
+from legion_jax.models import flops
 
 
 def photo_flops(config: ml_collections.ConfigDict, model: LegionConfig, spec: ExampleSpec, *,

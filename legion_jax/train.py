@@ -23,8 +23,8 @@ from input_pipeline.batches import loader
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
+from legion_jax.weights import checkpoint, run_checkpoints
 from legion_jax import (
-    checkpoint,
     command,
     distributed,
     losses,
@@ -32,15 +32,14 @@ from legion_jax import (
     pictures,
     profiling,
     report,
-    run_checkpoints,
     sharding,
     speed,
     train_data,
     train_loop,
 )
-from legion_jax.models import params as params_lib
 from legion_jax import config as config_lib
 from legion_jax.config import LegionConfig, LoraConfig
+from legion_jax.models import params as params_lib
 from legion_jax.train_step import TrainState, init_state, make_step
 
 LOG = logging.getLogger("legion_jax")

@@ -16,9 +16,9 @@ from input_pipeline.batches.lengths import text_lengths
 from input_pipeline.batches.stream import WINDOW, Stream
 from input_pipeline.records import prepared
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.models import params
 from legion_jax.config import LegionConfig
 from legion_jax.features import TOWERS, Cache
+from legion_jax.models import params
 
 LOG = logging.getLogger("legion_jax")
 LARGEST = 1e9  # weight in a mixture

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import jax
 
 from input_pipeline.errors import UserError
-from legion_jax import report, run_checkpoints, sharding, train_data
+from legion_jax import report, sharding, train_data
+from legion_jax.weights import run_checkpoints
 from legion_jax.distributed import Preempted, Preemption
 from legion_jax.pictures import Pictures
 from legion_jax.profiling import Profile

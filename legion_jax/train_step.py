@@ -10,8 +10,8 @@ import optax
 from flax import nnx
 
 from legion_jax import losses
-from legion_jax.models import params as params_lib
 from legion_jax.losses import Terms
+from legion_jax.models import params as params_lib
 from legion_jax.models.layers import numerics
 
 

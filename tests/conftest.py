@@ -17,8 +17,8 @@ os.environ.setdefault("NPROC", "32")
 from random_models import randomized
 from repository import SHARED
 
-from legion_jax.models import params
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
+from legion_jax.models import params
 from legion_jax.models.legion import Legion
 
 

@@ -13,7 +13,7 @@ import safetensors.numpy
 import torch
 from peft_side import ALPHA, RANK
 
-from legion_jax import checkpoint
+from legion_jax.weights import checkpoint
 from legion_jax.config import LoraConfig
 from legion_jax.convert.adapter import read
 from legion_jax.convert.source import SourceError

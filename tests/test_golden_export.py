@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from legion_jax import checkpoint, params_files, tensor_file
+from legion_jax.weights import checkpoint, params_files, tensor_file
 from legion_jax.convert import export, load
 from legion_jax.convert.plan import Options
 from tools import verify_case

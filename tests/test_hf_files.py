@@ -16,11 +16,11 @@ from random_models import QUICK_COMPILE
 from torch_side import assert_close
 
 from input_pipeline.photos.images import clip_image, sam_image
-from legion_jax.models import params as params_lib
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.convert import hf_files, model_card, spellings
 from legion_jax.convert.rules import rules
 from legion_jax.models import clip, sam_encoder
+from legion_jax.models import params as params_lib
 from legion_jax.models.layers import numerics
 from legion_jax.models.legion import Legion, seg_slots
 

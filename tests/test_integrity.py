@@ -13,7 +13,7 @@ import numpy as np
 import published
 import pytest
 
-from legion_jax import params_files, tensor_file
+from legion_jax.weights import params_files, tensor_file
 from legion_jax.convert import load, streaming, verify
 from legion_jax.convert.source import SourceError
 

@@ -12,7 +12,8 @@ from inspected import EIGHT, by_path, sums
 
 from experiments import base, run_config, tiny
 from input_pipeline.errors import UserError
-from legion_jax import checkpoint, inventory, sharding
+from legion_jax.weights import checkpoint
+from legion_jax import inventory, sharding
 from legion_jax.models import params
 from tools import inspect_params, params_table
 

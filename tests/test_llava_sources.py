@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import checkpoint
+from legion_jax.weights import checkpoint
 from legion_jax.convert.source import SourceError
 
 QV = r"model\.language_model\.layers\.\d+\.self_attn\.[qv]_proj"

@@ -13,8 +13,8 @@ from flax import nnx
 from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch
 
 from legion_jax import losses
-from legion_jax.models import params as params_lib
 from legion_jax.losses import Terms
+from legion_jax.models import params as params_lib
 from legion_jax.train_step import init_state, make_step
 
 cross_entropy = torch.nn.functional.cross_entropy

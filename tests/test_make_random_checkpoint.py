@@ -8,7 +8,8 @@ import published
 import pytest
 import torch
 
-from legion_jax import config, tensor_file
+from legion_jax import config
+from legion_jax.weights import tensor_file
 from legion_jax.convert import export, load
 from legion_jax.convert.plan import Options
 from legion_jax.convert.source import read_json

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, as_json
-from legion_jax.models import params
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
 from legion_jax.convert.published_files import published_configs
 from legion_jax.convert.rules import SAM, lora_rules
+from legion_jax.models import params
 
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}
 SAVED = ("model.embed_tokens.weight", "lm_head.weight")

@@ -14,9 +14,9 @@ from jax.sharding import PartitionSpec as P
 from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch, randomized
 
 from legion_jax import optim, sharding
-from legion_jax.models import params as params_lib
 from legion_jax.config import LoraConfig, legion_7b
 from legion_jax.losses import Terms
+from legion_jax.models import params as params_lib
 from legion_jax.train import abstract_state
 from legion_jax.train_step import init_state, make_step
 

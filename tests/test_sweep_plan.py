@@ -7,8 +7,8 @@ import pytest
 from repository import ROOT
 
 from experiments.sweeps import plan
-from legion_jax.models import params
 from legion_jax.config import LoraConfig, legion_7b, tiny
+from legion_jax.models import params
 from tools import sweep_runs
 
 

@@ -6,7 +6,7 @@ import layouts
 import published
 import pytest
 
-from legion_jax import checkpoint
+from legion_jax.weights import checkpoint
 from legion_jax.convert import load, verify
 from legion_jax.convert.source import SourceError
 

@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from experiments import base as base_config
 from experiments import run_config
 from experiments.sweeps.plan import Sweep, SweepError
-from legion_jax import checkpoint
+from legion_jax.weights import checkpoint
 
 TRAIN, EVALUATE = ("-m", "legion_jax.train"), ("-m", "legion_jax.evaluate")
 

@@ -7,11 +7,11 @@ import math
 import pathlib
 
 from input_pipeline.errors import UserError
-from legion_jax import tensor_file
+from legion_jax.weights import tensor_file
 from legion_jax.convert import streaming
 from legion_jax.convert.torch_file import TorchWriter
 from legion_jax.convert.values import Tensor
-from legion_jax.tensor_file import SafetensorsWriter
+from legion_jax.weights.tensor_file import SafetensorsWriter
 
 NAMES = {"bin": "pytorch_model.bin", "safetensors": "model.safetensors"}
 SHARD_BYTES = 10 * 10 ** 9  # as transformers 4.28 cuts them

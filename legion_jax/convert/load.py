@@ -1,4 +1,4 @@
-"""PyTorch checkpoints -> a converted checkpoint (see `legion_jax.checkpoint`), tensor by tensor."""
+"""PyTorch checkpoints -> a converted checkpoint (see `legion_jax.weights.checkpoint`), tensor by tensor."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from legion_jax import checkpoint, params_files, tensor_file
+from legion_jax.weights import checkpoint, params_files, tensor_file
 from legion_jax.config import LegionConfig
 from legion_jax.convert import carried, streaming
 from legion_jax.convert.layout import size

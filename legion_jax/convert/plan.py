@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.models import params as params_lib
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.convert import adapter, carried, sizes, vocabulary
 from legion_jax.convert.rules import Rule, lora_rules, rules
 from legion_jax.convert.source import Entry, SourceError, read_json
 from legion_jax.convert.sources import LORA, Sources, read_configs
+from legion_jax.models import params as params_lib
 
 
 @dataclasses.dataclass(frozen=True)

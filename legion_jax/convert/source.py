@@ -16,7 +16,7 @@ import safetensors
 
 from input_pipeline.errors import UserError
 from legion_jax.convert import torch_file
-from legion_jax.tensor_file import NAMES, SafetensorsReader, numpy_dtype
+from legion_jax.weights.tensor_file import NAMES, SafetensorsReader, numpy_dtype
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors",

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from legion_jax import tensor_file
+from legion_jax.weights import tensor_file
 from legion_jax.convert.source import SourceError
 
 WORKERS = 2  # each holds one tensor and its copy in the other layout

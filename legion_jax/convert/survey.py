@@ -10,7 +10,6 @@ import numpy as np
 
 from input_pipeline.errors import UserError
 from legion_jax import inventory
-from legion_jax.models import params
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig
 from legion_jax.convert import adapter, carried, plan, sizes, vocabulary
 from legion_jax.convert.plan import Options
@@ -18,6 +17,7 @@ from legion_jax.convert.rules import SAM, Rule, lora_rules, rules
 from legion_jax.convert.source import Entry, SourceError, read_json
 from legion_jax.convert.sources import LORA, Source, Sources, read_configs
 from legion_jax.inventory import Inventory
+from legion_jax.models import params
 
 EMBEDDING = "model.embed_tokens.weight"
 # Stands in for a config.json that is not there: no shape depends on it.

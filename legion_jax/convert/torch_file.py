@@ -10,7 +10,7 @@ import zlib
 import ml_dtypes
 import numpy as np
 
-from legion_jax import tensor_file
+from legion_jax.weights import tensor_file
 
 
 def to_numpy(tensor) -> np.ndarray:

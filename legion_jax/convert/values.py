@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 
-from legion_jax import params_files, tensor_file
+from legion_jax.weights import params_files, tensor_file
 from legion_jax.config import LegionConfig
 from legion_jax.convert import recorded, streaming
 from legion_jax.convert.rules import lora_rules, rules

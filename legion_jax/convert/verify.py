@@ -4,7 +4,7 @@ import pathlib
 
 from etils import epath
 
-from legion_jax import checkpoint, params_files, tensor_file
+from legion_jax.weights import checkpoint, params_files, tensor_file
 from legion_jax.convert import load, streaming
 from legion_jax.convert.plan import Options, Plan, make_plan
 from legion_jax.convert.source import SourceError, open_safetensors, sha256

@@ -14,8 +14,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from legion_jax.models import params
 from legion_jax.config import LegionConfig, remat_by_tower
+from legion_jax.models import params
 from legion_jax.models.sam_decoder import NUM_MASKS
 
 # Towers whose output each tower's input is made of.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from legion_jax import sharding
-from legion_jax.models import flash_attention, attention
+from legion_jax.models import attention, flash_attention
 
 
 def normal(*shapes):

@@ -8,9 +8,9 @@ from random_models import IMAGE_INDEX, SEG_ID, random_batch
 
 from experiments import base
 from legion_jax import chips, losses, train
-from legion_jax.models import flops, params as params_lib
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
-from legion_jax.models import attention
+from legion_jax.models import attention, flops
+from legion_jax.models import params as params_lib
 
 EVERY_LOSS = {"ce": 1.0, "bce": 1.0, "dice": 1.0, "verdict": 1.0}
 

@@ -11,8 +11,8 @@ import transformers
 from flax import nnx
 from torch_side import assert_close, fill, randomize, tensors
 
-from legion_jax.models import params as params_lib
 from legion_jax.config import LanguageConfig, LoraConfig
+from legion_jax.models import params as params_lib
 from legion_jax.models.llama import Llama, rope_tables, round_to_bf16
 
 # A large epsilon, so that leaving it out or putting it elsewhere shows.

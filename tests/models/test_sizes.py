@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from legion_jax.models import params as params_lib
 from legion_jax.config import LegionConfig, LoraConfig, legion_7b
 from legion_jax.convert import carried
 from legion_jax.convert.rules import SAM, rules
+from legion_jax.models import params as params_lib
 
 # Counts of the published model: 32007 tokens, LoRA of rank 8.
 COUNTS = {

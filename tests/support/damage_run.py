@@ -26,12 +26,12 @@ from published import TEXTS, make, save
 
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import train_tokenizer
-from legion_jax.models import params
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
 from legion_jax.convert import adapter, export, load
 from legion_jax.convert.plan import Options
 from legion_jax.convert.rules import SAM
 from legion_jax.convert.source import read_json
+from legion_jax.models import params
 
 SECONDS = 20  # for one folder
 MEMORY = 12 << 30  # addresses; files may have a 32nd of it

@@ -10,7 +10,7 @@ from random_models import randomized
 from input_pipeline.photos import images
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
-from legion_jax import checkpoint, params_files
+from legion_jax.weights import checkpoint, params_files
 from legion_jax.models import params as params_lib
 from legion_jax.predictions import Question
 

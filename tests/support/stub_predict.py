@@ -12,7 +12,7 @@ import types
 
 import numpy as np
 
-from legion_jax import checkpoint
+from legion_jax.weights import checkpoint
 from legion_jax.inference import Predictor
 from legion_jax.predictions import Prediction, Region
 

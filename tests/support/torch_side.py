@@ -5,10 +5,10 @@ import numpy as np
 import torch
 from flax import nnx
 
-from legion_jax.models import params as params_lib
 from legion_jax.config import LegionConfig
 from legion_jax.convert.rules import rules
 from legion_jax.convert.whole import assemble
+from legion_jax.models import params as params_lib
 
 
 def randomize(module: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:

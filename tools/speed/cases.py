@@ -17,7 +17,6 @@ import numpy as np
 
 from experiments import base
 from input_pipeline.text.tokenizer import ADDED_TOKENS
-from legion_jax.models import params as params_lib
 from legion_jax.config import (
     ClipConfig,
     LanguageConfig,
@@ -26,6 +25,7 @@ from legion_jax.config import (
     SamConfig,
     legion_7b,
 )
+from legion_jax.models import params as params_lib
 
 IMAGE_ID, EOS_ID = -200, 2
 PERIOD = 16

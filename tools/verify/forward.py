@@ -6,8 +6,7 @@ import numpy as np
 import optax
 
 from legion_jax import losses
-from legion_jax.models import mask_frame, params
-from legion_jax.models import clip, sam_encoder
+from legion_jax.models import clip, mask_frame, params, sam_encoder
 from legion_jax.models.layers import gelu, numerics
 from legion_jax.models.legion import seg_slots, splice_flags
 from tools.verify.case import Case

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from legion_jax import losses
-from legion_jax.models import params as params_lib
 from legion_jax.convert.rules import rules
 from legion_jax.convert.whole import to_torch_tensors
+from legion_jax.models import params as params_lib
 from legion_jax.models.layers import numerics
 from tools.verify.case import Case
 from tools.verify.forward import loss_terms

@@ -26,9 +26,9 @@ from orbax.checkpoint import v1 as ocp
 
 from input_pipeline.errors import UserError
 from legion_jax import config as config_lib
-from legion_jax.models import params as params_lib
 from legion_jax import report
 from legion_jax.config import LegionConfig
+from legion_jax.models import params as params_lib
 
 META = "legion.json"
 FORMAT = 3

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from legion_jax import checkpoint, tensor_file
+from legion_jax.weights import checkpoint, tensor_file
 
 
 class ParamsWriter:

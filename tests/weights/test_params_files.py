@@ -11,7 +11,8 @@ import safetensors.numpy
 import several_hosts
 import torch
 
-from legion_jax import checkpoint, params_files, sharding, tensor_file
+from legion_jax.weights import checkpoint, params_files, tensor_file
+from legion_jax import sharding
 from legion_jax.config import tiny
 from legion_jax.convert.torch_file import TorchWriter
 
