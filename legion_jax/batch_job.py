@@ -20,7 +20,6 @@ from etils import epath
 from input_pipeline import photo_names, photo_sources
 from input_pipeline.errors import UserError
 from input_pipeline.read_ahead import Limits, ReadAhead
-from legion_jax.weights import checkpoint as checkpoint_lib
 from legion_jax import job_record, outputs, report
 from legion_jax.evaluation import calibration
 from legion_jax.inference import Predictor
@@ -28,6 +27,7 @@ from legion_jax.job_parts import Parts, Share
 from legion_jax.job_progress import Progress
 from legion_jax.predictions import Prediction
 from legion_jax.sampling import Sampling
+from legion_jax.weights import checkpoint as checkpoint_lib
 from legion_jax.write_behind import WriteBehind
 
 JOB = "job.json"

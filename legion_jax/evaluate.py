@@ -23,7 +23,6 @@ from input_pipeline.batches import examples
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import DataError
-from legion_jax.weights import checkpoint
 from legion_jax import command, distributed, report
 from legion_jax.evaluation import bootstrap, calibration, chunks, scoring, texts
 from legion_jax.evaluation import settings as settings_lib
@@ -34,6 +33,7 @@ from legion_jax.evaluation.rows import Source, predicted
 from legion_jax.evaluation.scoring import summary
 from legion_jax.evaluation.settings import Settings
 from legion_jax.inference import Predictor
+from legion_jax.weights import checkpoint
 
 
 def truth_of(record) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,6 @@ from input_pipeline.photos import regions
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from input_pipeline.text.verdict_words import verdict_of_words
-from legion_jax.weights import checkpoint
 from legion_jax.config import LegionConfig
 from legion_jax.evaluation import calibration
 from legion_jax.models import params as params_lib
@@ -36,6 +35,7 @@ from legion_jax.programs import (
 from legion_jax.quantize import quantize
 from legion_jax.sampling import Sampling
 from legion_jax.scheduler import Job, Scheduler
+from legion_jax.weights import checkpoint
 
 GREEDY = Sampling()
 

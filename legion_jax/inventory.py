@@ -18,13 +18,13 @@ from etils import epath
 from experiments import run_config
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.weights import checkpoint, tensor_file
 from legion_jax import config, sharding, train
 from legion_jax.config import LegionConfig
 from legion_jax.convert import load
 from legion_jax.convert.rules import Rule, lora_rules, rules
 from legion_jax.convert.values import origin_of
 from legion_jax.models import params
+from legion_jax.weights import checkpoint, tensor_file
 
 RECIPE = "partition.LOCALISATION, the published recipe"
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from input_pipeline.photos import regions
 from legion_jax import report
-from legion_jax.overlay import draw_overlay
+from legion_jax.display.overlay import draw_overlay
 from legion_jax.predictions import Prediction
 
 KINDS = ("json", "mask", "overlay")

@@ -14,7 +14,8 @@ from input_pipeline.batches.loader import Rows
 from input_pipeline.photos import regions
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import distributed, losses, overlay, sharding
+from legion_jax import distributed, losses, sharding
+from legion_jax.display import overlay
 from legion_jax.models import params as params_lib
 from legion_jax.models.layers import numerics
 

@@ -23,7 +23,6 @@ from input_pipeline.batches import loader
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.weights import checkpoint, run_checkpoints
 from legion_jax import (
     command,
     distributed,
@@ -41,6 +40,7 @@ from legion_jax import config as config_lib
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.models import params as params_lib
 from legion_jax.train_step import TrainState, init_state, make_step
+from legion_jax.weights import checkpoint, run_checkpoints
 
 LOG = logging.getLogger("legion_jax")
 

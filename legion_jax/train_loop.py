@@ -8,12 +8,12 @@ import jax
 
 from input_pipeline.errors import UserError
 from legion_jax import report, sharding, train_data
-from legion_jax.weights import run_checkpoints
 from legion_jax.distributed import Preempted, Preemption
 from legion_jax.pictures import Pictures
 from legion_jax.profiling import Profile
 from legion_jax.speed import Speed
 from legion_jax.train_step import TrainState
+from legion_jax.weights import run_checkpoints
 
 LOG = logging.getLogger("legion_jax")
 

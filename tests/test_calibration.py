@@ -11,11 +11,11 @@ from commands import run_tool
 from sklearn.linear_model import LogisticRegression
 
 from input_pipeline.records import prepared
-from legion_jax.weights import checkpoint
-from legion_jax.weights.checkpoint import CheckpointError
 from legion_jax.evaluation import calibration
 from legion_jax.evaluation.calibration import CalibrationError
 from legion_jax.inference import Predictor
+from legion_jax.weights import checkpoint
+from legion_jax.weights.checkpoint import CheckpointError
 from tools import calibrate
 
 data = small_data.data

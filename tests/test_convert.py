@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
-from legion_jax.weights import checkpoint, params_files
 from legion_jax.config import LoraConfig
 from legion_jax.convert import export, load
 from legion_jax.convert.plan import Options
 from legion_jax.convert.source import SourceError, TensorFolder
 from legion_jax.models import params as params_lib
+from legion_jax.weights import checkpoint, params_files
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from input_pipeline.datasets import open_dataset
 from input_pipeline.records import builder, manifest
 from input_pipeline.records.prepared import open_split
 from input_pipeline.text.tokenizer import train_tokenizer
-from legion_jax import overlay
+from legion_jax.display import overlay
 from tools import bar_charts, contact_sheet, data_pages, data_survey, thumbnails
 
 WORDS = "The left ear of the dog merges with the wall, which is a clear artifact. "

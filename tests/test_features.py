@@ -13,10 +13,10 @@ from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
 from input_pipeline.scarred_photos import __main__
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
-from legion_jax.weights import checkpoint, params_files
 from legion_jax import features, losses, train_data
 from legion_jax.config import tiny
 from legion_jax.models import params as params_lib
+from legion_jax.weights import checkpoint, params_files
 
 SMALL = dataclasses.replace(SPEC, clip_size=128, sam_canvas=128, sam_longest=128)
 

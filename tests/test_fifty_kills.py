@@ -18,9 +18,9 @@ from orbax.checkpoint import v1 as ocp
 from random_models import randomized
 
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.weights import checkpoint, params_files
 from legion_jax.config import LoraConfig
 from legion_jax.models import params
+from legion_jax.weights import checkpoint, params_files
 
 KILLS, STEPS = 50, 240
 # Where a kill is aimed at: before the first new step, at any moment of stepping, into a save.

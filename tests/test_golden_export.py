@@ -5,9 +5,9 @@ import pathlib
 
 import pytest
 
-from legion_jax.weights import checkpoint, params_files, tensor_file
 from legion_jax.convert import export, load
 from legion_jax.convert.plan import Options
+from legion_jax.weights import checkpoint, params_files, tensor_file
 from tools import verify_case
 
 

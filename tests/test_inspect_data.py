@@ -11,7 +11,7 @@ from input_pipeline.datasets import ALL
 from input_pipeline.errors import UserError
 from input_pipeline.records import builder, manifest
 from input_pipeline.records.prepared import open_split
-from legion_jax import overlay
+from legion_jax.display import overlay
 from tools import data_survey, inspect_data
 from tools.data_pages import Request
 

@@ -13,9 +13,9 @@ import numpy as np
 import published
 import pytest
 
-from legion_jax.weights import params_files, tensor_file
 from legion_jax.convert import load, streaming, verify
 from legion_jax.convert.source import SourceError
+from legion_jax.weights import params_files, tensor_file
 
 # By what the published recipe trains; LoRA is merged into query and value.
 TRAINED = ("model.embed_tokens.", "lm_head.", "model.text_hidden_fcs.",

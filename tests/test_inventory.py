@@ -12,9 +12,9 @@ from inspected import EIGHT, by_path, sums
 
 from experiments import base, run_config, tiny
 from input_pipeline.errors import UserError
-from legion_jax.weights import checkpoint
 from legion_jax import inventory, sharding
 from legion_jax.models import params
+from legion_jax.weights import checkpoint
 from tools import inspect_params, params_table
 
 REGION_ENCODER, TRAINED = 299_142_912, 587_427_044  # see test_sizes.py

@@ -11,9 +11,9 @@ import pytest
 from input_pipeline.text.conversation import encode_prompt
 from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_ID, IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE
-from legion_jax.weights import checkpoint
 from legion_jax.convert import spellings, verify
 from legion_jax.convert.source import SourceError
+from legion_jax.weights import checkpoint
 
 SPARE = 64  # rows of a LLaVA of the hub behind its pieces
 WITHOUT_SAM = ["sam_encoder", "mask_decoder", "text_projection", "prompt_encoder"]

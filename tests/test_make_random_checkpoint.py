@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from legion_jax import config
-from legion_jax.weights import tensor_file
 from legion_jax.convert import export, load
 from legion_jax.convert.plan import Options
 from legion_jax.convert.source import read_json
+from legion_jax.weights import tensor_file
 from tools import make_random_checkpoint
 
 

@@ -15,8 +15,8 @@ import pytest
 import small_runs
 from small_runs import STEPS, environment, metrics, run
 
-from legion_jax.weights import checkpoint, params_files, run_checkpoints
 from legion_jax import distributed
+from legion_jax.weights import checkpoint, params_files, run_checkpoints
 
 data, unbroken = small_runs.data, small_runs.unbroken
 TOLD = 128 + signal.SIGTERM

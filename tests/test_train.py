@@ -15,11 +15,11 @@ from small_data import damage
 from small_runs import STEPS, command, environment, metrics, run
 
 from experiments import base, run_config, tiny
-from legion_jax.weights import checkpoint, params_files
 from legion_jax import train
 from legion_jax.config import from_dict, legion_7b, to_dict
 from legion_jax.config import tiny as tiny_model
 from legion_jax.models import params as params_lib
+from legion_jax.weights import checkpoint, params_files
 
 data, unbroken = small_runs.data, small_runs.unbroken
 

@@ -6,9 +6,9 @@ import layouts
 import published
 import pytest
 
-from legion_jax.weights import checkpoint
 from legion_jax.convert import load, verify
 from legion_jax.convert.source import SourceError
+from legion_jax.weights import checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from input_pipeline.batches import examples
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import RecordError
-from legion_jax.weights import checkpoint
 from legion_jax import command
 from legion_jax.evaluation import calibration
 from legion_jax.evaluation.calibration import CalibrationError
 from legion_jax.inference import Predictor
+from legion_jax.weights import checkpoint
 
 
 def labelled(source: Sequence, failures: list[str]) -> Iterator[tuple[np.ndarray, int]]:

@@ -13,7 +13,7 @@ from input_pipeline.batches import examples
 from input_pipeline.photos import images
 from input_pipeline.photos.regions import RegionError, png_to_mask
 from input_pipeline.records.record import LABELS, SCORES
-from legion_jax import overlay
+from legion_jax.display import overlay
 from tools import thumbnails
 from tools.bar_charts import percent
 from tools.data_survey import describe, text

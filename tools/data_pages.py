@@ -10,7 +10,7 @@ from etils import epath
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import LABELS
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import web
+from legion_jax.display import web
 from tools import bar_charts, contact_sheet, data_survey, thumbnails
 from tools.bar_charts import Chart
 from tools.data_survey import Account, Survey

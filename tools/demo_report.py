@@ -12,7 +12,7 @@ import markupsafe
 import numpy as np
 from PIL import Image
 
-from legion_jax import overlay, web
+from legion_jax.display import overlay, web
 from tools import loss_curves
 
 TRUTH_COLOUR = (70, 235, 150)

@@ -22,7 +22,8 @@ from input_pipeline.errors import UserError
 from input_pipeline.records import prepared
 from input_pipeline.records.record import LABELS, DataError
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import command, web
+from legion_jax import command
+from legion_jax.display import web
 from tools import data_pages, data_survey
 from tools.data_pages import Page, Request
 

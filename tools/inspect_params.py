@@ -23,11 +23,11 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from input_pipeline.errors import UserError
-from legion_jax.weights import checkpoint
 from legion_jax import command, inventory, report, sharding
 from legion_jax.convert import survey
 from legion_jax.convert.sources import open_sources
 from legion_jax.inventory import Inventory
+from legion_jax.weights import checkpoint
 from tools import params_table
 
 HAS_PROBLEMS = 2

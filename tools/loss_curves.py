@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from legion_jax import web
+from legion_jax.display import web
 
 # Keys of metrics.jsonl and what they are, in the order shown.
 TERMS = {

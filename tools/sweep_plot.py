@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.sweeps import plan
-from legion_jax import web
+from legion_jax.display import web
 from tools import bar_charts
 
 WIDTH, HEIGHT = 640, 380

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline.photos import images
-from legion_jax import overlay, web
+from legion_jax.display import overlay, web
 
 MAX_SIDE, MIN_SIDE = 640, 320  # px of a picture's longer side; smaller photos are magnified
 SQUARE = 96  # px of the pictures on the index

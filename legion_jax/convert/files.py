@@ -7,10 +7,10 @@ import math
 import pathlib
 
 from input_pipeline.errors import UserError
-from legion_jax.weights import tensor_file
 from legion_jax.convert import streaming
 from legion_jax.convert.torch_file import TorchWriter
 from legion_jax.convert.values import Tensor
+from legion_jax.weights import tensor_file
 from legion_jax.weights.tensor_file import SafetensorsWriter
 
 NAMES = {"bin": "pytorch_model.bin", "safetensors": "model.safetensors"}

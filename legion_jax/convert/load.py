@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from legion_jax.weights import checkpoint, params_files, tensor_file
 from legion_jax.config import LegionConfig
 from legion_jax.convert import carried, streaming
 from legion_jax.convert.layout import size
@@ -15,6 +14,7 @@ from legion_jax.convert.plan import Options, Plan, make_plan
 from legion_jax.convert.rules import Rule
 from legion_jax.convert.source import SourceError
 from legion_jax.convert.sources import Sources, open_sources
+from legion_jax.weights import checkpoint, params_files, tensor_file
 
 LAYOUT, CARRIED = "layout.json", "carried.safetensors"
 

@@ -9,12 +9,12 @@ from typing import Any
 from etils import epath
 
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.weights import checkpoint, tensor_file
 from legion_jax.config import LegionConfig
 from legion_jax.convert.load import CARRIED, LAYOUT
 from legion_jax.convert.source import INDEXES, SourceError, open_safetensors, read_json
 from legion_jax.convert.sources import LORA
 from legion_jax.models import params
+from legion_jax.weights import checkpoint, tensor_file
 
 ROLES = ("main", "clip", "sam", "head", "adapter", "modules")
 LARGEST = 1 << 31  # of any size, and far above all of them

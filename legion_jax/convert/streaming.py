@@ -15,8 +15,8 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from legion_jax.weights import tensor_file
 from legion_jax.convert.source import SourceError
+from legion_jax.weights import tensor_file
 
 WORKERS = 2  # each holds one tensor and its copy in the other layout
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 
-from legion_jax.weights import params_files, tensor_file
 from legion_jax.config import LegionConfig
 from legion_jax.convert import recorded, streaming
 from legion_jax.convert.rules import lora_rules, rules
 from legion_jax.convert.source import SourceError
 from legion_jax.convert.whole import with_lora
+from legion_jax.weights import params_files, tensor_file
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,11 +4,11 @@ import pathlib
 
 from etils import epath
 
-from legion_jax.weights import checkpoint, params_files, tensor_file
 from legion_jax.convert import load, streaming
 from legion_jax.convert.plan import Options, Plan, make_plan
 from legion_jax.convert.source import SourceError, open_safetensors, sha256
 from legion_jax.convert.sources import reopen
+from legion_jax.weights import checkpoint, params_files, tensor_file
 
 
 def verify(folder: epath.PathLike, *, progress: bool = True) -> list[str]:

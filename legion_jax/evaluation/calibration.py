@@ -15,10 +15,10 @@ from etils import epath
 
 from input_pipeline.errors import UserError
 from input_pipeline.records.record import LABELS
-from legion_jax.weights import checkpoint
 from legion_jax import report
-from legion_jax.weights.checkpoint import CheckpointError
 from legion_jax.evaluation import reliability
+from legion_jax.weights import checkpoint
+from legion_jax.weights.checkpoint import CheckpointError
 
 FILE = "calibration.json"
 FORMAT = 1

@@ -6,8 +6,8 @@ from typing import Any
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from legion_jax.weights import checkpoint
 from legion_jax.models import params as params_lib
+from legion_jax.weights import checkpoint
 
 LOG = logging.getLogger("legion_jax")
 

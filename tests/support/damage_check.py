@@ -8,11 +8,11 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from legion_jax.weights import checkpoint
 from legion_jax.convert import verify
 from legion_jax.convert.rules import lora_rules, rules
 from legion_jax.convert.sources import open_sources
 from legion_jax.models import params as params_lib
+from legion_jax.weights import checkpoint
 
 
 def load_files(place: pathlib.Path, files) -> dict[str, torch.Tensor]:

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import published
 
 from input_pipeline.text.tokenizer import train_tokenizer
-from legion_jax.weights import checkpoint, run_checkpoints
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.convert import load
 from legion_jax.convert.plan import Options
 from legion_jax.convert.source import read_json
 from legion_jax.inventory import Inventory, Parameter
 from legion_jax.models import params
+from legion_jax.weights import checkpoint, run_checkpoints
 from tools import inspect_params, params_table
 
 ONE, EIGHT = (inspect_params.parse_mesh(text) for text in ("1,1,1", "1,4,2"))

@@ -10,13 +10,13 @@ import published
 
 from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, MODEL_FILE, as_json
-from legion_jax.weights import checkpoint, params_files, run_checkpoints, tensor_file
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.convert import export, hf_files, load, spellings
 from legion_jax.convert.plan import Options
 from legion_jax.convert.published_files import published_configs
 from legion_jax.convert.spellings import CLS_TOWER, LLAVA_OLD, SAM_ORIGINAL, Spelling
 from legion_jax.models import params as params_lib
+from legion_jax.weights import checkpoint, params_files, run_checkpoints, tensor_file
 
 HEADS = ("model.text_hidden_fcs.", "prediction_head.")
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")

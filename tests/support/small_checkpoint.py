@@ -10,9 +10,9 @@ from random_models import randomized
 from input_pipeline.photos import images
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
-from legion_jax.weights import checkpoint, params_files
 from legion_jax.models import params as params_lib
 from legion_jax.predictions import Question
+from legion_jax.weights import checkpoint, params_files
 
 TEXTS = ["I have found a grainy patch in the centre.", "Nothing is wrong here."] * 30
 QUESTION = Question(instruction="Is it real?", max_new_tokens=12, mask_slots=3)

@@ -11,10 +11,10 @@ import safetensors.numpy
 import several_hosts
 import torch
 
-from legion_jax.weights import checkpoint, params_files, tensor_file
 from legion_jax import sharding
 from legion_jax.config import tiny
 from legion_jax.convert.torch_file import TorchWriter
+from legion_jax.weights import checkpoint, params_files, tensor_file
 
 SHAPES = {"matrix": ((3, 5), "bfloat16"), "scalar": ((), "float32"), "empty": ((0, 4), "float16"),
           "stack": ((2, 3, 4), "float32")}

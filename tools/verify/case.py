@@ -13,7 +13,6 @@ from flax import nnx
 from input_pipeline.photos import images, regions
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.weights import checkpoint
 from legion_jax.config import LegionConfig
 from legion_jax.convert import load
 from legion_jax.convert.plan import Options
@@ -24,6 +23,7 @@ from legion_jax.losses import Terms
 from legion_jax.models import params as params_lib
 from legion_jax.models.clip import ClipTower
 from legion_jax.models.legion import Legion
+from legion_jax.weights import checkpoint
 
 
 class Reference:

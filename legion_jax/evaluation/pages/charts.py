@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from legion_jax import web
+from legion_jax.display import web
 from legion_jax.evaluation.pages.folder import Evaluation
 from legion_jax.evaluation.pages.tables import number_in
 

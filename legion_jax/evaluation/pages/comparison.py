@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from etils import epath
 
 from input_pipeline.errors import UserError
-from legion_jax import report, web
+from legion_jax import report
+from legion_jax.display import web
 from legion_jax.evaluation.bootstrap import RESAMPLES, paired_difference
 from legion_jax.evaluation.pages import gallery, items, tables
 from legion_jax.evaluation.pages.folder import Evaluation

@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Iterable, Mapping
 
-from legion_jax import web
+from legion_jax.display import web
 from legion_jax.evaluation.pages import items, photos
 
 TEMPLATES = pathlib.Path(__file__).parents[1] / "templates"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from input_pipeline.records.record import LABELS, REAL, UNKNOWN
-from legion_jax import overlay
+from legion_jax.display import overlay
 
 # Order of the cards: name -> (words, whether the largest comes first).
 SORTS = {

@@ -13,7 +13,7 @@ from input_pipeline.errors import UserError
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import RecordError
-from legion_jax import web
+from legion_jax.display import web
 
 LOG = logging.getLogger("legion_jax")
 SIDE = 640  # px of a picture's longer side, at most

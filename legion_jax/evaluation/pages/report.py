@@ -7,7 +7,7 @@ from etils import epath
 
 from input_pipeline.errors import UserError
 from input_pipeline.records.record import LABELS
-from legion_jax import web
+from legion_jax.display import web
 from legion_jax.evaluation.pages import charts, gallery, items, photos, standing, tables
 from legion_jax.evaluation.pages.folder import Evaluation, open_evaluation
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from legion_jax import web
+from legion_jax.display import web
 from legion_jax.evaluation.pages.folder import Evaluation
 
 # Name and meaning of each measure. How a run counts it stands in its own `conventions`.

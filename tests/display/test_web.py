@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from legion_jax import web
+from legion_jax.display import web
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from legion_jax import captions, overlay
+from legion_jax.display import captions, overlay
 
 GREY = np.full((120, 600, 3), 128, np.uint8)
 

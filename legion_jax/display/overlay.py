@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from legion_jax import captions
-from legion_jax.captions import STRIP
+from legion_jax.display import captions
+from legion_jax.display.captions import STRIP
 
 # Told apart with any common colour blindness (Okabe and Ito 2008, without black; last: P. Tol).
 PALETTE = (

@@ -1,0 +1,1 @@
+"""What people look at: photos with masks, captions, and the parts all pages share."""
