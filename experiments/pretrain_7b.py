@@ -10,12 +10,12 @@ bfloat16. `init_from` starts from converted towers; empty, with `data.tokenizer`
 import ml_collections
 
 from experiments import base
-from legion_jax.models import params
+from legion_jax.models import param_tree
 
 
 def get_config() -> ml_collections.ConfigDict:
     c = base.get_config()
-    c.trainable = params.EVERYTHING
+    c.trainable = param_tree.EVERYTHING
     c.model.lora_rank = 0
     c.batch_size = 256
     c.loss.verdict = 1.0

@@ -7,12 +7,12 @@
 import ml_collections
 
 from experiments import base
-from legion_jax.models import params
+from legion_jax.models import param_tree
 
 
 def get_config() -> ml_collections.ConfigDict:
     c = base.get_config()
-    c.trainable = params.EVERYTHING
+    c.trainable = param_tree.EVERYTHING
     c.model.name = "tiny"
     c.model.lora_rank = 0
     c.model.dtype = "float32"

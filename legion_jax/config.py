@@ -200,7 +200,7 @@ def from_dict(values: dict, kind: type = LegionConfig, *, where: str = "config")
     hints = typing.get_type_hints(kind)
     if unknown := sorted(values.keys() - fields.keys()):
         raise UserError(f"{where}: unknown field {', '.join(unknown)}; "
-                         f"known: {', '.join(sorted(fields))}")
+                        f"known: {', '.join(sorted(fields))}")
     if missing := sorted(fields.keys() - values.keys()):
         raise UserError(f"{where}: missing field {', '.join(missing)}")
     out = {}

@@ -26,7 +26,7 @@ from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import RecordError
 from legion_jax import report, sharding
 from legion_jax.config import LegionConfig
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
 from legion_jax.weights import checkpoint
 
@@ -161,13 +161,13 @@ def _views(source: Sequence, index: int, spec: ExampleSpec) -> dict:
 def _compiled(cache: Cache):
     """rows of `_views` -> features, with the tower's parameters loaded over all devices."""
     mesh, config = sharding.make_mesh((1, -1, 1)), cache.config
-    graph, wanted, rest = params_lib.split_params(
-        params_lib.abstract_model(config), (f"^{TOWERS[cache.tower].path}",))
-    abstract = sharding.shard_abstract(params_lib.cast(wanted, cache.weights_dtype), mesh)
-    params = params_lib.unflatten(checkpoint.load_some(cache.weights, params_lib.flatten(abstract)))
+    graph, wanted, rest = param_tree.split_params(
+        param_tree.abstract_model(config), (f"^{TOWERS[cache.tower].path}",))
+    abstract = sharding.shard_abstract(param_tree.cast(wanted, cache.weights_dtype), mesh)
+    params = param_tree.unflatten(checkpoint.load_some(cache.weights, param_tree.flatten(abstract)))
 
     def features(params, rows):
-        merged = params_lib.merge(graph, params, rest)
+        merged = param_tree.merge(graph, params, rest)
         with numerics(config):
             if cache.tower == "clip":
                 return merged.see(rows["clip_image"])

@@ -23,7 +23,7 @@ from input_pipeline.text.tokenizer import Tokenizer
 from input_pipeline.text.verdict_words import verdict_of_words
 from legion_jax.config import LegionConfig
 from legion_jax.evaluation import calibration
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.predictions import Prediction, Question, Region, check_explain
 from legion_jax.programs import (
     LARGEST_CANVAS,
@@ -83,7 +83,7 @@ class Predictor:
             mesh, places=batch_size, int8=int8)
         classes = config.verdict_classes
         self._scheduler = Scheduler(
-            self._programs, params_lib.unflatten(params), places=batch_size,
+            self._programs, param_tree.unflatten(params), places=batch_size,
             group=group or max(1, batch_size // 8), temperature=temperature,
             real=classes.index("real") if "real" in classes else None)
 
@@ -106,7 +106,7 @@ class Predictor:
         meta = checkpoint.read_meta(folder)
         config = meta["config"]
         mesh = inference_mesh(config, devices)
-        params = checkpoint.load_params(folder, params_lib.flatten(abstract_params(config, mesh)))
+        params = checkpoint.load_params(folder, param_tree.flatten(abstract_params(config, mesh)))
         return cls(config, quantize(params) if int8 else params,
                    Tokenizer.from_folder(epath.Path(folder) / "tokenizer"),
                    question=question or Question(**meta.get("question", {})),
@@ -121,9 +121,9 @@ class Predictor:
         mesh = inference_mesh(config, devices)
         layout = jax.tree.map(lambda x: x.sharding, abstract_params(config, mesh))
         # The generator that compiles soonest; this model is compared with no other random one.
-        new = jax.jit(lambda: params_lib.new_params(config, jax.random.key(seed, impl="rbg")),
+        new = jax.jit(lambda: param_tree.new_params(config, jax.random.key(seed, impl="rbg")),
                       out_shardings=layout)
-        return cls(config, params_lib.flatten(new()), tokenizer, question=question,
+        return cls(config, param_tree.flatten(new()), tokenizer, question=question,
                    batch_size=batch_size, mesh=mesh)
 
     def __call__(self, images: Sequence[np.ndarray | Image.Image], *,

@@ -23,7 +23,7 @@ from legion_jax.config import LegionConfig
 from legion_jax.convert import load
 from legion_jax.convert.rules import Rule, lora_rules, rules
 from legion_jax.convert.values import origin_of
-from legion_jax.models import params
+from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, tensor_file
 
 RECIPE = "partition.LOCALISATION, the published recipe"
@@ -88,7 +88,7 @@ def of_checkpoint(folder: epath.PathLike) -> Inventory:
         title += f", the rest from {meta['base']['path']}"
     trained, rule = set(meta["trained"]), "legion.json, which names what this run trained"
     if not trained:
-        trained, rule = matching(params.LOCALISATION, found), RECIPE
+        trained, rule = matching(param_tree.LOCALISATION, found), RECIPE
     described = {path: (tuple(a.shape), str(np.dtype(a.dtype))) for path, (_, a) in found.items()}
     return Inventory(
         title, entries(described, trained, _table(meta["config"]), recorded(folder)), rule,
@@ -104,9 +104,9 @@ def of_config(run: ml_collections.ConfigDict, *, vocab: int | None = None) -> In
     """
     run_config.check_without_data(run, batch_shards=1)
     model = train.model_config(run, vocabulary(run, vocab))
-    _, trained, frozen = params.split_params(params.abstract_model(model), run.trainable)
-    trained = params.flatten(params.cast(trained, "float32"))
-    frozen = params.flatten(params.cast(frozen, run.frozen_dtype))
+    _, trained, frozen = param_tree.split_params(param_tree.abstract_model(model), run.trainable)
+    trained = param_tree.flatten(param_tree.cast(trained, "float32"))
+    frozen = param_tree.flatten(param_tree.cast(frozen, run.frozen_dtype))
     described = {path: (a.shape, str(a.dtype)) for path, a in (trained | frozen).items()}
     where = recorded(run.init_from) if run.init_from else {}
     start = f"from {run.init_from}" if run.init_from else f"{run.model.name} from scratch"

@@ -135,8 +135,8 @@ def framed_masks(model: Legion, batch: dict, states: jax.Array, seg_id: int):
                 model.ground(batch["sam_image"], batch["resized_size"]))
     logits, _ = model.draw(grounded, prompts)
     framed = mask_frame.to_frame(logits, batch["resized_size"], batch["original_size"],
-                            sam_size=model.config.sam.image_size,
-                            canvas=batch["masks"].shape[-2])
+                                 sam_size=model.config.sam.image_size,
+                                 canvas=batch["masks"].shape[-2])
     return constrain(framed, BATCH, None, SEQUENCE, None), has_seg
 
 

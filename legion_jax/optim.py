@@ -22,7 +22,7 @@ def schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], jax.Arr
     peak, warmup, total = config.learning_rate, config.warmup_steps, config.total_steps
     if config.schedule not in ("linear", "cosine", "constant"):
         raise UserError(f"optimizer.schedule: linear, cosine or constant, "
-                         f"not {config.schedule!r}")
+                        f"not {config.schedule!r}")
     if not 0 <= warmup < total:
         raise UserError(f"optimizer: 0 <= warmup_steps < total_steps, got {warmup} and {total}")
 

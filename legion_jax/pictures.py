@@ -16,7 +16,7 @@ from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import distributed, losses, sharding
 from legion_jax.display import overlay
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
 
 PHOTOS = 4
@@ -122,7 +122,7 @@ class Pictures:
 
 def _masks(graph, params, frozen, batch, *, image_index, seg_id):
     """uint8[B, K, C, C / 8]: what is above zero, one bit per pixel."""
-    model = params_lib.merge(graph, params, frozen)
+    model = param_tree.merge(graph, params, frozen)
     with numerics(model.config):
         states = losses.read_text(model, batch, model.see(batch["clip_image"]), image_index)
         logits, _ = losses.framed_masks(model, batch, states, seg_id)

@@ -13,8 +13,7 @@ import numpy as np
 from legion_jax import decoding, sharding
 from legion_jax.config import LegionConfig
 from legion_jax.decoding import NO_TOKEN, DecodeState
-from legion_jax.models import mask_frame
-from legion_jax.models import params as params_lib
+from legion_jax.models import mask_frame, param_tree
 from legion_jax.models.layers import numerics
 from legion_jax.sampling import Sampling
 
@@ -45,9 +44,9 @@ class Answering:
 def abstract_params(config: LegionConfig, mesh: jax.sharding.Mesh) -> dict:
     """The sharded tree of parameters prediction holds, without values."""
     # What is always computed in float32 is also held in it.
-    return sharding.shard_abstract(params_lib.unflatten({
+    return sharding.shard_abstract(param_tree.unflatten({
         path: jax.ShapeDtypeStruct(a.shape, "float32" if re.match(FLOAT32, path) else config.dtype)
-        for path, a in params_lib.abstract_params(config).items()}), mesh)
+        for path, a in param_tree.abstract_params(config).items()}), mesh)
 
 
 class Programs:
@@ -68,8 +67,8 @@ class Programs:
 
     def __init__(self, config: LegionConfig, answering: Answering, mesh: jax.sharding.Mesh, *,
                  places: int, int8: bool = False, canvas: int = LARGEST_CANVAS):
-        model = params_lib.abstract_model(config, int8=int8)
-        graph = params_lib.split_params(model, params_lib.EVERYTHING)[0]
+        model = param_tree.abstract_model(config, int8=int8)
+        graph = param_tree.split_params(model, param_tree.EVERYTHING)[0]
         self.config, self.answering, self.mesh = config, answering, mesh
         a, ids = answering, np.array(answering.prompt, np.int32)[None]
         tokens = dict(eos_id=a.eos_id, seg_id=a.seg_id)
@@ -126,7 +125,7 @@ def inference_mesh(config: LegionConfig, devices: Sequence[jax.Device] | None = 
 
 
 def _model(graph, params):
-    model = params_lib.merge(graph, params)
+    model = param_tree.merge(graph, params)
     return model, numerics(model.config)
 
 

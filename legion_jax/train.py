@@ -38,7 +38,7 @@ from legion_jax import (
 )
 from legion_jax import config as config_lib
 from legion_jax.config import LegionConfig, LoraConfig
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.train_step import TrainState, init_state, make_step
 from legion_jax.weights import checkpoint, run_checkpoints
 
@@ -104,10 +104,10 @@ def model_config(config: ml_collections.ConfigDict, vocab: int) -> LegionConfig:
 
 def abstract_state(config, model: LegionConfig, optimizer, mesh):
     """Graph, and the abstract, sharded train state and frozen tree of a run."""
-    graph, params, frozen = params_lib.split_params(
-        params_lib.abstract_model(model), config.trainable)
-    params = sharding.shard_abstract(params_lib.cast(params, "float32"), mesh)
-    frozen = sharding.shard_abstract(params_lib.cast(frozen, config.frozen_dtype), mesh)
+    graph, params, frozen = param_tree.split_params(
+        param_tree.abstract_model(model), config.trainable)
+    params = sharding.shard_abstract(param_tree.cast(params, "float32"), mesh)
+    frozen = sharding.shard_abstract(param_tree.cast(frozen, config.frozen_dtype), mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
     layout = optax.tree_utils.tree_map_params(
         optimizer, lambda _, p: p.sharding, jax.eval_shape(optimizer.init, params), params,
@@ -135,7 +135,7 @@ def first_params(config, model: LegionConfig, params: dict, frozen: dict) -> tup
 
     Raises CheckpointError when a frozen parameter is not in the base.
     """
-    wanted, kept = params_lib.flatten(params), params_lib.flatten(frozen)
+    wanted, kept = param_tree.flatten(params), param_tree.flatten(frozen)
     known = set(checkpoint.stored(config.init_from)) if config.init_from else set()
     if lost := sorted(known - wanted.keys() - kept.keys()):
         raise checkpoint.CheckpointError(
@@ -151,13 +151,13 @@ def first_params(config, model: LegionConfig, params: dict, frozen: dict) -> tup
     fresh = {p: a for p, a in wanted.items() if p not in known}
 
     def init(key):
-        everything = params_lib.flatten(params_lib.new_params(model, key))
+        everything = param_tree.flatten(param_tree.new_params(model, key))
         return {p: everything[p].astype(a.dtype) for p, a in fresh.items()}
 
     shardings = {p: a.sharding for p, a in fresh.items()}
     made = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed)) if fresh else {}
-    return (params_lib.unflatten({p: (loaded | made)[p] for p in wanted}),
-            params_lib.unflatten({p: loaded[p] for p in kept}))
+    return (param_tree.unflatten({p: (loaded | made)[p] for p in wanted}),
+            param_tree.unflatten({p: loaded[p] for p in kept}))
 
 
 def write_run_files(config, task: Task, params: dict, workdir: epath.Path) -> None:
@@ -174,7 +174,7 @@ def write_run_files(config, task: Task, params: dict, workdir: epath.Path) -> No
     workdir.mkdir(parents=True, exist_ok=True)
     base = checkpoint.base_of(config.init_from) if config.init_from else None
     checkpoint.write_meta(
-        workdir, task.model, base=base, trained=sorted(params_lib.flatten(params)),
+        workdir, task.model, base=base, trained=sorted(param_tree.flatten(params)),
         question={"instruction": config.data.instruction,
                   "sam_longest": task.examples.sam_longest,
                   "max_new_tokens": config.eval.max_new_tokens,
@@ -209,8 +209,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
         layout = jax.tree.map(lambda x: x.sharding, abstract)
         state = jax.jit(lambda p: init_state(p, optimizer), out_shardings=layout)(params)
         LOG.info("%s trainable, %s frozen parameters on %d devices",
-                     f"{params_lib.count(state.params):,}", f"{params_lib.count(frozen):,}",
-                     mesh.size)
+                 f"{param_tree.count(state.params):,}", f"{param_tree.count(frozen):,}",
+                 mesh.size)
         where = {"image_index": task.image_index, "first_target": task.first_target}
         step = jit_step(config, graph, optimizer, layout, seg_id=task.tokenizer.seg_id, **where)
         checkpoints = run_checkpoints.RunCheckpoints(

@@ -18,7 +18,7 @@ from input_pipeline.records import prepared
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LegionConfig
 from legion_jax.features import TOWERS, Cache
-from legion_jax.models import params
+from legion_jax.models import param_tree
 
 LOG = logging.getLogger("legion_jax")
 LARGEST = 1e9  # weight in a mixture
@@ -51,7 +51,7 @@ def caches(config: ml_collections.ConfigDict, model: LegionConfig,
            spec: ExampleSpec) -> list[list[Cache]]:
     """Per data set of a run, what `config.data.features` may hold: its frozen towers' output."""
     needed = ["clip"] + ["sam"] * bool(config.loss.bce or config.loss.dice)
-    paths = params.abstract_params(model)
+    paths = param_tree.abstract_params(model)
     frozen = [name for name in needed if not any(
         path.startswith(TOWERS[name].path) and re.search(pattern, path)
         for path in paths for pattern in config.trainable)]
@@ -116,7 +116,7 @@ def from_step(config: ml_collections.ConfigDict, dataset: grain.MapDataset,
               start: int) -> Iterator[dict]:
     """Batches from step `start` on, prepared ahead as the config says."""
     return loader.iterate(dataset, start, threads=config.data.threads,
-                           workers=config.data.workers, buffer=config.data.buffer)
+                          workers=config.data.workers, buffer=config.data.buffer)
 
 
 class BadRecords:

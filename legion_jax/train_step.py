@@ -11,7 +11,7 @@ from flax import nnx
 
 from legion_jax import losses
 from legion_jax.losses import Terms
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
 
 
@@ -59,11 +59,11 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate
 
     def step(state: TrainState, frozen: dict, batch: dict):
         total = losses.counts(batch, seg_id)
-        patches = params_lib.merge(graph, state.params, frozen).config.clip.num_patches
+        patches = param_tree.merge(graph, state.params, frozen).config.clip.num_patches
         key = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def loss(params, part, key):
-            model = params_lib.merge(graph, params, frozen)
+            model = param_tree.merge(graph, params, frozen)
             with numerics(model.config):
                 sums = losses.sums(model, part, image_index=image_index, seg_id=seg_id,
                                    first_target=first_target, key=key, wanted=wanted)

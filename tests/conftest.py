@@ -18,7 +18,7 @@ from random_models import randomized
 from repository import SHARED
 
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
-from legion_jax.models import params
+from legion_jax.models import param_tree
 from legion_jax.models.legion import Legion
 
 
@@ -64,7 +64,7 @@ def folders(sized, tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
 @pytest.fixture(scope="session")
 def model(config) -> Legion:
     """The model with random values in every parameter; tests must not change it."""
-    return randomized(params.abstract_model(config))
+    return randomized(param_tree.abstract_model(config))
 
 
 LONGEST = ("test_verify_case.py", "test_train.py", "test_restart.py", "test_whole_run.py")

@@ -15,7 +15,7 @@ from legion_jax.config import LoraConfig
 from legion_jax.convert import export, load
 from legion_jax.convert.plan import Options
 from legion_jax.convert.source import SourceError, TensorFolder
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, params_files
 
 
@@ -64,7 +64,7 @@ def test_round_trip_is_bit_exact(sized, tmp_path, dtype, suffix, shards):
 
 
 def test_export_of_a_model_from_scratch_reads_back(sized, folders, tmp_path):
-    abstract = params_lib.abstract_params(sized)
+    abstract = param_tree.abstract_params(sized)
     params = {p: np.random.default_rng(0).normal(size=a.shape).astype(np.float32)
               for p, a in abstract.items()}
     params["language/embed/embedding"][sized.language.vocab:] = 0
@@ -193,7 +193,7 @@ def test_existing_output_is_left_alone(folders, tmp_path):
 
 def test_wrong_shape_in_a_converted_checkpoint_names_path_and_shapes(folders, sized, tmp_path):
     convert(*folders, tmp_path / "out")
-    abstract = params_lib.abstract_params(sized)
+    abstract = param_tree.abstract_params(sized)
     other = dict(abstract)
     other["language/norm/scale"] = abstract["language/layers/norm1/scale"]
     with pytest.raises(checkpoint.CheckpointError,

@@ -11,7 +11,7 @@ from random_models import IMAGE_ID, IMAGE_INDEX
 from torch_side import assert_close
 
 from legion_jax import decoding, sharding
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 
 # Prompts after which the random model says [SEG] in interesting places; 0 is padding.
 SEG, EOS, MAX_NEW, SLOTS = 41, 96, 12, 3
@@ -143,7 +143,7 @@ def test_answers_on_a_mesh(model, seen, uncached):
         placed = jax.device_put(params, sharding.tree_shardings(params, mesh))
         batch = jax.device_put((PROMPTS[rows], VALID[rows], np.asarray(seen)[rows]),
                                sharding.batch_sharding(mesh))
-        ours = decode(params_lib.merge(graph, placed), *batch)
+        ours = decode(param_tree.merge(graph, placed), *batch)
     assert_same(ours, picked(expected(uncached), rows))
 
 

@@ -15,7 +15,7 @@ from input_pipeline.scarred_photos import __main__
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from legion_jax import features, losses, train_data
 from legion_jax.config import tiny
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, params_files
 
 SMALL = dataclasses.replace(SPEC, clip_size=128, sam_canvas=128, sam_longest=128)
@@ -31,7 +31,7 @@ def data(tmp_path_factory):
     tokenizer = train_tokenizer([next(iter(r.values()))["caption"] for r in records], 420,
                                 root / "tokenizer")
     model = tiny(tokenizer.vocab_size)
-    params = params_lib.flatten(params_lib.new_params(model, jax.random.key(0)))
+    params = param_tree.flatten(param_tree.new_params(model, jax.random.key(0)))
     (root / "weights").mkdir()
     params_files.save_params(root / "weights", params)
     checkpoint.write_meta(root / "weights", model, base=None, trained=[])
@@ -41,7 +41,7 @@ def data(tmp_path_factory):
 def run_config(data, **knobs):
     config = make_config(data, **{"features": str(data / "features")} | knobs)
     config.init_from, config.frozen_dtype = str(data / "weights"), "float32"
-    config.trainable = params_lib.LOCALISATION[1:]  # there is no LoRA
+    config.trainable = param_tree.LOCALISATION[1:]  # there is no LoRA
     return config
 
 
@@ -62,14 +62,15 @@ def batch_of(data, config, step=0):
 
 def loss_terms(data, batch):
     model = model_of(data)
-    graph, params, _ = params_lib.split_params(params_lib.abstract_model(model),
-                                              params_lib.EVERYTHING)
+    graph, params, _ = param_tree.split_params(param_tree.abstract_model(model),
+                                               param_tree.EVERYTHING)
     reader = params_files.Reader(data / "weights")
-    params = params_lib.unflatten({p: np.asarray(reader.read(p)) for p in params_lib.flatten(params)})
+    params = param_tree.unflatten({path: np.asarray(reader.read(path))
+                                   for path in param_tree.flatten(params)})
     tokenizer = Tokenizer.from_folder(data / "tokenizer")
     index = int(np.flatnonzero(batch["ids"][0] < 0)[0])
     return jax.jit(lambda batch: losses.sums(
-        params_lib.merge(graph, params), batch, image_index=index, seg_id=tokenizer.seg_id))(batch)
+        param_tree.merge(graph, params), batch, image_index=index, seg_id=tokenizer.seg_id))(batch)
 
 
 def test_losses_are_those_without_a_cache(data):

@@ -19,7 +19,7 @@ from random_models import randomized
 
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LoraConfig
-from legion_jax.models import params
+from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, params_files
 
 KILLS, STEPS = 50, 240
@@ -35,9 +35,9 @@ def base(config, data, tmp_path_factory):
     tokenizer = Tokenizer.from_folder(data / "tokenizer")
     sized = dataclasses.replace(config, lora=LoraConfig(rank=0), language=dataclasses.replace(
         config.language, vocab=tokenizer.vocab_size, max_positions=512))
-    model = randomized(params.abstract_model(sized))
-    params_files.save_params(folder, params.flatten(
-        params.split_params(model, params.EVERYTHING)[1]))
+    model = randomized(param_tree.abstract_model(sized))
+    params_files.save_params(folder, param_tree.flatten(
+        param_tree.split_params(model, param_tree.EVERYTHING)[1]))
     tokenizer.save(folder / "tokenizer")
     checkpoint.write_meta(folder, sized, base=None, trained=[])
     return folder

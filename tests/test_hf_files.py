@@ -19,8 +19,7 @@ from input_pipeline.photos.images import clip_image, sam_image
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.convert import hf_files, model_card, spellings
 from legion_jax.convert.rules import rules
-from legion_jax.models import clip, sam_encoder
-from legion_jax.models import params as params_lib
+from legion_jax.models import clip, param_tree, sam_encoder
 from legion_jax.models.layers import numerics
 from legion_jax.models.legion import Legion, seg_slots
 
@@ -48,14 +47,14 @@ def tensors(sized):
 
 def filled(config: LegionConfig, tensors: dict) -> Legion:
     """Our model with these published tensors."""
-    graph, params = nnx.split(params_lib.abstract_model(config))
-    shapes = {p: a.shape for p, a in params_lib.flatten(nnx.to_pure_dict(params)).items()}
+    graph, params = nnx.split(param_tree.abstract_model(config))
+    shapes = {p: a.shape for p, a in param_tree.flatten(nnx.to_pure_dict(params)).items()}
     flat = {}
     for rule in rules(config):
         arrays = [rule.layout.to_jax(tensors[key]) for key in rule.keys.ravel()]
         flat[rule.path] = jnp.asarray(np.stack(arrays).reshape(shapes[rule.path]))
     assert flat.keys() == shapes.keys()
-    return params_lib.merge(graph, params_lib.unflatten(flat))
+    return param_tree.merge(graph, param_tree.unflatten(flat))
 
 
 def write(folder, config: LegionConfig, tensors: dict, *, table=spellings.LLAVA_OLD,

@@ -13,7 +13,7 @@ from inspected import EIGHT, by_path, sums
 from experiments import base, run_config, tiny
 from input_pipeline.errors import UserError
 from legion_jax import inventory, sharding
-from legion_jax.models import params
+from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint
 from tools import inspect_params, params_table
 
@@ -33,12 +33,12 @@ def run(sized, converted, tmp_path_factory):
 @pytest.mark.parametrize("depth", [None, 1, 2])
 def test_converted_checkpoint(sized, converted, depth):
     found = inventory.of_checkpoint(converted)
-    abstract = params.abstract_params(sized)
+    abstract = param_tree.abstract_params(sized)
     assert inspected.shapes(found) == {p: a.shape for p, a in abstract.items()}
     arrays = [a for file in (converted / "params").iterdir()
               for a in safetensors.numpy.load_file(file).values()]
     total = sums(found, depth=depth)["total"]
-    assert total["parameters"] == params.count(abstract) == sum(a.size for a in arrays)
+    assert total["parameters"] == param_tree.count(abstract) == sum(a.size for a in arrays)
     assert total["bytes"] == total["bytes_per_device"] == sum(a.nbytes for a in arrays)
     assert total["trainable"] == sum(p.count for p in found.parameters if p.path.startswith(
         ("language/embed/", "language/head/", "text_projection/", "mask_decoder/")))
@@ -86,8 +86,8 @@ def test_training_run(run, converted):
 def test_bytes_per_device_are_those_of_the_arrays(run):
     found = inventory.of_checkpoint(run)
     mesh = sharding.make_mesh((1, 4, 2))
-    tree = params.unflatten({p.path: jnp.zeros(p.shape, p.dtype) for p in found.parameters})
-    placed = params.flatten(jax.device_put(tree, sharding.tree_shardings(tree, mesh)))
+    tree = param_tree.unflatten({p.path: jnp.zeros(p.shape, p.dtype) for p in found.parameters})
+    placed = param_tree.flatten(jax.device_put(tree, sharding.tree_shardings(tree, mesh)))
     for line in params_table.lines_of(found.parameters, EIGHT):
         shards = placed[line.path].addressable_shards
         assert {s.data.nbytes for s in shards} == {line.bytes_per_device}, line.path

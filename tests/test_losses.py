@@ -14,12 +14,12 @@ from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch
 
 from legion_jax import losses
 from legion_jax.losses import Terms
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.train_step import init_state, make_step
 
 cross_entropy = torch.nn.functional.cross_entropy
 WEIGHTS = Terms(ce=1.0, bce=0.4, dice=0.2, verdict=0.7)
-TRAINABLE = (*params_lib.LOCALISATION, *params_lib.VERDICT_ONLY)
+TRAINABLE = (*param_tree.LOCALISATION, *param_tree.VERDICT_ONLY)
 # Unequal numbers of masks: 2, none, 3 and 1.
 SEGS = [[8, 11], [], [7, 9, 10], [9]]
 
@@ -91,7 +91,7 @@ def test_bfloat16_towers_come_close(config, model, batch):
     """The arithmetic of published training: bfloat16, recomputed layers, rounded positions."""
     coarse = dataclasses.replace(config, dtype="bfloat16", position_dtype="bfloat16",
                                  remat="layers")
-    graph, _ = nnx.split(params_lib.abstract_model(coarse))
+    graph, _ = nnx.split(param_tree.abstract_model(coarse))
     ours = sums(nnx.merge(graph, nnx.split(model)[1]), batch)
     for name in losses.ALL:
         np.testing.assert_allclose(getattr(ours, name), getattr(sums(model, batch), name),
@@ -159,7 +159,7 @@ def test_record_labels_to_classes():
 @pytest.fixture(scope="module")
 def update(model):
     """`(batch, accumulation) -> (metrics, {path: gradient})` of one compiled update."""
-    graph, params, frozen = params_lib.split_params(model, TRAINABLE)
+    graph, params, frozen = param_tree.split_params(model, TRAINABLE)
     optimizer = optax.sgd(1.0)  # so that the change is the gradient
 
     @functools.cache
@@ -172,7 +172,7 @@ def update(model):
     def run(batch, accumulation=1):
         state, metrics = step(accumulation)(init_state(params, optimizer), frozen, batch)
         gradients = jax.tree.map(lambda a, b: np.asarray(a - b), params, state.params)
-        return {k: float(v) for k, v in metrics.items()}, params_lib.flatten(gradients)
+        return {k: float(v) for k, v in metrics.items()}, param_tree.flatten(gradients)
 
     return run
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.quantize import int8_columns, quantize
 
 
@@ -22,11 +22,11 @@ def test_columns_are_within_half_a_step():
 
 
 def test_the_language_model_alone_is_converted(config, model):
-    tree = params_lib.split_params(model, params_lib.EVERYTHING)[1]
-    params = params_lib.flatten(tree)
+    tree = param_tree.split_params(model, param_tree.EVERYTHING)[1]
+    params = param_tree.flatten(tree)
     converted = quantize(dict(params))
-    abstract = params_lib.flatten(params_lib.split_params(
-        params_lib.abstract_model(config, int8=True), params_lib.EVERYTHING)[1])
+    abstract = param_tree.flatten(param_tree.split_params(
+        param_tree.abstract_model(config, int8=True), param_tree.EVERYTHING)[1])
     assert {p: (a.shape, a.dtype) for p, a in converted.items()} == {
         p: (a.shape, a.dtype) for p, a in abstract.items()}
     changed = {path for path, a in converted.items() if a.dtype == jnp.int8}
@@ -36,10 +36,10 @@ def test_the_language_model_alone_is_converted(config, model):
 
 
 def test_states_and_logits_stay_near(config, model):
-    graph, params, _ = params_lib.split_params(model, params_lib.EVERYTHING)
-    small = params_lib.split_params(params_lib.abstract_model(config, int8=True),
-                                   params_lib.EVERYTHING)[0]
-    eight = params_lib.merge(small, params_lib.unflatten(quantize(params_lib.flatten(params))))
+    graph, params, _ = param_tree.split_params(model, param_tree.EVERYTHING)
+    small = param_tree.split_params(param_tree.abstract_model(config, int8=True),
+                                    param_tree.EVERYTHING)[0]
+    eight = param_tree.merge(small, param_tree.unflatten(quantize(param_tree.flatten(params))))
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 9, config.language.width)),
                     jnp.float32)
     valid = jnp.ones((2, 9), bool)

@@ -19,7 +19,7 @@ from input_pipeline.text.tokenizer_files import ADDED_FILE, as_json
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
 from legion_jax.convert.published_files import published_configs
 from legion_jax.convert.rules import SAM, lora_rules
-from legion_jax.models import params
+from legion_jax.models import param_tree
 
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}
 SAVED = ("model.embed_tokens.weight", "lm_head.weight")
@@ -37,8 +37,8 @@ def words(tmp_path_factory):
 def traced_once():
     """Most of the time would go into building the same abstract model again and again."""
     with pytest.MonkeyPatch.context() as context:
-        context.setattr(params, "abstract_params",
-                        functools.lru_cache(8)(params.abstract_params))
+        context.setattr(param_tree, "abstract_params",
+                        functools.lru_cache(8)(param_tree.abstract_params))
         yield
 
 

@@ -16,11 +16,11 @@ from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch, rand
 from legion_jax import optim, sharding
 from legion_jax.config import LoraConfig, legion_7b
 from legion_jax.losses import Terms
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.train import abstract_state
 from legion_jax.train_step import init_state, make_step
 
-FULL = params_lib.abstract_params(legion_7b(lora=LoraConfig(rank=8)))
+FULL = param_tree.abstract_params(legion_7b(lora=LoraConfig(rank=8)))
 
 
 @pytest.mark.parametrize("path", FULL)
@@ -161,7 +161,7 @@ OPTIMIZER = ml_collections.ConfigDict(dict(
     learning_rate=0.02, schedule="constant", warmup_steps=0, total_steps=9, beta1=0.9, beta2=0.95,
     epsilon=1e-2, weight_decay=0.1, clip_norm=1.0))
 RUN = ml_collections.ConfigDict(dict(
-    trainable=(*params_lib.LOCALISATION, *params_lib.VERDICT_ONLY), frozen_dtype="float32"))
+    trainable=(*param_tree.LOCALISATION, *param_tree.VERDICT_ONLY), frozen_dtype="float32"))
 SEGS = [[8, 11], [], [7, 9, 10], [9], [], [6, 12], [5], [10]]
 
 
@@ -169,8 +169,8 @@ SEGS = [[8, 11], [], [7, 9, 10], [9], [], [6, 12], [5], [10]]
 def updates(config):
     """`mesh -> (metrics of three updates, final state, size of the step's cache)`."""
     config = dataclasses.replace(config, lora=dataclasses.replace(config.lora, dropout=0.2))
-    graph, params, frozen = params_lib.split_params(
-        randomized(params_lib.abstract_model(config)), RUN.trainable)
+    graph, params, frozen = param_tree.split_params(
+        randomized(param_tree.abstract_model(config)), RUN.trainable)
     optimizer, rate = optim.make(OPTIMIZER), optim.schedule(OPTIMIZER)
     step = make_step(graph, optimizer, rate, weights=Terms(1.0, 0.4, 0.2, 0.7),
                      image_index=IMAGE_INDEX, seg_id=SEG_ID)
@@ -214,7 +214,7 @@ def test_updates_on_a_mesh_are_those_of_one_device(updates, mesh):
     for values, wanted in zip(metrics, expected_metrics, strict=True):
         for name in wanted:
             np.testing.assert_allclose(values[name], wanted[name], rtol=1e-5, err_msg=name)
-    ours, wanted = (params_lib.flatten(jax.device_get(s.params)) for s in (state, expected))
+    ours, wanted = (param_tree.flatten(jax.device_get(s.params)) for s in (state, expected))
     assert ours.keys() == wanted.keys()
     for path, value in wanted.items():
         np.testing.assert_allclose(ours[path], value, atol=1e-5 * np.abs(value).max(),

@@ -8,7 +8,7 @@ from repository import ROOT
 
 from experiments.sweeps import plan
 from legion_jax.config import LoraConfig, legion_7b, tiny
-from legion_jax.models import params
+from legion_jax.models import param_tree
 from tools import sweep_runs
 
 
@@ -26,7 +26,7 @@ def test_names_say_what_a_run_changes():
 @functools.cache
 def abstract(size, has_lora):
     model = tiny() if size else legion_7b()
-    return params.abstract_model(dataclasses.replace(model, lora=LoraConfig(int(has_lora))))
+    return param_tree.abstract_model(dataclasses.replace(model, lora=LoraConfig(int(has_lora))))
 
 
 @pytest.mark.parametrize("size", ["", "tiny"])
@@ -36,5 +36,5 @@ def test_every_sweep_here_makes_configs_that_train(name, size, tmp_path, monkeyp
     monkeypatch.chdir(ROOT)
     one = sweep_runs.read_sweep(f"experiments/sweeps/{name}.py:{size}")
     for run in sweep_runs.make_runs(one, tmp_path, [] if size else ["data.data_dir=data"]):
-        params.split_params(  # raises when a pattern matches nothing
+        param_tree.split_params(  # raises when a pattern matches nothing
             abstract(size, run.config.model.lora_rank > 0), run.config.trainable)

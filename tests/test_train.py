@@ -18,7 +18,7 @@ from experiments import base, run_config, tiny
 from legion_jax import train
 from legion_jax.config import from_dict, legion_7b, to_dict
 from legion_jax.config import tiny as tiny_model
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, params_files
 
 data, unbroken = small_runs.data, small_runs.unbroken
@@ -139,7 +139,7 @@ def test_check_names_missing_and_unknown_knobs():
 def test_frozen_parameters_come_from_the_base_and_stay(data, unbroken, tmp_path):
     """Fine-tuning starts from a converted checkpoint and stores only what it trains."""
     meta = checkpoint.read_meta(unbroken)
-    abstract = params_lib.abstract_params(meta["config"])
+    abstract = param_tree.abstract_params(meta["config"])
     params = checkpoint.load_params(unbroken, checkpoint.as_stored(unbroken, abstract))
     converted = tmp_path / "base"
     converted.mkdir()
@@ -152,7 +152,7 @@ def test_frozen_parameters_come_from_the_base_and_stay(data, unbroken, tmp_path)
     meta = checkpoint.read_meta(tmp_path / "run")
     assert all("lora_" in p or p.startswith("verdict/") for p in meta["trained"])
     tuned = checkpoint.load_params(tmp_path / "run", checkpoint.as_stored(
-        tmp_path / "run", params_lib.abstract_params(meta["config"])))
+        tmp_path / "run", param_tree.abstract_params(meta["config"])))
     for path in abstract:
         same = np.array_equal(np.asarray(tuned[path]), np.asarray(params[path]))
         assert same == (path not in meta["trained"]), path
@@ -161,7 +161,7 @@ def test_frozen_parameters_come_from_the_base_and_stay(data, unbroken, tmp_path)
     checkpoint.write_meta(converted, meta["config"], base=None, trained=[], changed=True)
     with pytest.raises(checkpoint.CheckpointError, match="not the checkpoint this run started"):
         checkpoint.load_params(tmp_path / "run", checkpoint.as_stored(
-            tmp_path / "run", params_lib.abstract_params(meta["config"])))
+            tmp_path / "run", param_tree.abstract_params(meta["config"])))
 
 
 def test_config_survives_json():
@@ -187,7 +187,7 @@ def test_verdict_stage_starts_from_a_run_and_trains_the_head_alone(data, unbroke
     assert lora.returncode == 0, lora.stderr
     lost = run(data, tmp_path / "lost", f"--config.init_from={tmp_path / 'lora'}")
     assert lost.returncode == 1 and "it would be lost" in lost.stderr
-    abstract = params_lib.abstract_params(checkpoint.read_meta(tmp_path / "run")["config"])
+    abstract = param_tree.abstract_params(checkpoint.read_meta(tmp_path / "run")["config"])
     before, after = (checkpoint.load_params(f, checkpoint.as_stored(f, abstract))
                      for f in (unbroken, tmp_path / "run"))
     changed = {p for p in abstract

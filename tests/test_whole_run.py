@@ -19,7 +19,7 @@ from input_pipeline.records import prepared
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import pictures, profiling, train
 from legion_jax.config import LoraConfig
-from legion_jax.models import params
+from legion_jax.models import param_tree
 
 STEPS = 26
 data = small_data.data
@@ -52,7 +52,7 @@ def make_config(root):
     config.data.instruction = small_data.SPEC.instruction
     config.data.mask_canvas, config.data.max_bad = 80, 1.0
     config.batch_size, config.mesh = 8, (2, 2, 2)
-    config.compile_cache, config.trainable = False, params.EVERYTHING
+    config.compile_cache, config.trainable = False, param_tree.EVERYTHING
     config.log_every, config.log_images_every, config.checkpoint_every = 3, 5, 4
     config.optimizer.total_steps, config.optimizer.warmup_steps = STEPS, 2
     return config

@@ -91,8 +91,8 @@ def contestants(options, folder: str, source, tokenizer, spec, stream) -> list[c
     """All that take turns."""
     threads, size = options.threads, options.batch_size
     rows = loader.Rows(stream, [source], names=[f"{folder} {options.split}"],
-                        prepare=functools.partial(make_example, tokenizer, spec),
-                        blank=functools.partial(blank_example, tokenizer, spec))
+                       prepare=functools.partial(make_example, tokenizer, spec),
+                       blank=functools.partial(blank_example, tokenizer, spec))
     files = [source[i]["image"] for i in range(min(len(source), _KEPT_FILES))]
     found = [contest.Floor(files, size, threads),
              contest.Ours(loader.train_batches(rows), threads=threads, workers=options.workers)]

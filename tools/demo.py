@@ -39,7 +39,7 @@ WANTED_F1, WANTED_ACCURACY = 0.50, 0.90
 def make_data(root: pathlib.Path, config) -> None:
     """Photos, prepared data set and tokenizer."""
     __main__.make_dataset(root / "photos", num_train=NUM_TRAIN, num_test=NUM_TEST,
-                                progress=True)
+                          progress=True)
     prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
     if not (root / "tokenizer").exists():
         annotations = json.loads((root / "photos/train/annotations/train.json").read_text())

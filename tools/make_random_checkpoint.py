@@ -20,7 +20,7 @@ from legion_jax.convert.files import Files
 from legion_jax.convert.published_files import published_configs
 from legion_jax.convert.rules import rules
 from legion_jax.convert.values import Tensor, split_tower
-from legion_jax.models import params
+from legion_jax.models import param_tree
 
 SIZES = {"legion_7b": config.legion_7b, "tiny": lambda: config.tiny(vocab=519)}
 
@@ -34,7 +34,7 @@ def random_values(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
 
 def shapes(model: LegionConfig) -> dict[str, tuple[int, ...]]:
     """{published name: shape} of everything in the two folders, unused tensors included."""
-    abstract = params.abstract_params(model)
+    abstract = param_tree.abstract_params(model)
     out = carried.published_shapes(model)
     for rule in rules(model):
         shape = rule.layout.torch_shape(tuple(abstract[rule.path].shape[rule.keys.ndim:]))

@@ -52,7 +52,7 @@ class ExampleSpec:
     def __post_init__(self):
         if not 0 < self.sam_longest <= self.sam_canvas:
             raise UserError(f"sam_longest: 1 to sam_canvas ({self.sam_canvas}), "
-                             f"got {self.sam_longest}")
+                            f"got {self.sam_longest}")
         if self.mask_canvas % 8:
             raise UserError(f"mask_canvas: a multiple of 8, got {self.mask_canvas}")
 

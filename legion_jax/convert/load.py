@@ -1,4 +1,4 @@
-"""PyTorch checkpoints -> a converted checkpoint (see `legion_jax.weights.checkpoint`), tensor by tensor."""
+"""PyTorch checkpoints -> a converted checkpoint (see `weights.checkpoint`), tensor by tensor."""
 
 import dataclasses
 import json

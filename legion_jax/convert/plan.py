@@ -15,7 +15,7 @@ from legion_jax.convert import adapter, carried, sizes, vocabulary
 from legion_jax.convert.rules import Rule, lora_rules, rules
 from legion_jax.convert.source import Entry, SourceError, read_json
 from legion_jax.convert.sources import LORA, Sources, read_configs
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def make_plan(sources: Sources, options: Options) -> Plan:
     lora, adapters = adapter.read(sources, alpha=options.lora_alpha, merge=options.merge_lora)
     config = sizes.read_config(configs, sources.entries, vocab=tokenizer.vocab_size, lora=lora,
                                sam=options.sam)
-    abstract = params_lib.abstract_params(config)
+    abstract = param_tree.abstract_params(config)
     table = rules(config, rows) + lora_rules(config)
     if unfilled := sorted(abstract.keys() - {rule.path for rule in table}):
         raise AssertionError(f"no conversion rule for {unfilled}")

@@ -13,7 +13,7 @@ from legion_jax.config import LegionConfig
 from legion_jax.convert.load import CARRIED, LAYOUT
 from legion_jax.convert.source import INDEXES, SourceError, open_safetensors, read_json
 from legion_jax.convert.sources import LORA
-from legion_jax.models import params
+from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, tensor_file
 
 ROLES = ("main", "clip", "sam", "head", "adapter", "modules")
@@ -105,7 +105,7 @@ def check_params(folder: epath.PathLike, meta: dict, entries: dict[str, Any], *,
 
     towers = absent - {path.split("/")[0] for path in entries}
     try:
-        abstract = params.abstract_params(meta["config"])
+        abstract = param_tree.abstract_params(meta["config"])
         checkpoint.check_shapes(str(folder), entries, {
             path: a for path, a in abstract.items() if path in entries or not is_optional(path)})
     except checkpoint.CheckpointError as error:

@@ -17,7 +17,7 @@ from legion_jax.convert.rules import SAM, Rule, lora_rules, rules
 from legion_jax.convert.source import Entry, SourceError, read_json
 from legion_jax.convert.sources import LORA, Source, Sources, read_configs
 from legion_jax.inventory import Inventory
-from legion_jax.models import params
+from legion_jax.models import param_tree
 
 EMBEDDING = "model.embed_tokens.weight"
 # Stands in for a config.json that is not there: no shape depends on it.
@@ -33,7 +33,7 @@ def of_sources(sources: Sources) -> Inventory:
              f"tensors)" for role, source in sources.roles.items()]
     found, lora = _lora(sources, notes)
     model, rows = _architecture(sources, found, lora, notes)
-    abstract = params.abstract_params(model)
+    abstract = param_tree.abstract_params(model)
     table = rules(model, rows) + lora_rules(model)
     absent = plan.missing_towers(table, found)
     table = [rule for rule in table if rule.path.split("/")[0] not in absent]
@@ -47,7 +47,7 @@ def of_sources(sources: Sources) -> Inventory:
         notes += inventory.padding(model)
     return Inventory(
         f"{sources.roles['main'].folder.path}: PyTorch weights",
-        inventory.entries(described, inventory.matching(params.LOCALISATION, described), table,
+        inventory.entries(described, inventory.matching(param_tree.LOCALISATION, described), table,
                           where),
         inventory.RECIPE, absent=absent,
         carried={where[name][0]: found[name].nbytes for name in rest if carried.is_known(name)},

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from legion_jax.config import LegionConfig, remat_by_tower
-from legion_jax.models import params
+from legion_jax.models import param_tree
 from legion_jax.models.sam_decoder import NUM_MASKS
 
 # Towers whose output each tower's input is made of.
@@ -73,7 +73,7 @@ def training(config: LegionConfig, sizes: Sizes, *, trainable: Sequence[str],
 
     `losses`, {name: weight}, decide which towers run, but for those whose output is `cached`.
     """
-    paths = params.abstract_params(config)
+    paths = param_tree.abstract_params(config)
     trained = {p for p in paths if any(re.search(pattern, p) for pattern in trainable)}
     towers, runs = {p.split("/")[0] for p in trained}, _running(losses) - set(cached)
     model, again, remat = 0.0, 0.0, remat_by_tower(config.remat)
@@ -112,7 +112,7 @@ def answering(config: LegionConfig, sizes: Sizes, *, new: int) -> tuple[float, f
 def products(config: LegionConfig, sizes: Sizes) -> list[Product]:
     """Everything a training example multiplies in the forward pass."""
     rows, found = _rows(config, sizes), []
-    for path, array in params.abstract_params(config).items():
+    for path, array in param_tree.abstract_params(config).items():
         if path.endswith(("/kernel", "/lora_a", "/lora_b")):
             met = next(number for pattern, number in rows if re.search(pattern, path))
             found.append(Product(path, 2 * math.prod(array.shape) * met))

@@ -28,7 +28,7 @@ from input_pipeline.errors import UserError
 from legion_jax import config as config_lib
 from legion_jax import report
 from legion_jax.config import LegionConfig
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 
 META = "legion.json"
 FORMAT = 3
@@ -156,7 +156,7 @@ def _described(place: epath.Path) -> dict[str, Any]:
     with reading(place), _context(place):
         if place.name == "params":
             return dict(ocp.metadata(place).metadata)
-        return params_lib.flatten(ocp.checkpointables_metadata(place).metadata["params"])
+        return param_tree.flatten(ocp.checkpointables_metadata(place).metadata["params"])
 
 
 def _context(place: epath.Path, *, alone: bool = False) -> ocp.Context:
@@ -213,8 +213,8 @@ def load_from(found: dict[str, tuple[epath.Path, Any]], abstract: dict[str, Any]
             if place.name == "params":
                 params |= ocp.load(place, part)
             else:
-                params |= params_lib.flatten(ocp.load_checkpointables(
-                    place, {"params": params_lib.unflatten(part)})["params"])
+                params |= param_tree.flatten(ocp.load_checkpointables(
+                    place, {"params": param_tree.unflatten(part)})["params"])
     return params
 
 

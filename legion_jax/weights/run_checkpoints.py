@@ -6,7 +6,7 @@ from typing import Any
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint
 
 LOG = logging.getLogger("legion_jax")
@@ -55,7 +55,7 @@ class RunCheckpoints:
         path = checkpoint.step_folder(self.directory.parent, step)
         with checkpoint.reading(path):
             arrays = ocp.checkpointables_metadata(path).metadata["params"]
-        checkpoint.check_shapes(str(path), params_lib.flatten(arrays), params_lib.flatten(params))
+        checkpoint.check_shapes(str(path), param_tree.flatten(arrays), param_tree.flatten(params))
         with checkpoint.reading(path):
             loaded = self._orbax.load_checkpointables(
                 step, {"params": params, "optimizer": optimizer})

@@ -74,7 +74,8 @@ def test_gradients_pass_through_the_fold():
 
 def test_what_is_short_or_exact_needs_no_kernel():
     values = inputs(dtype=jnp.float32)
-    np.testing.assert_array_equal(flash_attention.grid_attention(*values), flash_attention.with_bias(*values))
+    np.testing.assert_array_equal(flash_attention.grid_attention(*values),
+                                  flash_attention.with_bias(*values))
 
 
 def test_the_kernel_is_for_tpus_alone():

@@ -9,8 +9,7 @@ from random_models import IMAGE_INDEX, SEG_ID, random_batch
 from experiments import base
 from legion_jax import chips, losses, train
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
-from legion_jax.models import attention, flops
-from legion_jax.models import params as params_lib
+from legion_jax.models import attention, flops, param_tree
 
 EVERY_LOSS = {"ce": 1.0, "bce": 1.0, "dice": 1.0, "verdict": 1.0}
 
@@ -30,15 +29,15 @@ def single() -> LegionConfig:
 
 
 @pytest.mark.parametrize("trainable, weights", [
-    (params_lib.LOCALISATION, EVERY_LOSS | {"verdict": 0.0}), (params_lib.EVERYTHING, EVERY_LOSS),
-    (params_lib.VERDICT_ONLY, dict.fromkeys(EVERY_LOSS, 0.0) | {"verdict": 1.0})])
+    (param_tree.LOCALISATION, EVERY_LOSS | {"verdict": 0.0}), (param_tree.EVERYTHING, EVERY_LOSS),
+    (param_tree.VERDICT_ONLY, dict.fromkeys(EVERY_LOSS, 0.0) | {"verdict": 1.0})])
 def test_operations_are_those_xla_counts(single, trainable, weights, monkeypatch):
     monkeypatch.setattr(attention, "SHORT", 1 << 30)  # on a CPU, blocks compute logits again
     batch = random_batch(single, [[8], [9, 11]], length=64, slots=3, canvas=64)
-    graph, params, frozen = params_lib.split_params(params_lib.abstract_model(single), trainable)
+    graph, params, frozen = param_tree.split_params(param_tree.abstract_model(single), trainable)
 
     def loss(params):
-        sums = losses.sums(params_lib.merge(graph, params, frozen), batch, image_index=IMAGE_INDEX,
+        sums = losses.sums(param_tree.merge(graph, params, frozen), batch, image_index=IMAGE_INDEX,
                            seg_id=SEG_ID, first_target=20,
                            wanted=[name for name in weights if weights[name]])
         return sum(jax.tree.leaves(sums))
@@ -58,8 +57,8 @@ def test_operations_per_frozen_and_trained_weight():
     model = train.model_config(base.get_config(), 32007)
     sizes = flops.Sizes(961, 36, 8, 1024)
     weights = EVERY_LOSS | {"verdict": 0.0}
-    lora = flops.training(model, sizes, trainable=params_lib.LOCALISATION, losses=weights)
-    full = flops.training(model, sizes, trainable=params_lib.EVERYTHING, losses=weights)
+    lora = flops.training(model, sizes, trainable=param_tree.LOCALISATION, losses=weights)
+    full = flops.training(model, sizes, trainable=param_tree.EVERYTHING, losses=weights)
     kernels = 32 * (4 * 4096 ** 2 + 3 * 4096 * 11008) * (961 - 1 + 576)
     frozen = sum(p.forward for p in flops.products(model, sizes)
                  if p.tower in ("clip", "projector", "sam_encoder"))
@@ -67,11 +66,11 @@ def test_operations_per_frozen_and_trained_weight():
     assert full.model - lora.model == pytest.approx(2 * kernels + 2 * frozen, rel=0.03)
     assert lora.model < lora.executed < full.executed
     kept, least = (flops.training(dataclasses.replace(model, remat=remat), sizes, losses=weights,
-                                  trainable=params_lib.LOCALISATION).executed
+                                  trainable=param_tree.LOCALISATION).executed
                    for remat in ("attention", "none"))
     assert least == lora.model < kept < 0.85 * lora.executed
     mixed = flops.training(dataclasses.replace(model, remat="none,sam_encoder=layers"), sizes,
-                           losses=weights, trainable=params_lib.EVERYTHING)
+                           losses=weights, trainable=param_tree.EVERYTHING)
     sam = sum(p.forward for p in flops.products(model, sizes) if p.tower == "sam_encoder")
     assert 0.5 * sam < mixed.executed - mixed.model < sam  # nothing of another tower
     once, token = flops.answering(model, flops.Sizes(164, 36, 0, 0), new=512)

@@ -12,7 +12,7 @@ from flax import nnx
 from torch_side import assert_close, fill, randomize, tensors
 
 from legion_jax.config import LanguageConfig, LoraConfig
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.models.llama import Llama, rope_tables, round_to_bf16
 
 # A large epsilon, so that leaving it out or putting it elsewhere shows.
@@ -40,7 +40,7 @@ def legion(config, theirs):
     config = dataclasses.replace(
         config, language=dataclasses.replace(config.language, norm_eps=EPS), lora=LoraConfig(),
         verdict_classes=())
-    out = params_lib.abstract_model(config)
+    out = param_tree.abstract_model(config)
     out.language = fill(out.language, "language", config, tensors(theirs))
     return out
 
@@ -124,12 +124,12 @@ def test_lora_equals_merged_weights(config, model):
     """y = x (W + alpha / rank A B), as a model that has no LoRA."""
     graph, params = nnx.split(nnx.eval_shape(
         lambda: Llama(config.language, LoraConfig(), key=jax.random.key(0))))
-    flat = params_lib.flatten(nnx.to_pure_dict(nnx.split(model.language)[1]))
+    flat = param_tree.flatten(nnx.to_pure_dict(nnx.split(model.language)[1]))
     for name in ("query", "value"):
         a, b = (flat.pop(f"layers/{name}/lora_{factor}") for factor in "ab")
         flat[f"layers/{name}/kernel"] += 2.0 * a @ b  # alpha 4, rank 2
-    assert flat.keys() == params_lib.flatten(nnx.to_pure_dict(params)).keys()
-    plain = params_lib.merge(graph, params_lib.unflatten(flat))
+    assert flat.keys() == param_tree.flatten(nnx.to_pure_dict(params)).keys()
+    plain = param_tree.merge(graph, param_tree.unflatten(flat))
     assert_close(read(model.language), read(plain))
 
 

@@ -1,4 +1,4 @@
-"""legion_jax/models/mask_frame.py: the frame of the photo against PyTorch's two resizes, bits, unions."""
+"""models/mask_frame.py: the frame of the photo against PyTorch's two resizes, bits, unions."""
 
 import functools
 
@@ -129,6 +129,6 @@ def test_placed_bits_are_those_of_torch(monkeypatch, tile):
 
 def test_empty_masks_score_zero():
     packed, scores = mask_frame.place(np.zeros((1, 2, 8, 8), np.float32), np.array([[16, 16]]),
-                                 np.array([[9, 9]]), np.array([2]), sam_size=16, canvas=16)
+                                      np.array([[9, 9]]), np.array([2]), sam_size=16, canvas=16)
     assert not packed.any()
     np.testing.assert_array_equal(scores, [[0, 0]])

@@ -7,7 +7,7 @@ import pytest
 from legion_jax.config import LegionConfig, LoraConfig, legion_7b
 from legion_jax.convert import carried
 from legion_jax.convert.rules import SAM, rules
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 
 # Counts of the published model: 32007 tokens, LoRA of rank 8.
 COUNTS = {
@@ -43,12 +43,12 @@ def lora() -> LegionConfig:
 
 @pytest.fixture(scope="module")
 def params(lora) -> dict:
-    return params_lib.abstract_params(lora)
+    return param_tree.abstract_params(lora)
 
 
 def published_shapes(config: LegionConfig) -> dict[str, tuple[int, ...]]:
     """{name: shape} of the tensors of a published LEGION checkpoint, without CLIP."""
-    abstract = params_lib.abstract_params(config)
+    abstract = param_tree.abstract_params(config)
     shapes = dict(carried.published_shapes(config))
     for rule in rules(config):
         if not rule.path.startswith("clip/"):
@@ -127,21 +127,21 @@ def test_clip_has_23_of_its_24_blocks(params):
 
 def test_lora(params):
     lora = {path: a for path, a in params.items() if "lora_" in path}
-    assert params_lib.count(lora) == 4_194_304
+    assert param_tree.count(lora) == 4_194_304
     assert {path.split("/")[2] for path in lora} == {"query", "value"}
 
 
 def test_trained_parameters(lora):
     """What the published recipe trains: the vocabulary without our padding rows."""
-    _, trained, frozen = params_lib.split_params(
-        params_lib.abstract_model(lora), params_lib.LOCALISATION)
+    _, trained, frozen = param_tree.split_params(
+        param_tree.abstract_model(lora), param_tree.LOCALISATION)
     padding = 2 * (lora.language.padded_vocab - lora.language.vocab) * 4096
     assert lora.language.padded_vocab == 32128
-    assert params_lib.count(trained) - padding + COUNTS["region encoder"] == TRAINED
-    assert not params_lib.flatten(trained).keys() & params_lib.flatten(frozen).keys()
+    assert param_tree.count(trained) - padding + COUNTS["region encoder"] == TRAINED
+    assert not param_tree.flatten(trained).keys() & param_tree.flatten(frozen).keys()
 
 
 def test_every_parameter_has_one_rule(lora):
     paths = [rule.path for rule in rules(lora)]
-    without_lora = params_lib.abstract_params(legion_7b())
+    without_lora = param_tree.abstract_params(legion_7b())
     assert sorted(paths) == sorted(without_lora)

@@ -11,7 +11,7 @@ import torch
 from legion_jax.convert import verify
 from legion_jax.convert.rules import lora_rules, rules
 from legion_jax.convert.sources import open_sources
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint
 
 
@@ -65,7 +65,7 @@ def check_converted(root: pathlib.Path, output: pathlib.Path, roles: dict[str, s
     config = checkpoint.read_meta(output)["config"]
     table = rules(config, len(values["model.embed_tokens.weight"])) + lora_rules(config)
     assert params.keys() == {rule.path for rule in table}
-    assert params.keys() == params_lib.abstract_params(config).keys()
+    assert params.keys() == param_tree.abstract_params(config).keys()
     for rule in table:
         stored = params[rule.path]
         assert np.isfinite(stored.astype(np.float32)).all(), rule.path

@@ -31,7 +31,7 @@ from legion_jax.convert import adapter, export, load
 from legion_jax.convert.plan import Options
 from legion_jax.convert.rules import SAM
 from legion_jax.convert.source import read_json
-from legion_jax.models import params
+from legion_jax.models import param_tree
 
 SECONDS = 20  # for one folder
 MEMORY = 12 << 30  # addresses; files may have a 32nd of it
@@ -180,7 +180,7 @@ def one(base: pathlib.Path, seed: int, turn: int) -> bool:
 
 def batch(base: pathlib.Path, seed: int, number: int) -> int:
     """How many of a seed's damaged folders fail."""
-    params.abstract_params = functools.cache(params.abstract_params)  # a second each
+    param_tree.abstract_params = functools.cache(param_tree.abstract_params)  # a second each
     resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (MEMORY >> 5,))
     resource.setrlimit(resource.RLIMIT_AS, 2 * (MEMORY,))
     return sum(one(base, seed, turn) for turn in range(number))

@@ -13,7 +13,7 @@ from legion_jax.convert import load
 from legion_jax.convert.plan import Options
 from legion_jax.convert.source import read_json
 from legion_jax.inventory import Inventory, Parameter
-from legion_jax.models import params
+from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, run_checkpoints
 from tools import inspect_params, params_table
 
@@ -38,10 +38,10 @@ def convert(legion: pathlib.Path, clip: pathlib.Path, output: pathlib.Path) -> p
 def run(model: LegionConfig, converted: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """A run that trained LoRA and the verdict head, at step 3."""
     model = dataclasses.replace(model, lora=LoraConfig(rank=2))
-    trained = {p: jnp.zeros(a.shape) for p, a in params.abstract_params(model).items()
+    trained = {p: jnp.zeros(a.shape) for p, a in param_tree.abstract_params(model).items()
                if "lora_" in p or p.startswith("verdict/")}
     writer = run_checkpoints.RunCheckpoints(folder, every=3, keep=1)
-    tree = params.unflatten(trained)
+    tree = param_tree.unflatten(trained)
     writer.save(3, tree, {"m": tree})
     writer.close()
     checkpoint.write_meta(folder, model, base=checkpoint.base_of(converted),

@@ -15,7 +15,7 @@ from legion_jax.convert import export, hf_files, load, spellings
 from legion_jax.convert.plan import Options
 from legion_jax.convert.published_files import published_configs
 from legion_jax.convert.spellings import CLS_TOWER, LLAVA_OLD, SAM_ORIGINAL, Spelling
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, params_files, run_checkpoints, tensor_file
 
 HEADS = ("model.text_hidden_fcs.", "prediction_head.")
@@ -137,13 +137,13 @@ def detection(folder: pathlib.Path, legion: pathlib.Path, tensors: dict) -> path
 
 
 def trained_run(folder: pathlib.Path, base: pathlib.Path, *, rank: int = 2,
-                trainable: tuple[str, ...] = params_lib.LOCALISATION) -> dict[str, np.ndarray]:
+                trainable: tuple[str, ...] = param_tree.LOCALISATION) -> dict[str, np.ndarray]:
     """A run at step 1; returns what it trained, no value as in `base`."""
     config = dataclasses.replace(checkpoint.read_meta(base)["config"],
                                  lora=LoraConfig(rank, alpha=4.0))
     rng, before, trained = np.random.default_rng(7), params(base), {}
-    _, train, _ = params_lib.split_params(params_lib.abstract_model(config), trainable)
-    for path, a in params_lib.flatten(train).items():
+    _, train, _ = param_tree.split_params(param_tree.abstract_model(config), trainable)
+    for path, a in param_tree.flatten(train).items():
         start = before[path].astype(np.float32) if path in before else np.zeros(a.shape, np.float32)
         trained[path] = start + rng.uniform(0.5, 1, a.shape).astype(np.float32)
         vocab = config.language.vocab  # what lies behind it gets no gradient
@@ -152,7 +152,7 @@ def trained_run(folder: pathlib.Path, base: pathlib.Path, *, rank: int = 2,
         if path == "language/head/kernel":
             trained[path][:, vocab:] = start[:, vocab:]
     writer = run_checkpoints.RunCheckpoints(folder, every=1, keep=1)
-    writer.save(1, params_lib.unflatten(trained), {"m": np.zeros(1)})
+    writer.save(1, param_tree.unflatten(trained), {"m": np.zeros(1)})
     writer.close()
     Tokenizer.from_folder(base / "tokenizer").save(folder / "tokenizer")
     checkpoint.write_meta(folder, config, base=checkpoint.base_of(base), trained=sorted(trained))

@@ -13,7 +13,7 @@ from legion_jax.config import LegionConfig
 from legion_jax.convert.carried import published_shapes
 from legion_jax.convert.published_files import published_configs
 from legion_jax.convert.rules import rules
-from legion_jax.models import params
+from legion_jax.models import param_tree
 
 TEXTS = ["A grainy patch at the upper left.", "Nothing here is wrong at all."] * 40
 
@@ -21,7 +21,7 @@ TEXTS = ["A grainy patch at the upper left.", "Nothing here is wrong at all."] *
 def random_tensors(config: LegionConfig, dtype: str, *, seed: int = 0) -> dict[str, np.ndarray]:
     """{name: array} of a whole LEGION checkpoint, and of CLIP with its unused last block."""
     rng = np.random.default_rng(seed)
-    abstract = params.abstract_params(config)
+    abstract = param_tree.abstract_params(config)
     shapes = published_shapes(config)
     for rule in rules(config):
         shape = rule.layout.torch_shape(tuple(abstract[rule.path].shape[rule.keys.ndim:]))

@@ -10,7 +10,7 @@ from random_models import randomized
 from input_pipeline.photos import images
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.predictions import Question
 from legion_jax.weights import checkpoint, params_files
 
@@ -30,8 +30,8 @@ def folder(config, tokenizer, photos, tmp_path_factory):
     root = tmp_path_factory.mktemp("checkpoint")
     sized = dataclasses.replace(config, language=dataclasses.replace(
         config.language, vocab=tokenizer.vocab_size, max_positions=512))
-    params = params_lib.flatten(params_lib.split_params(
-        randomized(params_lib.abstract_model(sized)), params_lib.EVERYTHING)[1])
+    params = param_tree.flatten(param_tree.split_params(
+        randomized(param_tree.abstract_model(sized)), param_tree.EVERYTHING)[1])
     head = np.array(params["language/head/kernel"])
     head[:, tokenizer.seg_id] *= 5
     params |= {"language/head/kernel": head} | divided_verdict(sized, params, photos)
@@ -52,9 +52,9 @@ def photos():
 def divided_verdict(config, params, photos):
     """A bias of the verdict by which half of the photos are judged real."""
     rows = np.stack([images.clip_image(photo, config.clip.image_size) for photo in photos])
-    graph = params_lib.split_params(params_lib.abstract_model(config), params_lib.EVERYTHING)[0]
+    graph = param_tree.split_params(param_tree.abstract_model(config), param_tree.EVERYTHING)[0]
     logits = jax.jit(lambda params: (lambda m: m.judge(m.see(rows)))(
-        params_lib.merge(graph, params)))(params_lib.unflatten(params))
+        param_tree.merge(graph, params)))(param_tree.unflatten(params))
     real = config.verdict_classes.index("real")
     bias = np.array(params["verdict/down/bias"])
     bias[real] -= np.median(logits[:, real] - logits[:, 1 - real]) + 1e-3

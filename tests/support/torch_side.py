@@ -8,7 +8,7 @@ from flax import nnx
 from legion_jax.config import LegionConfig
 from legion_jax.convert.rules import rules
 from legion_jax.convert.whole import assemble
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 
 
 def randomize(module: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:
@@ -38,11 +38,11 @@ def fill(module: nnx.Module, root: str, config: LegionConfig, state: dict) -> nn
     graph, params = nnx.split(module)
     table = {rule.path.removeprefix(f"{root}/"): rule for rule in rules(config)
              if rule.path.startswith(f"{root}/")}
-    shapes = {p: a.shape for p, a in params_lib.flatten(nnx.to_pure_dict(params)).items()}
+    shapes = {p: a.shape for p, a in param_tree.flatten(nnx.to_pure_dict(params)).items()}
     assert table.keys() == shapes.keys()
     flat = {path: jnp.asarray(assemble(rule, state.__getitem__, shapes[path]))
             for path, rule in table.items()}
-    return params_lib.merge(graph, params_lib.unflatten(flat))
+    return param_tree.merge(graph, param_tree.unflatten(flat))
 
 
 def assert_close(ours, theirs, tolerance: float = 1e-5) -> None:

@@ -11,7 +11,7 @@ from orbax.checkpoint import v1 as ocp
 
 from legion_jax import report, sharding
 from legion_jax.config import tiny
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, params_files, run_checkpoints
 
 
@@ -27,7 +27,7 @@ def test_params_return_in_the_asked_dtype_and_sharding(tmp_path):
     value = jnp.arange(128, dtype=jnp.bfloat16).reshape(16, 8)
     checkpoint.write_meta(tmp_path, tiny(), base=None, trained=[])
     params_files.save_params(tmp_path, {"language/head/kernel": value})
-    found = checkpoint.load_params(tmp_path, params_lib.flatten(wanted))["language/head/kernel"]
+    found = checkpoint.load_params(tmp_path, param_tree.flatten(wanted))["language/head/kernel"]
     assert found.dtype == jnp.float32
     assert found.sharding.spec == sharding.P("fsdp", "tensor")
     np.testing.assert_array_equal(np.asarray(found), np.asarray(value, np.float32))

@@ -102,7 +102,7 @@ def test_each_of_several_hosts_reads_its_own_shards(tmp_path):
     checkpoint.write_meta(tmp_path, tiny(), base=None, trained=[])
     total = sum(value.nbytes for value in params.values())
     for read, held, worst in several_hosts.run(bytes_read_by_this_host,
-                                           str(tmp_path)):
+                                               str(tmp_path)):
         assert worst == 0
         assert held < 0.51 * total
         assert held <= read < 1.02 * held

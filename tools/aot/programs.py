@@ -80,7 +80,7 @@ def make_mesh(text: str, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
 
 
 def batch_arrays(run: Run, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """The abstract batch of one update: the table of `input_pipeline.batches.examples`, and `bad`."""
+    """The abstract batch of one update: the table of `batches.examples`, and `bad`."""
     spec, model = run.examples, run.model
     T, K, M = spec.text_length, spec.mask_slots, spec.mask_canvas
     rows = {

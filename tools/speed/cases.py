@@ -25,7 +25,7 @@ from legion_jax.config import (
     SamConfig,
     legion_7b,
 )
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 
 IMAGE_ID, EOS_ID = -200, 2
 PERIOD = 16
@@ -124,7 +124,7 @@ def random_params(case: Case, seed: int = 0) -> dict[str, np.ndarray]:
     """{path: float32 array}, the cycle written in; LoRA starts as recipes start it, at zero."""
     rng = np.random.default_rng(seed)
     params = {path: np.float32(random_value(path, rng.standard_normal(array.shape, np.float32)))
-              for path, array in params_lib.abstract_params(case.model).items()}
+              for path, array in param_tree.abstract_params(case.model).items()}
     embed, head = params["language/embed/embedding"], params["language/head/kernel"]
     cycle = case.cycle
     embed[cycle] = _LOUD * rng.normal(size=(PERIOD, embed.shape[1]))
@@ -141,7 +141,7 @@ class ParamsOnDevice:
     """
 
     def __init__(self, case: Case):
-        self._shapes = params_lib.abstract_params(case.model)
+        self._shapes = param_tree.abstract_params(case.model)
         self._numbers = {path: number for number, path in enumerate(self._shapes)}
 
     def __getitem__(self, path: str) -> jax.Array:

@@ -5,7 +5,7 @@ import re
 
 from input_pipeline.errors import UserError
 from legion_jax import chips
-from legion_jax.models import params
+from legion_jax.models import param_tree
 from tools.speed.cases import Case, without_lora
 
 
@@ -50,7 +50,7 @@ def decode_bytes(case: Case) -> int:
     """
     model = without_lora(case)
     c = model.language
-    number = sum(array.size for path, array in params.abstract_params(model).items()
+    number = sum(array.size for path, array in param_tree.abstract_params(model).items()
                  if path.startswith("language/") and "/embed/" not in path)
     length = case.prompt - 1 + model.clip.num_patches + case.new
     number += 2 * case.photos * c.layers * length * c.width

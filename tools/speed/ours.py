@@ -8,7 +8,7 @@ import numpy as np
 
 from input_pipeline.photos.regions import unpack_masks
 from legion_jax import optim, sharding, train
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.programs import Answering, Programs, abstract_params
 from legion_jax.scheduler import Job, Scheduler
 from legion_jax.train_step import init_state
@@ -45,7 +45,7 @@ class OurTrain:
             self.compile_s = time.perf_counter() - start
 
             trained = _filled(state.params, params)
-            self.trained = params_lib.count(trained)
+            self.trained = param_tree.count(trained)
             self._frozen = _filled(frozen, params)
             self._state = jax.jit(lambda p: init_state(p, optimizer), out_shardings=layout)(trained)
 

@@ -116,7 +116,7 @@ def check_teacher_forced(case: Case, results: Results) -> None:
         resized = jnp.asarray(photos["resized_size"])
         logits, _ = model.draw(model.ground(photos["sam_image"], resized), model.prompt(states))
     logits = mask_frame.to_frame(logits, resized, jnp.asarray(photos["original_size"]),
-                            sam_size=case.config.sam.image_size, canvas=case.canvas())
+                                 sam_size=case.config.sam.image_size, canvas=case.canvas())
     height, width = photos["original_size"][0]
     ours = np.asarray(logits[0])[np.asarray(has_seg[0]), :height, :width]
     results.within("valpath_pred_masks_s5", ours[:, 2::5, 2::5],

@@ -20,7 +20,7 @@ from legion_jax.convert.rules import clip_rules
 from legion_jax.convert.source import SourceError, TensorFolder, read_json
 from legion_jax.convert.whole import assemble
 from legion_jax.losses import Terms
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.models.clip import ClipTower
 from legion_jax.models.legion import Legion
 from legion_jax.weights import checkpoint
@@ -65,19 +65,19 @@ class Case:
 
     @functools.cached_property
     def model(self) -> Legion:
-        return params_lib.merge(self.graph, self.params)
+        return param_tree.merge(self.graph, self.params)
 
     def full_clip(self) -> tuple[nnx.GraphDef, dict]:
         """The CLIP tower with the blocks behind the selected one, as (graph, parameters)."""
         config = dataclasses.replace(
             self.config, clip=dataclasses.replace(self.config.clip, select_layer=-1))
         folder = TensorFolder(self.folder / "clip")
-        shapes = params_lib.abstract_params(config)
+        shapes = param_tree.abstract_params(config)
         params = {rule.path.removeprefix("clip/"):
                   assemble(rule, folder.read, shapes[rule.path].shape).astype("float32")
                   for rule in clip_rules(config)}
         tower = nnx.eval_shape(lambda: ClipTower(config.clip, key=jax.random.key(0)))
-        return nnx.split(tower)[0], params_lib.unflatten(params)
+        return nnx.split(tower)[0], param_tree.unflatten(params)
 
     def loss_weights(self) -> Terms:
         weights = self.meta["loss_weights"]
@@ -151,12 +151,12 @@ def open_case(folder: str) -> Case:
             head=str(head) if head.exists() else None,
             options=Options(sam=read_json(sam) if sam.exists() else None)).config
         config = dataclasses.replace(config, dtype="float32", position_dtype="float32")
-        graph, params, _ = params_lib.split_params(params_lib.abstract_model(config),
-                                                  params_lib.EVERYTHING)
+        graph, params, _ = param_tree.split_params(param_tree.abstract_model(config),
+                                                   param_tree.EVERYTHING)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         wanted = {p: jax.ShapeDtypeStruct(a.shape, "float32", sharding=device)
-                  for p, a in params_lib.flatten(params).items()}
-        params = params_lib.unflatten(checkpoint.load_params(converted, wanted))
+                  for p, a in param_tree.flatten(params).items()}
+        params = param_tree.unflatten(checkpoint.load_params(converted, wanted))
         tokenizer = Tokenizer.from_folder(f"{converted}/tokenizer")
     return Case(folder=root, meta=json.loads((root / "meta.json").read_text()),
                 inputs=dict(np.load(root / "inputs.npz")),

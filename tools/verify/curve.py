@@ -13,7 +13,7 @@ from legion_jax.config import LoraConfig
 from legion_jax.convert.rules import lora_rules, rules
 from legion_jax.convert.source import SourceError
 from legion_jax.convert.whole import assemble, merged, to_torch_tensors
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.train_step import init_state, make_step
 from tools.verify.answers import decode
 from tools.verify.case import Case
@@ -50,15 +50,15 @@ def check_curve(case: Case, results: Results) -> None:
 
 def run(case: Case, config, first: dict, steps: int):
     """Train; returns {path: array} before and after, and the metrics of every step."""
-    flat = params_lib.flatten(case.params)
-    shapes = params_lib.abstract_params(case.config)
+    flat = param_tree.flatten(case.params)
+    shapes = param_tree.abstract_params(case.config)
     flat |= {rule.path: jnp.asarray(assemble(
         rule, lambda key: first[key.removesuffix(".weight")], shapes[rule.path].shape))
              for rule in lora_rules(case.config)}
-    graph, abstract, frozen = params_lib.split_params(
-        params_lib.abstract_model(case.config), params_lib.LOCALISATION)
-    params = params_lib.unflatten({p: flat[p] for p in params_lib.flatten(abstract)})
-    frozen = params_lib.unflatten({p: flat[p] for p in params_lib.flatten(frozen)})
+    graph, abstract, frozen = param_tree.split_params(
+        param_tree.abstract_model(case.config), param_tree.LOCALISATION)
+    params = param_tree.unflatten({p: flat[p] for p in param_tree.flatten(abstract)})
+    frozen = param_tree.unflatten({p: flat[p] for p in param_tree.flatten(frozen)})
     batch = case.train_batch()
     batch["bad"] = np.zeros(len(batch["ids"]), np.int32)  # every record of a case is sound
     optimizer = optim.make(config)
@@ -71,7 +71,7 @@ def run(case: Case, config, first: dict, steps: int):
         order = slice(None, None, -1 if number % 2 else 1)  # odd steps swap the samples
         state, metrics = step(state, frozen, {k: v[order] for k, v in batch.items()})
         rows.append({k: float(v) for k, v in jax.device_get(metrics).items()})
-    return flat, flat | params_lib.flatten(state.params), rows
+    return flat, flat | param_tree.flatten(state.params), rows
 
 
 def check_final(case: Case, results: Results, meta: dict, before, after, final) -> None:
@@ -104,9 +104,9 @@ def _without_weight(key: str) -> str:
 def check_trained_model(case: Case, results: Results, meta: dict, after: dict) -> None:
     """Losses after the last update, with LoRA and merged; answer of the merged model."""
     def model_case(config, flat):
-        graph = params_lib.split_params(params_lib.abstract_model(config), params_lib.EVERYTHING)[0]
+        graph = param_tree.split_params(param_tree.abstract_model(config), param_tree.EVERYTHING)[0]
         return dataclasses.replace(case, config=config, graph=graph,
-                                   params=params_lib.unflatten(flat))
+                                   params=param_tree.unflatten(flat))
 
     plain = dataclasses.replace(case.config, lora=LoraConfig())
     folded = {p: jnp.asarray(x) for p, x in merged(

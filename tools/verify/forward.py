@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from legion_jax import losses
-from legion_jax.models import clip, mask_frame, params, sam_encoder
+from legion_jax.models import clip, mask_frame, param_tree, sam_encoder
 from legion_jax.models.layers import gelu, numerics
 from legion_jax.models.legion import seg_slots, splice_flags
 from tools.verify.case import Case
@@ -38,16 +38,16 @@ def _clip_states(case: Case, image):
     """Hidden states of the whole tower, the blocks LEGION never runs included."""
     tower, tensors = case.full_clip()
     with numerics(case.config):
-        return params.merge(tower, tensors)(clip.normalize(image), capture=True)[1]
+        return param_tree.merge(tower, tensors)(clip.normalize(image), capture=True)[1]
 
 
 def _check_verdict(case, results, seen):
     reference = case.reference
-    flat = params.flatten(case.params)
+    flat = param_tree.flatten(case.params)
     head = {p: a for p, a in flat.items() if p.startswith("verdict/")}
 
     def loss(head):
-        model = params.merge(case.graph, params.unflatten(flat | head))
+        model = param_tree.merge(case.graph, param_tree.unflatten(flat | head))
         with numerics(case.config):
             logits = model.judge(seen)
         labels = reference["cls_labels"]
@@ -174,8 +174,8 @@ def check_drawing(case: Case, results: Results, name: str, photos: dict, prompts
         dense = np.asarray(model.prompt_encoder.positions()).transpose(2, 0, 1)[None]
         results.scaled("dense_pe_s8", dense[:, :, 3::8, 3::8], reference["dense_pe_s8"])
     framed = mask_frame.to_frame(logits, jnp.asarray(photos["resized_size"]),
-                            jnp.asarray(photos["original_size"]),
-                            sam_size=case.config.sam.image_size, canvas=case.canvas())
+                                 jnp.asarray(photos["original_size"]),
+                                 sam_size=case.config.sam.image_size, canvas=case.canvas())
     for row in range(len(pixels)):
         height, width = photos["original_size"][row]
         ours = np.asarray(framed[row])[has_seg[row], :height, :width]

@@ -8,7 +8,7 @@ import numpy as np
 from legion_jax import losses
 from legion_jax.convert.rules import rules
 from legion_jax.convert.whole import to_torch_tensors
-from legion_jax.models import params as params_lib
+from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
 from tools.verify.case import Case
 from tools.verify.forward import loss_terms
@@ -61,19 +61,19 @@ def two_conversations(case: Case, truth: list[np.ndarray]) -> dict:
 
 def gradients(case: Case, trainable: tuple[str, ...], batch: dict) -> dict[str, np.ndarray]:
     """Gradients of the total loss, under published names and in PyTorch layout."""
-    _, params, frozen = params_lib.split_params(case.model, trainable)
-    graph = params_lib.split_params(params_lib.abstract_model(case.config), trainable)[0]
+    _, params, frozen = param_tree.split_params(case.model, trainable)
+    graph = param_tree.split_params(param_tree.abstract_model(case.config), trainable)[0]
     weights, seg_id = case.loss_weights(), case.tokenizer.seg_id
     index = case.image_index(batch["ids"])
 
     def loss(params):
-        model = params_lib.merge(graph, params, frozen)
+        model = param_tree.merge(graph, params, frozen)
         with numerics(case.config):
             sums = losses.sums(model, batch, image_index=index, seg_id=seg_id)
         terms = losses.weighted_means(sums, losses.counts(batch, seg_id), weights)
         return terms.ce + terms.bce + terms.dice
 
-    grads = params_lib.flatten(jax.jit(jax.grad(loss))(params))
+    grads = param_tree.flatten(jax.jit(jax.grad(loss))(params))
     return to_torch_tensors({p: np.asarray(g) for p, g in grads.items()},
                             [rule for rule in rules(case.config) if rule.path in grads])
 
