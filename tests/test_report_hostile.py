@@ -82,8 +82,8 @@ def test_missing_and_broken_photos_leave_a_place(folder, tmp_path):
 def test_texts_are_escaped(folder, tmp_path):
     evil = "</script><script>alert('&')</script>\" onload=\"x"
     encoded = fake_evaluation.copy(folder, tmp_path, data=evil, checkpoint=evil, split=evil,
-                                   settings={evil: evil}, conventions={"detection": evil},
-                                   groups={evil: {"accuracy": 0.5}, "b": {"accuracy": 1.0, "missing": [evil]}})
+                    settings={evil: evil}, conventions={"detection": evil},
+                    groups={evil: {"accuracy": 0.5}, "b": {"accuracy": 1.0, "missing": [evil]}})
     rows = fake_evaluation.rows_of(tmp_path)
     rows[0] |= {"explanation": evil, "reference": evil, "category": evil, "generator": evil,
                 "answer": evil, "regions": [], "truth": []}
