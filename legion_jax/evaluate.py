@@ -32,7 +32,7 @@ from legion_jax.evaluation.pages.photos import RecordPhotos
 from legion_jax.evaluation.rows import Source, predicted
 from legion_jax.evaluation.scoring import summary
 from legion_jax.evaluation.settings import Settings
-from legion_jax.inference import Predictor
+from legion_jax.predict.predictor import Predictor
 from legion_jax.weights import checkpoint
 
 

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from input_pipeline.records import prepared
 from legion_jax.evaluation import calibration
 from legion_jax.evaluation.calibration import CalibrationError
-from legion_jax.inference import Predictor
+from legion_jax.predict.predictor import Predictor
 from legion_jax.weights import checkpoint
 from legion_jax.weights.checkpoint import CheckpointError
 from tools import calibrate

@@ -19,7 +19,7 @@ from legion_jax.evaluation import chunks, scoring
 from legion_jax.evaluation import settings as settings_lib
 from legion_jax.evaluation.rows import Source
 from legion_jax.evaluation.settings import DEFAULT
-from legion_jax.inference import Predictor
+from legion_jax.predict.predictor import Predictor
 
 data = small_data.data
 folder, tokenizer, photos = (

@@ -5,7 +5,7 @@
 
 No TPU, no weights, data or tokenizer: only `pip install -e '.[aot]'`, which brings the compiler.
 The train step is the one `legion_jax.train` runs, the decode step the one of
-`legion_jax.inference`. --table compiles the rows of tools/aot/rows.py one after another and prints
+`legion_jax.predict.predictor`. --table compiles the rows of tools/aot/rows.py one after another and prints
 the Markdown table of BUILD.md. The exit code is 2 when a program does not fit its chip.
 """
 

@@ -4,7 +4,7 @@
 
 Two pieces of work at a middle size, in float32, on the same cores: an update of the recipe in
 experiments/base.py, and captions with masks for a batch of photos. `ours` is the program that
-`legion_jax.train` and `legion_jax.inference` run; `peer` is LLaVA's parts and `SamModel` of
+`legion_jax.train` and `legion_jax.predict.predictor` run; `peer` is LLaVA's parts and `SamModel` of
 transformers with the same random weights, which answers photo by photo with its key/value cache.
 They take turns, and their results are compared: a difference is an error. The floor is the
 counted operations at the speed of one large product of matrices. The last line is JSON.

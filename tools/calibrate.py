@@ -19,7 +19,7 @@ from input_pipeline.records.record import RecordError
 from legion_jax import command
 from legion_jax.evaluation import calibration
 from legion_jax.evaluation.calibration import CalibrationError
-from legion_jax.inference import Predictor
+from legion_jax.predict.predictor import Predictor
 from legion_jax.weights import checkpoint
 
 

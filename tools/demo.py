@@ -24,11 +24,12 @@ from input_pipeline.records.builder import prepare
 from input_pipeline.scarred_photos import __main__
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
-from legion_jax import command, evaluate, metrics, outputs, report
+from legion_jax import command, evaluate, metrics, report
+from legion_jax.predict import result_files
 from legion_jax import config as config_lib
 from legion_jax.convert import export
 from legion_jax.evaluation import settings
-from legion_jax.inference import Predictor
+from legion_jax.predict.predictor import Predictor
 from legion_jax.train import train
 from tools.demo_report import Aim, DemoReport, Example, ScoreRow, write_report
 
@@ -115,10 +116,10 @@ def example(root: pathlib.Path, predictor: Predictor, record, row: dict) -> Exam
     folder.mkdir(exist_ok=True)
     path = folder / f"{row['id']}.png"
     Image.fromarray(photo).save(path)
-    line = outputs.as_json(str(path), row["id"], prediction)
-    outputs.write(root / "predictions", line, photo, prediction)
+    line = result_files.as_json(str(path), row["id"], prediction)
+    result_files.write(root / "predictions", line, photo, prediction)
     return Example(
-        name=row["id"], image=photo, truth=truth, prediction=outputs.overlay(photo, prediction),
+        name=row["id"], image=photo, truth=truth, prediction=result_files.overlay(photo, prediction),
         verdict=prediction.verdict, probability=prediction.fake_probability,
         is_fake=row["label"] > 0, explanation=prediction.explanation, reference=row["reference"],
         f1=row["f1"])

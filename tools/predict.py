@@ -22,15 +22,17 @@ import warnings
 import jax
 from absl import flags
 
-from input_pipeline import paths, photo_sources
+from input_pipeline import paths
+from legion_jax.predict import photo_sources
 from input_pipeline.errors import UserError
 from input_pipeline.photos import images
-from input_pipeline.read_ahead import Limits
-from legion_jax import batch_job, command, distributed, outputs
-from legion_jax.inference import Predictor
-from legion_jax.job_parts import Share
-from legion_jax.predictions import EXPLAIN
-from legion_jax.sampling import Sampling
+from legion_jax.predict.read_ahead import Limits
+from legion_jax.predict import job as job_lib, result_files
+from legion_jax import command, distributed
+from legion_jax.predict.predictor import Predictor
+from legion_jax.predict.job_parts import Share
+from legion_jax.predict.prediction import EXPLAIN
+from legion_jax.predict.sampling import Sampling
 
 LEFT_OUT_SOME = 2
 GREEDY = Sampling()
@@ -69,7 +71,7 @@ if __name__ == "__main__":
     EXPLAINED = flags.DEFINE_enum(
         "explain", "fakes", EXPLAIN, "Photos that get explanation and masks: those not judged "
         "real; all; as fakes, and real ones are not even read by the language model; none.")
-    WRITE = flags.DEFINE_list("write", list(outputs.KINDS), "Files per photo: json,mask,overlay; "
+    WRITE = flags.DEFINE_list("write", list(result_files.KINDS), "Files per photo: json,mask,overlay; "
                               "empty for none.")
     BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Answers written at the same time.",
                                       lower_bound=1)
@@ -95,8 +97,8 @@ if __name__ == "__main__":
     QUEUE_MB = flags.DEFINE_integer("queue_mb", 1024, "MiB of photos before the predictor, and "
                                     "as much again behind it.", lower_bound=1)
     flags.mark_flags_as_required(["checkpoint", "output"])
-    flags.register_validator("write", lambda kinds: {*kinds} <= {*outputs.KINDS},
-                             f"some of {','.join(outputs.KINDS)}")
+    flags.register_validator("write", lambda kinds: {*kinds} <= {*result_files.KINDS},
+                             f"some of {','.join(result_files.KINDS)}")
 
     def predict() -> int:
         paths.folder(OUTPUT.value, "--output")
@@ -107,13 +109,13 @@ if __name__ == "__main__":
         source = open_source(IMAGES.value, DATA_DIR.value, SPLIT.value)
         sampling = Sampling(TEMPERATURE.value, TOP_P.value, SEED.value, NO_REPEAT.value,
                             FORCE_SEG.value)
-        options = batch_job.Options(
+        options = job_lib.Options(
             explain=EXPLAINED.value, write=tuple(WRITE.value), sampling=sampling,
             int8=INT8.value, share=share, retry_failures=RETRY.value, flush_seconds=FLUSH.value,
             limits=Limits(file_bytes=FILE_MB.value << 20, queue_bytes=QUEUE_MB.value << 20,
                           threads=THREADS.value))
         # Before minutes are spent on loading.
-        job = batch_job.BatchJob(OUTPUT.value, source, checkpoint=CHECKPOINT.value,
+        job = job_lib.BatchJob(OUTPUT.value, source, checkpoint=CHECKPOINT.value,
                                  options=options)
         if len(job.left) > MANY and WRITE.value:
             print(f"{len(WRITE.value)} files will be written for each of {len(job.left):,} photos; "

@@ -11,7 +11,7 @@ from input_pipeline.records.record import DataError, RecordError
 from legion_jax import metrics
 from legion_jax.evaluation import matching, texts
 from legion_jax.evaluation.settings import Settings
-from legion_jax.predictions import Prediction
+from legion_jax.predict.prediction import Prediction
 
 
 def begin(record: Mapping, size: tuple[int, int], *, split: str, settings: Settings) -> dict:

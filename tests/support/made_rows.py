@@ -8,7 +8,7 @@ from PIL import Image
 from input_pipeline.photos import regions
 from legion_jax.evaluation import rows as rows_lib
 from legion_jax.evaluation.settings import DEFAULT
-from legion_jax.predictions import Prediction, Region
+from legion_jax.predict.prediction import Prediction, Region
 
 WORDS = "the left hand has six blurred fingers and no shadow".split()
 

@@ -11,7 +11,7 @@ from input_pipeline.photos import images
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax.models import param_tree
-from legion_jax.predictions import Question
+from legion_jax.predict.prediction import Question
 from legion_jax.weights import checkpoint, params_files
 
 TEXTS = ["I have found a grainy patch in the centre.", "Nothing is wrong here."] * 30

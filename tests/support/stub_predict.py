@@ -12,12 +12,12 @@ import types
 
 import numpy as np
 
-from legion_jax.inference import Predictor
-from legion_jax.predictions import Prediction, Region
+from legion_jax.predict.predictor import Predictor
+from legion_jax.predict.prediction import Prediction, Region
 from legion_jax.weights import checkpoint
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["legion_jax.batch_job", "legion_jax.distributed"])
+CONTEXT.set_forkserver_preload(["legion_jax.predict.job", "legion_jax.distributed"])
 
 
 class StubPredictor:

@@ -14,7 +14,7 @@ from legion_jax import config as config_lib
 from legion_jax import features, inventory, optim, sharding, train, train_data
 from legion_jax.config import LegionConfig
 from legion_jax.models.flops import Flops, Sizes, answering
-from legion_jax.programs import Answering, Programs, abstract_params
+from legion_jax.predict.programs import Answering, Programs, abstract_params
 from legion_jax.speed import photo_flops
 
 # Of the published question in Vicuna's tokens; the answer and its training targets follow it.
@@ -117,7 +117,7 @@ def lower_train(run: Run, mesh: jax.sharding.Mesh) -> Program:
 
 
 def lower_decode(run: Run, mesh: jax.sharding.Mesh) -> Program:
-    """The decoding loop of `legion_jax.inference` for a full batch, to the last possible token."""
+    """The decoding loop of `legion_jax.predict.predictor` for a full batch, to the last possible token."""
     batch, new = run.config.eval.batch_size, run.config.eval.max_new_tokens
     programs = Programs(run.model, Answering(
         prompt=(0,) * PROMPT_IDS, image_index=IMAGE_INDEX, max_new=new,

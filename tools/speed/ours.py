@@ -1,4 +1,4 @@
-"""Our side: the compiled programs of `legion_jax.train` and `legion_jax.inference`."""
+"""Our side: the compiled programs of `legion_jax.train` and `legion_jax.predict.predictor`."""
 
 import time
 from typing import NamedTuple
@@ -9,8 +9,8 @@ import numpy as np
 from input_pipeline.photos.regions import unpack_masks
 from legion_jax import optim, sharding, train
 from legion_jax.models import param_tree
-from legion_jax.programs import Answering, Programs, abstract_params
-from legion_jax.scheduler import Job, Scheduler
+from legion_jax.predict.programs import Answering, Programs, abstract_params
+from legion_jax.predict.scheduler import Job, Scheduler
 from legion_jax.train_step import init_state
 from tools.speed.cases import EOS_ID, Case, ParamsOnDevice, run_config, without_lora
 

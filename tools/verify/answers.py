@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from legion_jax import decoding
+from legion_jax.predict import decoding
 from legion_jax.models import mask_frame
 from legion_jax.models.layers import numerics
 from legion_jax.models.legion import seg_slots

@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 
 from input_pipeline.errors import UserError
-from legion_jax.job_parts import FOLDER, UNFINISHED, Share
+from legion_jax.predict.job_parts import FOLDER, UNFINISHED, Share
 
 FAILED, DONE = 1, 2  # state of a photo; 0: not yet
 OPEN_FILES = 32

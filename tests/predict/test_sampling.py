@@ -1,4 +1,4 @@
-"""legion_jax/sampling.py against transformers' logits processors, and what draws depend on."""
+"""legion_jax/predict/sampling.py against transformers' logits processors, and what draws depend on."""
 
 import functools
 
@@ -10,7 +10,7 @@ import torch
 from transformers.generation import NoRepeatNGramLogitsProcessor, TopPLogitsWarper
 
 from input_pipeline.errors import UserError
-from legion_jax.sampling import Sampling, ban_repeats, choose, keep_top_p
+from legion_jax.predict.sampling import Sampling, ban_repeats, choose, keep_top_p
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(5, 40)).astype(np.float32) * 2

@@ -12,8 +12,8 @@ import small_checkpoint
 from small_checkpoint import QUESTION
 
 from input_pipeline.errors import UserError
-from legion_jax.inference import Predictor
-from legion_jax.sampling import Sampling
+from legion_jax.predict.predictor import Predictor
+from legion_jax.predict.sampling import Sampling
 
 folder, tokenizer, photos = (
     small_checkpoint.folder, small_checkpoint.tokenizer, small_checkpoint.photos)
@@ -170,7 +170,7 @@ def test_batching_and_devices_do_not_change_the_answer(folder, predictor, photos
 def test_larger_photos_than_the_canvas_keep_their_size(predictor, monkeypatch):
     photo = np.full((300, 700, 3), 90, np.uint8)
     wanted = predictor([photo], explain="always")[0]
-    monkeypatch.setattr("legion_jax.inference.LARGEST_CANVAS", 256)
+    monkeypatch.setattr("legion_jax.predict.predictor.LARGEST_CANVAS", 256)
     result = predictor([photo], explain="always")[0]
     assert result.mask.shape == wanted.mask.shape == (300, 700)
     assert result.mask.any() and (result.mask == wanted.mask).mean() > 0.95
@@ -186,6 +186,6 @@ def test_untrained_model_needs_no_files(config, tokenizer, photos):
 
 def test_importing_it_loads_no_heavy_library_that_it_does_without():
     heavy = {"torch", "tensorflow", "tensorboardX", "jinja2", "scipy.optimize", "sklearn", "nltk"}
-    code = f"import sys, legion_jax.inference; print({heavy} & sys.modules.keys())"
+    code = f"import sys, legion_jax.predict.predictor; print({heavy} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -1,4 +1,4 @@
-"""legion_jax/batch_job.py: one job from its claim on a folder to its merged record."""
+"""legion_jax/predict/job.py: one job from its claim on a folder to its merged record."""
 
 import json
 import os
@@ -13,11 +13,11 @@ from etils import epath
 from PIL import Image
 from stub_predict import StubPredictor, answer, make_checkpoint
 
-from input_pipeline.photo_sources import open_source
+from legion_jax.predict.photo_sources import open_source
 from input_pipeline.photos.images import read_image
-from legion_jax import outputs
-from legion_jax.batch_job import BatchJob, JobError, Options
-from legion_jax.job_parts import Share
+from legion_jax.predict import result_files
+from legion_jax.predict.job import BatchJob, JobError, Options
+from legion_jax.predict.job_parts import Share
 
 bucket = remote_files.bucket
 
@@ -48,23 +48,23 @@ def test_a_job_from_bucket_to_bucket(bucket, photos, checkpoint):
         bucket.pipe(f"gs://bucket/in/{path.name}", path.read_bytes())
     bucket.pipe("gs://bucket/in/bad.png", b"text")
     output = epath.Path("gs://bucket/out")
-    one = job(output, "gs://bucket/in", checkpoint, share=Share(0, 2), write=outputs.KINDS)
+    one = job(output, "gs://bucket/in", checkpoint, share=Share(0, 2), write=result_files.KINDS)
     assert list(one.left) == [0, 2, 4, 6, 8, 10]
     one.run(StubPredictor())
     assert one.finish() == (5, 1)
     with pytest.raises(JobError, match="settings: explain was fakes, is now never"):
-        job(output, "gs://bucket/in", checkpoint, explain="never", write=outputs.KINDS)
-    rest = job(output, "gs://bucket/in", checkpoint, write=outputs.KINDS)
+        job(output, "gs://bucket/in", checkpoint, explain="never", write=result_files.KINDS)
+    rest = job(output, "gs://bucket/in", checkpoint, write=result_files.KINDS)
     assert list(rest.left) == [1, 3, 5, 7, 9, 11]
     rest.run(StubPredictor())
     assert rest.finish() == (11, 1)
     results = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
     assert [r["image"] for r in results] == [f"gs://bucket/in/p{k:02d}.png" for k in range(11)]
     pixels = read_image(photos / "p03.png")
-    assert results[3] == outputs.as_json(results[3]["image"], "p03", answer(pixels))
+    assert results[3] == result_files.as_json(results[3]["image"], "p03", answer(pixels))
     names = {path.removeprefix("/bucket/out/") for path in bucket.find("gs://bucket/out")}
     assert names == {"job.json", "results.jsonl", "failures.jsonl"} | {
-        f"p{k:02d}{ending}" for k in range(11) for ending in outputs.ENDINGS.values()}
+        f"p{k:02d}{ending}" for k in range(11) for ending in result_files.ENDINGS.values()}
 
 
 def test_photos_are_taken_as_the_predictor_needs_them(photos, tmp_path, checkpoint):
@@ -158,8 +158,8 @@ def test_two_processes_do_not_do_the_same_share(photos, tmp_path, checkpoint):
 
 def test_pixels_are_only_kept_for_overlays(photos, tmp_path, checkpoint, monkeypatch):
     seen = []
-    write = outputs.write
-    monkeypatch.setattr(outputs, "write", lambda output, line, pixels, *args, **options: (
+    write = result_files.write
+    monkeypatch.setattr(result_files, "write", lambda output, line, pixels, *args, **options: (
         seen.append(pixels is None), write(output, line, pixels, *args, **options)))
     job(tmp_path / "a", photos, checkpoint, write=("json",)).run(StubPredictor())
     assert seen == [True] * 11

@@ -1,9 +1,9 @@
-"""legion_jax/job_progress.py: what is said of a job that is under way."""
+"""legion_jax/predict/job_progress.py: what is said of a job that is under way."""
 
 import time
 
-from legion_jax import job_progress
-from legion_jax.job_progress import Progress
+from legion_jax.predict import job_progress
+from legion_jax.predict.job_progress import Progress
 
 
 def test_a_line_now_and_then_without_a_terminal(capfd, monkeypatch):

@@ -17,18 +17,19 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from etils import epath
 
-from input_pipeline import photo_names, photo_sources
+from legion_jax.predict import result_names, photo_sources
 from input_pipeline.errors import UserError
-from input_pipeline.read_ahead import Limits, ReadAhead
-from legion_jax import job_record, outputs, report
+from legion_jax.predict.read_ahead import Limits, ReadAhead
+from legion_jax.predict import job_lines, result_files
+from legion_jax import report
 from legion_jax.evaluation import calibration
-from legion_jax.inference import Predictor
-from legion_jax.job_parts import Parts, Share
-from legion_jax.job_progress import Progress
-from legion_jax.predictions import Prediction
-from legion_jax.sampling import Sampling
+from legion_jax.predict.predictor import Predictor
+from legion_jax.predict.job_parts import Parts, Share
+from legion_jax.predict.job_progress import Progress
+from legion_jax.predict.prediction import Prediction
+from legion_jax.predict.sampling import Sampling
 from legion_jax.weights import checkpoint as checkpoint_lib
-from legion_jax.write_behind import WriteBehind
+from legion_jax.predict.queues import WriteBehind
 
 JOB = "job.json"
 
@@ -51,7 +52,7 @@ class Options:
     """
 
     explain: str = "fakes"
-    write: tuple[str, ...] = outputs.KINDS
+    write: tuple[str, ...] = result_files.KINDS
     sampling: Sampling = Sampling()
     int8: bool = False
     share: Share = Share()
@@ -77,10 +78,10 @@ class BatchJob:
         self.output, self._source, self._options = epath.Path(output), source, options
         photo_sources.check_apart(source, str(output))
         _claim(self.output, _description(source, checkpoint, options))
-        self._names = photo_names.output_names(source.names)
-        state = job_record.Found(self.output, self._names).state
+        self._names = result_names.output_names(source.names)
+        state = job_lines.Found(self.output, self._names).state
         mine = np.array(options.share.of(len(self._names)), int)
-        failed = state[mine] == job_record.FAILED
+        failed = state[mine] == job_lines.FAILED
         again = failed if options.retry_failures else np.zeros_like(failed)
         self.left = mine[(state[mine] == 0) | again]
         self._total, self._failed = len(mine), int(np.count_nonzero(failed & ~again))
@@ -102,13 +103,13 @@ class BatchJob:
               WriteBehind(threads=limits.threads, limit=limits.queue_bytes) as writers):
             def fail(index: int, image: str, error: str) -> None:
                 name = self._names[index]
-                outputs.remove(self.output, name, kinds=options.write)
+                result_files.remove(self.output, name, kinds=options.write)
                 parts.add({"image": image, "name": name, "error": error})
                 progress.add(error)
 
             def write(index: int, image: str, pixels, prediction: Prediction) -> None:
-                line = outputs.as_json(image, self._names[index], prediction)
-                outputs.write(self.output, line, pixels, prediction, kinds=options.write,
+                line = result_files.as_json(image, self._names[index], prediction)
+                result_files.write(self.output, line, pixels, prediction, kinds=options.write,
                               temporary=parts.temporary)
                 parts.add(line)
                 progress.add()
@@ -134,14 +135,14 @@ class BatchJob:
         for index, prediction in predictor.stream(items(), explain=self._options.explain):
             image, pixels = waiting.pop(index)
             writers.submit(write, index, image, pixels, prediction,
-                           nbytes=outputs.working_bytes(prediction, self._options.write))
+                           nbytes=result_files.working_bytes(prediction, self._options.write))
             del pixels  # the next one may be awaited for long
             if needs_pixels:
                 ahead.release(index)
 
     def finish(self) -> tuple[int, int]:
         """Merge the record of this share. Returns the numbers of results and of failures."""
-        return job_record.merge(self.output, self._names, self._options.share)
+        return job_lines.merge(self.output, self._names, self._options.share)
 
 
 def _description(source: photo_sources.Source, checkpoint: str, options: Options) -> dict:
@@ -160,7 +161,7 @@ def _claim(output: epath.Path, description: dict) -> None:
     path = output / JOB
     output.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        if found := job_record.merged_files(output):
+        if found := job_lines.merged_files(output):
             raise JobError(f"{found[0]}: there, but no {JOB} that says of which job; choose "
                            f"another output folder or remove it")
         # Hosts that start together write the same.

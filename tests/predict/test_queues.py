@@ -1,11 +1,11 @@
-"""legion_jax/write_behind.py: work in threads within a number of bytes, and its errors."""
+"""legion_jax/predict/queues.py: work in threads within a number of bytes, and its errors."""
 
 import threading
 import time
 
 import pytest
 
-from legion_jax.write_behind import WriteBehind
+from legion_jax.predict.queues import WriteBehind
 
 
 def test_all_that_was_submitted_is_done_at_the_end():

@@ -12,7 +12,7 @@ from PIL import Image
 from input_pipeline.photos import regions
 from legion_jax import report
 from legion_jax.display.overlay import draw_overlay
-from legion_jax.predictions import Prediction
+from legion_jax.predict.prediction import Prediction
 
 KINDS = ("json", "mask", "overlay")
 ENDINGS = {"mask": "_mask.png", "overlay": "_overlay.png", "json": ".json"}

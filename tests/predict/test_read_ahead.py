@@ -1,4 +1,4 @@
-"""input_pipeline/read_ahead.py: every photo once, within bytes, and never a standstill."""
+"""legion_jax/predict/read_ahead.py: every photo once, within bytes, and never a standstill."""
 
 import io
 import threading
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline.photos.images import DECODING_BYTES
-from input_pipeline.read_ahead import Limits, ReadAhead
+from legion_jax.predict.read_ahead import Limits, ReadAhead
 
 
 class Photos:

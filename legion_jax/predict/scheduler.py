@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from scipy import special
 
-from legion_jax.programs import Programs
+from legion_jax.predict.programs import Programs
 
 
 @dataclasses.dataclass

@@ -1,4 +1,4 @@
-"""input_pipeline/photo_sources.py and photo_files.py: which photos there are, and their bytes."""
+"""legion_jax/predict/photo_sources.py and photo_files.py: which photos there are, and their bytes."""
 
 import io
 import json
@@ -10,7 +10,7 @@ import remote_files
 from PIL import Image
 
 from input_pipeline.datasets import open_dataset
-from input_pipeline.photo_sources import (
+from legion_jax.predict.photo_sources import (
     FileSource,
     RecordSource,
     SourceError,

@@ -1,4 +1,4 @@
-"""legion_jax/outputs.py: the line and the files of a photo."""
+"""legion_jax/predict/result_files.py: the line and the files of a photo."""
 
 import json
 
@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from input_pipeline.photos import regions
-from legion_jax import outputs
-from legion_jax.predictions import Prediction, Region
+from legion_jax.predict import result_files
+from legion_jax.predict.prediction import Prediction, Region
 
 
 def prediction(height=20, width=30):
@@ -22,7 +22,7 @@ def prediction(height=20, width=30):
 
 
 def test_the_line_has_everything_that_json_can_hold():
-    line = outputs.as_json("/x/\u00e9.jpg", "in/n", prediction())
+    line = result_files.as_json("/x/\u00e9.jpg", "in/n", prediction())
     assert json.loads(json.dumps(line)) == line
     assert line | {"artifacts": 0} == {
         "image": "/x/\u00e9.jpg", "name": "in/n", "size": [20, 30], "verdict": "synthetic",
@@ -35,18 +35,18 @@ def test_the_line_has_everything_that_json_can_hold():
     np.testing.assert_array_equal(regions.rle_to_mask(hand["rle"]), prediction().regions[0].mask)
 
 
-@pytest.mark.parametrize("kinds", [(), ("json",), ("mask", "overlay"), outputs.KINDS])
+@pytest.mark.parametrize("kinds", [(), ("json",), ("mask", "overlay"), result_files.KINDS])
 def test_only_the_chosen_files_are_written_and_removed(tmp_path, kinds):
-    line = outputs.as_json("x", "in/n", prediction())
+    line = result_files.as_json("x", "in/n", prediction())
     photo = np.zeros((20, 30, 3), np.uint8) if "overlay" in kinds else None
-    outputs.write(tmp_path, line, photo, prediction(), kinds=kinds)
+    result_files.write(tmp_path, line, photo, prediction(), kinds=kinds)
     written = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
-    assert written == {f"in/n{outputs.ENDINGS[kind]}" for kind in kinds}
+    assert written == {f"in/n{result_files.ENDINGS[kind]}" for kind in kinds}
     if "mask" in kinds:
         mask = np.asarray(Image.open(tmp_path / "in/n_mask.png"))
         np.testing.assert_array_equal(mask, prediction().mask * np.uint8(255))
-    outputs.remove(tmp_path, "in/n", kinds=kinds)
-    outputs.remove(tmp_path, "in/n", kinds=kinds)
+    result_files.remove(tmp_path, "in/n", kinds=kinds)
+    result_files.remove(tmp_path, "in/n", kinds=kinds)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
@@ -57,22 +57,22 @@ def test_unfinished_files_lie_where_they_are_told_to(tmp_path, monkeypatch):
     (tmp_path / "parts").mkdir()
     monkeypatch.setattr("etils.epath.gpath._GPath.replace", fail)
     with pytest.raises(OSError, match="killed here"):
-        outputs.write(tmp_path, outputs.as_json("x", "n", prediction()), None, prediction(),
-                      kinds=("mask",), temporary=outputs.epath.Path(tmp_path) / "parts/un")
+        result_files.write(tmp_path, result_files.as_json("x", "n", prediction()), None, prediction(),
+                      kinds=("mask",), temporary=result_files.epath.Path(tmp_path) / "parts/un")
     left = [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()]
     assert len(left) == 1 and left[0].startswith("parts/un-") and left[0].endswith("-mask")
 
 
 def test_the_overlay_of_a_large_photo_is_smaller(monkeypatch):
-    monkeypatch.setattr(outputs, "OVERLAY_SIDE", 600)
+    monkeypatch.setattr(result_files, "OVERLAY_SIDE", 600)
     large = prediction(900, 1200)
-    picture = outputs.overlay(np.full((900, 1200, 3), 90, np.uint8), large)
+    picture = result_files.overlay(np.full((900, 1200, 3), 90, np.uint8), large)
     assert picture.width == 600 and 450 < picture.height < 700
-    small = outputs.overlay(np.full((20, 30, 3), 90, np.uint8), prediction())
+    small = result_files.overlay(np.full((20, 30, 3), 90, np.uint8), prediction())
     assert small.width == 480
 
 
 def test_more_files_are_more_work():
-    sizes = [outputs.working_bytes(prediction(900, 1200), kinds)
-             for kinds in ((), ("mask",), outputs.KINDS)]
+    sizes = [result_files.working_bytes(prediction(900, 1200), kinds)
+             for kinds in ((), ("mask",), result_files.KINDS)]
     assert 3 * 900 * 1200 < sizes[0] < sizes[1] < sizes[2] < 60 * 900 * 1200

@@ -1,4 +1,4 @@
-"""input_pipeline/photo_names.py: names of results that are safe and told apart."""
+"""legion_jax/predict/result_names.py: names of results that are safe and told apart."""
 
 import os
 import random
@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from input_pipeline.photo_names import output_names
+from legion_jax.predict.result_names import output_names
 
 
 def test_names_are_those_of_the_photos():

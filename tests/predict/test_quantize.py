@@ -1,4 +1,4 @@
-"""legion_jax/quantize.py: int8 kernels are near what they were, and everything else is itself."""
+"""legion_jax/predict/quantize.py: int8 kernels are near what they were, and everything else is itself."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from legion_jax.models import param_tree
-from legion_jax.quantize import int8_columns, quantize
+from legion_jax.predict.quantize import int8_columns, quantize
 
 
 def test_columns_are_within_half_a_step():

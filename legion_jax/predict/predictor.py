@@ -24,17 +24,17 @@ from input_pipeline.text.verdict_words import verdict_of_words
 from legion_jax.config import LegionConfig
 from legion_jax.evaluation import calibration
 from legion_jax.models import param_tree
-from legion_jax.predictions import Prediction, Question, Region, check_explain
-from legion_jax.programs import (
+from legion_jax.predict.prediction import Prediction, Question, Region, check_explain
+from legion_jax.predict.programs import (
     LARGEST_CANVAS,
     Answering,
     Programs,
     abstract_params,
     inference_mesh,
 )
-from legion_jax.quantize import quantize
-from legion_jax.sampling import Sampling
-from legion_jax.scheduler import Job, Scheduler
+from legion_jax.predict.quantize import quantize
+from legion_jax.predict.sampling import Sampling
+from legion_jax.predict.scheduler import Job, Scheduler
 from legion_jax.weights import checkpoint
 
 GREEDY = Sampling()
@@ -43,7 +43,7 @@ GREEDY = Sampling()
 class Predictor:
     """A model with its tokenizer and question, compiled for one batch size.
 
-    Photos of all sizes share the same few programs (`legion_jax.programs`), which are compiled by
+    Photos of all sizes share the same few programs (`legion_jax.predict.programs`), which are compiled by
     the first photos and never again.
 
     Attributes:
@@ -166,7 +166,7 @@ class Predictor:
         return np.concatenate(found)
 
     def compiled_programs(self) -> int:
-        """Executables made so far; each of `legion_jax.programs` is made once."""
+        """Executables made so far; each of `legion_jax.predict.programs` is made once."""
         return self._programs.compiled()
 
     def _job(self, place: int, item: tuple[Any, np.ndarray | Image.Image]) -> Job:

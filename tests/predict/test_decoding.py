@@ -1,4 +1,4 @@
-"""legion_jax/decoding.py against a run of the whole sequence, without a cache, for every token."""
+"""legion_jax/predict/decoding.py against a run of the whole sequence, without a cache, for every token."""
 
 import collections
 import functools
@@ -10,7 +10,8 @@ from flax import nnx
 from random_models import IMAGE_ID, IMAGE_INDEX
 from torch_side import assert_close
 
-from legion_jax import decoding, sharding
+from legion_jax.predict import decoding
+from legion_jax import sharding
 from legion_jax.models import param_tree
 
 # Prompts after which the random model says [SEG] in interesting places; 0 is padding.
