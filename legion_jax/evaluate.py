@@ -23,7 +23,8 @@ from input_pipeline.batches import examples
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import DataError
-from legion_jax import command, distributed, report
+from legion_jax import command, distributed
+from legion_jax.train import metrics_log
 from legion_jax.evaluation import bootstrap, calibration, chunks, scoring, texts
 from legion_jax.evaluation import settings as settings_lib
 from legion_jax.evaluation.display import show
@@ -72,8 +73,8 @@ def write(output: epath.PathLike, result: dict, rows: Sequence[dict]) -> None:
     """Write metrics.json and rows.jsonl."""
     output = epath.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    report.write_text(output / chunks.ROWS, "".join(map(chunks.line, rows)))
-    report.write_json(output / "metrics.json", result)
+    metrics_log.write_text(output / chunks.ROWS, "".join(map(chunks.line, rows)))
+    metrics_log.write_json(output / "metrics.json", result)
 
 
 @dataclasses.dataclass(frozen=True)

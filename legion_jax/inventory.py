@@ -15,10 +15,11 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from experiments import run_config
+from legion_jax.train import knobs
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import config, sharding, train
+from legion_jax import config, sharding
+from legion_jax.train import setup
 from legion_jax.config import LegionConfig
 from legion_jax.convert import load
 from legion_jax.convert.rules import Rule, lora_rules, rules
@@ -102,8 +103,8 @@ def of_config(run: ml_collections.ConfigDict, *, vocab: int | None = None) -> In
 
     Raises ConfigError, CheckpointError or PartitionError for what no run could use.
     """
-    run_config.check_without_data(run, batch_shards=1)
-    model = train.model_config(run, vocabulary(run, vocab))
+    knobs.check_without_data(run, batch_shards=1)
+    model = setup.model_config(run, vocabulary(run, vocab))
     _, trained, frozen = param_tree.split_params(param_tree.abstract_model(model), run.trainable)
     trained = param_tree.flatten(param_tree.cast(trained, "float32"))
     frozen = param_tree.flatten(param_tree.cast(frozen, run.frozen_dtype))

@@ -10,7 +10,8 @@ import pytest
 import safetensors.numpy
 from inspected import EIGHT, by_path, sums
 
-from experiments import base, run_config, tiny
+from experiments import base, tiny
+from legion_jax.train import knobs
 from input_pipeline.errors import UserError
 from legion_jax import inventory, sharding
 from legion_jax.models import param_tree
@@ -156,5 +157,5 @@ def test_config_that_no_run_could_use(change, message):
     assert str(caught.value).startswith("--config file.py: ")
     with c.unlocked():
         c.novelty = 1
-    with pytest.raises(run_config.ConfigError, match="novelty: no such knob"):
+    with pytest.raises(knobs.ConfigError, match="novelty: no such knob"):
         inventory.of_config(c)

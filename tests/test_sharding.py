@@ -13,12 +13,13 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch, randomized
 
-from legion_jax import optim, sharding
+from legion_jax.train import optim
+from legion_jax import sharding
 from legion_jax.config import LoraConfig, legion_7b
-from legion_jax.losses import Terms
+from legion_jax.train.losses import Terms
 from legion_jax.models import param_tree
-from legion_jax.train import abstract_state
-from legion_jax.train_step import init_state, make_step
+from legion_jax.train.setup import abstract_state
+from legion_jax.train.step import init_state, make_step
 
 FULL = param_tree.abstract_params(legion_7b(lora=LoraConfig(rank=8)))
 

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax import command
-from legion_jax.report import write_json
+from legion_jax.train.metrics_log import write_json
 from tools.aot import chips, programs, report, rows
 
 DOES_NOT_FIT = 2

@@ -10,20 +10,21 @@ interrupted run is continued, a complete cache left alone.
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import run_config
+from legion_jax.train import knobs
 from input_pipeline.records import prepared
-from legion_jax import command, features, train, train_data
+from legion_jax import command
+from legion_jax.train import frozen_features, setup, data as train_data
 
 
 def main(config) -> None:
     if not config.data.features or not config.init_from:
-        raise run_config.ConfigError("config.data.features and config.init_from: both are needed, "
+        raise knobs.ConfigError("config.data.features and config.init_from: both are needed, "
                                      "a folder to write and the weights to see with")
-    task = train.read_task(config)
+    task = setup.read_task(config)
     for row in train_data.caches(config, task.model, task.examples):
         for cache in row:
             source = prepared.open_split(cache.data, cache.split)
-            features.make_cache(cache, config.data.features, source,
+            frozen_features.make_cache(cache, config.data.features, source,
                                 batch_size=config.eval.batch_size)
             file = cache.file(config.data.features)
             print(f"{file}: {len(source):,} photos, {file.stat().length / 1e9:.3f} GB")
@@ -32,4 +33,4 @@ def main(config) -> None:
 if __name__ == "__main__":
     CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config().")
     flags.mark_flags_as_required(["config"])
-    command.run(lambda: main(run_config.check(CONFIG.value)))
+    command.run(lambda: main(knobs.check(CONFIG.value)))

@@ -24,13 +24,14 @@ from input_pipeline.records.builder import prepare
 from input_pipeline.scarred_photos import __main__
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
-from legion_jax import command, evaluate, metrics, report
-from legion_jax.predict import result_files
+from legion_jax import command, evaluate, metrics
+from legion_jax.train import metrics_log
 from legion_jax import config as config_lib
 from legion_jax.convert import export
 from legion_jax.evaluation import settings
+from legion_jax.predict import result_files
 from legion_jax.predict.predictor import Predictor
-from legion_jax.train import train
+from legion_jax.train.setup import train
 from tools.demo_report import Aim, DemoReport, Example, ScoreRow, write_report
 
 NUM_TRAIN, NUM_TEST, PIECES = 4000, 120, 1024
@@ -149,8 +150,8 @@ def run(root: pathlib.Path) -> list[Aim]:
         ("photos held out", ", ".join(_stems("test"))),
         ("training images", f"{NUM_TRAIN:,}"), ("held-out images", f"{NUM_TEST:,}"),
         ("updates", f"{len(curve):,} of {config.batch_size} images"),
-        ("training took", report.duration(training)),
-        ("everything took", report.duration(time.monotonic() - started)),
+        ("training took", metrics_log.duration(training)),
+        ("everything took", metrics_log.duration(time.monotonic() - started)),
         ("devices", f"{jax.device_count()} x {jax.devices()[0].platform}, "
                     f"{os.cpu_count()} CPU cores"),
         ("written for PyTorch", ", ".join(f"{n} tensors ({r})" for r, n in written.items()))]

@@ -23,7 +23,8 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from input_pipeline.errors import UserError
-from legion_jax import command, inventory, report, sharding
+from legion_jax import command, inventory, sharding
+from legion_jax.train import metrics_log
 from legion_jax.convert import survey
 from legion_jax.convert.sources import open_sources
 from legion_jax.inventory import Inventory
@@ -133,7 +134,7 @@ def write(found: Inventory, lines: list[params_table.Line], mesh: AbstractMesh, 
         text = {"table": params_table.as_text, "tsv": params_table.as_tsv}[style](
             found, lines, mesh)
     if output:
-        report.write_text(checkpoint.absolute(output), text)
+        metrics_log.write_text(checkpoint.absolute(output), text)
     else:
         sys.stdout.write(text)
     return None

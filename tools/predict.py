@@ -23,15 +23,15 @@ import jax
 from absl import flags
 
 from input_pipeline import paths
-from legion_jax.predict import photo_sources
 from input_pipeline.errors import UserError
 from input_pipeline.photos import images
-from legion_jax.predict.read_ahead import Limits
-from legion_jax.predict import job as job_lib, result_files
 from legion_jax import command, distributed
-from legion_jax.predict.predictor import Predictor
+from legion_jax.predict import job as job_lib
+from legion_jax.predict import photo_sources, result_files
 from legion_jax.predict.job_parts import Share
 from legion_jax.predict.prediction import EXPLAIN
+from legion_jax.predict.predictor import Predictor
+from legion_jax.predict.read_ahead import Limits
 from legion_jax.predict.sampling import Sampling
 
 LEFT_OUT_SOME = 2
@@ -116,7 +116,7 @@ if __name__ == "__main__":
                           threads=THREADS.value))
         # Before minutes are spent on loading.
         job = job_lib.BatchJob(OUTPUT.value, source, checkpoint=CHECKPOINT.value,
-                                 options=options)
+                               options=options)
         if len(job.left) > MANY and WRITE.value:
             print(f"{len(WRITE.value)} files will be written for each of {len(job.left):,} photos; "
                   f"--write= leaves only the lines", file=sys.stderr)

@@ -18,7 +18,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from experiments import base as base_config
-from experiments import run_config
+from legion_jax.train import knobs as knobs_lib
 from experiments.sweeps.plan import Sweep, SweepError
 from legion_jax.weights import checkpoint
 
@@ -137,10 +137,10 @@ def _make_run(sweep: Sweep, output: pathlib.Path, name: str, overrides: dict, gi
                                                             "; see experiments/base.py"))
         arguments = tuple(f"--config.{knob}={value}" for knob, value in knobs.items())
         config = parse(sweep.base, arguments)
-        run_config.check_values(config, batch_shards=1)
+        knobs_lib.check_values(config, batch_shards=1)
         if sweep.evaluate and not config.data.data_dir:
             raise SweepError("data.data_dir: empty, and the evaluation needs it")
-    except (SweepError, run_config.ConfigError) as error:
+    except (SweepError, knobs_lib.ConfigError) as error:
         raise SweepError(f"run {name}: {error}") from error
     return Run(name, output / "runs" / name, sweep.base, arguments, overrides, config,
                sweep.evaluate)
@@ -154,7 +154,7 @@ def parse(base: str, arguments: Sequence[str]) -> ml_collections.ConfigDict:
         own(words)
     except Exception as error:  # whatever the config file does, and words that are no value
         raise SweepError(f"{base}: {' '.join(str(error).split())}") from error
-    return run_config.check(holder.value)
+    return knobs_lib.check(holder.value)
 
 
 def knob_values(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -193,5 +193,5 @@ def check_unchanged(run: Run) -> None:
     new = json.loads(run.config.to_json())
     if old != new:
         raise SweepError(f"run {run.name} was begun with another config: "
-                         f"{run_config.differences(old, new)}; name it anew, or remove "
+                         f"{knobs_lib.differences(old, new)}; name it anew, or remove "
                          f"{run.folder}")

@@ -15,7 +15,7 @@ from etils import epath
 
 from experiments.sweeps import plan
 from experiments.sweeps.plan import Sweep, SweepError
-from legion_jax import report
+from legion_jax.train import metrics_log
 from tools import sweep_plot
 from tools.sweep_runs import Run, knob_values
 
@@ -170,8 +170,8 @@ def collect(sweep: Sweep, runs: Sequence[Run], output: pathlib.Path,
     rows = rows_of(sweep, runs, failures)
     output = epath.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    report.write_text(output / "table.md", markdown(sweep, rows))
-    report.write_text(output / "table.csv", csv_text(rows))
+    metrics_log.write_text(output / "table.md", markdown(sweep, rows))
+    metrics_log.write_text(output / "table.csv", csv_text(rows))
     points = [sweep_plot.Point(row.name, row.knobs, row.score(sweep.metric)) for row in rows]
-    report.write_text(output / "plot.svg", sweep_plot.draw(
+    metrics_log.write_text(output / "plot.svg", sweep_plot.draw(
         points, metric=sweep.metric, best=best_of(sweep, rows)))

@@ -12,7 +12,7 @@ import sys
 import jax
 
 from input_pipeline.errors import UserError
-from legion_jax import report
+from legion_jax.train import metrics_log
 from tools.verify.answers import check_answers, check_teacher_forced
 from tools.verify.case import open_case
 from tools.verify.curve import check_curve
@@ -51,7 +51,7 @@ def main() -> int:
     failed = results.failures
     print(f"{len(results.rows) - len(failed)} of {len(results.rows)} quantities pass")
     if arguments.json:
-        report.write_json(arguments.json, {
+        metrics_log.write_json(arguments.json, {
             "case": arguments.case, "passed": not failed, "quantities": results.as_json()})
     return 1 if failed else 0
 

@@ -15,7 +15,7 @@ from etils import epath
 
 from input_pipeline.errors import UserError
 from input_pipeline.records.record import LABELS
-from legion_jax import report
+from legion_jax.train import metrics_log
 from legion_jax.evaluation import reliability
 from legion_jax.weights import checkpoint
 from legion_jax.weights.checkpoint import CheckpointError
@@ -120,7 +120,7 @@ def save(folder: epath.PathLike, temperature: float, **facts: Any) -> None:
         facts: what it was fitted on and what it brought, as JSON.
     """
     base = checkpoint.base_of(folder)
-    report.write_json(epath.Path(folder) / FILE, {
+    metrics_log.write_json(epath.Path(folder) / FILE, {
         "format": FORMAT, "temperature": temperature, "fingerprint": base["fingerprint"],
         "step": base["step"], **facts})
 

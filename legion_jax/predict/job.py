@@ -17,19 +17,18 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from etils import epath
 
-from legion_jax.predict import result_names, photo_sources
 from input_pipeline.errors import UserError
-from legion_jax.predict.read_ahead import Limits, ReadAhead
-from legion_jax.predict import job_lines, result_files
-from legion_jax import report
+from legion_jax.train import metrics_log
 from legion_jax.evaluation import calibration
-from legion_jax.predict.predictor import Predictor
+from legion_jax.predict import job_lines, photo_sources, result_files, result_names
 from legion_jax.predict.job_parts import Parts, Share
 from legion_jax.predict.job_progress import Progress
 from legion_jax.predict.prediction import Prediction
+from legion_jax.predict.predictor import Predictor
+from legion_jax.predict.queues import WriteBehind
+from legion_jax.predict.read_ahead import Limits, ReadAhead
 from legion_jax.predict.sampling import Sampling
 from legion_jax.weights import checkpoint as checkpoint_lib
-from legion_jax.predict.queues import WriteBehind
 
 JOB = "job.json"
 
@@ -110,7 +109,7 @@ class BatchJob:
             def write(index: int, image: str, pixels, prediction: Prediction) -> None:
                 line = result_files.as_json(image, self._names[index], prediction)
                 result_files.write(self.output, line, pixels, prediction, kinds=options.write,
-                              temporary=parts.temporary)
+                                   temporary=parts.temporary)
                 parts.add(line)
                 progress.add()
 
@@ -165,7 +164,7 @@ def _claim(output: epath.Path, description: dict) -> None:
             raise JobError(f"{found[0]}: there, but no {JOB} that says of which job; choose "
                            f"another output folder or remove it")
         # Hosts that start together write the same.
-        report.write_bytes(path, json.dumps(description, indent=2).encode() + b"\n",
+        metrics_log.write_bytes(path, json.dumps(description, indent=2).encode() + b"\n",
                            temporary=output / f".{JOB}.{os.uname().nodename}-{os.getpid()}")
     try:
         earlier = json.loads(path.read_text())

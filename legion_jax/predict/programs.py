@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from legion_jax.predict import decoding
 from legion_jax import sharding
 from legion_jax.config import LegionConfig
-from legion_jax.predict.decoding import NO_TOKEN, DecodeState
 from legion_jax.models import mask_frame, param_tree
 from legion_jax.models.layers import numerics
+from legion_jax.predict import decoding
+from legion_jax.predict.decoding import NO_TOKEN, DecodeState
 from legion_jax.predict.sampling import Sampling
 
 LARGEST_CANVAS = 4096  # pixels; larger photos have their masks made smaller and scaled up

@@ -10,7 +10,7 @@ from etils import epath
 from PIL import Image
 
 from input_pipeline.photos import regions
-from legion_jax import report
+from legion_jax.train import metrics_log
 from legion_jax.display.overlay import draw_overlay
 from legion_jax.predict.prediction import Prediction
 
@@ -85,7 +85,7 @@ def write(output: epath.PathLike, line: dict, photo: np.ndarray | None, predicti
         if kind in kinds:
             place = temporary and (
                 temporary.parent / f"{temporary.name}-{threading.get_ident()}-{kind}")
-            report.write_bytes(target.parent / f"{target.name}{ENDINGS[kind]}", content(),
+            metrics_log.write_bytes(target.parent / f"{target.name}{ENDINGS[kind]}", content(),
                                temporary=place)
 
 

@@ -26,7 +26,7 @@ from orbax.checkpoint import v1 as ocp
 
 from input_pipeline.errors import UserError
 from legion_jax import config as config_lib
-from legion_jax import report
+from legion_jax.train import metrics_log
 from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
 
@@ -61,7 +61,7 @@ def fingerprint(folder: epath.PathLike) -> str:
 
 def write_meta(folder: epath.PathLike, config: LegionConfig, **extra: Any) -> None:
     """Write legion.json."""
-    report.write_json(epath.Path(folder) / META,
+    metrics_log.write_json(epath.Path(folder) / META,
                       {"format": FORMAT, "config": config_lib.to_dict(config)} | extra)
 
 

@@ -7,7 +7,8 @@ import pytest
 from random_models import IMAGE_INDEX, SEG_ID, random_batch
 
 from experiments import base
-from legion_jax import chips, losses, train
+from legion_jax import chips
+from legion_jax.train import losses, setup
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
 from legion_jax.models import attention, flops, param_tree
 
@@ -54,7 +55,7 @@ def test_operations_are_those_xla_counts(single, trainable, weights, monkeypatch
 
 
 def test_operations_per_frozen_and_trained_weight():
-    model = train.model_config(base.get_config(), 32007)
+    model = setup.model_config(base.get_config(), 32007)
     sizes = flops.Sizes(961, 36, 8, 1024)
     weights = EVERY_LOSS | {"verdict": 0.0}
     lora = flops.training(model, sizes, trainable=param_tree.LOCALISATION, losses=weights)

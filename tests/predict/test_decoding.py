@@ -10,9 +10,9 @@ from flax import nnx
 from random_models import IMAGE_ID, IMAGE_INDEX
 from torch_side import assert_close
 
-from legion_jax.predict import decoding
 from legion_jax import sharding
 from legion_jax.models import param_tree
+from legion_jax.predict import decoding
 
 # Prompts after which the random model says [SEG] in interesting places; 0 is padding.
 SEG, EOS, MAX_NEW, SLOTS = 41, 96, 12, 3

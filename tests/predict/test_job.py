@@ -13,11 +13,11 @@ from etils import epath
 from PIL import Image
 from stub_predict import StubPredictor, answer, make_checkpoint
 
-from legion_jax.predict.photo_sources import open_source
 from input_pipeline.photos.images import read_image
 from legion_jax.predict import result_files
 from legion_jax.predict.job import BatchJob, JobError, Options
 from legion_jax.predict.job_parts import Share
+from legion_jax.predict.photo_sources import open_source
 
 bucket = remote_files.bucket
 

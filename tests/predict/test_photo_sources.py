@@ -10,6 +10,10 @@ import remote_files
 from PIL import Image
 
 from input_pipeline.datasets import open_dataset
+from input_pipeline.photos.images import ImageError
+from input_pipeline.records import builder
+from input_pipeline.records.record import DataError
+from input_pipeline.scarred_photos import __main__
 from legion_jax.predict.photo_sources import (
     FileSource,
     RecordSource,
@@ -17,10 +21,6 @@ from legion_jax.predict.photo_sources import (
     check_apart,
     open_source,
 )
-from input_pipeline.photos.images import ImageError
-from input_pipeline.records import builder
-from input_pipeline.records.record import DataError
-from input_pipeline.scarred_photos import __main__
 
 bucket = remote_files.bucket
 

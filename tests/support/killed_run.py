@@ -6,7 +6,7 @@ import runpy
 import sys
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["legion_jax.train_loop", "legion_jax.optim", "killed_run"])
+CONTEXT.set_forkserver_preload(["legion_jax.train.run", "legion_jax.train.optim", "killed_run"])
 
 
 def start(arguments: list[str], log: str) -> multiprocessing.Process:

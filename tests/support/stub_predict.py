@@ -12,8 +12,8 @@ import types
 
 import numpy as np
 
-from legion_jax.predict.predictor import Predictor
 from legion_jax.predict.prediction import Prediction, Region
+from legion_jax.predict.predictor import Predictor
 from legion_jax.weights import checkpoint
 
 CONTEXT = multiprocessing.get_context("forkserver")

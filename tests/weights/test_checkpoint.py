@@ -9,7 +9,8 @@ import pytest
 import several_hosts
 from orbax.checkpoint import v1 as ocp
 
-from legion_jax import report, sharding
+from legion_jax.train import metrics_log
+from legion_jax import sharding
 from legion_jax.config import tiny
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, params_files, run_checkpoints
@@ -125,10 +126,10 @@ def test_damaged_step_is_named(tmp_path):
 
 
 def test_metrics_behind_the_checkpoint_are_dropped(tmp_path):
-    log = report.MetricsLog(checkpoint.epath.Path(tmp_path), start=0, total=4)
+    log = metrics_log.MetricsLog(checkpoint.epath.Path(tmp_path), start=0, total=4)
     log.write([(0, {k: 0.5 for k in KEYS}), (1, {k: 0.25 for k in KEYS})], {})
     log.close()
-    log = report.MetricsLog(checkpoint.epath.Path(tmp_path), start=1, total=4)
+    log = metrics_log.MetricsLog(checkpoint.epath.Path(tmp_path), start=1, total=4)
     log.write([(1, {k: 0.125 for k in KEYS})], {})
     log.close()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 import jax
 import ml_collections
 
-from experiments import run_config
+from legion_jax.train import knobs
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import ADDED_TOKENS
 from legion_jax import config as config_lib
-from legion_jax import features, inventory, optim, sharding, train, train_data
+from legion_jax.train import frozen_features, optim, setup, data as train_data
+from legion_jax import inventory, sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models.flops import Flops, Sizes, answering
 from legion_jax.predict.programs import Answering, Programs, abstract_params
-from legion_jax.speed import photo_flops
+from legion_jax.train.speed import photo_flops
 
 # Of the published question in Vicuna's tokens; the answer and its training targets follow it.
 PROMPT_IDS, IMAGE_INDEX = 164, 36
@@ -55,15 +56,15 @@ class Run:
 
 def read_run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Run:
     """Shapes of a run on a mesh. Raises ConfigError for what no run could use."""
-    run_config.check_without_data(config,
+    knobs.check_without_data(config,
                                   batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
     anywhere = config.data.tokenizer or config.init_from or config.model.name != "tiny"
     vocab = None if anywhere else config_lib.tiny().language.vocab
-    model = train.model_config(config, inventory.vocabulary(config, vocab))
+    model = setup.model_config(config, inventory.vocabulary(config, vocab))
     if config.data.text_length <= IMAGE_INDEX + 1:
-        raise run_config.ConfigError(f"config.data.text_length: the image alone stands at "
+        raise knobs.ConfigError(f"config.data.text_length: the image alone stands at "
                                      f"{IMAGE_INDEX}, got {config.data.text_length}")
-    return Run(config, model, train.example_spec(config, model))
+    return Run(config, model, setup.example_spec(config, model))
 
 
 def make_mesh(text: str, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
@@ -91,9 +92,9 @@ def batch_arrays(run: Run, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeS
         "masks": ((K, M, M // 8), "uint8"), "mask_valid": ((K,), "bool"),
         "label": ((), "int32"), "dropped": ((), "int32"), "bad": ((), "int32")}
     for name in train_data.cached_towers(run.config, model, spec):
-        tower = features.TOWERS[name]
+        tower = frozen_features.TOWERS[name]
         del rows[tower.image]
-        rows[tower.features] = (features.row_shape(model, name), model.dtype)
+        rows[tower.features] = (frozen_features.row_shape(model, name), model.dtype)
     return {name: jax.ShapeDtypeStruct((run.config.batch_size, *shape), dtype,
                                        sharding=sharding.batch_sharding(mesh))
             for name, (shape, dtype) in rows.items()}
@@ -104,10 +105,10 @@ def lower_train(run: Run, mesh: jax.sharding.Mesh) -> Program:
     config = run.config
     optimizer = optim.make(config.optimizer)
     # Outside `set_mesh`: optax makes its counters at once, which only real devices can.
-    graph, state, frozen = train.abstract_state(config, run.model, optimizer, mesh)
+    graph, state, frozen = setup.abstract_state(config, run.model, optimizer, mesh)
     layout = jax.tree.map(lambda x: x.sharding, state)
     first_target = train_data.first_target(config, PROMPT_IDS)
-    step = train.jit_step(config, graph, optimizer, layout, image_index=IMAGE_INDEX,
+    step = setup.jit_step(config, graph, optimizer, layout, image_index=IMAGE_INDEX,
                           first_target=first_target, seg_id=run.seg_id)
     with jax.set_mesh(mesh):
         lowered = step.lower(state, frozen, batch_arrays(run, mesh))

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 
 from input_pipeline.photos.regions import unpack_masks
-from legion_jax import optim, sharding, train
+from legion_jax.train import optim, setup
+from legion_jax import sharding
 from legion_jax.models import param_tree
 from legion_jax.predict.programs import Answering, Programs, abstract_params
 from legion_jax.predict.scheduler import Job, Scheduler
-from legion_jax.train_step import init_state
+from legion_jax.train.step import init_state
 from tools.speed.cases import EOS_ID, Case, ParamsOnDevice, run_config, without_lora
 
 Params = dict[str, np.ndarray] | ParamsOnDevice
@@ -35,9 +36,9 @@ class OurTrain:
         config, self._mesh = run_config(case), _mesh()
         optimizer = optim.make(config.optimizer)
         with jax.set_mesh(self._mesh):
-            graph, state, frozen = train.abstract_state(config, case.model, optimizer, self._mesh)
+            graph, state, frozen = setup.abstract_state(config, case.model, optimizer, self._mesh)
             layout = jax.tree.map(lambda x: x.sharding, state)
-            step = train.jit_step(config, graph, optimizer, layout, image_index=case.image_index,
+            step = setup.jit_step(config, graph, optimizer, layout, image_index=case.image_index,
                                   first_target=case.prompt, seg_id=case.seg_id)
             self._batch = jax.device_put(batch, sharding.batch_sharding(self._mesh))
             start = time.perf_counter()

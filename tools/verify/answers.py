@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from legion_jax.predict import decoding
 from legion_jax.models import mask_frame
 from legion_jax.models.layers import numerics
 from legion_jax.models.legion import seg_slots
+from legion_jax.predict import decoding
 from tools.verify.case import Case
 from tools.verify.forward import check_drawing
 from tools.verify.table import Results

@@ -5,7 +5,7 @@ import re
 import jax
 import numpy as np
 
-from legion_jax import losses
+from legion_jax.train import losses
 from legion_jax.convert.rules import rules
 from legion_jax.convert.whole import to_torch_tensors
 from legion_jax.models import param_tree

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from etils import epath
 
 from input_pipeline.errors import UserError
-from legion_jax import report
+from legion_jax.train import metrics_log
 from legion_jax.display import web
 from legion_jax.evaluation.bootstrap import RESAMPLES, paired_difference
 from legion_jax.evaluation.pages import gallery, items, tables
@@ -127,7 +127,7 @@ def write_comparison(output: epath.PathLike, found: Comparison, *,
         file.write(page)
         gallery.write_items(file, (pair(*rows, number) for number, rows in enumerate(pairs)))
         gallery.write_pictures(file, (picture(row) if picture else "" for row, _ in pairs))
-    report.write_json(output / "compare.json", result)
+    metrics_log.write_json(output / "compare.json", result)
     return result
 
 

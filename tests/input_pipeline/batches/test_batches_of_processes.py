@@ -8,7 +8,8 @@ import several_hosts
 import small_data
 
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import sharding, train_data
+from legion_jax import sharding
+from legion_jax.train import data as train_data
 
 BATCHES, RESUMED = 50, 17
 data = small_data.data

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from legion_jax import losses
-from legion_jax.losses import Terms
+from legion_jax.train import losses
+from legion_jax.train.losses import Terms
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
 

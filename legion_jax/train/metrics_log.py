@@ -34,7 +34,7 @@ class MetricsLog:
         """Log the metrics of consecutive steps [(step, values), ...]; print the last of them.
 
         Args:
-            rates: how fast these steps were, see `legion_jax.speed`.
+            rates: how fast these steps were, see `legion_jax.train.speed`.
         """
         with self.path.open("a") as file:
             for step, values in rows:

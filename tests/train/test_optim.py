@@ -1,4 +1,4 @@
-"""legion_jax/optim.py: schedules by value, AdamW and clipping against PyTorch."""
+"""legion_jax/train/optim.py: schedules by value, AdamW and clipping against PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import optax
 import pytest
 import torch
 
-from legion_jax import optim
+from legion_jax.train import optim
 
 
 def settings(**changes) -> ml_collections.ConfigDict:

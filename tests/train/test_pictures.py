@@ -1,4 +1,4 @@
-"""legion_jax/pictures.py: which photos are drawn, and the same ones on any mesh and any hosts."""
+"""legion_jax/train/pictures.py: which photos are drawn, and the same ones on any mesh and any hosts."""
 
 import pathlib
 
@@ -10,7 +10,8 @@ import small_data
 
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import pictures, sharding, train_data
+from legion_jax.train import pictures, data as train_data
+from legion_jax import sharding
 
 data = small_data.data
 SPEC = small_data.SPEC

@@ -24,7 +24,8 @@ from input_pipeline.errors import UserError
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import RecordError
-from legion_jax import report, sharding
+from legion_jax.train import metrics_log
+from legion_jax import sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
@@ -142,7 +143,7 @@ def make_cache(cache: Cache, folder: epath.PathLike, source: Sequence, *,
             features[~rows["readable"]] = 0
             values[group[0]:group[0] + real] = features[:real].view(_stored(config))
             values.flush()
-            report.write_text(progress, json.dumps(group[0] + real))
+            metrics_log.write_text(progress, json.dumps(group[0] + real))
             bar.update(real)
     del values
     partial.rename(file)

@@ -9,9 +9,10 @@ import jax
 import ml_collections
 
 from input_pipeline.batches.examples import ExampleSpec
-from legion_jax import chips, distributed, train_data
+from legion_jax import chips, distributed
+from legion_jax.train import data as train_data
 from legion_jax.config import LegionConfig
-from legion_jax.features import TOWERS
+from legion_jax.train.frozen_features import TOWERS
 from legion_jax.models import flops
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import jax
 
 from input_pipeline.errors import UserError
-from legion_jax import report, sharding, train_data
+from legion_jax.train import metrics_log, data as train_data
+from legion_jax import sharding
 from legion_jax.distributed import Preempted, Preemption
-from legion_jax.pictures import Pictures
-from legion_jax.profiling import Profile
-from legion_jax.speed import Speed
-from legion_jax.train_step import TrainState
+from legion_jax.train.pictures import Pictures
+from legion_jax.train.profiling import Profile
+from legion_jax.train.speed import Speed
+from legion_jax.train.step import TrainState
 from legion_jax.weights import run_checkpoints
 
 LOG = logging.getLogger("legion_jax")
@@ -88,7 +89,7 @@ class _Metrics:
         self._bad = train_data.BadRecords(config.data.max_bad)
         self._log = None
         if jax.process_index() == 0:
-            self._log = report.MetricsLog(checkpoints.directory.parent, start=start,
+            self._log = metrics_log.MetricsLog(checkpoints.directory.parent, start=start,
                                           total=config.optimizer.total_steps)
 
     def add(self, number: int, values: dict[str, jax.Array]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 from etils import epath
 
-from legion_jax.speed import Speed
+from legion_jax.train.speed import Speed
 
 LOG = logging.getLogger("legion_jax")
 SETTLED = 5  # updates in a row without compiling, before the trace begins

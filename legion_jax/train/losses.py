@@ -100,7 +100,7 @@ def sums(model: Legion, batch: dict, *, image_index: int, seg_id: int, first_tar
     `key` switches LoRA dropout on. Terms that are not `wanted` are zero, and towers that only they
     need are not run: the verdict alone needs CLIP alone.
     """
-    # Frozen towers may have seen the photo once and for all (`legion_jax.features`).
+    # Frozen towers may have seen the photo once and for all (`legion_jax.train.frozen_features`).
     seen = batch["clip_states"] if "clip_states" in batch else model.see(batch["clip_image"])
     ce = bce = dice = verdict = jnp.zeros(())
     if {"ce", "bce", "dice"} & set(wanted):

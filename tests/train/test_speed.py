@@ -1,4 +1,4 @@
-"""legion_jax/speed.py: what counts as time, and the rates made of it, on a clock of the test."""
+"""legion_jax/train/speed.py: what counts as time, and the rates made of it, on a clock of the test."""
 
 import logging
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from experiments import tiny
-from legion_jax import chips, report, speed, train
+from legion_jax import chips
+from legion_jax.train import metrics_log, speed, setup
 from legion_jax.config import tiny as tiny_model
 
 
@@ -78,7 +79,7 @@ def test_what_happens_apart_is_left_out(clock):
 
 def test_a_known_chip_gives_the_share_of_its_peak(clock, monkeypatch):
     config, model = tiny.get_config(), tiny_model()
-    spec = train.example_spec(config, model)
+    spec = setup.example_spec(config, model)
     assert "mfu" not in rates_of(config, model, spec, clock)  # a CPU
     monkeypatch.setattr(chips, "peak_flops", lambda kind: 1e12)
     each = [speed.photo_flops(config, model, spec, image_index=5, first_target=9, text=n).model
@@ -108,7 +109,7 @@ def rates_of(config, model, spec, clock) -> dict:
     ({"updates_per_second": 0.01, "examples_per_second": 8.04, "tokens_per_second": 12345.6,
       "mfu": 0.4126}, "8.0 examples/s  12,346 tokens/s  MFU 41.3 %  3 min 20 s left")])
 def test_the_line_of_the_console(tmp_path, caplog, rates, shown):
-    log = report.MetricsLog(report.epath.Path(tmp_path), start=0, total=4)
+    log = metrics_log.MetricsLog(metrics_log.epath.Path(tmp_path), start=0, total=4)
     names = ("loss", "ce", "bce", "dice", "verdict", "grad_norm", "learning_rate")
     with caplog.at_level(logging.INFO, "legion_jax"):
         log.write([(step, dict.fromkeys(names, 0.5)) for step in (0, 1)], rates)

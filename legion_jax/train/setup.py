@@ -18,28 +18,26 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
-from experiments import run_config
+from legion_jax.train import knobs as knobs_lib
 from input_pipeline.batches import loader
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import (
-    command,
-    distributed,
+from legion_jax import command, distributed, sharding
+from legion_jax.train import (
     losses,
     optim,
     pictures,
     profiling,
-    report,
-    sharding,
+    metrics_log,
     speed,
-    train_data,
-    train_loop,
+    data as train_data,
+    run,
 )
 from legion_jax import config as config_lib
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.models import param_tree
-from legion_jax.train_step import TrainState, init_state, make_step
+from legion_jax.train.step import TrainState, init_state, make_step
 from legion_jax.weights import checkpoint, run_checkpoints
 
 LOG = logging.getLogger("legion_jax")
@@ -60,15 +58,15 @@ def read_task(config: ml_collections.ConfigDict) -> Task:
     """Tokenizer, architecture and example shapes of a run. Raises ValueError on a misfit."""
     folder = config.data.tokenizer or (config.init_from and f"{config.init_from}/tokenizer")
     if not folder:
-        raise run_config.ConfigError("data.tokenizer: needed when init_from is empty")
+        raise knobs_lib.ConfigError("data.tokenizer: needed when init_from is empty")
     tokenizer = Tokenizer.from_folder(folder)
     model = model_config(config, tokenizer.vocab_size)
     if config.loss.verdict and not model.verdict_classes:
-        raise run_config.ConfigError(f"config.loss.verdict: {config.loss.verdict}, but the model "
+        raise knobs_lib.ConfigError(f"config.loss.verdict: {config.loss.verdict}, but the model "
                                      f"has no verdict head")
     prompt = conversation.encode_prompt(tokenizer, config.data.instruction)
     if len(prompt) >= config.data.text_length:
-        raise run_config.ConfigError(f"data.text_length: the prompt alone takes {len(prompt)} ids, "
+        raise knobs_lib.ConfigError(f"data.text_length: the prompt alone takes {len(prompt)} ids, "
                                      f"got {config.data.text_length}")
     return Task(model, tokenizer, example_spec(config, model), conversation.image_index(prompt),
                 train_data.first_target(config, len(prompt)))
@@ -93,9 +91,9 @@ def model_config(config: ml_collections.ConfigDict, vocab: int) -> LegionConfig:
     elif knobs.name in sizes:
         model = sizes[knobs.name]()
     else:
-        raise run_config.ConfigError(f"model.name: {', '.join(sizes)}, not {knobs.name!r}")
+        raise knobs_lib.ConfigError(f"model.name: {', '.join(sizes)}, not {knobs.name!r}")
     if vocab != model.language.vocab:
-        raise run_config.ConfigError(f"data.tokenizer: {vocab} tokens, the model has "
+        raise knobs_lib.ConfigError(f"data.tokenizer: {vocab} tokens, the model has "
                                      f"{model.language.vocab}")
     return dataclasses.replace(
         model, dtype=knobs.dtype, position_dtype=knobs.position_dtype, remat=knobs.remat,
@@ -168,9 +166,9 @@ def write_run_files(config, task: Task, params: dict, workdir: epath.Path) -> No
     text = json.loads(config.to_json())
     path = workdir / "config.json"
     started = checkpoint.latest_step(workdir) is not None
-    if started and path.exists() and (changed := run_config.differences(
-            run_config.lasting(json.loads(path.read_text())), run_config.lasting(text))):
-        raise run_config.ConfigError(f"{workdir}: belongs to a run with another config: {changed}")
+    if started and path.exists() and (changed := knobs_lib.differences(
+            knobs_lib.lasting(json.loads(path.read_text())), knobs_lib.lasting(text))):
+        raise knobs_lib.ConfigError(f"{workdir}: belongs to a run with another config: {changed}")
     workdir.mkdir(parents=True, exist_ok=True)
     base = checkpoint.base_of(config.init_from) if config.init_from else None
     checkpoint.write_meta(
@@ -180,7 +178,7 @@ def write_run_files(config, task: Task, params: dict, workdir: epath.Path) -> No
                   "max_new_tokens": config.eval.max_new_tokens,
                   "mask_slots": config.data.mask_slots})
     task.tokenizer.save(workdir / "tokenizer")
-    report.write_json(path, text)
+    metrics_log.write_json(path, text)
 
 
 def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
@@ -195,7 +193,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
         compiled = checkpoint.absolute(workdir / "compiled")
         jax.config.update("jax_compilation_cache_dir", str(compiled))
     mesh = sharding.make_mesh(config.mesh)
-    run_config.check_values(config, batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
+    knobs_lib.check_values(config, batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
     task = read_task(config)
     rows = train_data.open_rows(config, task.tokenizer, task.examples, task.model,
                                 sharding.local_rows(mesh, config.batch_size))
@@ -222,7 +220,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
                 number = jax.device_put(number, layout.step).astype("int32")
                 state = state.replace(step=number, params=params, optimizer=opt_state)
             with distributed.Preemption() as stop:
-                return train_loop.run(
+                return run.run(
                     config, data, step, state, frozen, mesh, checkpoints, stop,
                     speed=speed.of_run(config, task.model, task.examples, **where),
                     pictures=pictures.of_run(config, graph, rows, task.tokenizer, mesh,
@@ -240,7 +238,7 @@ if __name__ == "__main__":
 
     def main() -> None:
         with distributed.joined(DISTRIBUTED.value):
-            train(run_config.check(CONFIG.value), WORKDIR.value, profile=PROFILE.value)
+            train(knobs_lib.check(CONFIG.value), WORKDIR.value, profile=PROFILE.value)
 
     flags.mark_flags_as_required(["config", "workdir"])
     command.run(main)

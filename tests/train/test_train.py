@@ -14,8 +14,9 @@ import small_runs
 from small_data import damage
 from small_runs import STEPS, command, environment, metrics, run
 
-from experiments import base, run_config, tiny
-from legion_jax import train
+from experiments import base, tiny
+from legion_jax.train import knobs
+from legion_jax.train import setup
 from legion_jax.config import from_dict, legion_7b, to_dict
 from legion_jax.config import tiny as tiny_model
 from legion_jax.models import param_tree
@@ -131,9 +132,9 @@ def test_check_names_missing_and_unknown_knobs():
     config = base.get_config()
     with config.unlocked():
         del config.loss.ce
-    with pytest.raises(run_config.ConfigError, match="config.loss.ce: this knob is missing"):
-        run_config.check(config)
-    assert run_config.check(tiny.get_config()) is not None
+    with pytest.raises(knobs.ConfigError, match="config.loss.ce: this knob is missing"):
+        knobs.check(config)
+    assert knobs.check(tiny.get_config()) is not None
 
 
 def test_frozen_parameters_come_from_the_base_and_stay(data, unbroken, tmp_path):
@@ -169,7 +170,7 @@ def test_config_survives_json():
         assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
     with pytest.raises(ValueError, match="unknown field widht"):
         from_dict(to_dict(legion_7b()) | {"widht": 3})
-    assert train.model_config(tiny.get_config(), 512).language.vocab == 512
+    assert setup.model_config(tiny.get_config(), 512).language.vocab == 512
 
 
 def test_verdict_stage_starts_from_a_run_and_trains_the_head_alone(data, unbroken, tmp_path):

@@ -1,4 +1,4 @@
-"""legion_jax/losses.py and the sums over a batch in train_step.py, against plain formulas."""
+"""legion_jax/train/losses.py and the sums over a batch in train_step.py, against plain formulas."""
 
 import dataclasses
 import functools
@@ -12,10 +12,10 @@ import torch
 from flax import nnx
 from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch
 
-from legion_jax import losses
-from legion_jax.losses import Terms
+from legion_jax.train import losses
+from legion_jax.train.losses import Terms
 from legion_jax.models import param_tree
-from legion_jax.train_step import init_state, make_step
+from legion_jax.train.step import init_state, make_step
 
 cross_entropy = torch.nn.functional.cross_entropy
 WEIGHTS = Terms(ce=1.0, bce=0.4, dice=0.2, verdict=0.7)

@@ -17,7 +17,7 @@ from tensorboardX.proto import event_pb2
 from input_pipeline.batches.examples import text_length
 from input_pipeline.records import prepared
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import pictures, profiling, train
+from legion_jax.train import pictures, profiling, setup
 from legion_jax.config import LoraConfig
 from legion_jax.models import param_tree
 
@@ -81,13 +81,13 @@ def watch(config, workdir, small, **options) -> Watched:
             return jitted[0](state, frozen, batch)
         return step
 
-    original, quick = train.jit_step, functools.partial(jax.jit, compiler_options=QUICK_COMPILE)
+    original, quick = setup.jit_step, functools.partial(jax.jit, compiler_options=QUICK_COMPILE)
     patch.setattr(jax, "jit", quick)
-    patch.setattr(train, "jit_step", jit_step)
-    patch.setattr(train, "model_config", small)
+    patch.setattr(setup, "jit_step", jit_step)
+    patch.setattr(setup, "model_config", small)
     try:
         with compilations.heard(lambda name: found.compiled[len(found.lengths)].append(name)):
-            train.train(config, workdir, **options)
+            setup.train(config, workdir, **options)
     finally:
         patch.undo()
     found.programs = jitted[0]._cache_size()

@@ -13,7 +13,7 @@ from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
 from input_pipeline.scarred_photos import __main__
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
-from legion_jax import features, losses, train_data
+from legion_jax.train import frozen_features, losses, data as train_data
 from legion_jax.config import tiny
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, params_files
@@ -51,7 +51,7 @@ def model_of(data):
 
 def make(data, config, **options):
     for cache in train_data.caches(config, model_of(data), SMALL)[0]:
-        features.make_cache(cache, config.data.features,
+        frozen_features.make_cache(cache, config.data.features,
                             prepared.open_split(cache.data, cache.split), **options)
 
 
@@ -88,7 +88,7 @@ def test_an_interrupted_cache_is_continued(data, monkeypatch):
     config = run_config(data, features=str(data / "interrupted"))
     whole = run_config(data)
     make(data, whole, batch_size=4)
-    views, calls = features._views, []
+    views, calls = frozen_features._views, []
 
     def stop(*arguments):
         calls.append(arguments)
@@ -96,13 +96,13 @@ def test_an_interrupted_cache_is_continued(data, monkeypatch):
             raise KeyboardInterrupt
         return views(*arguments)
 
-    monkeypatch.setattr(features, "_views", stop)
+    monkeypatch.setattr(frozen_features, "_views", stop)
     with pytest.raises(KeyboardInterrupt):
         make(data, config, batch_size=4)
-    with pytest.raises(features.FeatureError, match="not there; tools.cache_features makes it"):
+    with pytest.raises(frozen_features.FeatureError, match="not there; tools.cache_features makes it"):
         batch_of(data, config)
     del calls[:]
-    monkeypatch.setattr(features, "_views", lambda *a: calls.append(a) or views(*a))
+    monkeypatch.setattr(frozen_features, "_views", lambda *a: calls.append(a) or views(*a))
     make(data, config, batch_size=4)
     assert len(calls) == 8 + 12  # six photos were left of CLIP's ten; SAM's come in three batches
     for name in ("clip_states", "sam_embedding"):

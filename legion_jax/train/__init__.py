@@ -1,0 +1,1 @@
+"""A training run: its knobs, its parts, one update, and what is logged of it."""
