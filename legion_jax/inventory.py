@@ -15,16 +15,15 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from legion_jax.train import knobs
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import config, sharding
-from legion_jax.train import setup
 from legion_jax.config import LegionConfig
 from legion_jax.convert import load
 from legion_jax.convert.rules import Rule, lora_rules, rules
 from legion_jax.convert.values import origin_of
 from legion_jax.models import param_tree
+from legion_jax.train import knobs, setup
 from legion_jax.weights import checkpoint, tensor_file
 
 RECIPE = "partition.LOCALISATION, the published recipe"

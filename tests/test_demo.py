@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from legion_jax import metrics
+from legion_jax.evaluate import mask_scores
 from tools import demo
 
 
@@ -22,8 +22,8 @@ def test_shown_photos_are_typical_and_the_failure_is_the_worst():
 
 def test_constant_masks_are_scored_without_words_or_verdict():
     counts = np.array([[10, 0, 10, 80], [0, 5, 0, 95]])
-    score = demo.constant_mask("all-ones mask", metrics.all_ones_counts(counts))
+    score = demo.constant_mask("all-ones mask", mask_scores.all_ones_counts(counts))
     assert score.f1 == pytest.approx((2 * 20 / (2 * 20 + 80) + 0) / 2)
     assert score.accuracy is score.rouge_l is None
-    empty = demo.constant_mask("empty mask", metrics.empty_counts(counts))
+    empty = demo.constant_mask("empty mask", mask_scores.empty_counts(counts))
     assert empty.f1 == 0.5 and empty.f1_with_artifacts == 0

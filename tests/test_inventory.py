@@ -11,10 +11,10 @@ import safetensors.numpy
 from inspected import EIGHT, by_path, sums
 
 from experiments import base, tiny
-from legion_jax.train import knobs
 from input_pipeline.errors import UserError
 from legion_jax import inventory, sharding
 from legion_jax.models import param_tree
+from legion_jax.train import knobs
 from legion_jax.weights import checkpoint
 from tools import inspect_params, params_table
 

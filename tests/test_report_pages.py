@@ -14,10 +14,10 @@ import pytest
 from html_page import Page
 from PIL import Image
 
-from legion_jax import evaluate
-from legion_jax.evaluation import bootstrap, scoring, settings
+from legion_jax.evaluate import run
+from legion_jax.evaluate import bootstrap, summary, settings
 from legion_jax.evaluation.pages import gallery, items, report, write_report
-from legion_jax.evaluation.settings import DEFAULT
+from legion_jax.evaluate.settings import DEFAULT
 
 folder = fake_evaluation.folder
 
@@ -110,9 +110,9 @@ def test_what_the_evaluation_writes_is_shown(tmp_path):
     rows = made_rows.random_rows(0, 30)
     result = {"checkpoint": "x", "data": "ufd/all", "split": "all",
               "settings": dataclasses.asdict(DEFAULT) | {"question": {"mask_slots": 4}},
-              "conventions": settings.conventions(DEFAULT, resamples=20), **scoring.summary(rows),
+              "conventions": settings.conventions(DEFAULT, resamples=20), **summary.summary(rows),
               "intervals": bootstrap.intervals(rows, resamples=20), "robustness": []}
-    evaluate.write(tmp_path, result, rows)
+    run.write(tmp_path, result, rows)
     write_report(tmp_path, {})
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     failed = [row["id"] for row in rows if row["failed"]]

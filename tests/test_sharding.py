@@ -13,11 +13,11 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch, randomized
 
-from legion_jax.train import optim
 from legion_jax import sharding
 from legion_jax.config import LoraConfig, legion_7b
-from legion_jax.train.losses import Terms
 from legion_jax.models import param_tree
+from legion_jax.train import optim
+from legion_jax.train.losses import Terms
 from legion_jax.train.setup import abstract_state
 from legion_jax.train.step import init_state, make_step
 

@@ -10,22 +10,22 @@ interrupted run is continued, a complete cache left alone.
 from absl import flags
 from ml_collections import config_flags
 
-from legion_jax.train import knobs
 from input_pipeline.records import prepared
 from legion_jax import command
-from legion_jax.train import frozen_features, setup, data as train_data
+from legion_jax.train import data as train_data
+from legion_jax.train import frozen_features, knobs, setup
 
 
 def main(config) -> None:
     if not config.data.features or not config.init_from:
         raise knobs.ConfigError("config.data.features and config.init_from: both are needed, "
-                                     "a folder to write and the weights to see with")
+                                "a folder to write and the weights to see with")
     task = setup.read_task(config)
     for row in train_data.caches(config, task.model, task.examples):
         for cache in row:
             source = prepared.open_split(cache.data, cache.split)
             frozen_features.make_cache(cache, config.data.features, source,
-                                batch_size=config.eval.batch_size)
+                                       batch_size=config.eval.batch_size)
             file = cache.file(config.data.features)
             print(f"{file}: {len(source):,} photos, {file.stat().length / 1e9:.3f} GB")
 

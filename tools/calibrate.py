@@ -17,8 +17,8 @@ from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import RecordError
 from legion_jax import command
-from legion_jax.evaluation import calibration
-from legion_jax.evaluation.calibration import CalibrationError
+from legion_jax.evaluate import calibration_fit
+from legion_jax.evaluate.calibration_fit import CalibrationError
 from legion_jax.predict.predictor import Predictor
 from legion_jax.weights import checkpoint
 
@@ -67,16 +67,16 @@ def calibrate(folder: str, data_dir: str, split: str, *, batch_size: int) -> dic
     failures: list[str] = []
     logits, labels = judged(Predictor.from_folder(folder, batch_size=batch_size), source, failures)
     try:
-        truth = calibration.class_indices(labels, classes)
-        temperature = calibration.fit(logits, truth)
+        truth = calibration_fit.class_indices(labels, classes)
+        temperature = calibration_fit.fit(logits, truth)
     except CalibrationError as error:
         raise CalibrationError(f"{place}, split {split}: {error}") from error
     facts = {
         "data": f"{summary['dataset']}/{summary['config']}", "content": summary["content"],
         "split": split, "num_photos": len(labels), "num_failed": len(failures),
-        "before": calibration.quality(logits, truth),
-        "after": calibration.quality(logits, truth, temperature)}
-    calibration.save(folder, temperature, **facts)
+        "before": calibration_fit.quality(logits, truth),
+        "after": calibration_fit.quality(logits, truth, temperature)}
+    calibration_fit.save(folder, temperature, **facts)
     return facts | {"temperature": temperature}
 
 

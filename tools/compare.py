@@ -17,7 +17,7 @@ from rich.table import Table
 
 from input_pipeline import paths
 from legion_jax import command
-from legion_jax.evaluation.bootstrap import RESAMPLES
+from legion_jax.evaluate.bootstrap import RESAMPLES
 from legion_jax.evaluation.pages import comparison, photos
 from legion_jax.evaluation.pages.folder import Evaluation, open_evaluation
 

@@ -24,13 +24,14 @@ from input_pipeline.records.builder import prepare
 from input_pipeline.scarred_photos import __main__
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
-from legion_jax import command, evaluate, metrics
-from legion_jax.train import metrics_log
+from legion_jax import command
+from legion_jax.evaluate import run as run_lib, mask_scores
 from legion_jax import config as config_lib
 from legion_jax.convert import export
-from legion_jax.evaluation import settings
+from legion_jax.evaluate import settings
 from legion_jax.predict import result_files
 from legion_jax.predict.predictor import Predictor
+from legion_jax.train import metrics_log
 from legion_jax.train.setup import train
 from tools.demo_report import Aim, DemoReport, Example, ScoreRow, write_report
 
@@ -70,28 +71,28 @@ def score_row(name: str, result: dict, *, judged: bool = True) -> ScoreRow:
 
 def constant_mask(name: str, counts: np.ndarray) -> ScoreRow:
     """Score of a mask that does not look at the photo."""
-    return score_row(name, {"localisation": metrics.localisation(counts)}, judged=False)
+    return score_row(name, {"localisation": mask_scores.localisation(counts)}, judged=False)
 
 
 def score(root: pathlib.Path, config, source) -> tuple[list[ScoreRow], list[dict], Predictor]:
     """Trained and untrained model and two constant masks on the held-out photos."""
     size, run, split = config.eval.batch_size, str(root / "run"), config.data.eval_split
     trained = Predictor.from_folder(run, batch_size=size)
-    records = evaluate.open_source(root / "data", split)
-    task = evaluate.Task(records, evaluate.facts_of(run, str(root / "data"), split, records),
+    records = run_lib.open_source(root / "data", split)
+    task = run_lib.Task(records, run_lib.facts_of(run, str(root / "data"), split, records),
                          lambda: trained)
-    result = evaluate.run(task, epath.Path(root / "evaluation"),
-                          evaluate.Scoring(settings.DEFAULT), folder=run)
+    result = run_lib.run(task, epath.Path(root / "evaluation"),
+                          run_lib.Scoring(settings.DEFAULT), folder=run)
     rows = [json.loads(line) for line in (root / "evaluation/rows.jsonl").read_text().splitlines()]
-    evaluate.show(result)
+    run_lib.show(result)
     untrained = Predictor.untrained(
         config_lib.tiny(trained.tokenizer.vocab_size),
         trained.tokenizer, question=trained.question, batch_size=size)
-    baseline, _ = evaluate.evaluate(untrained, source)
+    baseline, _ = run_lib.evaluate(untrained, source)
     counts = np.array([row["counts"] for row in rows])
     return [score_row("trained model", result), score_row("untrained model", baseline),
-            constant_mask("all-ones mask", metrics.all_ones_counts(counts)),
-            constant_mask("empty mask", metrics.empty_counts(counts))], rows, trained
+            constant_mask("all-ones mask", mask_scores.all_ones_counts(counts)),
+            constant_mask("empty mask", mask_scores.empty_counts(counts))], rows, trained
 
 
 def choose(rows: list[dict]) -> tuple[list[int], int | None]:
@@ -111,7 +112,7 @@ def choose(rows: list[dict]) -> tuple[list[int], int | None]:
 
 def example(root: pathlib.Path, predictor: Predictor, record, row: dict) -> Example:
     """Predict one held-out photo as tools.predict does and collect what the report shows."""
-    photo, truth = evaluate.truth_of(record)
+    photo, truth = run_lib.truth_of(record)
     prediction = predictor([photo])[0]
     folder = root / "held_out"
     folder.mkdir(exist_ok=True)

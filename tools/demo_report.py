@@ -52,7 +52,7 @@ class ScoreRow:
     """Scores of one model or baseline, each 0 to 1, or None where it has none.
 
     f1, miou and fg_iou are means over photos, f1_with_artifacts over those with an artifact,
-    pooled_f1 counts the pixels of all photos together (`legion_jax.metrics.localisation`).
+    pooled_f1 counts the pixels of all photos together (`legion_jax.evaluate.mask_scores.localisation`).
     """
 
     name: str

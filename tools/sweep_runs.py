@@ -18,8 +18,8 @@ from etils import epath
 from ml_collections import config_flags
 
 from experiments import base as base_config
-from legion_jax.train import knobs as knobs_lib
 from experiments.sweeps.plan import Sweep, SweepError
+from legion_jax.train import knobs as knobs_lib
 from legion_jax.weights import checkpoint
 
 TRAIN, EVALUATE = ("-m", "legion_jax.train"), ("-m", "legion_jax.evaluate")

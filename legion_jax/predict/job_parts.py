@@ -115,4 +115,4 @@ class Parts:
         name = f"part-{self._prefix}-{self._run}-{self._written:06d}.jsonl"
         temporary = self.temporary
         metrics_log.write_bytes(self.folder / name, b"".join(lines),
-                           temporary=temporary.parent / f"{temporary.name}-part")
+                                temporary=temporary.parent / f"{temporary.name}-part")

@@ -22,7 +22,7 @@ from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from input_pipeline.text.verdict_words import verdict_of_words
 from legion_jax.config import LegionConfig
-from legion_jax.evaluation import calibration
+from legion_jax.evaluate import calibration_fit
 from legion_jax.models import param_tree
 from legion_jax.predict.prediction import Prediction, Question, Region, check_explain
 from legion_jax.predict.programs import (
@@ -111,7 +111,7 @@ class Predictor:
                    Tokenizer.from_folder(epath.Path(folder) / "tokenizer"),
                    question=question or Question(**meta.get("question", {})),
                    batch_size=batch_size, group=group, sampling=sampling, int8=int8, mesh=mesh,
-                   temperature=calibration.load(folder) or 1.0)
+                   temperature=calibration_fit.load(folder) or 1.0)
 
     @classmethod
     def untrained(cls, config: LegionConfig, tokenizer: Tokenizer, *, question: Question,

@@ -9,7 +9,6 @@ import grain
 import jax
 import ml_collections
 
-from legion_jax.train.knobs import ConfigError
 from input_pipeline.batches import loader
 from input_pipeline.batches.examples import ExampleSpec, blank_example, training_example
 from input_pipeline.batches.lengths import text_lengths
@@ -17,8 +16,9 @@ from input_pipeline.batches.stream import WINDOW, Stream
 from input_pipeline.records import prepared
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LegionConfig
-from legion_jax.train.frozen_features import TOWERS, Cache
 from legion_jax.models import param_tree
+from legion_jax.train.frozen_features import TOWERS, Cache
+from legion_jax.train.knobs import ConfigError
 
 LOG = logging.getLogger("legion_jax")
 LARGEST = 1e9  # weight in a mixture

@@ -24,11 +24,11 @@ from input_pipeline.errors import UserError
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import RecordError
-from legion_jax.train import metrics_log
 from legion_jax import sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
+from legion_jax.train import metrics_log
 from legion_jax.weights import checkpoint
 
 

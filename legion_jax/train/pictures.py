@@ -15,10 +15,10 @@ from input_pipeline.photos import regions
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import distributed, sharding
-from legion_jax.train import losses
 from legion_jax.display import overlay
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
+from legion_jax.train import losses
 
 PHOTOS = 4
 TRIES = 8  # records looked at for one with masks, per photo,

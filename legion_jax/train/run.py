@@ -7,9 +7,10 @@ from collections.abc import Callable
 import jax
 
 from input_pipeline.errors import UserError
-from legion_jax.train import metrics_log, data as train_data
 from legion_jax import sharding
 from legion_jax.distributed import Preempted, Preemption
+from legion_jax.train import data as train_data
+from legion_jax.train import metrics_log
 from legion_jax.train.pictures import Pictures
 from legion_jax.train.profiling import Profile
 from legion_jax.train.speed import Speed
@@ -90,7 +91,7 @@ class _Metrics:
         self._log = None
         if jax.process_index() == 0:
             self._log = metrics_log.MetricsLog(checkpoints.directory.parent, start=start,
-                                          total=config.optimizer.total_steps)
+                                               total=config.optimizer.total_steps)
 
     def add(self, number: int, values: dict[str, jax.Array]) -> None:
         self._pending.append((number, values))

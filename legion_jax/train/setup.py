@@ -18,25 +18,27 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
-from legion_jax.train import knobs as knobs_lib
 from input_pipeline.batches import loader
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import command, distributed, sharding
-from legion_jax.train import (
-    losses,
-    optim,
-    pictures,
-    profiling,
-    metrics_log,
-    speed,
-    data as train_data,
-    run,
-)
 from legion_jax import config as config_lib
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.models import param_tree
+from legion_jax.train import (
+    data as train_data,
+)
+from legion_jax.train import knobs as knobs_lib
+from legion_jax.train import (
+    losses,
+    metrics_log,
+    optim,
+    pictures,
+    profiling,
+    run,
+    speed,
+)
 from legion_jax.train.step import TrainState, init_state, make_step
 from legion_jax.weights import checkpoint, run_checkpoints
 
@@ -63,11 +65,11 @@ def read_task(config: ml_collections.ConfigDict) -> Task:
     model = model_config(config, tokenizer.vocab_size)
     if config.loss.verdict and not model.verdict_classes:
         raise knobs_lib.ConfigError(f"config.loss.verdict: {config.loss.verdict}, but the model "
-                                     f"has no verdict head")
+                                    f"has no verdict head")
     prompt = conversation.encode_prompt(tokenizer, config.data.instruction)
     if len(prompt) >= config.data.text_length:
         raise knobs_lib.ConfigError(f"data.text_length: the prompt alone takes {len(prompt)} ids, "
-                                     f"got {config.data.text_length}")
+                                    f"got {config.data.text_length}")
     return Task(model, tokenizer, example_spec(config, model), conversation.image_index(prompt),
                 train_data.first_target(config, len(prompt)))
 
@@ -94,7 +96,7 @@ def model_config(config: ml_collections.ConfigDict, vocab: int) -> LegionConfig:
         raise knobs_lib.ConfigError(f"model.name: {', '.join(sizes)}, not {knobs.name!r}")
     if vocab != model.language.vocab:
         raise knobs_lib.ConfigError(f"data.tokenizer: {vocab} tokens, the model has "
-                                     f"{model.language.vocab}")
+                                    f"{model.language.vocab}")
     return dataclasses.replace(
         model, dtype=knobs.dtype, position_dtype=knobs.position_dtype, remat=knobs.remat,
         lora=LoraConfig(knobs.lora_rank, knobs.lora_alpha, knobs.lora_dropout))

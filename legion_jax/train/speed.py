@@ -10,10 +10,10 @@ import ml_collections
 
 from input_pipeline.batches.examples import ExampleSpec
 from legion_jax import chips, distributed
-from legion_jax.train import data as train_data
 from legion_jax.config import LegionConfig
-from legion_jax.train.frozen_features import TOWERS
 from legion_jax.models import flops
+from legion_jax.train import data as train_data
+from legion_jax.train.frozen_features import TOWERS
 
 
 def photo_flops(config: ml_collections.ConfigDict, model: LegionConfig, spec: ExampleSpec, *,

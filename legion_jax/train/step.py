@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from legion_jax.train import losses
-from legion_jax.train.losses import Terms
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
+from legion_jax.train import losses
+from legion_jax.train.losses import Terms
 
 
 @flax.struct.dataclass

@@ -8,9 +8,9 @@ from random_models import IMAGE_INDEX, SEG_ID, random_batch
 
 from experiments import base
 from legion_jax import chips
-from legion_jax.train import losses, setup
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
 from legion_jax.models import attention, flops, param_tree
+from legion_jax.train import losses, setup
 
 EVERY_LOSS = {"ce": 1.0, "bce": 1.0, "dice": 1.0, "verdict": 1.0}
 

@@ -23,7 +23,7 @@ from sklearn.metrics import (
 
 from input_pipeline.photos.perturbations import GRID
 from input_pipeline.photos.regions import mask_to_rle
-from legion_jax import metrics
+from legion_jax.evaluate import mask_scores
 
 WORDS = ("the left hand", "a melted ear", "letters on the sign", "two shadows", "the sky's edge",
          "a sixth finger", "the chair's legs", "a reflection")
@@ -147,7 +147,7 @@ def _row(name, label, size, truths, said, fake, truth_rng, rng, k) -> dict:
         regions.append({"phrase": phrase, "span": [start, start + len(phrase)], "detail": detail,
                         "rle": mask_to_rle(mask), "score": round(float(rng.uniform(0.5, 1)), 4)})
     union = np.logical_or.reduce([np.zeros(size, bool), *truths])
-    counts = metrics.pixel_counts(np.logical_or.reduce([np.zeros(size, bool), *said]), union)
+    counts = mask_scores.pixel_counts(np.logical_or.reduce([np.zeros(size, bool), *said]), union)
     verdict = "real" if fake < 0.5 else ("tampered" if fake > 0.8 else "synthetic")
     words = "fake" if (fake >= 0.5) != (k % 7 == 3) else "real"
     return {
@@ -157,7 +157,7 @@ def _row(name, label, size, truths, said, fake, truth_rng, rng, k) -> dict:
         "words_agree": (words == "real") == (verdict == "real"), "finished": k % 11 != 5,
         "explanation": text.strip(), "answer": text + "</s>", "reference": reference,
         "rouge_l": _rouge_l(text, reference), "css": round(float(rng.uniform(0, 1)), 4),
-        "counts": counts.tolist(), **metrics.pixel_scores(counts), "num_regions": len(truths),
+        "counts": counts.tolist(), **mask_scores.pixel_scores(counts), "num_regions": len(truths),
         "num_masks": len(said), "regions": regions,
         "truth": [{"phrase": p, "rle": mask_to_rle(m)}
                   for p, m in zip(phrases, truths, strict=True)],
@@ -207,7 +207,7 @@ def _blocks(rows: list[dict]) -> dict:
                              for name in GENERATORS if (at := np.array(
                                  [r["generator"] == name for r in rows])).any()}
     text = {"rouge_l": float(np.mean([r["rouge_l"] for r in rows])), "num": len(rows)}
-    return {"localisation": metrics.localisation(np.array([r["counts"] for r in rows])),
+    return {"localisation": mask_scores.localisation(np.array([r["counts"] for r in rows])),
             "detection": found,
             "text": text | {"css": 0.51, "css_model": "paraphrase-MiniLM-L6-v2"}}
 

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline.photos import regions
-from legion_jax.evaluation import rows as rows_lib
-from legion_jax.evaluation.settings import DEFAULT
+from legion_jax.evaluate import photo_rows as rows_lib
+from legion_jax.evaluate.settings import DEFAULT
 from legion_jax.predict.prediction import Prediction, Region
 
 WORDS = "the left hand has six blurred fingers and no shadow".split()

@@ -13,9 +13,10 @@ from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
 from input_pipeline.scarred_photos import __main__
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
-from legion_jax.train import frozen_features, losses, data as train_data
 from legion_jax.config import tiny
 from legion_jax.models import param_tree
+from legion_jax.train import data as train_data
+from legion_jax.train import frozen_features, losses
 from legion_jax.weights import checkpoint, params_files
 
 SMALL = dataclasses.replace(SPEC, clip_size=128, sam_canvas=128, sam_longest=128)
@@ -52,7 +53,7 @@ def model_of(data):
 def make(data, config, **options):
     for cache in train_data.caches(config, model_of(data), SMALL)[0]:
         frozen_features.make_cache(cache, config.data.features,
-                            prepared.open_split(cache.data, cache.split), **options)
+                                   prepared.open_split(cache.data, cache.split), **options)
 
 
 def batch_of(data, config, step=0):

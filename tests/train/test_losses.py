@@ -12,9 +12,9 @@ import torch
 from flax import nnx
 from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch
 
+from legion_jax.models import param_tree
 from legion_jax.train import losses
 from legion_jax.train.losses import Terms
-from legion_jax.models import param_tree
 from legion_jax.train.step import init_state, make_step
 
 cross_entropy = torch.nn.functional.cross_entropy

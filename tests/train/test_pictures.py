@@ -10,8 +10,9 @@ import small_data
 
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.train import pictures, data as train_data
 from legion_jax import sharding
+from legion_jax.train import data as train_data
+from legion_jax.train import pictures
 
 data = small_data.data
 SPEC = small_data.SPEC

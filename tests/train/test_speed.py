@@ -7,8 +7,8 @@ import pytest
 
 from experiments import tiny
 from legion_jax import chips
-from legion_jax.train import metrics_log, speed, setup
 from legion_jax.config import tiny as tiny_model
+from legion_jax.train import metrics_log, setup, speed
 
 
 @pytest.fixture

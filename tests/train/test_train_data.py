@@ -12,12 +12,12 @@ import small_data
 from repository import ROOT, SUPPORT
 from small_data import MODEL, SPEC, damage, make_config
 
-from legion_jax.train.knobs import ConfigError
 from input_pipeline.batches.examples import text_length, training_example
 from input_pipeline.records import prepared
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.train import data as train_data
+from legion_jax.train.knobs import ConfigError
 
 data = small_data.data
 

@@ -17,9 +17,9 @@ from tensorboardX.proto import event_pb2
 from input_pipeline.batches.examples import text_length
 from input_pipeline.records import prepared
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.train import pictures, profiling, setup
 from legion_jax.config import LoraConfig
 from legion_jax.models import param_tree
+from legion_jax.train import pictures, profiling, setup
 
 STEPS = 26
 data = small_data.data

@@ -9,10 +9,10 @@ import pytest
 import several_hosts
 from orbax.checkpoint import v1 as ocp
 
-from legion_jax.train import metrics_log
 from legion_jax import sharding
 from legion_jax.config import tiny
 from legion_jax.models import param_tree
+from legion_jax.train import metrics_log
 from legion_jax.weights import checkpoint, params_files, run_checkpoints
 
 

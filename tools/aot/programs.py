@@ -6,16 +6,16 @@ from collections.abc import Sequence
 import jax
 import ml_collections
 
-from legion_jax.train import knobs
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import ADDED_TOKENS
 from legion_jax import config as config_lib
-from legion_jax.train import frozen_features, optim, setup, data as train_data
 from legion_jax import inventory, sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models.flops import Flops, Sizes, answering
 from legion_jax.predict.programs import Answering, Programs, abstract_params
+from legion_jax.train import data as train_data
+from legion_jax.train import frozen_features, knobs, optim, setup
 from legion_jax.train.speed import photo_flops
 
 # Of the published question in Vicuna's tokens; the answer and its training targets follow it.
@@ -57,13 +57,13 @@ class Run:
 def read_run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Run:
     """Shapes of a run on a mesh. Raises ConfigError for what no run could use."""
     knobs.check_without_data(config,
-                                  batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
+                             batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
     anywhere = config.data.tokenizer or config.init_from or config.model.name != "tiny"
     vocab = None if anywhere else config_lib.tiny().language.vocab
     model = setup.model_config(config, inventory.vocabulary(config, vocab))
     if config.data.text_length <= IMAGE_INDEX + 1:
         raise knobs.ConfigError(f"config.data.text_length: the image alone stands at "
-                                     f"{IMAGE_INDEX}, got {config.data.text_length}")
+                                f"{IMAGE_INDEX}, got {config.data.text_length}")
     return Run(config, model, setup.example_spec(config, model))
 
 

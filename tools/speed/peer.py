@@ -6,8 +6,8 @@ import transformers
 from torch.nn import functional
 
 from legion_jax.config import LegionConfig
-from legion_jax.train.losses import DICE_EPS, DICE_SCALE
 from legion_jax.models import clip, sam_encoder
+from legion_jax.train.losses import DICE_EPS, DICE_SCALE
 from tools.speed.cases import Case, run_config, without_lora
 from tools.speed.peer_model import Peer, to_frame
 

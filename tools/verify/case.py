@@ -19,10 +19,10 @@ from legion_jax.convert.plan import Options
 from legion_jax.convert.rules import clip_rules
 from legion_jax.convert.source import SourceError, TensorFolder, read_json
 from legion_jax.convert.whole import assemble
-from legion_jax.train.losses import Terms
 from legion_jax.models import param_tree
 from legion_jax.models.clip import ClipTower
 from legion_jax.models.legion import Legion
+from legion_jax.train.losses import Terms
 from legion_jax.weights import checkpoint
 
 

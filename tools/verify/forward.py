@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from legion_jax.train import losses
 from legion_jax.models import clip, mask_frame, param_tree, sam_encoder
 from legion_jax.models.layers import gelu, numerics
 from legion_jax.models.legion import seg_slots, splice_flags
+from legion_jax.train import losses
 from tools.verify.case import Case
 from tools.verify.table import Results
 

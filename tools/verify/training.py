@@ -5,11 +5,11 @@ import re
 import jax
 import numpy as np
 
-from legion_jax.train import losses
 from legion_jax.convert.rules import rules
 from legion_jax.convert.whole import to_torch_tensors
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
+from legion_jax.train import losses
 from tools.verify.case import Case
 from tools.verify.forward import loss_terms
 from tools.verify.table import Results

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from etils import epath
 
 from input_pipeline.errors import UserError
-from legion_jax.train import metrics_log
 from legion_jax.display import web
-from legion_jax.evaluation.bootstrap import RESAMPLES, paired_difference
+from legion_jax.evaluate.bootstrap import RESAMPLES, paired_difference
 from legion_jax.evaluation.pages import gallery, items, tables
 from legion_jax.evaluation.pages.folder import Evaluation
+from legion_jax.train import metrics_log
 
 MAX_PHOTOS = 60
 # What has to be the same, or numbers mean different things. The path of each in metrics.json.

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from legion_jax import metrics
-from legion_jax.evaluation import detection, matching, texts
+from legion_jax.evaluate import mask_scores
+from legion_jax.evaluate import verdict_scores, region_scores, text_scores
 
 LISTED_FAILURES = 100
 _PLAIN = ("by_split", "by_category", "by_generator", "reliability")
@@ -22,7 +22,7 @@ def summary(rows: Sequence[dict], *, rule: str = "exact") -> dict:
         where there is nothing to score.
     """
     failed = [r for r in rows if r["failed"]]
-    found = detection.block(rows)
+    found = verdict_scores.block(rows)
     return {
         "num_photos": len(rows), "num_failed": len(failed),
         "failures": [{"id": r["id"], "reason": r["failed"]} for r in failed[:LISTED_FAILURES]],
@@ -30,8 +30,8 @@ def summary(rows: Sequence[dict], *, rule: str = "exact") -> dict:
         "num_no_mask": sum(bool(r["counts"]) and r["counts"][0] + r["counts"][2] > 0
                            and not r["num_masks"] for r in rows),
         "localisation": localisation(rows, rule=rule), "categories": categories(rows, rule=rule),
-        "matching": matching.block(rows) or {}, "text": text(rows), "detection": found or {},
-        "groups": detection.groups(found) if found else {}, "words": detection.words(rows)}
+        "matching": region_scores.block(rows) or {}, "text": text(rows), "detection": found or {},
+        "groups": verdict_scores.groups(found) if found else {}, "words": verdict_scores.words(rows)}
 
 
 def localisation(rows: Sequence[dict], *, rule: str) -> dict:
@@ -41,7 +41,7 @@ def localisation(rows: Sequence[dict], *, rule: str) -> dict:
     false_area_on_real_shown with none where the verdict withholds the masks; None without such.
     """
     marked = [r for r in rows if r["counts"] is not None]
-    result = metrics.localisation(
+    result = mask_scores.localisation(
         np.array([r["counts"] for r in marked], np.int64).reshape(-1, 4), rule=rule,
         failed=np.array([bool(r["failed"]) for r in marked], bool))
     real = [r for r in rows if r["label"] == 0]
@@ -66,7 +66,7 @@ def categories(rows: Sequence[dict], *, rule: str) -> dict[str, dict]:
         if row["category"]:
             parts.setdefault(row["category"], []).append(row)
     return {name: {"num_photos": len(part), "localisation": localisation(part, rule=rule),
-                   "detection": {key: value for key, value in (detection.block(part) or {}).items()
+                   "detection": {key: value for key, value in (verdict_scores.block(part) or {}).items()
                                  if key not in _PLAIN and not key.startswith("mean_")},
                    "text": text(part)}
             for name, part in sorted(parts.items())}
@@ -75,7 +75,7 @@ def categories(rows: Sequence[dict], *, rule: str) -> dict[str, dict]:
 def add_css(rows: Sequence[dict], encode: Callable[[list[str]], np.ndarray]) -> None:
     """Set `css` of every row with a reference, see `texts.cosines`."""
     scored = [r for r in rows if r["rouge_l"] is not None]
-    values = texts.cosines([r["explanation"] for r in scored], [r["reference"] for r in scored],
+    values = text_scores.cosines([r["explanation"] for r in scored], [r["reference"] for r in scored],
                            encode)
     for row, value in zip(scored, values, strict=True):
         row["css"] = value

@@ -24,16 +24,22 @@ from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import DataError
 from legion_jax import command, distributed
-from legion_jax.train import metrics_log
-from legion_jax.evaluation import bootstrap, calibration, chunks, scoring, texts
-from legion_jax.evaluation import settings as settings_lib
-from legion_jax.evaluation.display import show
+from legion_jax.evaluate import (
+    bootstrap,
+    calibration_fit,
+    chunks,
+    summary as summary_lib,
+    text_scores,
+)
+from legion_jax.evaluate import settings as settings_lib
+from legion_jax.evaluate.terminal import show
 from legion_jax.evaluation.pages import write_report
 from legion_jax.evaluation.pages.photos import RecordPhotos
-from legion_jax.evaluation.rows import Source, predicted
-from legion_jax.evaluation.scoring import summary
-from legion_jax.evaluation.settings import Settings
+from legion_jax.evaluate.photo_rows import Source, predicted
+from legion_jax.evaluate.summary import summary
+from legion_jax.evaluate.settings import Settings
 from legion_jax.predict.predictor import Predictor
+from legion_jax.train import metrics_log
 from legion_jax.weights import checkpoint
 
 
@@ -113,7 +119,7 @@ def facts_of(folder: str, data_dir: str, split: str, source: Source, *,
     meta, base = checkpoint.read_meta(folder), checkpoint.base_of(folder)
     data = manifest.read_summary(prepared.find_version(data_dir))
     return {"format": settings_lib.FORMAT, "checkpoint": base["fingerprint"], "step": base["step"],
-            "temperature": calibration.load(folder), "question": meta.get("question", {}),
+            "temperature": calibration_fit.load(folder), "question": meta.get("question", {}),
             "data": f"{data['dataset']}/{data['config']}", "content": data["content"],
             "split": split, "records": len(source), "int8": int8}
 
@@ -131,7 +137,7 @@ class Scoring:
     def result(self, rows: list[dict], facts: dict, folder: str) -> dict:
         """metrics.json but for robustness; sets `css` of the rows where there is an encoder."""
         if self.encode:
-            scoring.add_css(rows, self.encode)
+            summary_lib.add_css(rows, self.encode)
         rule = self.settings.pixel_rule
         return {"checkpoint": folder, "data": facts["data"], "split": facts["split"],
                 "settings": facts | dataclasses.asdict(self.settings) | {
@@ -203,7 +209,7 @@ if __name__ == "__main__":
         damage = settings_lib.parse_robustness(ROBUSTNESS.value, compat=COMPAT.value)
         if COMPAT.value:
             print(settings_lib.explain(COMPAT.value))
-        encode = texts.encoder(CSS_MODEL.value) if CSS_MODEL.value else None
+        encode = text_scores.encoder(CSS_MODEL.value) if CSS_MODEL.value else None
         source = open_source(DATA_DIR.value, SPLIT.value)
         folder, output = CHECKPOINT.value, paths.folder(OUTPUT.value, "--output")
         output.mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,8 @@ from etils import epath
 
 from input_pipeline.errors import UserError
 from input_pipeline.records.record import LABELS
+from legion_jax.evaluate import reliability
 from legion_jax.train import metrics_log
-from legion_jax.evaluation import reliability
 from legion_jax.weights import checkpoint
 from legion_jax.weights.checkpoint import CheckpointError
 

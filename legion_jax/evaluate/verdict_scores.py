@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from legion_jax.evaluation import reliability
+from legion_jax.evaluate import reliability
 
 # Columns of the LEGION paper's table and the test sets of UniversalFakeDetect that each averages
 # (family spec 3.5 and 5.3); names as in `input_pipeline.datasets.folder_binary`.

@@ -11,10 +11,10 @@ from input_pipeline.batches import examples
 from input_pipeline.errors import UserError
 from input_pipeline.photos import perturbations, regions
 from input_pipeline.records.record import DataError, RecordError
-from legion_jax.evaluation import chunks, scoring
-from legion_jax.evaluation import rows as rows_lib
-from legion_jax.evaluation import settings as settings_lib
-from legion_jax.evaluation.settings import DEFAULT, Settings
+from legion_jax.evaluate import chunks, summary
+from legion_jax.evaluate import photo_rows as rows_lib
+from legion_jax.evaluate import settings as settings_lib
+from legion_jax.evaluate.settings import DEFAULT, Settings
 
 SQUARE, OTHER = [2, 2, 12, 2, 12, 12, 2, 12], [5, 5, 18, 5, 18, 15, 5, 15]
 PHOTO = np.random.default_rng(0).integers(0, 256, (16, 20, 3), np.uint8)
@@ -90,7 +90,7 @@ def test_every_record_has_a_row_whatever_is_wrong_with_it():
     assert rows[3]["f1"] == rows[3]["miou"] == 0  # an unreadable photo earns nothing
     assert rows[2]["id"] == "test[2]" and rows[2]["counts"] is None
     assert rows[4]["counts"] is rows[4]["f1"] is rows[4]["rouge_l"] is None
-    result = scoring.summary(rows)
+    result = summary.summary(rows)
     assert result["num_photos"] == 6 and result["num_failed"] == 3
     assert [f["id"] for f in result["failures"]] == ["broken", "test[2]", "clean"]
     assert result["localisation"]["num_images"] == 4 and result["text"]["num"] == 2
@@ -203,15 +203,15 @@ def test_which_damage_is_done():
 
 def test_results_fit_json():
     rows = random_rows(4, 30)
-    result = scoring.summary(rows)
+    result = summary.summary(rows)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert set(result["categories"]) == {"human", "scene"}
-    assert scoring.summary([])["localisation"]["num_images"] == 0
+    assert summary.summary([])["localisation"]["num_images"] == 0
 
 
 def test_an_encoder_adds_css():
     rows = random_rows(4, 30)
-    scoring.add_css(rows, lambda group: np.array([[len(text), 1.0] for text in group]))
+    summary.add_css(rows, lambda group: np.array([[len(text), 1.0] for text in group]))
     assert all((row["css"] is None) == (row["rouge_l"] is None) for row in rows)
     scored = [row["css"] for row in rows if row["css"] is not None]
-    assert scoring.summary(rows)["text"]["css"] == pytest.approx(np.mean(scored)) and scored
+    assert summary.summary(rows)["text"]["css"] == pytest.approx(np.mean(scored)) and scored

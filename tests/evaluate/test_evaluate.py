@@ -14,11 +14,11 @@ from made_rows import prediction, record
 from input_pipeline.errors import UserError
 from input_pipeline.photos import regions
 from input_pipeline.records import prepared
-from legion_jax import evaluate
-from legion_jax.evaluation import chunks, scoring
-from legion_jax.evaluation import settings as settings_lib
-from legion_jax.evaluation.rows import Source
-from legion_jax.evaluation.settings import DEFAULT
+from legion_jax.evaluate import run as run_lib
+from legion_jax.evaluate import chunks, summary
+from legion_jax.evaluate import settings as settings_lib
+from legion_jax.evaluate.photo_rows import Source
+from legion_jax.evaluate.settings import DEFAULT
 from legion_jax.predict.predictor import Predictor
 
 data = small_data.data
@@ -59,8 +59,8 @@ def made_up(number: int) -> Source:
 
 
 def run(source, output, finder, *, facts=None, settings=DEFAULT, damage=()):
-    task = evaluate.Task(source, facts or FACTS, lambda: finder)
-    return evaluate.run(task, epath.Path(output), evaluate.Scoring(settings, resamples=20),
+    task = run_lib.Task(source, facts or FACTS, lambda: finder)
+    return run_lib.run(task, epath.Path(output), run_lib.Scoring(settings, resamples=20),
                         folder="weights", damage=damage)
 
 
@@ -70,7 +70,7 @@ def lines(output):
 
 def test_every_record_counts_once_at_its_own_size():
     source = made_up(5)
-    result, rows = evaluate.evaluate(Finder(), source.parts[0][1], progress=False)
+    result, rows = run_lib.evaluate(Finder(), source.parts[0][1], progress=False)
     assert [r["id"] for r in rows] == [f"r{i}" for i in range(5)]
     assert all(sum(r["counts"]) == 320 for r in rows)
     assert result["localisation"]["mean"]["f1"] == result["matching"]["coco"]["map"] == 1
@@ -82,14 +82,14 @@ def test_both_files_say_the_same(tmp_path, capsys):
     result = run(made_up(7), tmp_path / "out", Finder())
     assert json.loads((tmp_path / "out/metrics.json").read_text()) == result
     rows = lines(tmp_path / "out")
-    assert scoring.summary(rows)["localisation"] == result["localisation"]
+    assert summary.summary(rows)["localisation"] == result["localisation"]
     assert (result["checkpoint"], result["data"], result["split"]) == ("weights", "made/up", "test")
     assert set(result["conventions"]) >= {"localisation", "matching", "text", "detection", "groups",
                                           "words", "intervals", "robustness", "categories"}
     assert result["intervals"]["localisation.mean.f1"] == [1, 1]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "metrics.json", "report.html", "rows.jsonl", "settings.json"]
-    evaluate.show(result)
+    run_lib.show(result)
     assert "1.00-1.00" in capsys.readouterr().out
 
 
@@ -138,7 +138,7 @@ def test_damaged_photos_are_evaluated_level_by_level(tmp_path, small_chunks):
     own = json.loads((place / "metrics.json").read_text())
     assert own["settings"]["perturbation"] == "noise" and own["settings"]["level"] == 1
     assert run(made_up(4), tmp_path, Finder(stop=0), damage=damage) == result
-    evaluate.show(result)
+    run_lib.show(result)
 
 
 def test_the_published_rule_changes_the_truth(tmp_path):
@@ -192,7 +192,7 @@ def test_a_typing_error_costs_no_minutes(folder, data, tmp_path):
 def on_this_host(folder: str, data_dir: str, output: str) -> int:
     """Evaluate a split into `output` as the command does; how many photos this host predicted."""
     chunks.SIZE, chunks.POLL_SECONDS = 2, 0.05
-    source, seen = evaluate.open_source(data_dir, "test"), []
+    source, seen = run_lib.open_source(data_dir, "test"), []
 
     class Counted:
         def __init__(self):
@@ -203,8 +203,8 @@ def on_this_host(folder: str, data_dir: str, output: str) -> int:
                 seen.append(key)
                 yield key, found
 
-    task = evaluate.Task(source, evaluate.facts_of(folder, data_dir, "test", source), Counted)
-    evaluate.run(task, epath.Path(output), evaluate.Scoring(DEFAULT, resamples=20), folder=folder,
+    task = run_lib.Task(source, run_lib.facts_of(folder, data_dir, "test", source), Counted)
+    run_lib.run(task, epath.Path(output), run_lib.Scoring(DEFAULT, resamples=20), folder=folder,
                  damage=[("jpeg", 50.0)])
     return len(seen)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from legion_jax.evaluation import reliability
+from legion_jax.evaluate import reliability
 
 
 def test_bins_by_hand():

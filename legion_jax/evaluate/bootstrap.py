@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from input_pipeline.errors import UserError
-from legion_jax.evaluation import statistics
+from legion_jax.evaluate import intervals as intervals_lib
 
 RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)
@@ -20,8 +20,8 @@ def intervals(rows: Sequence[dict], *, resamples: int = RESAMPLES, seed: int = 0
     """
     if not rows or not resamples:
         return {}
-    found = statistics.of_rows(rows, rule=rule)
-    point = {name: statistic(statistics.once(rows))[0] for name, statistic in found.items()}
+    found = intervals_lib.of_rows(rows, rule=rule)
+    point = {name: statistic(intervals_lib.once(rows))[0] for name, statistic in found.items()}
     found = {name: found[name] for name, value in point.items() if not np.isnan(value)}
     drawn = _replicates(found, len(rows), resamples, seed)
     return {name: _percentiles(values) for name, values in drawn.items()}
@@ -43,8 +43,8 @@ def paired_difference(rows_a: Sequence[dict], rows_b: Sequence[dict], *,
         UserError: not the same photos, or one was scored against another truth; naming it.
     """
     rows_b = _aligned(rows_a, rows_b)
-    draws = statistics.once(rows_a)
-    sides = [statistics.of_rows(rows, rule=rule) for rows in (rows_a, rows_b)]
+    draws = intervals_lib.once(rows_a)
+    sides = [intervals_lib.of_rows(rows, rule=rule) for rows in (rows_a, rows_b)]
     points = [{name: float(s(draws)[0]) for name, s in side.items()} for side in sides]
     names = [name for name in sides[0] if name in sides[1]
              and not np.isnan(points[0][name] + points[1][name])]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.errors import UserError
-from legion_jax.evaluation import texts
+from legion_jax.evaluate import text_scores
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from legion_jax.evaluation import texts
     ],
 )
 def test_texts_by_hand(prediction, reference_text, expected):
-    assert texts.rouge_l(prediction, reference_text) == pytest.approx(expected)
+    assert text_scores.rouge_l(prediction, reference_text) == pytest.approx(expected)
 
 
 def letters(texts_: list[str]) -> np.ndarray:
@@ -32,11 +32,11 @@ def letters(texts_: list[str]) -> np.ndarray:
 
 
 def test_cosines_by_hand():
-    found = texts.cosines(["aab", "a", "", "c"], ["ab", "b", "ab", "cc"], letters)
+    found = text_scores.cosines(["aab", "a", "", "c"], ["ab", "b", "ab", "cc"], letters)
     assert found == pytest.approx([3 / np.sqrt(10), 0, 0, 1])
-    assert texts.cosines([], [], letters) == []
+    assert text_scores.cosines([], [], letters) == []
     with pytest.raises(ValueError, match="2 predictions, but 1 references"):
-        texts.cosines(["a", "b"], ["a"], letters)
+        text_scores.cosines(["a", "b"], ["a"], letters)
 
 
 def test_many_texts_are_encoded_in_batches(monkeypatch):
@@ -46,20 +46,20 @@ def test_many_texts_are_encoded_in_batches(monkeypatch):
         sizes.append(len(group))
         return letters(group)
 
-    monkeypatch.setattr(texts, "BATCH", 4)
+    monkeypatch.setattr(text_scores, "BATCH", 4)
     words = [chr(97 + n) * 2 for n in range(10)]
-    assert texts.cosines(words, words, counted) == pytest.approx([1] * 10)
+    assert text_scores.cosines(words, words, counted) == pytest.approx([1] * 10)
     assert sizes == [8, 8, 4]
 
 
 def test_an_empty_text_scores_nothing_whatever_the_encoder_makes_of_it():
-    assert texts.cosines([" "], ["x"], lambda group: np.ones((len(group), 3))) == [0.0]
+    assert text_scores.cosines([" "], ["x"], lambda group: np.ones((len(group), 3))) == [0.0]
 
 
 def test_the_encoder_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(UserError, match=r"--css_model=mini: .*pip install -e '.\[css\]'"):
-        texts.encoder("mini")
+        text_scores.encoder("mini")
 
 
 def test_the_encoder_is_asked_for_by_name(monkeypatch):
@@ -74,6 +74,6 @@ def test_the_encoder_is_asked_for_by_name(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "sentence_transformers",
                         types.SimpleNamespace(SentenceTransformer=Model))
-    assert texts.cosines(["ab"], ["ab"], texts.encoder("mini")) == pytest.approx([1])
+    assert text_scores.cosines(["ab"], ["ab"], text_scores.encoder("mini")) == pytest.approx([1])
     with pytest.raises(UserError, match="--css_model=large: large is not a local folder and not"):
-        texts.encoder("large")
+        text_scores.encoder("large")

@@ -8,9 +8,9 @@ from pycocotools import mask as coco_mask
 from input_pipeline.batches import examples
 from input_pipeline.photos import images, perturbations, regions
 from input_pipeline.records.record import DataError, RecordError
-from legion_jax import metrics
-from legion_jax.evaluation import matching, texts
-from legion_jax.evaluation.settings import Settings
+from legion_jax.evaluate import mask_scores
+from legion_jax.evaluate import region_scores, text_scores
+from legion_jax.evaluate.settings import Settings
 from legion_jax.predict.prediction import Prediction
 
 
@@ -65,7 +65,7 @@ def finish(known: dict, prediction: Prediction, *, settings: Settings) -> dict:
         "explanation": prediction.explanation, "answer": prediction.answer,
         "regions": found, "num_masks": len(masks), "mask_area": float(mask.mean()),
         **_pixel_scores(mask, known["truth_rle"], settings)}
-    row["ious"] = matching.overlaps(masks, [one["rle"] for one in known["truth"]]).tolist()
+    row["ious"] = region_scores.overlaps(masks, [one["rle"] for one in known["truth"]]).tolist()
     return row | _text_scores(row)
 
 
@@ -76,7 +76,7 @@ def fail(known: dict, reason: str, *, settings: Settings) -> dict:
         "words": None, "words_agree": None, "finished": False, "explanation": "", "answer": "",
         "regions": [], "num_masks": 0, "mask_area": 0.0, "ious": [],
         **_pixel_scores(np.zeros(known["size"], bool), known["truth_rle"], settings)}
-    zeros = {name: 0.0 for name in metrics.NAMES if row[name] is not None}
+    zeros = {name: 0.0 for name in mask_scores.NAMES if row[name] is not None}
     return row | zeros | _text_scores(row)
 
 
@@ -145,18 +145,18 @@ def _read(source: Source, number: int, settings: Settings):
 
 def _pixel_scores(mask: np.ndarray, truth: dict | None, settings: Settings) -> dict:
     if truth is None:
-        return {"counts": None, **dict.fromkeys(metrics.NAMES), "component_ious": []}
+        return {"counts": None, **dict.fromkeys(mask_scores.NAMES), "component_ious": []}
     true = regions.rle_to_mask(truth).astype(bool)
-    counts = metrics.pixel_counts(mask, true)
+    counts = mask_scores.pixel_counts(mask, true)
     return {"counts": [int(c) for c in counts],
-            **metrics.pixel_scores(counts, rule=settings.pixel_rule),
-            "component_ious": matching.component_pairs(mask, true)}
+            **mask_scores.pixel_scores(counts, rule=settings.pixel_rule),
+            "component_ious": region_scores.component_pairs(mask, true)}
 
 
 def _text_scores(row: dict) -> dict:
     """A record without a reference has no score; `css` comes later, if an encoder is named."""
     reference = row["reference"]
-    return {"rouge_l": texts.rouge_l(row["explanation"], reference) if reference else None,
+    return {"rouge_l": text_scores.rouge_l(row["explanation"], reference) if reference else None,
             "css": None}
 
 

@@ -7,11 +7,11 @@ import pytest
 from sklearn import metrics as reference
 
 from input_pipeline.datasets import folder_binary
-from legion_jax.evaluation import detection
+from legion_jax.evaluate import verdict_scores
 
 
 def test_verdicts_by_hand():
-    result = detection.detection([0.9, 0.8, 0.4, 0.3], [1, 0, 1, 0], [1, 1, 0, 0])
+    result = verdict_scores.detection([0.9, 0.8, 0.4, 0.3], [1, 0, 1, 0], [1, 1, 0, 0])
     assert len(result.pop("reliability")) == 15
     # Confidences 0.9 and 0.7 were right, 0.8 and 0.6 wrong; each is alone in its bin.
     assert result == pytest.approx({
@@ -28,7 +28,7 @@ def test_verdicts_agree_with_scikit_learn(seed, levels):
     rng = np.random.default_rng(seed)
     score = rng.integers(0, levels, 60) / levels  # few levels: many ties
     truth = rng.random(60) < 0.2 + 0.6 * score
-    result = detection.detection(score, truth, score >= 0.5)
+    result = verdict_scores.detection(score, truth, score >= 0.5)
     assert result["auc"] == pytest.approx(reference.roc_auc_score(truth, score))
     assert result["average_precision"] == pytest.approx(
         reference.average_precision_score(truth, score))
@@ -41,35 +41,35 @@ def test_verdicts_agree_with_scikit_learn(seed, levels):
         reference.balanced_accuracy_score(truth, score >= 0.5))
     assert result["brier"] == pytest.approx(reference.brier_score_loss(truth, score))
     inside = np.clip(score, 0.01, 0.99)  # scikit-learn clips a probability of 0 elsewhere
-    assert detection.detection(inside, truth, score >= 0.5)["nll"] == pytest.approx(
+    assert verdict_scores.detection(inside, truth, score >= 0.5)["nll"] == pytest.approx(
         reference.log_loss(truth, inside))
 
 
 def test_equal_probabilities_say_nothing():
-    result = detection.detection(np.full(6, 0.7), [1, 0, 0, 1, 0, 1], np.ones(6))
+    result = verdict_scores.detection(np.full(6, 0.7), [1, 0, 0, 1, 0, 1], np.ones(6))
     assert result["auc"] == 0.5 and result["average_precision"] == 0.5
 
 
 def test_one_class_has_no_ranking():
-    fakes = detection.detection([0.9, 0.2], [True, True], [True, False])
+    fakes = verdict_scores.detection([0.9, 0.2], [True, True], [True, False])
     assert fakes["auc"] is fakes["average_precision"] is fakes["accuracy_real"] is None
     assert fakes["accuracy_fake"] == 0.5 and fakes["f1"] == pytest.approx(2 / 3)
-    reals = detection.detection([0.1], [False], [False])
+    reals = verdict_scores.detection([0.1], [False], [False])
     assert reals["f1"] is reals["accuracy_fake"] is None and reals["accuracy"] == 1
-    nothing = detection.detection([], [], [])
+    nothing = verdict_scores.detection([], [], [])
     assert nothing["num"] == 0 and nothing["accuracy"] is None
 
 
 def test_unusable_verdicts_are_named():
     with pytest.raises(ValueError, match=r"\(2,\), \(1,\) and \(2,\)"):
-        detection.detection([0.1, 0.2], [True], [True, False])
+        verdict_scores.detection([0.1, 0.2], [True], [True, False])
     for wrong in (np.nan, 1.5, -0.1):
         with pytest.raises(ValueError, match=f"photo 1 is {wrong}, not in 0 to 1"):
-            detection.detection([0.1, wrong], [True, False], [True, False])
+            verdict_scores.detection([0.1, wrong], [True, False], [True, False])
 
 
 def test_a_photo_without_an_answer_is_a_wrong_verdict_and_ranks_nowhere():
-    result = detection.detection([0.9, np.nan, 0.2], [True, True, False], [True, True, False],
+    result = verdict_scores.detection([0.9, np.nan, 0.2], [True, True, False], [True, True, False],
                                  answered=[True, False, True])
     assert result["accuracy"] == pytest.approx(2 / 3) and result["accuracy_fake"] == 0.5
     assert result["auc"] == 1 and result["num"] == 3 and result["num_unanswered"] == 1
@@ -84,7 +84,7 @@ UNIFD = {
 
 
 def test_the_columns_of_the_papers_table_come_out_of_unifds_row():
-    found = detection.grouped(UNIFD)
+    found = verdict_scores.grouped(UNIFD)
     assert {name: round(column["accuracy"], 2) for name, column in found.items()} == {
         "GANs": 95.25, "Deepfakes": 66.60, "CRN": 59.50, "IMLE": 72.00, "SITD": 63.00,
         "SAN": 57.50, "Diffusion": 82.02}
@@ -92,12 +92,12 @@ def test_the_columns_of_the_papers_table_come_out_of_unifds_row():
 
 
 def test_the_columns_name_every_test_set_of_the_builder():
-    names = [name for column in detection.GROUPS.values() for name in column]
+    names = [name for column in verdict_scores.GROUPS.values() for name in column]
     assert sorted(names) == sorted(folder_binary.UniversalFakeDetect.sets)
 
 
 def test_a_column_says_what_it_lacks():
-    found = detection.grouped({"progan": 0.5, "crn": 1.0, "holiday": 0.0})
+    found = verdict_scores.grouped({"progan": 0.5, "crn": 1.0, "holiday": 0.0})
     assert set(found) == {"GANs", "CRN"} and found["GANs"]["sets"] == ["progan"]
     assert found["GANs"]["missing"] == ["cyclegan", "biggan", "stylegan", "gaugan", "stargan"]
 
@@ -113,22 +113,22 @@ def test_parts_of_a_data_set():
             row(1, 0.2, split="crn", category="dog", generator="crn"),
             row(-1, 0.9, split="crn", category="cat"),
             row(2, None, split="crn", generator="crn", failed="broken")]
-    found = detection.block(rows)
+    found = verdict_scores.block(rows)
     assert found["by_split"] == {"crn": {"accuracy": 0.0, "num": 2},
                                  "progan": {"accuracy": 1.0, "num": 2}}
     assert found["by_category"] == {"dog": {"accuracy": 0.5, "num": 2}}
     assert found["by_generator"] == {"crn": {"accuracy": 0.0, "num": 2}}
     assert found["mean_accuracy_of_splits"] == 0.5 and found["accuracy"] == 0.5
     assert found["num"] == 4 and found["num_unanswered"] == 1
-    columns = detection.groups(found)
+    columns = verdict_scores.groups(found)
     assert columns["GANs"]["accuracy"] == 1 and columns["CRN"]["accuracy"] == 0
     assert json.loads(json.dumps(found)) == found
 
 
 def test_without_a_verdict_or_a_label_there_is_nothing_to_score():
-    assert detection.block([]) is detection.block([row(1, None)]) is None
-    assert detection.block([row(-1, 0.5)]) is None
-    assert detection.block([row(1, None, failed="broken")]) is None
+    assert verdict_scores.block([]) is verdict_scores.block([row(1, None)]) is None
+    assert verdict_scores.block([row(-1, 0.5)]) is None
+    assert verdict_scores.block([row(1, None, failed="broken")]) is None
 
 
 def test_words_beside_verdict_and_truth():
@@ -136,9 +136,9 @@ def test_words_beside_verdict_and_truth():
             row(0, 0.9, words="real", words_agree=False), row(0, 0.9),
             row(0, None, words="fake"), row(-1, 0.1, words="real", words_agree=True),
             row(1, None, failed="broken")]
-    assert detection.words(rows) == {"agreement": pytest.approx(2 / 3),
+    assert verdict_scores.words(rows) == {"agreement": pytest.approx(2 / 3),
                                      "accuracy": pytest.approx(2 / 3), "num": 5, "num_silent": 1,
                                      "num_disagree": 1}
-    assert detection.words([]) == {"agreement": None, "accuracy": None, "num": 0, "num_silent": 0,
+    assert verdict_scores.words([]) == {"agreement": None, "accuracy": None, "num": 0, "num_silent": 0,
                                    "num_disagree": 0}
 

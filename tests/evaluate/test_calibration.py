@@ -11,8 +11,8 @@ from commands import run_tool
 from sklearn.linear_model import LogisticRegression
 
 from input_pipeline.records import prepared
-from legion_jax.evaluation import calibration
-from legion_jax.evaluation.calibration import CalibrationError
+from legion_jax.evaluate import calibration_fit
+from legion_jax.evaluate.calibration_fit import CalibrationError
 from legion_jax.predict.predictor import Predictor
 from legion_jax.weights import checkpoint
 from legion_jax.weights.checkpoint import CheckpointError
@@ -35,14 +35,14 @@ def _photos(seed: int, classes: int, sharpness: float) -> tuple[np.ndarray, np.n
 @pytest.mark.parametrize("sharpness", [0.3, 1.0, 5.0])
 def test_the_temperature_undoes_what_sharpened_the_logits(sharpness):
     logits, truth = _photos(0, 3, sharpness)
-    temperature = calibration.fit(logits, truth)
+    temperature = calibration_fit.fit(logits, truth)
     assert temperature == pytest.approx(sharpness, rel=0.1)
-    best = calibration.quality(logits, truth, temperature)
+    best = calibration_fit.quality(logits, truth, temperature)
     for other in temperature * np.array([0.98, 1.02]):
-        assert calibration.quality(logits, truth, other)["nll"] > best["nll"]
+        assert calibration_fit.quality(logits, truth, other)["nll"] > best["nll"]
     assert best["ece"] < 0.03
     if sharpness == 5:
-        assert calibration.quality(logits, truth)["ece"] > 0.1
+        assert calibration_fit.quality(logits, truth)["ece"] > 0.1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -51,7 +51,7 @@ def test_two_classes_agree_with_scikit_learns_logistic_regression(seed):
     logits, truth = _photos(seed, 2, 2.5)
     peer = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-8).fit(
         logits[:, 1:] - logits[:, :1], truth)
-    assert calibration.fit(logits, truth) == pytest.approx(1 / peer.coef_[0, 0], rel=1e-3)
+    assert calibration_fit.fit(logits, truth) == pytest.approx(1 / peer.coef_[0, 0], rel=1e-3)
 
 
 @pytest.mark.parametrize("logits, truth, message", [
@@ -62,18 +62,18 @@ def test_two_classes_agree_with_scikit_learns_logistic_regression(seed):
     ([[1, np.inf], [0, 1]], [1, 0], "not finite")])
 def test_photos_that_fix_no_temperature(logits, truth, message):
     with pytest.raises(CalibrationError, match=message):
-        calibration.fit(np.asarray(logits, np.float32), np.asarray(truth, np.int64))
+        calibration_fit.fit(np.asarray(logits, np.float32), np.asarray(truth, np.int64))
 
 
 def test_labels_become_classes_as_in_training():
-    assert calibration.class_indices([0, 1, 2], ("synthetic", "real")).tolist() == [1, 0, 0]
-    assert calibration.class_indices([0, 1, 2], ("tampered", "real")).tolist() == [1, 0, 0]
+    assert calibration_fit.class_indices([0, 1, 2], ("synthetic", "real")).tolist() == [1, 0, 0]
+    assert calibration_fit.class_indices([0, 1, 2], ("tampered", "real")).tolist() == [1, 0, 0]
     three = ("real", "synthetic", "tampered")
-    assert calibration.class_indices([2, 0, 1], three).tolist() == [2, 0, 1]
+    assert calibration_fit.class_indices([2, 0, 1], three).tolist() == [2, 0, 1]
     with pytest.raises(CalibrationError, match="tampered, which is no class.*real, a, b"):
-        calibration.class_indices([0, 2], ("real", "a", "b"))
+        calibration_fit.class_indices([0, 2], ("real", "a", "b"))
     with pytest.raises(CalibrationError, match="unknown"):
-        calibration.class_indices([-1], three)
+        calibration_fit.class_indices([-1], three)
 
 
 @pytest.fixture
@@ -86,26 +86,26 @@ def run(config, tmp_path):
 
 
 def test_a_folder_remembers_its_temperature(run):
-    assert calibration.load(run) is None
-    calibration.save(run, 1.25, split="validation", num_photos=9)
-    assert calibration.load(run) == 1.25
+    assert calibration_fit.load(run) is None
+    calibration_fit.save(run, 1.25, split="validation", num_photos=9)
+    assert calibration_fit.load(run) == 1.25
     saved = json.loads((run / "calibration.json").read_text())
     assert saved["step"] == 7 and saved["split"] == "validation"
     assert [p.name for p in run.iterdir() if p.name.startswith(".")] == []
 
 
 def test_a_run_that_went_on_is_not_calibrated(run):
-    calibration.save(run, 1.25)
+    calibration_fit.save(run, 1.25)
     (run / "checkpoints" / "9").mkdir()
     with pytest.raises(CheckpointError, match="fitted on step 7, but here is 9"):
-        calibration.load(run)
+        calibration_fit.load(run)
 
 
 def test_another_checkpoint_in_its_place_is_not_calibrated(run, config):
-    calibration.save(run, 1.25)
+    calibration_fit.save(run, 1.25)
     checkpoint.write_meta(run, config, base=None, other=True)
     with pytest.raises(CheckpointError, match="fitted on checkpoint with SHA-256"):
-        calibration.load(run)
+        calibration_fit.load(run)
 
 
 @pytest.mark.parametrize("text", [
@@ -115,7 +115,7 @@ def test_another_checkpoint_in_its_place_is_not_calibrated(run, config):
 def test_a_damaged_file_is_named(run, text):
     (run / "calibration.json").write_text(text)
     with pytest.raises(CheckpointError, match="calibration.json"):
-        calibration.load(run)
+        calibration_fit.load(run)
 
 
 class StubPredictor:
@@ -141,7 +141,7 @@ def test_the_command_fits_all_labelled_photos(run, data, monkeypatch, capsys):
                         lambda folder, batch_size: StubPredictor(labels))
     facts = calibrate.calibrate(str(run), str(data / "data"), "train", batch_size=5)
     # 19 of 24 are right, each with a margin of 9 / T: the optimum is log(19 / 5).
-    assert calibration.load(run) == pytest.approx(9 / np.log(19 / 5), rel=1e-4)
+    assert calibration_fit.load(run) == pytest.approx(9 / np.log(19 / 5), rel=1e-4)
     assert facts["num_photos"] == 24 and facts["num_failed"] == 0
     assert facts["after"]["nll"] < facts["before"]["nll"]
     assert facts["after"]["ece"] == pytest.approx(0, abs=1e-4) and facts["before"]["ece"] > 0.2

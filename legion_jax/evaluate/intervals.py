@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from legion_jax import metrics
-from legion_jax.evaluation import detection, matching, reliability
+from legion_jax.evaluate import mask_scores
+from legion_jax.evaluate import verdict_scores, region_scores, reliability
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # draws int[R, N] -> float[R], NaN for no photos
 
@@ -44,9 +44,9 @@ def _localisation(rows: Sequence[dict], rule: str) -> dict[str, Statistic]:
     counts = np.array([r["counts"] or [0, 0, 0, 0] for r in rows], np.int64).reshape(-1, 4)
     answered = np.array([not r["failed"] for r in rows], bool)
     artifacts = marked & (counts[:, 0] + counts[:, 2] > 0)
-    scores = metrics.scores(counts, rule=rule)
+    scores = mask_scores.scores(counts, rule=rule)
     found = {}
-    for name in metrics.NAMES:
+    for name in mask_scores.NAMES:
         values = scores[name] * answered
         found[f"localisation.mean.{name}"] = _mean(values, marked)
         found[f"localisation.mean_with_artifacts.{name}"] = _mean(values, artifacts)
@@ -62,7 +62,7 @@ def _localisation(rows: Sequence[dict], rule: str) -> dict[str, Statistic]:
 
 
 def _pooled(draws, *, counts, marked, name, rule):
-    values = metrics.scores(draws @ counts, rule=rule)[name]
+    values = mask_scores.scores(draws @ counts, rule=rule)[name]
     return np.where(draws @ marked > 0, values, np.nan)
 
 
@@ -78,8 +78,8 @@ def _words(rows: Sequence[dict]) -> dict[str, Statistic]:
 
 
 def _matching(rows: Sequence[dict]) -> dict[str, Statistic]:
-    found = matching.table(rows)
-    places = range(len(matching.THRESHOLDS))
+    found = region_scores.table(rows)
+    places = range(len(region_scores.THRESHOLDS))
     result: dict[str, Statistic] = {}
     for name in ("hungarian", "coco"):
         at = functools.partial(_areas, found=found, name=name)
@@ -92,14 +92,14 @@ def _matching(rows: Sequence[dict]) -> dict[str, Statistic]:
 
 def _areas(draws, *, found, name, columns):
     drawn, truth = draws[:, found["photo"]], draws @ found["truth"]
-    return np.mean([matching.average_precision(found["scores"], found[name][:, column], truth,
+    return np.mean([region_scores.average_precision(found["scores"], found[name][:, column], truth,
                                                drawn) for column in columns], axis=0)
 
 
 def _detection(rows: Sequence[dict]) -> dict[str, Statistic]:
-    places = np.array([n for n, r in enumerate(rows) if detection.judged([r])], int)
+    places = np.array([n for n, r in enumerate(rows) if verdict_scores.judged([r])], int)
     chosen = [rows[place] for place in places]
-    score, truth, verdict, told = detection.arrays(chosen)
+    score, truth, verdict, told = verdict_scores.arrays(chosen)
     if not told.any():
         return {}
     verdict = np.where(told, verdict, ~truth)

@@ -6,8 +6,8 @@ import numpy as np
 
 from input_pipeline.errors import UserError
 from input_pipeline.photos import perturbations, regions
-from legion_jax import metrics
-from legion_jax.evaluation import reliability
+from legion_jax.evaluate import mask_scores
+from legion_jax.evaluate import reliability
 
 FORMAT = 1  # of rows.jsonl; changes when its numbers would
 COMPAT = ("", "legion")
@@ -32,7 +32,7 @@ class Settings:
     level: float = 0.0
 
     def __post_init__(self):
-        for name, known in (("rasteriser", regions.RASTERISERS), ("pixel_rule", metrics.RULES)):
+        for name, known in (("rasteriser", regions.RASTERISERS), ("pixel_rule", mask_scores.RULES)):
             if getattr(self, name) not in known:
                 raise UserError(f"{name}: one of {', '.join(known)}, "
                                 f"not {getattr(self, name)!r}")

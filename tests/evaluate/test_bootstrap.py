@@ -7,8 +7,8 @@ import pytest
 from made_rows import random_rows
 
 from input_pipeline.errors import UserError
-from legion_jax import metrics
-from legion_jax.evaluation import bootstrap, scoring, statistics
+from legion_jax.evaluate import mask_scores
+from legion_jax.evaluate import bootstrap, summary, intervals
 
 
 def at(result: dict, path: str):
@@ -17,14 +17,14 @@ def at(result: dict, path: str):
     return result
 
 
-@pytest.mark.parametrize("rule", metrics.RULES)
+@pytest.mark.parametrize("rule", mask_scores.RULES)
 @pytest.mark.parametrize("seed", range(8))
 def test_every_statistic_is_the_number_of_the_report(seed, rule):
     rows = random_rows(seed, 60)
-    result = scoring.summary(rows, rule=rule)
-    found = statistics.of_rows(rows, rule=rule)
+    result = summary.summary(rows, rule=rule)
+    found = intervals.of_rows(rows, rule=rule)
     for path, statistic in found.items():
-        value, wanted = statistic(statistics.once(rows))[0], at(result, path)
+        value, wanted = statistic(intervals.once(rows))[0], at(result, path)
         if wanted is None:
             assert np.isnan(value), path
         else:
@@ -36,10 +36,10 @@ def test_every_statistic_is_the_number_of_the_report(seed, rule):
 def test_a_photo_drawn_twice_counts_twice(seed):
     rows = random_rows(seed, 40)
     draws = np.random.default_rng(seed).multinomial(40, np.full(40, 1 / 40), size=3)
-    found = statistics.of_rows(rows)
+    found = intervals.of_rows(rows)
     for number, drawn in enumerate(draws):
         # Their regions must stay side by side: where scores tie, the first row comes first.
-        result = scoring.summary([row for row, n in zip(rows, drawn, strict=True)
+        result = summary.summary([row for row, n in zip(rows, drawn, strict=True)
                                   for _ in range(n)])
         for path, statistic in found.items():
             if path.startswith(("matching.hungarian", "matching.coco")):
@@ -51,7 +51,7 @@ def test_a_photo_drawn_twice_counts_twice(seed):
 def test_rare_rows_alone():
     for rows in (random_rows(1, 1), random_rows(2, 1), [
             row for row in random_rows(3, 80) if row["failed"]]):
-        result = scoring.summary(rows)
+        result = summary.summary(rows)
         for path, (low, high) in bootstrap.intervals(rows, resamples=20).items():
             assert low <= at(result, path) + 1e-9 and at(result, path) <= high + 1e-9
     assert bootstrap.intervals([], resamples=20) == {}
@@ -60,7 +60,7 @@ def test_rare_rows_alone():
 
 def test_intervals_hold_their_number_and_repeat():
     rows = random_rows(5, 120)
-    result, found = scoring.summary(rows), bootstrap.intervals(rows, resamples=200)
+    result, found = summary.summary(rows), bootstrap.intervals(rows, resamples=200)
     for path, (low, high) in found.items():
         assert low <= high
         if "average_precision" not in path and "ece" not in path and "matching" not in path:

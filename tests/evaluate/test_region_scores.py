@@ -10,9 +10,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from input_pipeline.photos import regions
-from legion_jax.evaluation import matching
-from legion_jax.evaluation import rows as rows_lib
-from legion_jax.evaluation.settings import DEFAULT
+from legion_jax.evaluate import region_scores
+from legion_jax.evaluate import photo_rows as rows_lib
+from legion_jax.evaluate.settings import DEFAULT
 
 SIZE = (40, 50)
 
@@ -77,7 +77,7 @@ def random_photo(rng, *, apart: bool):
 def test_greedy_matching_is_cocos(seed):
     rng = np.random.default_rng(seed)
     rows = [random_photo(rng, apart=False) for _ in range(25)]
-    found = matching.block(rows)
+    found = region_scores.block(rows)
     ap50, average = coco_eval(rows)
     assert found["coco"] == pytest.approx({"ap50": ap50, "map": average})
     assert 0.05 < average < 0.9
@@ -88,7 +88,7 @@ def test_greedy_matching_is_cocos(seed):
 def test_both_matchings_agree_where_nothing_competes(seed):
     rng = np.random.default_rng(seed)
     rows = [random_photo(rng, apart=True) for _ in range(25)]
-    found = matching.block(rows)
+    found = region_scores.block(rows)
     assert found["hungarian"] == found["coco"]
     ap50, average = coco_eval(rows)
     assert found["hungarian"] == pytest.approx({"ap50": ap50, "map": average})
@@ -97,18 +97,18 @@ def test_both_matchings_agree_where_nothing_competes(seed):
 def test_the_assignment_overlaps_most_and_greed_takes_what_it_can():
     # The surer prediction overlaps both truths, the other one only the first.
     iou = np.array([[0.8, 0.7], [0.6, 0.0]])
-    assert matching.assigned(iou).tolist() == [0.7, 0.6]
-    hits = matching.greedy_hits(iou, np.array([0.9, 0.5]))
+    assert region_scores.assigned(iou).tolist() == [0.7, 0.6]
+    hits = region_scores.greedy_hits(iou, np.array([0.9, 0.5]))
     assert hits[0].tolist() == [True] * 7 + [False] * 3 and not hits[1].any()
-    assert matching.assigned(np.zeros((2, 0))).tolist() == [0, 0]
-    assert matching.assigned(np.zeros((0, 2))).shape == (0,)
-    assert not matching.greedy_hits(np.zeros((2, 0)), np.ones(2)).any()
+    assert region_scores.assigned(np.zeros((2, 0))).tolist() == [0, 0]
+    assert region_scores.assigned(np.zeros((0, 2))).shape == (0,)
+    assert not region_scores.greedy_hits(np.zeros((2, 0)), np.ones(2)).any()
 
 
 def test_precision_and_recall_of_regions_by_hand():
     rows = [row([(2, 2, 10, 10), (30, 20, 10, 10)], [(2, 2, 10, 10), (0, 30, 5, 5)], [0.9, 0.8]),
             row([], [])]
-    found = matching.block(rows)
+    found = region_scores.block(rows)
     assert found["precision50"] == found["recall50"] == 0.5
     assert found["matched_iou"] == pytest.approx(0.5)
     assert found["hungarian"]["ap50"] == pytest.approx(51 / 101)
@@ -121,32 +121,32 @@ def test_legions_helper_looks_at_components_of_the_union():
     assert one["component_ious"] == [1.0]
     clean = row([], [(0, 0, 3, 3)])
     assert clean["component_ious"] == []
-    assert matching.block([one])["legion"] == {"ap50": 1, "map": 1}
-    assert matching.block([one, clean])["legion"] == {"ap50": 0.5, "map": 0.5}
-    assert matching.component_pairs(np.eye(4, dtype=bool), np.eye(4, dtype=bool)) == [1.0]
+    assert region_scores.block([one])["legion"] == {"ap50": 1, "map": 1}
+    assert region_scores.block([one, clean])["legion"] == {"ap50": 0.5, "map": 0.5}
+    assert region_scores.component_pairs(np.eye(4, dtype=bool), np.eye(4, dtype=bool)) == [1.0]
 
 
 def test_an_overlap_of_components_by_hand():
-    found = matching.component_pairs(box(0, 0, 10, 10) | box(30, 0, 4, 4), box(0, 0, 10, 5))
+    found = region_scores.component_pairs(box(0, 0, 10, 10) | box(30, 0, 4, 4), box(0, 0, 10, 5))
     assert found == [0.5]
-    share = matching.block([row([(0, 0, 10, 5)], [(0, 0, 10, 10)])])["legion"]
+    share = region_scores.block([row([(0, 0, 10, 5)], [(0, 0, 10, 10)])])["legion"]
     assert share == pytest.approx({"ap50": 1, "map": 0.1})
 
 
 def test_photos_without_single_regions_do_not_count():
     unmarked = row([(2, 2, 9, 9)], [(2, 2, 9, 9)], has_masks=False)
-    assert matching.of_row(unmarked) is None and matching.block([unmarked]) is None
+    assert region_scores.of_row(unmarked) is None and region_scores.block([unmarked]) is None
     together = row([(2, 2, 9, 9)], [(2, 2, 9, 9)])
     together["truth"] = []  # only the union was published
-    assert matching.of_row(together) is None
-    clean = matching.block([row([], [(2, 2, 9, 9)])])
+    assert region_scores.of_row(together) is None
+    clean = region_scores.block([row([], [(2, 2, 9, 9)])])
     assert clean["coco"] == {"ap50": None, "map": None}
     assert clean["recall50"] is clean["matched_iou"] is None and clean["precision50"] == 0
 
 
 def test_of_too_many_regions_the_surest_count(monkeypatch):
-    monkeypatch.setattr(matching, "MOST_REGIONS", 2)
-    scores, iou, number = matching.of_row(
+    monkeypatch.setattr(region_scores, "MOST_REGIONS", 2)
+    scores, iou, number = region_scores.of_row(
         row([(2, 2, 9, 9)], [(0, 0, 3, 3), (2, 2, 9, 9), (9, 9, 3, 3)], [0.1, 0.9, 0.5]))
     assert scores.tolist() == [0.9, 0.5] and iou[:, 0].tolist() == [1.0, pytest.approx(4 / 86)]
     assert number == 1
