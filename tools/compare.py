@@ -18,8 +18,8 @@ from rich.table import Table
 from input_pipeline import paths
 from legion_jax import command
 from legion_jax.evaluate.bootstrap import RESAMPLES
-from legion_jax.evaluation.pages import comparison, photos
-from legion_jax.evaluation.pages.folder import Evaluation, open_evaluation
+from legion_jax.evaluate.report import comparison, photos
+from legion_jax.evaluate.report.folder import Evaluation, open_evaluation
 
 
 def pictures(data_dir: str | None, a: Evaluation, b: Evaluation):

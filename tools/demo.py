@@ -25,10 +25,10 @@ from input_pipeline.scarred_photos import __main__
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax import command
-from legion_jax.evaluate import run as run_lib, mask_scores
 from legion_jax import config as config_lib
 from legion_jax.convert import export
-from legion_jax.evaluate import settings
+from legion_jax.evaluate import mask_scores, settings
+from legion_jax.evaluate import run as run_lib
 from legion_jax.predict import result_files
 from legion_jax.predict.predictor import Predictor
 from legion_jax.train import metrics_log
@@ -80,9 +80,9 @@ def score(root: pathlib.Path, config, source) -> tuple[list[ScoreRow], list[dict
     trained = Predictor.from_folder(run, batch_size=size)
     records = run_lib.open_source(root / "data", split)
     task = run_lib.Task(records, run_lib.facts_of(run, str(root / "data"), split, records),
-                         lambda: trained)
+                        lambda: trained)
     result = run_lib.run(task, epath.Path(root / "evaluation"),
-                          run_lib.Scoring(settings.DEFAULT), folder=run)
+                         run_lib.Scoring(settings.DEFAULT), folder=run)
     rows = [json.loads(line) for line in (root / "evaluation/rows.jsonl").read_text().splitlines()]
     run_lib.show(result)
     untrained = Predictor.untrained(

@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from legion_jax.evaluate import mask_scores
-from legion_jax.evaluate import verdict_scores, region_scores, reliability
+from legion_jax.evaluate import mask_scores, region_scores, reliability, verdict_scores
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # draws int[R, N] -> float[R], NaN for no photos
 
@@ -93,7 +92,7 @@ def _matching(rows: Sequence[dict]) -> dict[str, Statistic]:
 def _areas(draws, *, found, name, columns):
     drawn, truth = draws[:, found["photo"]], draws @ found["truth"]
     return np.mean([region_scores.average_precision(found["scores"], found[name][:, column], truth,
-                                               drawn) for column in columns], axis=0)
+                                                    drawn) for column in columns], axis=0)
 
 
 def _detection(rows: Sequence[dict]) -> dict[str, Statistic]:

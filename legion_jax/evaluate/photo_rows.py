@@ -8,8 +8,7 @@ from pycocotools import mask as coco_mask
 from input_pipeline.batches import examples
 from input_pipeline.photos import images, perturbations, regions
 from input_pipeline.records.record import DataError, RecordError
-from legion_jax.evaluate import mask_scores
-from legion_jax.evaluate import region_scores, text_scores
+from legion_jax.evaluate import mask_scores, region_scores, text_scores
 from legion_jax.evaluate.settings import Settings
 from legion_jax.predict.prediction import Prediction
 

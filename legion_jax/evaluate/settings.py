@@ -6,8 +6,7 @@ import numpy as np
 
 from input_pipeline.errors import UserError
 from input_pipeline.photos import perturbations, regions
-from legion_jax.evaluate import mask_scores
-from legion_jax.evaluate import reliability
+from legion_jax.evaluate import mask_scores, reliability
 
 FORMAT = 1  # of rows.jsonl; changes when its numbers would
 COMPAT = ("", "legion")

@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from legion_jax.evaluate import mask_scores
-from legion_jax.evaluate import verdict_scores, region_scores, text_scores
+from legion_jax.evaluate import mask_scores, region_scores, text_scores, verdict_scores
 
 LISTED_FAILURES = 100
 _PLAIN = ("by_split", "by_category", "by_generator", "reliability")
@@ -76,7 +75,7 @@ def add_css(rows: Sequence[dict], encode: Callable[[list[str]], np.ndarray]) -> 
     """Set `css` of every row with a reference, see `texts.cosines`."""
     scored = [r for r in rows if r["rouge_l"] is not None]
     values = text_scores.cosines([r["explanation"] for r in scored], [r["reference"] for r in scored],
-                           encode)
+                                 encode)
     for row, value in zip(scored, values, strict=True):
         row["css"] = value
 

@@ -7,8 +7,7 @@ import pytest
 from made_rows import random_rows
 
 from input_pipeline.errors import UserError
-from legion_jax.evaluate import mask_scores
-from legion_jax.evaluate import bootstrap, summary, intervals
+from legion_jax.evaluate import bootstrap, intervals, mask_scores, summary
 
 
 def at(result: dict, path: str):

@@ -14,8 +14,8 @@ from made_rows import prediction, record
 from input_pipeline.errors import UserError
 from input_pipeline.photos import regions
 from input_pipeline.records import prepared
-from legion_jax.evaluate import run as run_lib
 from legion_jax.evaluate import chunks, summary
+from legion_jax.evaluate import run as run_lib
 from legion_jax.evaluate import settings as settings_lib
 from legion_jax.evaluate.photo_rows import Source
 from legion_jax.evaluate.settings import DEFAULT
@@ -61,7 +61,7 @@ def made_up(number: int) -> Source:
 def run(source, output, finder, *, facts=None, settings=DEFAULT, damage=()):
     task = run_lib.Task(source, facts or FACTS, lambda: finder)
     return run_lib.run(task, epath.Path(output), run_lib.Scoring(settings, resamples=20),
-                        folder="weights", damage=damage)
+                       folder="weights", damage=damage)
 
 
 def lines(output):
@@ -205,7 +205,7 @@ def on_this_host(folder: str, data_dir: str, output: str) -> int:
 
     task = run_lib.Task(source, run_lib.facts_of(folder, data_dir, "test", source), Counted)
     run_lib.run(task, epath.Path(output), run_lib.Scoring(DEFAULT, resamples=20), folder=folder,
-                 damage=[("jpeg", 50.0)])
+                damage=[("jpeg", 50.0)])
     return len(seen)
 
 

@@ -70,7 +70,7 @@ def test_unusable_verdicts_are_named():
 
 def test_a_photo_without_an_answer_is_a_wrong_verdict_and_ranks_nowhere():
     result = verdict_scores.detection([0.9, np.nan, 0.2], [True, True, False], [True, True, False],
-                                 answered=[True, False, True])
+                                      answered=[True, False, True])
     assert result["accuracy"] == pytest.approx(2 / 3) and result["accuracy_fake"] == 0.5
     assert result["auc"] == 1 and result["num"] == 3 and result["num_unanswered"] == 1
     assert result["f1"] == pytest.approx(2 / 3) and result["f1_real"] == pytest.approx(2 / 3)
@@ -137,8 +137,8 @@ def test_words_beside_verdict_and_truth():
             row(0, None, words="fake"), row(-1, 0.1, words="real", words_agree=True),
             row(1, None, failed="broken")]
     assert verdict_scores.words(rows) == {"agreement": pytest.approx(2 / 3),
-                                     "accuracy": pytest.approx(2 / 3), "num": 5, "num_silent": 1,
-                                     "num_disagree": 1}
+                                          "accuracy": pytest.approx(2 / 3), "num": 5, "num_silent": 1,
+                                          "num_disagree": 1}
     assert verdict_scores.words([]) == {"agreement": None, "accuracy": None, "num": 0, "num_silent": 0,
-                                   "num_disagree": 0}
+                                        "num_disagree": 0}
 

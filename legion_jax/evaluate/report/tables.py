@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from legion_jax.display import web
-from legion_jax.evaluation.pages.folder import Evaluation
+from legion_jax.evaluate.report.folder import Evaluation
 
 # Name and meaning of each measure. How a run counts it stands in its own `conventions`.
 MEASURES = {

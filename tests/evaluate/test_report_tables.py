@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from legion_jax.evaluation.pages import charts, items, published, standing, tables
-from legion_jax.evaluation.pages.folder import UNKNOWN, Evaluation
-from legion_jax.evaluation.pages.tables import Cell
+from legion_jax.evaluate.report import curves, items, published_results, standing, tables
+from legion_jax.evaluate.report.folder import UNKNOWN, Evaluation
+from legion_jax.evaluate.report.tables import Cell
 
 
 def _run(**metrics) -> Evaluation:
@@ -82,11 +82,11 @@ def test_levels_go_from_mild_to_hard_and_begin_with_the_clean_value():
 
     run = _run(localisation={"mean": {"f1": 1.0}}, robustness=[
         at("jpeg", 35, 0.25), at("jpeg", 90, 0.5), at("noise", 0.2, 0.0), at("noise", 0.02, 0.5)])
-    jpeg, noise = charts.robustness(run)
+    jpeg, noise = curves.robustness(run)
     assert [label for _, label in jpeg.x_ticks] == ["clean", "90", "35"]
     assert [label for _, label in noise.x_ticks] == ["clean", "0.02", "0.2"]
     [line] = jpeg.lines
-    top, bottom = charts.WIDE.y(1), charts.WIDE.y(0)
+    top, bottom = curves.WIDE.y(1), curves.WIDE.y(0)
     assert [y for _, y, _ in line.dots] == [top, (top + bottom) / 2, (top + 3 * bottom) / 4]
     assert line.level == top and "F1 at 90: 0.500" in line.dots[1][2]
 
@@ -95,32 +95,32 @@ def test_reliability_and_roc_and_histogram_lie_in_their_canvas():
     bins = [{"low": 0.5, "high": 0.75, "num": 3, "confidence": 0.6, "accuracy": 1.0},
             {"low": 0.75, "high": 1.0, "num": 0, "confidence": None, "accuracy": None}]
     run = _run(detection={"ece": 0.4, "reliability": bins})
-    diagram, counts = charts.reliability(run)
+    diagram, counts = curves.reliability(run)
     assert diagram.note == "ECE 0.400" and len(diagram.bars) == len(counts.bars) == 1
-    assert diagram.bars[0].x == charts.SQUARE.x(0.5) and diagram.bars[0].y == charts.SQUARE.y(1)
+    assert diagram.bars[0].x == curves.SQUARE.x(0.5) and diagram.bars[0].y == curves.SQUARE.y(1)
     fake = np.array([0.0, 0.2, 0.8, 1.0, 0.5])
     truth = np.array([False, False, True, True, True])
-    curve = charts.roc(fake, truth, 1.0)
+    curve = curves.roc(fake, truth, 1.0)
     points = [tuple(map(float, p.split(","))) for p in curve.lines[0].points.split()]
-    assert points[0] == (charts.SQUARE.x(0), charts.SQUARE.y(0))
-    assert (charts.SQUARE.x(0), charts.SQUARE.y(1)) in points  # no real photo above any fake one
-    assert points[-1] == (charts.SQUARE.x(1), charts.SQUARE.y(1))
-    assert charts.roc(fake, truth | True, None) is None
-    chart = charts.histogram(fake, truth)
+    assert points[0] == (curves.SQUARE.x(0), curves.SQUARE.y(0))
+    assert (curves.SQUARE.x(0), curves.SQUARE.y(1)) in points  # no real photo above any fake one
+    assert points[-1] == (curves.SQUARE.x(1), curves.SQUARE.y(1))
+    assert curves.roc(fake, truth | True, None) is None
+    chart = curves.histogram(fake, truth)
     assert chart.note == "2 real, 3 fake photos" and len(chart.bars) == 5
-    assert charts.histogram(fake[:0], truth[:0]) is None
+    assert curves.histogram(fake[:0], truth[:0]) is None
     for bar in (*chart.bars, *diagram.bars, *counts.bars):
-        assert charts.SQUARE.LEFT <= bar.x <= bar.x + bar.width <= charts.SQUARE.WIDTH
-        assert bar.y + bar.height == pytest.approx(charts.SQUARE.y(0), abs=0.11)
+        assert curves.SQUARE.LEFT <= bar.x <= bar.x + bar.width <= curves.SQUARE.WIDTH
+        assert bar.y + bar.height == pytest.approx(curves.SQUARE.y(0), abs=0.11)
 
 
 def test_large_curves_are_thinned_but_keep_their_ends():
     rng = np.random.default_rng(0)
     truth = rng.random(5000) < 0.5
-    curve = charts.roc(rng.random(5000), truth, 0.5)
+    curve = curves.roc(rng.random(5000), truth, 0.5)
     points = curve.lines[0].points.split()
-    assert len(points) <= charts.MAX_POINTS
-    assert points[-1] == f"{float(charts.SQUARE.x(1))},{float(charts.SQUARE.y(1))}"
+    assert len(points) <= curves.MAX_POINTS
+    assert points[-1] == f"{float(curves.SQUARE.x(1))},{float(curves.SQUARE.y(1))}"
 
 
 @pytest.mark.parametrize(("data", "split", "titles", "reason"), [
@@ -168,7 +168,7 @@ def test_one_test_set_is_its_column():
 
 
 def test_published_tables_are_rectangles():
-    for table in published.TABLES:
+    for table in published_results.TABLES:
         assert table.ours in table.rows
         assert {len(values) for values in table.rows.values()} == {len(table.columns)}
         top = 100 if table.per_cent else 1

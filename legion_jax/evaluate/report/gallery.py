@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 
 from legion_jax.display import web
-from legion_jax.evaluation.pages import items, photos
+from legion_jax.evaluate.report import items, photos
 
 TEMPLATES = pathlib.Path(__file__).parents[1] / "templates"
 

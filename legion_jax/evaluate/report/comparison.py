@@ -8,8 +8,8 @@ from etils import epath
 from input_pipeline.errors import UserError
 from legion_jax.display import web
 from legion_jax.evaluate.bootstrap import RESAMPLES, paired_difference
-from legion_jax.evaluation.pages import gallery, items, tables
-from legion_jax.evaluation.pages.folder import Evaluation
+from legion_jax.evaluate.report import gallery, items, tables
+from legion_jax.evaluate.report.folder import Evaluation
 from legion_jax.train import metrics_log
 
 MAX_PHOTOS = 60

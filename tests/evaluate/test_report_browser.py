@@ -10,8 +10,8 @@ import browser
 import fake_evaluation
 import pytest
 
-from legion_jax.evaluation.pages import comparison, items, photos, write_report
-from legion_jax.evaluation.pages.folder import open_evaluation
+from legion_jax.evaluate.report import comparison, items, photos, write_report
+from legion_jax.evaluate.report.folder import open_evaluation
 
 CARDS = "[...document.querySelectorAll('.card h3')].map(e => e.textContent)"
 NUMBER = 30  # more than the gallery makes at once

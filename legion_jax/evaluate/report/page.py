@@ -8,8 +8,15 @@ from etils import epath
 from input_pipeline.errors import UserError
 from input_pipeline.records.record import LABELS
 from legion_jax.display import web
-from legion_jax.evaluation.pages import charts, gallery, items, photos, standing, tables
-from legion_jax.evaluation.pages.folder import Evaluation, open_evaluation
+from legion_jax.evaluate.report import (
+    curves as curves_lib,
+    gallery,
+    items,
+    photos,
+    standing,
+    tables,
+)
+from legion_jax.evaluate.report.folder import Evaluation, open_evaluation
 
 LOG = logging.getLogger("legion_jax")
 MAX_PHOTOS = 1000
@@ -88,8 +95,8 @@ def view(run: Evaluation, found: dict[str, np.ndarray], shown: int) -> dict:
     """Everything the static part of the page shows."""
     judged = (found["label"] >= 0) & ~np.isnan(found["fake"])
     fake, truth = found["fake"][judged], found["label"][judged] > 0
-    curves = [charts.roc(fake, truth, run.number("detection", "auc")),
-              charts.histogram(fake, truth)]
+    curves = [curves_lib.roc(fake, truth, run.number("detection", "auc")),
+              curves_lib.histogram(fake, truth)]
     standard = standing.standing(run)
     main = [tables.masks(run),
             tables.block(run, "Verdict", "detection", keys=tables.DETECTION),
@@ -104,9 +111,9 @@ def view(run: Evaluation, found: dict[str, np.ndarray], shown: int) -> dict:
         "total": len(found["id"]), "settings": tables.settings(run),
         "tables": [table for table in main if table], "silent": silent(run),
         "slices": tables.slices(run),
-        "standing": standard, "robustness": charts.robustness(run),
+        "standing": standard, "robustness": curves_lib.robustness(run),
         "levels": tables.robustness(run),
-        "calibration": charts.reliability(run), "curves": [c for c in curves if c],
+        "calibration": curves_lib.reliability(run), "curves": [c for c in curves if c],
         "conventions": dict(run.block("conventions")),
         "labels": {name: int((found["label"] == label).sum()) for label, name in LABELS.items()
                    if (found["label"] == label).any()}}

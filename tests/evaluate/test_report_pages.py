@@ -14,10 +14,9 @@ import pytest
 from html_page import Page
 from PIL import Image
 
-from legion_jax.evaluate import run
-from legion_jax.evaluate import bootstrap, summary, settings
-from legion_jax.evaluation.pages import gallery, items, report, write_report
+from legion_jax.evaluate import bootstrap, run, settings, summary
 from legion_jax.evaluate.settings import DEFAULT
+from legion_jax.evaluate.report import gallery, items, page as page_lib, write_report
 
 folder = fake_evaluation.folder
 
@@ -152,5 +151,5 @@ def test_choice_of_the_worst_puts_unknown_last():
     found = {"id": np.array(["a", "b", "c", "d"], object), "label": np.zeros(4),
              "fake": np.zeros(4), "quality": np.array([np.nan, 0.2, 0.1, 0.2]),
              "rouge_l": np.array([0, 0.5, np.nan, 0.1])}
-    assert [report.worst(found, n) for n in range(5)] == [
+    assert [page_lib.worst(found, n) for n in range(5)] == [
         set(), {"c"}, {"c", "d"}, {"b", "c", "d"}, {"a", "b", "c", "d"}]

@@ -8,7 +8,7 @@ import pytest
 from html_page import Page
 
 from input_pipeline.errors import UserError
-from legion_jax.evaluation.pages import write_report
+from legion_jax.evaluate.report import write_report
 
 folder = fake_evaluation.folder
 

@@ -5,9 +5,9 @@ import re
 
 from etils import epath
 
-from legion_jax.evaluation.pages.folder import Evaluation
-from legion_jax.evaluation.pages.published import TABLES, WITH_TRAINING, Column, Published
-from legion_jax.evaluation.pages.tables import DASH, Cell, Table, Term, convention
+from legion_jax.evaluate.report.folder import Evaluation
+from legion_jax.evaluate.report.published_results import TABLES, WITH_TRAINING, Column, Published
+from legion_jax.evaluate.report.tables import DASH, Cell, Table, Term, convention
 
 TRAINING = {"train", "val", "validation", "dev"}
 

@@ -9,8 +9,8 @@ import fake_evaluation
 import pytest
 from html_page import Page
 
-from legion_jax.evaluation.pages import comparison, photos, write_report
-from legion_jax.evaluation.pages.folder import open_evaluation
+from legion_jax.evaluate.report import comparison, photos, write_report
+from legion_jax.evaluate.report.folder import open_evaluation
 from tools import compare as tool
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from legion_jax.display import web
-from legion_jax.evaluation.pages.folder import Evaluation
-from legion_jax.evaluation.pages.tables import number_in
+from legion_jax.evaluate.report.folder import Evaluation
+from legion_jax.evaluate.report.tables import number_in
 
 MAX_POINTS = 200  # of a curve
 BINS = 20  # of the histogram of fake probabilities

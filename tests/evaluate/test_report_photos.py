@@ -11,7 +11,7 @@ from sheet_pages import make_source
 from input_pipeline.batches import examples
 from input_pipeline.errors import UserError
 from input_pipeline.records import builder, prepared
-from legion_jax.evaluation.pages import photos
+from legion_jax.evaluate.report import photos
 
 
 def test_large_photos_are_reduced():
