@@ -19,8 +19,8 @@ from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import config, sharding
 from legion_jax.config import LegionConfig
-from legion_jax.convert import load
-from legion_jax.convert.rules import Rule, lora_rules, rules
+from legion_jax.convert import from_torch
+from legion_jax.convert.table import Rule, lora_rules, rules
 from legion_jax.convert.values import origin_of
 from legion_jax.models import param_tree
 from legion_jax.train import knobs, setup
@@ -161,7 +161,7 @@ def padding(model: LegionConfig) -> list[str]:
 
 def recorded(folder: epath.PathLike) -> dict[str, tuple[str, str]]:
     """{published name: (name in its file, "role/file")} as a conversion recorded it."""
-    layout = origin_of(folder) / "source" / load.LAYOUT
+    layout = origin_of(folder) / "source" / from_torch.LAYOUT
     if not layout.exists():
         return {}
     return {t["published"]: (key, f"{role}/{t['file']}")

@@ -10,8 +10,8 @@ import torch
 from inspected import KEY, ONE, by_path, sums
 
 from legion_jax import inventory
-from legion_jax.convert import export, load
-from legion_jax.convert.rules import rules
+from legion_jax.convert import to_torch, from_torch
+from legion_jax.convert.table import rules
 from tools import inspect_params, params_table
 
 
@@ -24,7 +24,7 @@ def test_torch_folders_are_listed_as_their_conversion(sized, folders, converted)
     found = inspect_params.of_torch(str(folders[0]), clip=str(folders[1]))
     assert found.parameters == inventory.of_checkpoint(converted).parameters
     assert not found.problems and not found.unknown and not found.absent
-    roles = json.loads((converted / "source" / load.LAYOUT).read_text()).values()
+    roles = json.loads((converted / "source" / from_torch.LAYOUT).read_text()).values()
     assert len(found.carried) == sum(len(role["tensors"]) for role in roles) - sum(
         rule.keys.size for rule in rules(sized))
 
@@ -81,7 +81,7 @@ def test_tower_alone_and_weights_without_small_files(folders, converted, tmp_pat
 
 
 def test_other_spelling(converted, tmp_path):
-    export.export(str(converted), str(tmp_path / "hf"), layout="hf", progress=False)
+    to_torch.export(str(converted), str(tmp_path / "hf"), layout="hf", progress=False)
     found = inspect_params.of_torch(str(tmp_path / "hf"))
     whole = by_path(inventory.of_checkpoint(converted))
     assert inspected.shapes(found) == {p: x.shape for p, x in whole.items()}

@@ -15,13 +15,13 @@ from absl import flags
 
 from input_pipeline.errors import UserError
 from legion_jax import command
-from legion_jax.convert import load, verify
+from legion_jax.convert import from_torch, verify
 from legion_jax.convert.plan import Options
-from legion_jax.convert.source import read_json
-from legion_jax.convert.spellings import CLS_TOWER
+from legion_jax.convert.tensor_folder import read_json
+from legion_jax.convert.names import CLS_TOWER
 
 
-def describe(summary: load.Summary, output: str, *, checkpoint: str, clip: str | None) -> None:
+def describe(summary: from_torch.Summary, output: str, *, checkpoint: str, clip: str | None) -> None:
     """What a conversion found, for the terminal."""
     print(f"{output}: {summary.parameters:,} parameters; {len(summary.carried)} tensors that "
           f"LEGION never runs are carried through unchanged")
@@ -92,7 +92,7 @@ if __name__ == "__main__":
             tokenizer=TOKENIZER.value, config=CONFIG.value, lora_alpha=LORA_ALPHA.value,
             sam=read_json(pathlib.Path(sam)) if sam else None, merge_lora=MERGE_LORA.value,
             partial=PARTIAL.value, allow_nonfinite=ALLOW_NONFINITE.value)
-        describe(load.convert(CHECKPOINT.value, OUTPUT.value, clip=CLIP.value, sam=SAM.value,
+        describe(from_torch.convert(CHECKPOINT.value, OUTPUT.value, clip=CLIP.value, sam=SAM.value,
                               head=HEAD.value, adapter=ADAPTER.value, options=options),
                  OUTPUT.value, checkpoint=CHECKPOINT.value, clip=CLIP.value)
         return None

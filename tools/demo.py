@@ -26,7 +26,7 @@ from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax import command
 from legion_jax import config as config_lib
-from legion_jax.convert import export
+from legion_jax.convert import to_torch
 from legion_jax.evaluate import mask_scores, settings
 from legion_jax.evaluate import run as run_lib
 from legion_jax.predict import result_files
@@ -142,7 +142,7 @@ def run(root: pathlib.Path) -> list[Aim]:
     examples = [example(root, predictor, source[i], rows[i]) for i in shown]
     failure = None if worst is None else example(root, predictor, source[worst], rows[worst])
     shutil.rmtree(root / "pytorch", ignore_errors=True)
-    written = export.export(str(root / "run"), str(root / "pytorch"))
+    written = to_torch.export(str(root / "run"), str(root / "pytorch"))
     aims = [Aim("F1 on held-out photos, mean", WANTED_F1, scores[0].f1),
             Aim("verdict accuracy on held-out photos", WANTED_ACCURACY, scores[0].accuracy)]
     curve = [json.loads(line) for line in (root / "run/metrics.jsonl").read_text().splitlines()]

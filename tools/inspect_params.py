@@ -25,7 +25,7 @@ from rich.console import Console
 from input_pipeline.errors import UserError
 from legion_jax import command, inventory, sharding
 from legion_jax.convert import survey
-from legion_jax.convert.sources import open_sources
+from legion_jax.convert.roles import open_sources
 from legion_jax.inventory import Inventory
 from legion_jax.train import metrics_log
 from legion_jax.weights import checkpoint

@@ -16,9 +16,9 @@ from input_pipeline.text.tokenizer import ADDED_TOKENS, Tokenizer
 from legion_jax import command, config
 from legion_jax.config import LegionConfig
 from legion_jax.convert import carried, streaming
-from legion_jax.convert.files import Files
+from legion_jax.convert.model_folder import Files
 from legion_jax.convert.published_files import published_configs
-from legion_jax.convert.rules import rules
+from legion_jax.convert.table import rules
 from legion_jax.convert.values import Tensor, split_tower
 from legion_jax.models import param_tree
 

@@ -3,7 +3,7 @@
 import re
 
 from legion_jax.config import LegionConfig
-from legion_jax.convert.rules import SAM
+from legion_jax.convert.table import SAM
 
 # Anything else that no rule uses is reported by name.
 KNOWN = (

@@ -2,12 +2,12 @@
 
 from etils import epath
 
-from legion_jax.convert import adapter, recorded
-from legion_jax.convert.files import Files, encode
-from legion_jax.convert.rules import rules
-from legion_jax.convert.source import SourceError
-from legion_jax.convert.sources import ADDED, MODULES
-from legion_jax.convert.spellings import LLAVA_NEW, PUBLISHED, is_llava
+from legion_jax.convert import lora as lora_lib, origin
+from legion_jax.convert.model_folder import Files, encode
+from legion_jax.convert.table import rules
+from legion_jax.convert.tensor_folder import SourceError
+from legion_jax.convert.roles import ADDED, MODULES
+from legion_jax.convert.names import LLAVA_NEW, PUBLISHED, is_llava
 from legion_jax.convert.values import Tensor, Values, origin_of
 
 # Modules PEFT itself can put back, by the name it knows them by.
@@ -23,8 +23,8 @@ def adapter_layout(folder: epath.PathLike) -> Files:
     else in a language model with names `model.layers...`, as LEGION's. Everything else that was
     trained goes to `trained_modules.safetensors` under published names.
     """
-    meta = recorded.read_meta(origin_of(folder))
-    spelling = recorded.read_layout(epath.Path(origin_of(folder)) / "source").get(
+    meta = origin.read_meta(origin_of(folder))
+    spelling = origin.read_layout(epath.Path(origin_of(folder)) / "source").get(
         "main", {"spelling": ""})["spelling"]
     table = LLAVA_NEW if is_llava(spelling) else PUBLISHED
     values = Values(folder, merge=False, rows=(
@@ -39,7 +39,7 @@ def adapter_layout(folder: epath.PathLike) -> Files:
         PREFIX + table.from_published(name): t for name, t in (lora | saved).items()}
     if rest := {name: t for name, t in trained.items() if name not in saved | lora}:
         files.weights[MODULES] = rest
-    files.small[adapter.CONFIG] = encode(adapter.config_file(
+    files.small[lora_lib.CONFIG] = encode(lora_lib.config_file(
         values.config.lora, base=meta.get("sources", {}).get("main", {}).get("path", ""),
         layers=table.from_published("model.layers.0")[:-1],
         modules=[module for module, root in SAVED.items()
@@ -50,7 +50,7 @@ def adapter_layout(folder: epath.PathLike) -> Files:
 def _trained(folder: epath.PathLike, values: Values) -> dict[str, Tensor]:
     """Tensors that differ from the base: of training, or of the adapter this was converted from."""
     paths, place = set(), epath.Path(folder)
-    while base := (meta := recorded.read_meta(place))["base"]:
+    while base := (meta := origin.read_meta(place))["base"]:
         paths |= set(meta["trained"])
         place = epath.Path(base["path"])
     names = {key for rule in rules(values.config) if rule.path in paths

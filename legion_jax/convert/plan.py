@@ -11,10 +11,10 @@ import numpy as np
 
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LegionConfig, LoraConfig
-from legion_jax.convert import adapter, carried, sizes, vocabulary
-from legion_jax.convert.rules import Rule, lora_rules, rules
-from legion_jax.convert.source import Entry, SourceError, read_json
-from legion_jax.convert.sources import LORA, Sources, read_configs
+from legion_jax.convert import lora as lora_lib, carried, sizes, vocabulary
+from legion_jax.convert.table import Rule, lora_rules, rules
+from legion_jax.convert.tensor_folder import Entry, SourceError, read_json
+from legion_jax.convert.roles import LORA, Sources, read_configs
 from legion_jax.models import param_tree
 
 
@@ -83,7 +83,7 @@ class Plan:
 def make_plan(sources: Sources, options: Options) -> Plan:
     """Read configs and tokenizer and compare them with the tensors. Raises SourceError."""
     main = sources.roles["main"]
-    if adapter.CONFIG in main.small_files() and "model.embed_tokens.weight" not in sources.entries:
+    if lora_lib.CONFIG in main.small_files() and "model.embed_tokens.weight" not in sources.entries:
         raise SourceError(f"{main.folder.path}: an adapter; --adapter takes it, --checkpoint the "
                           f"model it adds to")
     configs = read_configs(sources)
@@ -97,7 +97,7 @@ def make_plan(sources: Sources, options: Options) -> Plan:
     tokenizer = vocabulary.read_tokenizer(
         pathlib.Path(options.tokenizer or main.folder.root), rows=rows,
         extend=main.is_llava)
-    lora, adapters = adapter.read(sources, alpha=options.lora_alpha, merge=options.merge_lora)
+    lora, adapters = lora_lib.read(sources, alpha=options.lora_alpha, merge=options.merge_lora)
     config = sizes.read_config(configs, sources.entries, vocab=tokenizer.vocab_size, lora=lora,
                                sam=options.sam)
     abstract = param_tree.abstract_params(config)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
-from legion_jax.convert.rules import SAM
-from legion_jax.convert.source import Entry, SourceError
+from legion_jax.convert.table import SAM
+from legion_jax.convert.tensor_folder import Entry, SourceError
 
 # The one size of SAM that no tensor's shape tells, by the width of its prompts where they are
 # those of the published SAM.

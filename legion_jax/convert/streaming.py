@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from legion_jax.convert.source import SourceError
+from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.weights import tensor_file
 
 WORKERS = 2  # each holds one tensor and its copy in the other layout

@@ -11,11 +11,11 @@ import numpy as np
 from input_pipeline.errors import UserError
 from legion_jax import inventory
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig
-from legion_jax.convert import adapter, carried, plan, sizes, vocabulary
+from legion_jax.convert import lora as lora_lib, carried, plan, sizes, vocabulary
 from legion_jax.convert.plan import Options
-from legion_jax.convert.rules import SAM, Rule, lora_rules, rules
-from legion_jax.convert.source import Entry, SourceError, read_json
-from legion_jax.convert.sources import LORA, Source, Sources, read_configs
+from legion_jax.convert.table import SAM, Rule, lora_rules, rules
+from legion_jax.convert.tensor_folder import Entry, SourceError, read_json
+from legion_jax.convert.roles import LORA, Source, Sources, read_configs
 from legion_jax.inventory import Inventory
 from legion_jax.models import param_tree
 
@@ -59,8 +59,8 @@ def of_sources(sources: Sources) -> Inventory:
 def _lora(sources: Sources, notes: list[str]) -> tuple[dict[str, Entry], LoraConfig]:
     """The tensors, and the model's LoRA; factors a conversion can only fold in are left out."""
     factors = {name: match["module"] for name in sources.entries if (match := LORA.match(name))}
-    problem = adapter.must_merge(sources, factors.values())
-    lora, _ = adapter.read(sources, alpha=Options.lora_alpha, merge=bool(problem))
+    problem = lora_lib.must_merge(sources, factors.values())
+    lora, _ = lora_lib.read(sources, alpha=Options.lora_alpha, merge=bool(problem))
     replaced = sum(len(s.folder.entries) for s in sources.roles.values()) - len(sources.entries)
     if replaced:
         notes.append(f"{replaced:,} tensors are not used: an adapter's stand in their place, or "

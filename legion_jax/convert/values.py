@@ -9,9 +9,9 @@ import numpy as np
 from etils import epath
 
 from legion_jax.config import LegionConfig
-from legion_jax.convert import recorded, streaming
-from legion_jax.convert.rules import lora_rules, rules
-from legion_jax.convert.source import SourceError
+from legion_jax.convert import origin as origin_lib, streaming
+from legion_jax.convert.table import lora_rules, rules
+from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.convert.whole import with_lora
 from legion_jax.weights import params_files, tensor_file
 
@@ -36,7 +36,7 @@ class Tensor:
 def origin_of(folder: epath.PathLike) -> epath.Path:
     """The converted checkpoint, or the run from scratch, that a chain of runs began with."""
     origin, seen = epath.Path(folder), set()
-    while base := recorded.read_meta(origin)["base"]:
+    while base := origin_lib.read_meta(origin)["base"]:
         seen.add(str(origin))
         origin = epath.Path(base["path"])
         if str(origin) in seen:
@@ -55,16 +55,16 @@ class Values:
 
     def __init__(self, folder: epath.PathLike, *, rows: int | None = None, merge: bool = True):
         """`rows`: of the vocabulary matrices, if not one per token."""
-        self.meta, origin = recorded.read_meta(folder), origin_of(folder)
+        self.meta, origin = origin_lib.read_meta(folder), origin_of(folder)
         self.config: LegionConfig = self.meta["config"]
         self.source = pathlib.Path(origin) / "source"
-        self.roles = recorded.read_layout(self.source)
-        if recorded.read_meta(origin).get("sources") and not self.roles:
-            raise SourceError(f"{self.source / recorded.LAYOUT}: not there; without it nothing can "
+        self.roles = origin_lib.read_layout(self.source)
+        if origin_lib.read_meta(origin).get("sources") and not self.roles:
+            raise SourceError(f"{self.source / origin_lib.LAYOUT}: not there; without it nothing can "
                               f"go back to where it came from")
         self._reader = params_files.Reader(folder)
-        recorded.check_params(folder, self.meta, self._reader.entries, absent={
-            *self.meta.get("absent", []), *recorded.read_meta(origin).get("absent", [])})
+        origin_lib.check_params(folder, self.meta, self._reader.entries, absent={
+            *self.meta.get("absent", []), *origin_lib.read_meta(origin).get("absent", [])})
         # Merged, a tensor is back in the base's files, in their dtype; apart, in the adapter's.
         order = [*self.roles.values()][::-1 if merge else 1]
         self._dtypes = {t["published"]: t["dtype"] for role in order
@@ -107,7 +107,7 @@ class Values:
         return read
 
     def _carried(self) -> dict[str, Tensor]:
-        kept, out = recorded.open_carried(self.source, self.roles, self.tensors.keys()), {}
+        kept, out = origin_lib.open_carried(self.source, self.roles, self.tensors.keys()), {}
         if kept is None:
             return {}
         for role, described in self.roles.items():

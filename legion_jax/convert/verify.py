@@ -4,10 +4,10 @@ import pathlib
 
 from etils import epath
 
-from legion_jax.convert import load, streaming
+from legion_jax.convert import from_torch, streaming
 from legion_jax.convert.plan import Options, Plan, make_plan
-from legion_jax.convert.source import SourceError, open_safetensors, sha256
-from legion_jax.convert.sources import reopen
+from legion_jax.convert.tensor_folder import SourceError, open_safetensors, sha256
+from legion_jax.convert.roles import reopen
 from legion_jax.weights import checkpoint, params_files, tensor_file
 
 
@@ -49,7 +49,7 @@ def _compare_values(folder: pathlib.Path, meta: dict, progress: bool) -> list[st
         return [f"{folder / checkpoint.META}: another architecture than the sources have"]
     if lost := sorted(plan.params.keys() - reader.entries.keys()):
         return [f"{folder / 'params'}: {path} is not there" for path in lost]
-    work, problems = load.jobs(plan), []
+    work, problems = from_torch.jobs(plan), []
 
     def compare(name):
         def put(path, index, array):
@@ -63,15 +63,15 @@ def _compare_values(folder: pathlib.Path, meta: dict, progress: bool) -> list[st
     streaming.run(compare, order, sizes=[plan.sources.entries[n].nbytes for n in order],
                   beside={}, description="comparing", progress=progress)
     problems += _compare_records(folder, meta, plan)
-    file = folder / "source" / load.CARRIED
+    file = folder / "source" / from_torch.CARRIED
     if not file.exists():
         return sorted([*problems, f"{file}: not there"])
     kept = open_safetensors(file)
     for name in plan.rest:
-        if load.carried_name(plan.sources, name) not in kept.tensors:
+        if from_torch.carried_name(plan.sources, name) not in kept.tensors:
             problems.append(f"{file}: {name} is not there")
             continue
-        value = kept.read(load.carried_name(plan.sources, name))
+        value = kept.read(from_torch.carried_name(plan.sources, name))
         if tensor_file.raw_bytes(value) != tensor_file.raw_bytes(plan.sources.read(name)):
             problems.append(f"{file}: {name}: other values than in the sources")
     return sorted(problems)
@@ -81,7 +81,7 @@ def _compare_records(folder: pathlib.Path, meta: dict, plan: Plan) -> list[str]:
     """The tokenizer, and what an export needs beside the tensors."""
     wanted = {folder / "tokenizer" / name: content
               for name, content in plan.tokenizer.files.items()}
-    wanted |= {folder / "source" / name: content for name, content in load.source_files(
+    wanted |= {folder / "source" / name: content for name, content in from_torch.source_files(
         plan, Options(**meta["options"])).items()}
     problems = [f"{path}: {'differs' if path.exists() else 'not there'}"
                 for path, content in wanted.items()

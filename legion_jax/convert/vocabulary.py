@@ -10,7 +10,7 @@ from input_pipeline.text.tokenizer_files import (
     load_added,
     read_files,
 )
-from legion_jax.convert.source import SourceError
+from legion_jax.convert.tensor_folder import SourceError
 
 
 def read_tokenizer(folder: pathlib.Path, *, rows: int, extend: bool) -> Tokenizer:

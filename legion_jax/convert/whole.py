@@ -3,7 +3,7 @@
 import numpy as np
 
 from legion_jax.config import LegionConfig, LoraConfig
-from legion_jax.convert.rules import Rule
+from legion_jax.convert.table import Rule
 
 
 def assemble(rule: Rule, read, shape: tuple[int, ...]) -> np.ndarray:

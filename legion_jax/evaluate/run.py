@@ -35,11 +35,11 @@ from legion_jax.evaluate import (
     summary as summary_lib,
 )
 from legion_jax.evaluate.photo_rows import Source, predicted
+from legion_jax.evaluate.report import write_report
+from legion_jax.evaluate.report.photos import RecordPhotos
 from legion_jax.evaluate.settings import Settings
 from legion_jax.evaluate.summary import summary
 from legion_jax.evaluate.terminal import show
-from legion_jax.evaluate.report import write_report
-from legion_jax.evaluate.report.photos import RecordPhotos
 from legion_jax.predict.predictor import Predictor
 from legion_jax.train import metrics_log
 from legion_jax.weights import checkpoint

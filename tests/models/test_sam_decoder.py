@@ -13,7 +13,7 @@ from flax import nnx
 from torch_side import assert_close, fill, randomize, tensors
 
 from legion_jax.config import SamConfig
-from legion_jax.convert.rules import SAM
+from legion_jax.convert.table import SAM
 from legion_jax.models.sam_decoder import MaskDecoder, PromptEncoder
 
 PUBLISHED = (

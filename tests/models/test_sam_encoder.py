@@ -11,7 +11,7 @@ import transformers
 from flax import nnx
 from torch_side import assert_close, fill, randomize, tensors
 
-from legion_jax.convert.rules import SAM
+from legion_jax.convert.table import SAM
 from legion_jax.models.sam_encoder import SamEncoder, normalize
 
 # Order of the blocks' kinds: the published pattern, and those that need another way of running.

@@ -6,7 +6,7 @@ import pytest
 
 from legion_jax.config import LegionConfig, LoraConfig, legion_7b
 from legion_jax.convert import carried
-from legion_jax.convert.rules import SAM, rules
+from legion_jax.convert.table import SAM, rules
 from legion_jax.models import param_tree
 
 # Counts of the published model: 32007 tokens, LoRA of rank 8.

@@ -27,10 +27,10 @@ from published import TEXTS, make, save
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
-from legion_jax.convert import adapter, export, load
+from legion_jax.convert import lora, to_torch, from_torch
 from legion_jax.convert.plan import Options
-from legion_jax.convert.rules import SAM
-from legion_jax.convert.source import read_json
+from legion_jax.convert.table import SAM
+from legion_jax.convert.tensor_folder import read_json
 from legion_jax.models import param_tree
 
 SECONDS = 20  # for one folder
@@ -50,7 +50,7 @@ def convert(root: pathlib.Path, output: pathlib.Path, **roles: str) -> None:
     sam = root / roles["main"] / "sam_config.json"
     options = Options(sam=read_json(sam) if sam.exists() else None)
     main = folders.pop("main")
-    load.convert(main, str(output), **folders, options=options, progress=False)
+    from_torch.convert(main, str(output), **folders, options=options, progress=False)
 
 
 # What a conversion of a folder is given.
@@ -79,7 +79,7 @@ def build(base: pathlib.Path) -> None:
     for case, source in (("back", "bin"), ("back as hf", "shards"), ("back as adapter", "adapter")):
         shutil.copytree(base / source, base / f"{case} source")
         convert(base / f"{case} source", base / case / "jax", **PARTS[CASES[source]])
-    export.export(str(base / "back as hf" / "jax"), str(base / "hf" / "out"), layout="hf",
+    to_torch.export(str(base / "back as hf" / "jax"), str(base / "hf" / "out"), layout="hf",
                   progress=False)
 
 
@@ -107,7 +107,7 @@ def _adapt(root, config):
          tensors | {f"{prefix}model.embed_tokens.weight": embed})
     save(folder / "trained_modules.safetensors",
          {"model.text_hidden_fcs.0.0.bias": rng.normal(size=width).astype(np.float32)})
-    (folder / "adapter_config.json").write_text(json.dumps(adapter.config_file(
+    (folder / "adapter_config.json").write_text(json.dumps(lora.config_file(
         LoraConfig(rank=2), base="legion", layers="model.layers.", modules=["embed_tokens"])))
 
 
@@ -134,7 +134,7 @@ def attempt(case: str, work: pathlib.Path, root: pathlib.Path) -> str:
     is_export = case.startswith("back")
     try:
         if is_export:
-            export.export(str(root / "jax"), str(place / "out"), layout=CASES[case],
+            to_torch.export(str(root / "jax"), str(place / "out"), layout=CASES[case],
                           progress=False)
         else:
             convert(root, place / "out", **PARTS[CASES[case]])

@@ -9,9 +9,9 @@ import published
 
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax.config import LegionConfig, LoraConfig
-from legion_jax.convert import load
+from legion_jax.convert import from_torch
 from legion_jax.convert.plan import Options
-from legion_jax.convert.source import read_json
+from legion_jax.convert.tensor_folder import read_json
 from legion_jax.inventory import Inventory, Parameter
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, run_checkpoints
@@ -30,7 +30,7 @@ def sized(config: LegionConfig, folder: pathlib.Path) -> LegionConfig:
 
 
 def convert(legion: pathlib.Path, clip: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
-    load.convert(str(legion), str(output), clip=str(clip), progress=False,
+    from_torch.convert(str(legion), str(output), clip=str(clip), progress=False,
                  options=Options(sam=read_json(legion / "sam_config.json")))
     return output
 

@@ -11,10 +11,10 @@ import published
 from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, MODEL_FILE, as_json
 from legion_jax.config import LegionConfig, LoraConfig
-from legion_jax.convert import export, hf_files, load, spellings
+from legion_jax.convert import to_torch, config_files, from_torch, names
 from legion_jax.convert.plan import Options
 from legion_jax.convert.published_files import published_configs
-from legion_jax.convert.spellings import CLS_TOWER, LLAVA_OLD, SAM_ORIGINAL, Spelling
+from legion_jax.convert.names import CLS_TOWER, LLAVA_OLD, SAM_ORIGINAL, Spelling
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, params_files, run_checkpoints, tensor_file
 
@@ -37,10 +37,10 @@ def random_tensors(config: LegionConfig, dtype: str, *, seed: int = 0) -> dict[s
 
 def convert(main, output, *, config: LegionConfig | None = None, clip=None, sam=None, head=None,
             adapter=None, config_file: str | None = None, sam_config: dict | None = None,
-            **options) -> load.Summary:
+            **options) -> from_torch.Summary:
     """`load.convert`; `config` is one way to tell the sizes of SAM, all else are `Options`."""
     parts = {"clip": clip, "sam": sam, "head": head, "adapter": adapter}
-    return load.convert(
+    return from_torch.convert(
         str(main), str(output), **{role: str(path) for role, path in parts.items() if path},
         progress=False, options=Options(
             sam=_sam(config) if config else sam_config, config=config_file, **options))
@@ -51,7 +51,7 @@ def _sam(config: LegionConfig) -> dict:
 
 
 def write(folder, output, layout: str = "legion", **changes) -> pathlib.Path:
-    export.export(str(folder), str(output), layout=layout, progress=False, **changes)
+    to_torch.export(str(folder), str(output), layout=layout, progress=False, **changes)
     return output
 
 
@@ -98,7 +98,7 @@ def llava(folder: pathlib.Path, config: LegionConfig, tensors: dict, tokenizer: 
                              for k in VOCABULARY}
     folder.mkdir(parents=True)
     published.save(folder / "model.safetensors", spelled(tensors, table))
-    files = hf_files.llava_files(config, blocks=config.clip.layers, image_token=image_token,
+    files = config_files.llava_files(config, blocks=config.clip.layers, image_token=image_token,
                                  rows=len(tensors[VOCABULARY[0]]), dtype="float32")
     for name, content in (tokenizer.files | files | {ADDED_FILE: as_json(added)}).items():
         (folder / name).write_bytes(content)
@@ -114,8 +114,8 @@ def sam_folder(folder: pathlib.Path, config: LegionConfig, tensors: dict) -> pat
     """A folder of transformers' SamModel."""
     folder.mkdir(parents=True)
     published.save(folder / "model.safetensors",
-                   spelled(tensors, spellings.sam_hf(config.sam.iou_layers)))
-    (folder / "config.json").write_bytes(hf_files.sam_files(config)["config.json"])
+                   spelled(tensors, names.sam_hf(config.sam.iou_layers)))
+    (folder / "config.json").write_bytes(config_files.sam_files(config)["config.json"])
     return folder
 
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from legion_jax.config import LegionConfig
-from legion_jax.convert import hf_files
+from legion_jax.convert import config_files
 
 RANK, ALPHA, DROPOUT = 2, 3, 0.125  # alpha / rank is no whole number
 SAVED = ["embed_tokens", "lm_head"]
@@ -20,7 +20,7 @@ LANGUAGE = ("model.layers.", "model.embed_tokens.", "model.norm.", "lm_head.")
 
 def llama(config: LegionConfig, tensors: dict[str, np.ndarray]) -> transformers.LlamaForCausalLM:
     """The language model of published tensors."""
-    files = hf_files.llava_files(config, blocks=1, rows=config.language.vocab, image_token=0,
+    files = config_files.llava_files(config, blocks=1, rows=config.language.vocab, image_token=0,
                                  dtype="float32")
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
         **json.loads(files["config.json"])["text_config"]))

@@ -11,8 +11,8 @@ import transformers
 from torch import nn
 
 from legion_jax.config import LegionConfig, LoraConfig
-from legion_jax.convert import hf_files, spellings
-from legion_jax.convert.rules import lora_rules, rules
+from legion_jax.convert import config_files, names
+from legion_jax.convert.table import lora_rules, rules
 from legion_jax.convert.whole import to_torch_tensors
 
 # Modules of transformers that LEGION never runs, left as they are made.
@@ -42,10 +42,10 @@ class Peer(nn.Module):
         super().__init__()
         self.config = config
         c = config.language
-        llava = transformers.LlavaConfig(**_parsed(hf_files.llava_files(
+        llava = transformers.LlavaConfig(**_parsed(config_files.llava_files(
             config, blocks=config.clip.depth, rows=c.vocab, image_token=c.vocab,
             dtype="float32")))
-        sam = transformers.SamConfig(**_parsed(hf_files.sam_files(config)))
+        sam = transformers.SamConfig(**_parsed(config_files.sam_files(config)))
         for part in (llava.vision_config, llava.text_config, sam, sam.vision_config,
                      sam.mask_decoder_config):
             part._attn_implementation = "sdpa"
@@ -82,7 +82,7 @@ class Peer(nn.Module):
         """Our parameters, {path: array}. Raises KeyError for one that has no source."""
         table = rules(self.config) + lora_rules(self.config)
         published = to_torch_tensors(params, table)
-        sam = spellings.sam_hf(self.config.sam.iou_layers)
+        sam = names.sam_hf(self.config.sam.iou_layers)
         for name, value in self.state_dict().items():
             if not any(part in name for part in _UNUSED):
                 value.copy_(torch.from_numpy(published[_published_name(name, sam)].copy()))
@@ -122,7 +122,7 @@ def _parsed(files: dict[str, bytes]) -> dict:
     return json.loads(files["config.json"])
 
 
-def _published_name(name: str, sam: spellings.Spelling) -> str:
+def _published_name(name: str, sam: names.Spelling) -> str:
     """The published name of one of the peer's tensors."""
     tower, _, rest = name.partition(".")
     if tower == "clip":

@@ -14,10 +14,10 @@ from input_pipeline.photos import images, regions
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LegionConfig
-from legion_jax.convert import load
+from legion_jax.convert import from_torch
 from legion_jax.convert.plan import Options
-from legion_jax.convert.rules import clip_rules
-from legion_jax.convert.source import SourceError, TensorFolder, read_json
+from legion_jax.convert.table import clip_rules
+from legion_jax.convert.tensor_folder import SourceError, TensorFolder, read_json
 from legion_jax.convert.whole import assemble
 from legion_jax.models import param_tree
 from legion_jax.models.clip import ClipTower
@@ -146,7 +146,7 @@ def open_case(folder: str) -> Case:
     head = root / "cls"
     with tempfile.TemporaryDirectory() as scratch:
         converted = f"{scratch}/model"
-        config = load.convert(
+        config = from_torch.convert(
             str(root / "checkpoint"), converted, clip=str(root / "clip"), progress=False,
             head=str(head) if head.exists() else None,
             options=Options(sam=read_json(sam) if sam.exists() else None)).config

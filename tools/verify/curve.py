@@ -9,8 +9,8 @@ import ml_collections
 import numpy as np
 
 from legion_jax.config import LoraConfig
-from legion_jax.convert.rules import lora_rules, rules
-from legion_jax.convert.source import SourceError
+from legion_jax.convert.table import lora_rules, rules
+from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.convert.whole import assemble, merged, to_torch_tensors
 from legion_jax.models import param_tree
 from legion_jax.train import optim

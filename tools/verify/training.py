@@ -5,7 +5,7 @@ import re
 import jax
 import numpy as np
 
-from legion_jax.convert.rules import rules
+from legion_jax.convert.table import rules
 from legion_jax.convert.whole import to_torch_tensors
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics

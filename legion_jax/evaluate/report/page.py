@@ -10,6 +10,8 @@ from input_pipeline.records.record import LABELS
 from legion_jax.display import web
 from legion_jax.evaluate.report import (
     curves as curves_lib,
+)
+from legion_jax.evaluate.report import (
     gallery,
     items,
     photos,

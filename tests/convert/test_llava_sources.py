@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.convert.source import SourceError
+from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.weights import checkpoint
 
 QV = r"model\.language_model\.layers\.\d+\.self_attn\.[qv]_proj"

@@ -13,8 +13,8 @@ from peft_side import ALPHA, DROPOUT, LANGUAGE, OTHERS, QV, RANK
 
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LoraConfig
-from legion_jax.convert import spellings, verify
-from legion_jax.convert.source import SourceError
+from legion_jax.convert import names, verify
+from legion_jax.convert.tensor_folder import SourceError
 
 KERNEL = "model.layers.0.self_attn.q_proj"
 
@@ -110,7 +110,7 @@ def test_adapter_of_a_llava(sized, tensors, folders, adapter, wanted, tmp_path):
     source = layouts.llava(tmp_path / "llava", sized, tensors, Tokenizer.from_folder(folders[0]))
     own = shutil.copytree(adapter[0], tmp_path / "adapter")
     state = safetensors.numpy.load_file(own / "adapter_model.safetensors")
-    root, table = "base_model.model.", spellings.LLAVA_NEW
+    root, table = "base_model.model.", names.LLAVA_NEW
     safetensors.numpy.save_file(
         {root + table.from_published(k.removeprefix(root)): v for k, v in state.items()
          if ".lora_" in k}, own / "adapter_model.safetensors")

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from legion_jax.convert import export, load
+from legion_jax.convert import to_torch, from_torch
 from legion_jax.convert.plan import Options
 from legion_jax.weights import checkpoint, params_files, tensor_file
 from tools import verify_case
@@ -15,7 +15,7 @@ from tools import verify_case
 def converted(golden, tmp_path_factory):
     folder = tmp_path_factory.mktemp("golden") / "jax"
     sam = json.loads((golden / "sam" / "sam_config.json").read_text())
-    load.convert(str(golden / "checkpoint"), str(folder), clip=str(golden / "clip"),
+    from_torch.convert(str(golden / "checkpoint"), str(folder), clip=str(golden / "clip"),
                  head=str(golden / "cls"), options=Options(sam=sam), progress=False)
     return folder
 
@@ -25,13 +25,13 @@ def read_back(exported: pathlib.Path, layout: str, folder: pathlib.Path) -> None
     parts = {"legion": {"clip": exported / "clip", "head": exported / "head"}, "hf": {}}[layout]
     sam = exported / "sam_config.json"
     options = Options(sam=json.loads(sam.read_text()) if sam.exists() else None)
-    load.convert(str(exported), str(folder), options=options, progress=False,
+    from_torch.convert(str(exported), str(folder), options=options, progress=False,
                  **{role: str(path) for role, path in parts.items()})
 
 
 @pytest.mark.parametrize("layout", ["legion", "hf"])
 def test_parameters_come_back_bit_for_bit(converted, tmp_path, layout):
-    export.export(str(converted), str(tmp_path / "out"), layout=layout, progress=False)
+    to_torch.export(str(converted), str(tmp_path / "out"), layout=layout, progress=False)
     read_back(tmp_path / "out", layout, tmp_path / "again")
     before, after = (params_files.Reader(f) for f in (converted, tmp_path / "again"))
     assert before.entries.keys() == after.entries.keys()
@@ -45,7 +45,7 @@ def test_parameters_come_back_bit_for_bit(converted, tmp_path, layout):
 
 @pytest.mark.slow
 def test_exported_folder_reproduces_the_golden_case(golden, converted, tmp_path):
-    export.export(str(converted), str(tmp_path / "out"), progress=False)
+    to_torch.export(str(converted), str(tmp_path / "out"), progress=False)
     case = tmp_path / "case"
     case.mkdir()
     for name in golden.iterdir():

@@ -8,16 +8,16 @@ import numpy as np
 import published
 import pytest
 
-from legion_jax.convert import load
+from legion_jax.convert import from_torch
 from legion_jax.convert.plan import Options
-from legion_jax.convert.source import SourceError
+from legion_jax.convert.tensor_folder import SourceError
 from tools import inspect_params
 
 
 def refused(main, tmp_path, **parts) -> str:
     options = parts.pop("options", Options())
     with pytest.raises(SourceError) as error:
-        load.convert(str(main), str(tmp_path / "out"), options=options, progress=False, **parts)
+        from_torch.convert(str(main), str(tmp_path / "out"), options=options, progress=False, **parts)
     assert not (tmp_path / "out").exists()
     return str(error.value)
 

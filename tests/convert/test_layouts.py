@@ -11,8 +11,8 @@ import pytest
 from input_pipeline.text.conversation import encode_prompt
 from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_ID, IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE
-from legion_jax.convert import spellings, verify
-from legion_jax.convert.source import SourceError
+from legion_jax.convert import names as names_lib, verify
+from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.weights import checkpoint
 
 SPARE = 64  # rows of a LLaVA of the hub behind its pieces
@@ -88,8 +88,8 @@ def test_given_vision_tower_goes_before_the_one_inside(sized, tensors, folders, 
     layouts.assert_same_checkpoint(tmp_path / "out", converted)
 
 
-@pytest.mark.parametrize("table", [spellings.LLAVA_OLD, spellings.LLAVA_NEW,
-                                   spellings.LLAVA_5_FILE], ids=lambda table: table.name)
+@pytest.mark.parametrize("table", [names_lib.LLAVA_OLD, names_lib.LLAVA_NEW,
+                                   names_lib.LLAVA_5_FILE], ids=lambda table: table.name)
 def test_llava_with_the_original_sam(sized, tensors, tokenizer, converted, tmp_path, table):
     summary = layouts.convert(
         layouts.llava(tmp_path / "llava", sized, tensors, tokenizer, table=table),

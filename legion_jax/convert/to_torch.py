@@ -3,12 +3,12 @@
 import pathlib
 import re
 
-from legion_jax.convert import export_adapter, export_hf, recorded, streaming
-from legion_jax.convert.files import NAMES, Files, encode
+from legion_jax.convert import export_adapter, to_hf, origin, streaming
+from legion_jax.convert.model_folder import NAMES, Files, encode
 from legion_jax.convert.published_files import published_configs
-from legion_jax.convert.source import SourceError
-from legion_jax.convert.sources import ADDED
-from legion_jax.convert.spellings import PUBLISHED
+from legion_jax.convert.tensor_folder import SourceError
+from legion_jax.convert.roles import ADDED
+from legion_jax.convert.names import PUBLISHED
 from legion_jax.convert.values import Values, main_dtype, post_norm, split_tower
 
 LAYOUTS = ("legion", "hf", "adapter")
@@ -43,8 +43,8 @@ def export(folder: str, output: str, *, layout: str = "legion", file_format: str
         if layout == "legion":
             files = legion(Values(folder), file_format)
         else:
-            files = {"hf": export_hf.hf, "adapter": export_adapter.adapter_layout}[layout](folder)
-        tokenizer = recorded.read_tokenizer(folder, recorded.read_meta(folder)["config"])
+            files = {"hf": to_hf.hf, "adapter": export_adapter.adapter_layout}[layout](folder)
+        tokenizer = origin.read_tokenizer(folder, origin.read_meta(folder)["config"])
         for name, content in tokenizer.files.items():
             files.small.setdefault(f"{'llava/' if layout == 'hf' else ''}{name}", content)
         files.write(building, progress=progress)

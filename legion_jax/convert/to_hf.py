@@ -9,11 +9,11 @@ from etils import epath
 from input_pipeline.text.conversation import encode_prompt, image_index
 from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, as_json
-from legion_jax.convert import carried, hf_files, recorded, spellings
-from legion_jax.convert.files import Files
+from legion_jax.convert import carried, config_files, origin, names
+from legion_jax.convert.model_folder import Files
 from legion_jax.convert.model_card import model_card
-from legion_jax.convert.rules import SAM
-from legion_jax.convert.source import SourceError
+from legion_jax.convert.table import SAM
+from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.convert.values import (
     Tensor,
     Values,
@@ -32,12 +32,12 @@ HEADS = ("model.text_hidden_fcs.", "prediction_head.")
 
 def hf(folder: epath.PathLike) -> Files:
     """All files of the export; towers that the checkpoint lacks are left out."""
-    meta = recorded.read_meta(folder)
+    meta = origin.read_meta(folder)
     config = meta["config"]
     if "verdict" in meta.get("absent", []):
         config = dataclasses.replace(config, verdict_classes=())
     tokenizer = Tokenizer.from_folder(epath.Path(folder) / "tokenizer")
-    vocabulary = recorded.read_meta(origin_of(folder)).get("vocabulary") or {"image_token": None}
+    vocabulary = origin.read_meta(origin_of(folder)).get("vocabulary") or {"image_token": None}
     rows, image_token = vocabulary.get("rows"), vocabulary["image_token"]
     if image_token is None:
         rows = config.language.vocab
@@ -53,19 +53,19 @@ def hf(folder: epath.PathLike) -> Files:
         rows += 1
         rest |= {name: _one_row_more(rest[name]) for name in VOCABULARY}
     files = Files()
-    llava = _spelled(spellings.LLAVA_OLD, tower | post_norm(values, tower) | rest)
+    llava = _spelled(names.LLAVA_OLD, tower | post_norm(values, tower) | rest)
     files.add_model("llava/", llava, file_format="safetensors", shard_bytes=5 * 10 ** 9)
     blocks = 1 + max(int(name.split(".")[3]) for name in tower if ".encoder.layers." in name)
-    files.add_small("llava/", hf_files.llava_files(
+    files.add_small("llava/", config_files.llava_files(
         config, blocks=blocks, rows=rows, image_token=image_token, dtype=main_dtype(values)))
     files.small[f"llava/{ADDED_FILE}"] = as_json(
         tokenizer.added | {IMAGE_TOKEN: tokenizer.added.get(IMAGE_TOKEN, image_token)})
     masks = f"{SAM}mask_decoder.iou_token.weight" in rest
     if masks:
         sam = {name: t for name, t in rest.items() if name.startswith(SAM)}
-        files.add_model("sam/", _spelled(spellings.sam_hf(config.sam.iou_layers),
+        files.add_model("sam/", _spelled(names.sam_hf(config.sam.iou_layers),
                                          _unused_prompts(values) | sam), file_format="safetensors")
-        files.add_small("sam/", hf_files.sam_files(config))
+        files.add_small("sam/", config_files.sam_files(config))
     if heads := {name: t for name, t in rest.items() if name.startswith(HEADS)}:
         files.weights["legion_heads.safetensors"] = heads
     files.small[PROMPT] = _prompt_ids(tokenizer, image_token, config.clip.num_patches)
@@ -75,7 +75,7 @@ def hf(folder: epath.PathLike) -> Files:
     return files
 
 
-def _spelled(table: spellings.Spelling, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _spelled(table: names.Spelling, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors this layout has a place for, under its names; buffers are left out."""
     return {name: t for published, t in tensors.items()
             if (name := table.from_published(published)) is not None

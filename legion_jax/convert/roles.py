@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from legion_jax.convert import spellings
-from legion_jax.convert.source import Entry, SourceError, TensorFolder, read_json, sha256
+from legion_jax.convert import names as names_lib
+from legion_jax.convert.tensor_folder import Entry, SourceError, TensorFolder, read_json, sha256
 
 # What training wraps around a name: PEFT's model classes, its layers, and DeepSpeed's engine.
 WRAPPERS = ((r"^(module\.)?base_model\.model\.", ""), (r"\.base_layer\.", "."),
@@ -50,7 +50,7 @@ class Source:
         """Recognise the layout by its names. Raises SourceError when it is none of ours."""
         folder = TensorFolder(path)
         plain = {key: unwrapped(key) for key in folder.entries if not ORIGINAL.search(key)}
-        table = spellings.detect(LORA.sub(r"\g<module>.weight", name) for name in plain.values())
+        table = names_lib.detect(LORA.sub(r"\g<module>.weight", name) for name in plain.values())
         if table is None:
             raise SourceError(f"{path}: none of the known layouts; it begins with "
                               f"{', '.join(list(folder.entries)[:3]) or 'no tensor'}")
@@ -66,7 +66,7 @@ class Source:
     @property
     def is_llava(self) -> bool:
         """Whether this is a LLaVA, which knows nothing of `[SEG]`."""
-        return spellings.is_llava(self.spelling)
+        return names_lib.is_llava(self.spelling)
 
     def small_files(self) -> dict[str, pathlib.Path]:
         """Configuration files beside the weights; none for a single file."""
@@ -80,7 +80,7 @@ class Source:
         return self.folder.sha256() | {n: sha256(p) for n, p in self.small_files().items()}
 
 
-def _published(table: spellings.Spelling, name: str) -> str:
+def _published(table: names_lib.Spelling, name: str) -> str:
     """Published name of a tensor; one the table does not know keeps its own."""
     lora = LORA.match(name)
     weight = f"{lora['module']}.weight" if lora else name
@@ -157,7 +157,7 @@ def _with_tower(roles: dict[str, Source]) -> dict[str, Source]:
     """Take the vision tower of a detection checkpoint for CLIP when no other is given."""
     main, names = roles["main"], {}
     for name, key in main.names.items():
-        tower = spellings.CLS_TOWER.to_published(name) if "clip" not in roles else None
+        tower = names_lib.CLS_TOWER.to_published(name) if "clip" not in roles else None
         names[tower or name] = key
     return roles | {"main": dataclasses.replace(main, names=names)}
 

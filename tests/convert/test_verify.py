@@ -6,8 +6,8 @@ import layouts
 import published
 import pytest
 
-from legion_jax.convert import load, verify
-from legion_jax.convert.source import SourceError
+from legion_jax.convert import from_torch, verify
+from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.weights import checkpoint
 
 
@@ -48,7 +48,7 @@ def test_every_file_of_a_conversion_is_compared(output, name, change, named):
 
 
 def test_no_export_without_the_record_of_the_source(output, tmp_path):
-    (output / "source" / load.LAYOUT).unlink()
+    (output / "source" / from_torch.LAYOUT).unlink()
     with pytest.raises(SourceError, match=r"layout\.json: not there"):
         layouts.write(output, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -12,9 +12,9 @@ import torch
 
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from legion_jax.config import LoraConfig
-from legion_jax.convert import export, load
+from legion_jax.convert import to_torch, from_torch
 from legion_jax.convert.plan import Options
-from legion_jax.convert.source import SourceError, TensorFolder
+from legion_jax.convert.tensor_folder import SourceError, TensorFolder
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, params_files
 
@@ -35,7 +35,7 @@ def folders(sized, tmp_path_factory):
 
 def convert(legion, clip, output, **changes):
     options = Options(sam=json.loads((legion / "sam_config.json").read_text()), **changes)
-    return load.convert(str(legion), str(output), clip=str(clip), options=options, progress=False)
+    return from_torch.convert(str(legion), str(output), clip=str(clip), options=options, progress=False)
 
 
 def assert_same_tensors(source, target):
@@ -54,7 +54,7 @@ def test_round_trip_is_bit_exact(sized, tmp_path, dtype, suffix, shards):
     summary = convert(legion, clip, tmp_path / "jax")
     assert summary.unknown == []
     assert dataclasses.replace(summary.config, dtype=sized.dtype, remat=sized.remat) == sized
-    export.export(str(tmp_path / "jax"), str(tmp_path / "back"), progress=False)
+    to_torch.export(str(tmp_path / "jax"), str(tmp_path / "back"), progress=False)
     assert_same_tensors(legion, tmp_path / "back")
     assert_same_tensors(clip, tmp_path / "back" / "clip")
     for name in ("config.json", "tokenizer.model", "added_tokens.json"):
@@ -74,7 +74,7 @@ def test_export_of_a_model_from_scratch_reads_back(sized, folders, tmp_path):
     params_files.save_params(folder, params)
     Tokenizer.from_folder(folders[0]).save(folder / "tokenizer")
     checkpoint.write_meta(folder, sized, base=None, trained=[])
-    export.export(str(folder), str(tmp_path / "out"), progress=False)
+    to_torch.export(str(folder), str(tmp_path / "out"), progress=False)
     convert(tmp_path / "out", tmp_path / "out" / "clip", tmp_path / "again")
     back = checkpoint.load_params(tmp_path / "again",
                                   checkpoint.as_stored(tmp_path / "again", abstract))
@@ -126,7 +126,7 @@ def test_unknown_tensor_is_named_and_carried(folders, tmp_path):
     drop_index(legion)
     edit(legion, lambda s: s.__setitem__("model.novelty", torch.ones(2)) is None)
     assert convert(legion, clip, tmp_path / "out").unknown == ["model.novelty"]
-    export.export(str(tmp_path / "out"), str(tmp_path / "back"), progress=False)
+    to_torch.export(str(tmp_path / "out"), str(tmp_path / "back"), progress=False)
     assert_same_tensors(legion, tmp_path / "back")
 
 
@@ -142,7 +142,7 @@ def test_tensor_without_axes_keeps_its_shape(folders, tmp_path):
     legion, clip = copy(folders, tmp_path)
     edit(clip, lambda s: s.__setitem__("logit_scale", torch.tensor(2.5)) is None)
     assert convert(legion, clip, tmp_path / "out").unknown == []
-    export.export(str(tmp_path / "out"), str(tmp_path / "back"), progress=False)
+    to_torch.export(str(tmp_path / "out"), str(tmp_path / "back"), progress=False)
     assert_same_tensors(clip, tmp_path / "back" / "clip")
 
 

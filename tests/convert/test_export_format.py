@@ -7,7 +7,7 @@ import layouts
 import published
 import pytest
 
-from legion_jax.convert.export import export, in_format
+from legion_jax.convert.to_torch import export, in_format
 
 SIZE = 1 << 16
 

@@ -1,4 +1,4 @@
-"""legion_jax/convert/hf_files.py and model_card.py: what transformers computes from these files."""
+"""legion_jax/convert/config_files.py and model_card.py: what transformers computes from these files."""
 
 import dataclasses
 import json
@@ -17,8 +17,8 @@ from torch_side import assert_close
 
 from input_pipeline.photos.images import clip_image, sam_image
 from legion_jax.config import LegionConfig, LoraConfig
-from legion_jax.convert import hf_files, model_card, spellings
-from legion_jax.convert.rules import rules
+from legion_jax.convert import config_files, model_card, names as names_lib
+from legion_jax.convert.table import rules
 from legion_jax.models import clip, param_tree, sam_encoder
 from legion_jax.models.layers import numerics
 from legion_jax.models.legion import Legion, seg_slots
@@ -57,7 +57,7 @@ def filled(config: LegionConfig, tensors: dict) -> Legion:
     return param_tree.merge(graph, param_tree.unflatten(flat))
 
 
-def write(folder, config: LegionConfig, tensors: dict, *, table=spellings.LLAVA_OLD,
+def write(folder, config: LegionConfig, tensors: dict, *, table=names_lib.LLAVA_OLD,
           blocks: int | None = None):
     """An export of `tensors`, with one more row for `<image>`."""
     blocks = blocks or config.clip.layers
@@ -68,13 +68,13 @@ def write(folder, config: LegionConfig, tensors: dict, *, table=spellings.LLAVA_
             continue
         if key in ("model.embed_tokens.weight", "lm_head.weight"):
             value = np.concatenate([value, np.zeros_like(value[:1])])
-        for part, names in (("llava", table), ("sam", spellings.SAM_HF)):
+        for part, names in (("llava", table), ("sam", names_lib.SAM_HF)):
             if (name := names.from_published(key)) is not None:
                 parts[part][name] = value
     vocab = config.language.vocab
-    files = {"llava": hf_files.llava_files(config, blocks=blocks, rows=vocab + 1,
+    files = {"llava": config_files.llava_files(config, blocks=blocks, rows=vocab + 1,
                                            image_token=vocab, dtype="float32"),
-             "sam": hf_files.sam_files(config)}
+             "sam": config_files.sam_files(config)}
     for part, state in parts.items():
         (folder / part).mkdir(parents=True)
         published.save(folder / part / "model.safetensors", state)
@@ -211,7 +211,7 @@ def test_image_row_is_never_generated(sized, folder, names_of_torch):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_dtype_of_the_weights(sized, dtype):
-    files = hf_files.llava_files(sized, blocks=3, rows=98, image_token=97, dtype=dtype)
+    files = config_files.llava_files(sized, blocks=3, rows=98, image_token=97, dtype=dtype)
     read = transformers.LlavaConfig.from_dict(json.loads(files["config.json"]))
     for part in (read, read.text_config, read.vision_config):
         assert part.dtype in (dtype, getattr(torch, dtype))

@@ -14,8 +14,8 @@ import torch
 from peft_side import ALPHA, RANK
 
 from legion_jax.config import LoraConfig
-from legion_jax.convert.adapter import read
-from legion_jax.convert.source import SourceError
+from legion_jax.convert.lora import read
+from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.weights import checkpoint
 
 A, B = (f"base_model.model.model.layers.0.self_attn.q_proj.lora_{f}.weight" for f in "AB")

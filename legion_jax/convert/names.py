@@ -14,7 +14,7 @@ import functools
 import re
 from collections.abc import Iterable
 
-from legion_jax.convert.rules import SAM
+from legion_jax.convert.table import SAM
 
 # `shared_image_embedding.positional_embedding` again, in memory and in `.bin` files.
 DUPLICATES = ("prompt_encoder.shared_embedding.positional_embedding",)

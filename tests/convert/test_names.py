@@ -1,4 +1,4 @@
-"""legion_jax/convert/spellings.py: both directions, and the names of transformers' own models."""
+"""legion_jax/convert/names.py: both directions, and the names of transformers' own models."""
 
 import dataclasses
 import json
@@ -10,12 +10,12 @@ import safetensors.numpy
 import transformers
 
 from legion_jax.config import LoraConfig, legion_7b
-from legion_jax.convert import hf_files, spellings
+from legion_jax.convert import config_files, names as names_lib
 from legion_jax.convert.carried import published_shapes
-from legion_jax.convert.rules import SAM, rules
-from legion_jax.convert.spellings import DUPLICATES, TABLES, detect, sam_hf
+from legion_jax.convert.table import SAM, rules
+from legion_jax.convert.names import DUPLICATES, TABLES, detect, sam_hf
 
-LLAVA = (spellings.LLAVA_OLD, spellings.LLAVA_NEW, spellings.LLAVA_5, spellings.LLAVA_5_FILE)
+LLAVA = (names_lib.LLAVA_OLD, names_lib.LLAVA_NEW, names_lib.LLAVA_5, names_lib.LLAVA_5_FILE)
 # Published tensors that LLaVA and SAM have no place for.
 ELSEWHERE = ("model.text_hidden_fcs.", "prediction_head.", "model.region_encoder.")
 # Buffers that transformers computes itself.
@@ -55,7 +55,7 @@ def build(kind, config_kind, files):
 def llava(sized):
     c = sized
     return build(transformers.LlavaForConditionalGeneration, transformers.LlavaConfig,
-                 hf_files.llava_files(c, blocks=c.clip.layers, rows=c.language.vocab,
+                 config_files.llava_files(c, blocks=c.clip.layers, rows=c.language.vocab,
                                       image_token=0, dtype="float32"))
 
 
@@ -82,7 +82,7 @@ def test_every_name_maps_there_and_back(tensors, table):
     for side, names in enumerate((known, here)):
         for name in names:
             fits = [pair for pair in table.pairs
-                    if spellings._rename(name, pair[side], "") is not None]
+                    if names_lib._rename(name, pair[side], "") is not None]
             assert len(fits) == 1, (name, fits)
 
 
@@ -96,7 +96,7 @@ def test_names_of_the_published_size():
         assert [table.to_published(table.from_published(k)) for k in known] == known
         if table in LLAVA:
             assert {k for k in names | tower if k.startswith("vision_model.")} < set(known)
-        if table == spellings.SAM_HF:
+        if table == names_lib.SAM_HF:
             assert set(known) == {k for k in names if k.startswith(SAM)}
 
 
@@ -110,11 +110,11 @@ def test_unknown_names_have_no_translation(table):
 def test_names_that_sam_of_transformers_does_not_have():
     for name in (*DUPLICATES, "prompt_encoder.mask_embed.conv4.weight",
                  "mask_decoder.iou_prediction_head.layers.1.weight"):
-        assert spellings.SAM_HF.to_published(name) is None
+        assert names_lib.SAM_HF.to_published(name) is None
 
 
 def test_identity_tables(tensors):
-    for table, belongs in ((spellings.CLIP, True), (spellings.PUBLISHED, False)):
+    for table, belongs in ((names_lib.CLIP, True), (names_lib.PUBLISHED, False)):
         for key in tensors:
             expected = key if key.startswith("vision_model.") is belongs else None
             assert table.to_published(key) == table.from_published(key) == expected
@@ -122,8 +122,8 @@ def test_identity_tables(tensors):
 
 def test_names_of_a_llava_in_memory_and_on_disk(llava, tensors, tmp_path):
     expected = shapes(of_llava(tensors))
-    assert_renames(spellings.LLAVA_5, expected, shapes(llava.state_dict()))
-    assert_renames(spellings.LLAVA_5_FILE, expected, shapes(saved(llava, tmp_path)))
+    assert_renames(names_lib.LLAVA_5, expected, shapes(llava.state_dict()))
+    assert_renames(names_lib.LLAVA_5_FILE, expected, shapes(saved(llava, tmp_path)))
 
 
 @pytest.mark.parametrize("table", LLAVA, ids=lambda table: table.name)
@@ -135,28 +135,28 @@ def test_transformers_opens_every_llava_and_keeps_its_names(llava, tensors, tmp_
         tmp_path, output_loading_info=True)
     assert not any(report.values()), report
     for name, value in model.state_dict().items():
-        np.testing.assert_array_equal(value, tensors[spellings.LLAVA_5.to_published(name)])
+        np.testing.assert_array_equal(value, tensors[names_lib.LLAVA_5.to_published(name)])
     assert saved(model, tmp_path / "again").keys() == renamed.keys()
 
 
 def test_only_the_region_branch_has_no_place_in_transformers(tensors):
     left = [k for k in tensors if not k.startswith(("model.text_hidden_fcs.", "prediction_head."))
-            and all(table.from_published(k) is None for table in (*LLAVA, spellings.SAM_HF))]
+            and all(table.from_published(k) is None for table in (*LLAVA, names_lib.SAM_HF))]
     assert left == [k for k in tensors if k.startswith("model.region_encoder.")]
 
 
 def test_names_of_a_clip_tower(llava, tensors, tmp_path):
     expected = {k: s for k, s in shapes(tensors).items() if k.startswith("vision_model.")}
     tower = transformers.CLIPVisionModel(llava.config.vision_config)
-    assert_renames(spellings.CLIP_5, expected, shapes(tower.state_dict()))
-    assert_renames(spellings.CLIP_5, expected, shapes(saved(tower, tmp_path)))
+    assert_renames(names_lib.CLIP_5, expected, shapes(tower.state_dict()))
+    assert_renames(names_lib.CLIP_5, expected, shapes(saved(tower, tmp_path)))
 
 
 @pytest.mark.parametrize("iou_layers", [3, 4])
 def test_names_of_a_sam_in_memory_and_on_disk(sized, tmp_path, iou_layers):
     config = dataclasses.replace(sized, sam=dataclasses.replace(sized.sam, iou_layers=iou_layers))
     expected = shapes(of_sam(published.random_tensors(config, "float32")))
-    model = build(transformers.SamModel, transformers.SamConfig, hf_files.sam_files(config))
+    model = build(transformers.SamModel, transformers.SamConfig, config_files.sam_files(config))
     memory, disk = shapes(model.state_dict()), shapes(saved(model, tmp_path))
     assert memory.keys() - disk.keys() == set(DUPLICATES)
     assert_renames(sam_hf(iou_layers), expected, disk)
@@ -164,9 +164,9 @@ def test_names_of_a_sam_in_memory_and_on_disk(sized, tmp_path, iou_layers):
 
 
 def test_original_sam(tensors):
-    names = [spellings.SAM_ORIGINAL.from_published(k) for k in of_sam(tensors)]
+    names = [names_lib.SAM_ORIGINAL.from_published(k) for k in of_sam(tensors)]
     assert "image_encoder.blocks.0.attn.rel_pos_h" in names
-    assert detect(names) == spellings.SAM_ORIGINAL
+    assert detect(names) == names_lib.SAM_ORIGINAL
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
@@ -178,9 +178,9 @@ def test_layouts_are_recognised(tensors, table):
 
 def test_recognition_of_mixtures():
     tower = "model.vision_tower.vision_tower.vision_model.pre_layrnorm.weight"
-    assert detect([tower]) == spellings.CLS_TOWER
-    assert detect([tower, "prediction_head.0.weight"]) == spellings.PUBLISHED
+    assert detect([tower]) == names_lib.CLS_TOWER
+    assert detect([tower, "prediction_head.0.weight"]) == names_lib.PUBLISHED
     whole = ["vision_model.pre_layrnorm.weight", "logit_scale", "visual_projection.weight"]
-    assert detect(whole) == spellings.CLIP
+    assert detect(whole) == names_lib.CLIP
     assert detect(["novelty"]) is None
     assert detect([]) is None

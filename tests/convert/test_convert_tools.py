@@ -7,7 +7,7 @@ import time
 
 import layouts
 
-from legion_jax.convert.load import Summary
+from legion_jax.convert.from_torch import Summary
 from tools import convert_from_torch
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import published
 import pytest
 
-from legion_jax.convert import load, streaming, verify
-from legion_jax.convert.source import SourceError
+from legion_jax.convert import from_torch, streaming, verify
+from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.weights import params_files, tensor_file
 
 # By what the published recipe trains; LoRA is merged into query and value.
@@ -217,7 +217,7 @@ def test_no_folder_that_looks_complete_while_it_is_written(sized, folders, tmp_p
         seen.extend(p.name for p in next(tmp_path.glob(".out.writing-*")).iterdir())
         write(self, *arguments)
 
-    monkeypatch.setattr(load.params_files.ParamsWriter, "write", looking)
+    monkeypatch.setattr(from_torch.params_files.ParamsWriter, "write", looking)
     layouts.convert(folders[0], tmp_path / "out", config=sized, clip=folders[1])
     assert {"out", "legion.json", "tokenizer"}.isdisjoint(seen) and "params" in seen
 
