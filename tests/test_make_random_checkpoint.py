@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from legion_jax import config
-from legion_jax.convert import to_torch, from_torch
+from legion_jax.convert import from_torch, to_torch
 from legion_jax.convert.plan import Options
 from legion_jax.convert.tensor_folder import read_json
 from legion_jax.weights import tensor_file
@@ -39,7 +39,7 @@ def test_there_and_back(tmp_path):
     subprocess.run([sys.executable, "-m", "tools.make_random_checkpoint", "--size", "tiny",
                     "--output", tmp_path / "torch"], check=True, capture_output=True)
     from_torch.convert(str(tmp_path / "torch"), str(tmp_path / "jax"), clip=str(tmp_path / "torch/clip"),
-                 options=Options(sam=read_json(tmp_path / "torch/sam_config.json")), progress=False)
+                       options=Options(sam=read_json(tmp_path / "torch/sam_config.json")), progress=False)
     to_torch.export(str(tmp_path / "jax"), str(tmp_path / "back"), progress=False)
     for folder in (".", "clip"):
         before, after = (published.load(tmp_path / side / folder) for side in ("torch", "back"))

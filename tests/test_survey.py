@@ -10,7 +10,7 @@ import torch
 from inspected import KEY, ONE, by_path, sums
 
 from legion_jax import inventory
-from legion_jax.convert import to_torch, from_torch
+from legion_jax.convert import from_torch, to_torch
 from legion_jax.convert.table import rules
 from tools import inspect_params, params_table
 

@@ -16,9 +16,9 @@ from absl import flags
 from input_pipeline.errors import UserError
 from legion_jax import command
 from legion_jax.convert import from_torch, verify
+from legion_jax.convert.names import CLS_TOWER
 from legion_jax.convert.plan import Options
 from legion_jax.convert.tensor_folder import read_json
-from legion_jax.convert.names import CLS_TOWER
 
 
 def describe(summary: from_torch.Summary, output: str, *, checkpoint: str, clip: str | None) -> None:
@@ -93,7 +93,7 @@ if __name__ == "__main__":
             sam=read_json(pathlib.Path(sam)) if sam else None, merge_lora=MERGE_LORA.value,
             partial=PARTIAL.value, allow_nonfinite=ALLOW_NONFINITE.value)
         describe(from_torch.convert(CHECKPOINT.value, OUTPUT.value, clip=CLIP.value, sam=SAM.value,
-                              head=HEAD.value, adapter=ADAPTER.value, options=options),
+                                    head=HEAD.value, adapter=ADAPTER.value, options=options),
                  OUTPUT.value, checkpoint=CHECKPOINT.value, clip=CLIP.value)
         return None
 

@@ -23,7 +23,7 @@ if __name__ == "__main__":
     def main() -> None:
         jax.config.update("jax_platforms", "cpu")  # file work; leave accelerators alone
         written = to_torch.export(CHECKPOINT.value, OUTPUT.value, layout=LAYOUT.value,
-                                file_format=FORMAT.value)
+                                  file_format=FORMAT.value)
         for file, number in written.items():
             print(f"{OUTPUT.value}/{file}: {number} tensors")
 

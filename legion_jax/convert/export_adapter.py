@@ -2,12 +2,13 @@
 
 from etils import epath
 
-from legion_jax.convert import lora as lora_lib, origin
+from legion_jax.convert import lora as lora_lib
+from legion_jax.convert import origin
 from legion_jax.convert.model_folder import Files, encode
+from legion_jax.convert.names import LLAVA_NEW, PUBLISHED, is_llava
+from legion_jax.convert.roles import ADDED, MODULES
 from legion_jax.convert.table import rules
 from legion_jax.convert.tensor_folder import SourceError
-from legion_jax.convert.roles import ADDED, MODULES
-from legion_jax.convert.names import LLAVA_NEW, PUBLISHED, is_llava
 from legion_jax.convert.values import Tensor, Values, origin_of
 
 # Modules PEFT itself can put back, by the name it knows them by.

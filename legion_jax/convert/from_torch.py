@@ -11,9 +11,9 @@ from legion_jax.config import LegionConfig
 from legion_jax.convert import carried, streaming
 from legion_jax.convert.layout import size
 from legion_jax.convert.plan import Options, Plan, make_plan
+from legion_jax.convert.roles import Sources, open_sources
 from legion_jax.convert.table import Rule
 from legion_jax.convert.tensor_folder import SourceError
-from legion_jax.convert.roles import Sources, open_sources
 from legion_jax.weights import checkpoint, params_files, tensor_file
 
 LAYOUT, CARRIED = "layout.json", "carried.safetensors"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from legion_jax.config import LoraConfig
-from legion_jax.convert.tensor_folder import SourceError, read_json
 from legion_jax.convert.roles import LORA, Sources
+from legion_jax.convert.tensor_folder import SourceError, read_json
 
 CONFIG = "adapter_config.json"
 ADAPTED = re.compile(r"^model\.layers\.\d+\.self_attn\.[qv]_proj$")  # where the model has LoRA

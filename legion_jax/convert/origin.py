@@ -11,8 +11,8 @@ from etils import epath
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LegionConfig
 from legion_jax.convert.from_torch import CARRIED, LAYOUT
-from legion_jax.convert.tensor_folder import INDEXES, SourceError, open_safetensors, read_json
 from legion_jax.convert.roles import LORA
+from legion_jax.convert.tensor_folder import INDEXES, SourceError, open_safetensors, read_json
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, tensor_file
 

@@ -11,11 +11,12 @@ import numpy as np
 from input_pipeline.errors import UserError
 from legion_jax import inventory
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig
-from legion_jax.convert import lora as lora_lib, carried, plan, sizes, vocabulary
+from legion_jax.convert import carried, plan, sizes, vocabulary
+from legion_jax.convert import lora as lora_lib
 from legion_jax.convert.plan import Options
+from legion_jax.convert.roles import LORA, Source, Sources, read_configs
 from legion_jax.convert.table import SAM, Rule, lora_rules, rules
 from legion_jax.convert.tensor_folder import Entry, SourceError, read_json
-from legion_jax.convert.roles import LORA, Source, Sources, read_configs
 from legion_jax.inventory import Inventory
 from legion_jax.models import param_tree
 

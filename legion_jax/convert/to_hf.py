@@ -9,9 +9,9 @@ from etils import epath
 from input_pipeline.text.conversation import encode_prompt, image_index
 from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, as_json
-from legion_jax.convert import carried, config_files, origin, names
-from legion_jax.convert.model_folder import Files
+from legion_jax.convert import carried, config_files, names, origin
 from legion_jax.convert.model_card import model_card
+from legion_jax.convert.model_folder import Files
 from legion_jax.convert.table import SAM
 from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.convert.values import (

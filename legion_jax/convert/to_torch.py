@@ -3,12 +3,12 @@
 import pathlib
 import re
 
-from legion_jax.convert import export_adapter, to_hf, origin, streaming
+from legion_jax.convert import export_adapter, origin, streaming, to_hf
 from legion_jax.convert.model_folder import NAMES, Files, encode
-from legion_jax.convert.published_files import published_configs
-from legion_jax.convert.tensor_folder import SourceError
-from legion_jax.convert.roles import ADDED
 from legion_jax.convert.names import PUBLISHED
+from legion_jax.convert.published_files import published_configs
+from legion_jax.convert.roles import ADDED
+from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.convert.values import Values, main_dtype, post_norm, split_tower
 
 LAYOUTS = ("legion", "hf", "adapter")

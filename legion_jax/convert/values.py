@@ -9,7 +9,8 @@ import numpy as np
 from etils import epath
 
 from legion_jax.config import LegionConfig
-from legion_jax.convert import origin as origin_lib, streaming
+from legion_jax.convert import origin as origin_lib
+from legion_jax.convert import streaming
 from legion_jax.convert.table import lora_rules, rules
 from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.convert.whole import with_lora

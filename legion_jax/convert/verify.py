@@ -6,8 +6,8 @@ from etils import epath
 
 from legion_jax.convert import from_torch, streaming
 from legion_jax.convert.plan import Options, Plan, make_plan
-from legion_jax.convert.tensor_folder import SourceError, open_safetensors, sha256
 from legion_jax.convert.roles import reopen
+from legion_jax.convert.tensor_folder import SourceError, open_safetensors, sha256
 from legion_jax.weights import checkpoint, params_files, tensor_file
 
 

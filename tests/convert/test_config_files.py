@@ -17,7 +17,8 @@ from torch_side import assert_close
 
 from input_pipeline.photos.images import clip_image, sam_image
 from legion_jax.config import LegionConfig, LoraConfig
-from legion_jax.convert import config_files, model_card, names as names_lib
+from legion_jax.convert import config_files, model_card
+from legion_jax.convert import names as names_lib
 from legion_jax.convert.table import rules
 from legion_jax.models import clip, param_tree, sam_encoder
 from legion_jax.models.layers import numerics
@@ -73,7 +74,7 @@ def write(folder, config: LegionConfig, tensors: dict, *, table=names_lib.LLAVA_
                 parts[part][name] = value
     vocab = config.language.vocab
     files = {"llava": config_files.llava_files(config, blocks=blocks, rows=vocab + 1,
-                                           image_token=vocab, dtype="float32"),
+                                               image_token=vocab, dtype="float32"),
              "sam": config_files.sam_files(config)}
     for part, state in parts.items():
         (folder / part).mkdir(parents=True)

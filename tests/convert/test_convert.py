@@ -12,7 +12,7 @@ import torch
 
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from legion_jax.config import LoraConfig
-from legion_jax.convert import to_torch, from_torch
+from legion_jax.convert import from_torch, to_torch
 from legion_jax.convert.plan import Options
 from legion_jax.convert.tensor_folder import SourceError, TensorFolder
 from legion_jax.models import param_tree

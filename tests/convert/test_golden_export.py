@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from legion_jax.convert import to_torch, from_torch
+from legion_jax.convert import from_torch, to_torch
 from legion_jax.convert.plan import Options
 from legion_jax.weights import checkpoint, params_files, tensor_file
 from tools import verify_case
@@ -16,7 +16,7 @@ def converted(golden, tmp_path_factory):
     folder = tmp_path_factory.mktemp("golden") / "jax"
     sam = json.loads((golden / "sam" / "sam_config.json").read_text())
     from_torch.convert(str(golden / "checkpoint"), str(folder), clip=str(golden / "clip"),
-                 head=str(golden / "cls"), options=Options(sam=sam), progress=False)
+                       head=str(golden / "cls"), options=Options(sam=sam), progress=False)
     return folder
 
 
@@ -26,7 +26,7 @@ def read_back(exported: pathlib.Path, layout: str, folder: pathlib.Path) -> None
     sam = exported / "sam_config.json"
     options = Options(sam=json.loads(sam.read_text()) if sam.exists() else None)
     from_torch.convert(str(exported), str(folder), options=options, progress=False,
-                 **{role: str(path) for role, path in parts.items()})
+                       **{role: str(path) for role, path in parts.items()})
 
 
 @pytest.mark.parametrize("layout", ["legion", "hf"])

@@ -10,10 +10,11 @@ import safetensors.numpy
 import transformers
 
 from legion_jax.config import LoraConfig, legion_7b
-from legion_jax.convert import config_files, names as names_lib
+from legion_jax.convert import config_files
+from legion_jax.convert import names as names_lib
 from legion_jax.convert.carried import published_shapes
-from legion_jax.convert.table import SAM, rules
 from legion_jax.convert.names import DUPLICATES, TABLES, detect, sam_hf
+from legion_jax.convert.table import SAM, rules
 
 LLAVA = (names_lib.LLAVA_OLD, names_lib.LLAVA_NEW, names_lib.LLAVA_5, names_lib.LLAVA_5_FILE)
 # Published tensors that LLaVA and SAM have no place for.
@@ -56,7 +57,7 @@ def llava(sized):
     c = sized
     return build(transformers.LlavaForConditionalGeneration, transformers.LlavaConfig,
                  config_files.llava_files(c, blocks=c.clip.layers, rows=c.language.vocab,
-                                      image_token=0, dtype="float32"))
+                                          image_token=0, dtype="float32"))
 
 
 def saved(model, folder) -> dict[str, np.ndarray]:

@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 
 from legion_jax.convert import verify
-from legion_jax.convert.table import lora_rules, rules
 from legion_jax.convert.roles import open_sources
+from legion_jax.convert.table import lora_rules, rules
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint
 

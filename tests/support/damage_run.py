@@ -27,7 +27,7 @@ from published import TEXTS, make, save
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
-from legion_jax.convert import lora, to_torch, from_torch
+from legion_jax.convert import from_torch, lora, to_torch
 from legion_jax.convert.plan import Options
 from legion_jax.convert.table import SAM
 from legion_jax.convert.tensor_folder import read_json
@@ -80,7 +80,7 @@ def build(base: pathlib.Path) -> None:
         shutil.copytree(base / source, base / f"{case} source")
         convert(base / f"{case} source", base / case / "jax", **PARTS[CASES[source]])
     to_torch.export(str(base / "back as hf" / "jax"), str(base / "hf" / "out"), layout="hf",
-                  progress=False)
+                    progress=False)
 
 
 def _split(root):
@@ -135,7 +135,7 @@ def attempt(case: str, work: pathlib.Path, root: pathlib.Path) -> str:
     try:
         if is_export:
             to_torch.export(str(root / "jax"), str(place / "out"), layout=CASES[case],
-                          progress=False)
+                            progress=False)
         else:
             convert(root, place / "out", **PARTS[CASES[case]])
     except (UserError, OSError) as error:

@@ -31,7 +31,7 @@ def sized(config: LegionConfig, folder: pathlib.Path) -> LegionConfig:
 
 def convert(legion: pathlib.Path, clip: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
     from_torch.convert(str(legion), str(output), clip=str(clip), progress=False,
-                 options=Options(sam=read_json(legion / "sam_config.json")))
+                       options=Options(sam=read_json(legion / "sam_config.json")))
     return output
 
 

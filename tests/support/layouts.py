@@ -11,10 +11,10 @@ import published
 from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, MODEL_FILE, as_json
 from legion_jax.config import LegionConfig, LoraConfig
-from legion_jax.convert import to_torch, config_files, from_torch, names
+from legion_jax.convert import config_files, from_torch, names, to_torch
+from legion_jax.convert.names import CLS_TOWER, LLAVA_OLD, SAM_ORIGINAL, Spelling
 from legion_jax.convert.plan import Options
 from legion_jax.convert.published_files import published_configs
-from legion_jax.convert.names import CLS_TOWER, LLAVA_OLD, SAM_ORIGINAL, Spelling
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, params_files, run_checkpoints, tensor_file
 
@@ -99,7 +99,7 @@ def llava(folder: pathlib.Path, config: LegionConfig, tensors: dict, tokenizer: 
     folder.mkdir(parents=True)
     published.save(folder / "model.safetensors", spelled(tensors, table))
     files = config_files.llava_files(config, blocks=config.clip.layers, image_token=image_token,
-                                 rows=len(tensors[VOCABULARY[0]]), dtype="float32")
+                                     rows=len(tensors[VOCABULARY[0]]), dtype="float32")
     for name, content in (tokenizer.files | files | {ADDED_FILE: as_json(added)}).items():
         (folder / name).write_bytes(content)
     return folder

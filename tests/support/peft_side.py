@@ -21,7 +21,7 @@ LANGUAGE = ("model.layers.", "model.embed_tokens.", "model.norm.", "lm_head.")
 def llama(config: LegionConfig, tensors: dict[str, np.ndarray]) -> transformers.LlamaForCausalLM:
     """The language model of published tensors."""
     files = config_files.llava_files(config, blocks=1, rows=config.language.vocab, image_token=0,
-                                 dtype="float32")
+                                     dtype="float32")
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
         **json.loads(files["config.json"])["text_config"]))
     model.load_state_dict({k: published.to_torch(v) for k, v in tensors.items()

@@ -1,4 +1,4 @@
-"""Compiled text as the TPU compiler writes it, cut down to what tools.aot reads."""
+"""Compiled text as the TPU compiler writes it, cut down to what tools.aot_report reads."""
 
 # An all-gather that overlaps computation: a copy of it in each fusion, one channel. And a
 # reduce-scatter, which the compiler writes as a fusion around an all-reduce.

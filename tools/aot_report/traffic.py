@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Iterable
 
-from tools.aot.collectives import Collective, is_collective
-from tools.aot.hlo import Computation, Instruction, Module, Shape, executions
+from tools.aot_report.collectives import Collective, is_collective
+from tools.aot_report.hlo import Computation, Instruction, Module, Shape, executions
 
 # What moves nothing by itself.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call",

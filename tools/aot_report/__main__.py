@@ -5,7 +5,7 @@
 
 No TPU, no weights, data or tokenizer: only `pip install -e '.[aot]'`, which brings the compiler.
 The train step is the one `legion_jax.train` runs, the decode step the one of
-`legion_jax.predict.predictor`. --table compiles the rows of tools/aot/rows.py one after another and prints
+`legion_jax.predict.predictor`. --table compiles the rows of tools/aot_report/topology_table.py one after another and prints
 the Markdown table of BUILD.md. The exit code is 2 when a program does not fit its chip.
 """
 
@@ -21,14 +21,14 @@ from rich.console import Console
 from input_pipeline.errors import UserError
 from legion_jax import command
 from legion_jax.train.metrics_log import write_json
-from tools.aot import chips, programs, report, rows
+from tools.aot_report import topologies, lowering, costs, topology_table
 
 DOES_NOT_FIT = 2
 # Compiling uses no chip: libtpu need not look for one, wait for one, or warn that there is none.
 WITHOUT_CHIP = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
                 "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4",
                 "TPU_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_LEVEL": "3"}
-LOWER = {"train": programs.lower_train, "decode": programs.lower_decode}
+LOWER = {"train": lowering.lower_train, "decode": lowering.lower_decode}
 
 
 def compile_all(config, *, topology: str, mesh: str, wanted: list[str],
@@ -39,19 +39,19 @@ def compile_all(config, *, topology: str, mesh: str, wanted: list[str],
     """
     if unknown := sorted(set(wanted) - LOWER.keys()):
         raise UserError(f"--programs: {', '.join(LOWER)}, not {', '.join(unknown)}")
-    chip, devices = chips.open_topology(topology)
-    over = programs.make_mesh(mesh, devices)
-    run = programs.read_run(config, over)
+    chip, devices = topologies.open_topology(topology)
+    over = lowering.make_mesh(mesh, devices)
+    run = lowering.read_run(config, over)
     return {"chip": chip, "topology": topology, "mesh": dict(over.shape),
-            "reports": [report.measure(LOWER[name](run, over), chip, over.size, keep)
+            "reports": [costs.measure(LOWER[name](run, over), chip, over.size, keep)
                         for name in wanted]}
 
 
 def as_dict(found: dict) -> dict:
     """Everything, ready for JSON."""
     return {"topology": found["topology"], "mesh": found["mesh"],
-            "chip": dataclasses.asdict(found["chip"]), "notes": report.NOTES,
-            "programs": [report.as_dict(one) for one in found["reports"]]}
+            "chip": dataclasses.asdict(found["chip"]), "notes": costs.NOTES,
+            "programs": [costs.as_dict(one) for one in found["reports"]]}
 
 
 def show(found: dict, console: Console) -> None:
@@ -60,8 +60,8 @@ def show(found: dict, console: Console) -> None:
     console.print(f"{found['chip'].name}, topology {found['topology']}, mesh of {sizes}",
                   highlight=False)
     for one in found["reports"]:
-        report.show(one, found["chip"], console)
-    for note in report.NOTES:
+        costs.show(one, found["chip"], console)
+    for note in costs.NOTES:
         console.print(note, highlight=False)
 
 
@@ -79,12 +79,12 @@ def print_table(file: str | None, console: Console) -> int:
     Returns the exit code: a row that fits no chip, or that did not compile, is no success.
     """
     results = []
-    for row in rows.ROWS:
-        results.append((row, rows.run(row)))
+    for row in topology_table.ROWS:
+        results.append((row, topology_table.run(row)))
         console.print(f"done: {' '.join(row.command())}", highlight=False, soft_wrap=True)
         if file:
             write_json(file, [dataclasses.asdict(r) | result for r, result in results])
-    print(rows.markdown(results), end="")
+    print(topology_table.markdown(results), end="")
     whole = all(one["fits"] for _, result in results
                 for one in result.get("programs", [{"fits": False}]))
     return 0 if whole else DOES_NOT_FIT

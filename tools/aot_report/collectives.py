@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator
 
-from tools.aot.hlo import Computation, Instruction, Module, executions
+from tools.aot_report.hlo import Computation, Instruction, Module, executions
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute",
          "collective-broadcast", "ragged-all-to-all")

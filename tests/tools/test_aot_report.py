@@ -1,4 +1,4 @@
-"""tools/aot_report.py: what is read off compiled text, flags, and one real compile."""
+"""tools/aot_report/__main__.py: what is read off compiled text, flags, and one real compile."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ from input_pipeline.errors import UserError
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax import sharding
-from tools.aot import chips, collectives, hlo, programs, report, rows, traffic
+from tools.aot_report import topologies, collectives, hlo, lowering, costs, topology_table, traffic
 
 
 def test_a_spread_collective_counts_once():
@@ -63,7 +63,7 @@ def test_text_without_a_program():
 
 
 def test_what_a_program_too_large_asked_for():
-    found = report.too_large(small_hlo.TOO_LARGE)
+    found = costs.too_large(small_hlo.TOO_LARGE)
     assert found["peak"] == int(20.5 * 2 ** 30) and found["problem"].endswith("of 15.75G hbm.")
     assert found["arrays"] == [
         {"shape": "f32[4,16,4096,4096]", "nbytes": 4 * 2 ** 30, "opcode": "",
@@ -72,7 +72,7 @@ def test_what_a_program_too_large_asked_for():
 
 
 def test_the_slowest_part_is_the_step():
-    times = chips.roofline(chips.CHIPS["v5e"], flops=197e12, hbm=819e9 / 2, received=0.0)
+    times = topologies.roofline(topologies.CHIPS["v5e"], flops=197e12, hbm=819e9 / 2, received=0.0)
     assert (times.compute, times.hbm, times.ici) == (1.0, 0.5, 0.0)
     assert times.step == 1.0 and times.bound == "compute"
 
@@ -83,8 +83,8 @@ def test_arrays_are_those_of_a_real_batch(tmp_path):
     tokenizer = train_tokenizer([conversation.build_prompt(config.data.instruction)] * 20, 320,
                                 tmp_path / "tokenizer")
     mesh = sharding.make_mesh((1, -1, 1))
-    run = programs.read_run(config, mesh)
-    abstract = programs.batch_arrays(run, mesh)
+    run = lowering.read_run(config, mesh)
+    abstract = lowering.batch_arrays(run, mesh)
     real = blank_example(tokenizer, run.examples)
     assert {name: (a.shape[1:], a.dtype) for name, a in abstract.items() if name != "bad"} == {
         name: (a.shape, a.dtype) for name, a in real.items()}
@@ -96,27 +96,27 @@ def test_arrays_are_those_of_a_real_batch(tmp_path):
     ("1,8,1,2", "needs 16 devices, this run has 8"), ("1,x,1", "whole numbers for data, fsdp")])
 def test_meshes_that_do_not_fit(mesh, message):
     with pytest.raises(UserError, match=f"--mesh.*{message}"):
-        programs.make_mesh(mesh, jax.devices())
+        lowering.make_mesh(mesh, jax.devices())
 
 
 def test_meshes_that_fit():
     for text in ("1,8,1", "2,4,1,1", "1,-1,2", "1,2,2,2"):
-        assert programs.make_mesh(text, jax.devices()).size == 8
+        assert lowering.make_mesh(text, jax.devices()).size == 8
 
 
 def test_what_no_topology_is(monkeypatch):
     with pytest.raises(UserError, match="--topology: one of v5e, v5p, v6e and a shape.*'v9:4'"):
-        chips.open_topology("v9:4")
+        topologies.open_topology("v9:4")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"libtpu.*not installed: pip install -e '\.\[aot\]'"):
-        chips.open_topology("v5e:2x2")
+        topologies.open_topology("v5e:2x2")
 
 
 def test_batches_that_do_not_divide():
     config = tiny.get_config()
     config.batch_size = 12
     with pytest.raises(UserError, match="batch_size: 12 rows do not divide .* 8 devices"):
-        programs.read_run(config, sharding.make_mesh((1, -1, 1)))
+        lowering.read_run(config, sharding.make_mesh((1, -1, 1)))
 
 
 class Compiled:
@@ -136,25 +136,25 @@ class Compiled:
 
 
 def test_memory_is_known_where_the_text_is_not():
-    program = programs.Program("train", Compiled(), 16, model_flops=197e12, executed_flops=394e12)
-    found = report.measure(program, chips.CHIPS["v5e"], 4)
+    program = lowering.Program("train", Compiled(), 16, model_flops=197e12, executed_flops=394e12)
+    found = costs.measure(program, topologies.CHIPS["v5e"], 4)
     assert found.peak == 18 * 10 ** 9 and not found.fits
     assert found.problem.endswith("bytes are not counted: INTERNAL: async-update")
     assert found.times.step == 2.0 and found.mfu == 0.5
 
 
 def test_rows_of_the_table():
-    row = rows.Row("v5e:4x4", "1,16,1", rows.LORA, 16)
-    program = report.Report("train", 16, 0, 1e12, 60.0, fits=True, arguments=10 ** 9,
+    row = topology_table.Row("v5e:4x4", "1,16,1", topology_table.LORA, 16)
+    program = costs.Report("train", 16, 0, 1e12, 60.0, fits=True, arguments=10 ** 9,
                             temporaries=2 * 10 ** 9, peak=3 * 10 ** 9, executed_flops=2e12,
-                            times=chips.Times(0.5, 0.25, 0.125), mfu=0.4)
-    text = rows.markdown([
-        (row, {"chip": {"hbm": 16e9}, "programs": [report.as_dict(program)]}),
+                            times=topologies.Times(0.5, 0.25, 0.125), mfu=0.4)
+    text = topology_table.markdown([
+        (row, {"chip": {"hbm": 16e9}, "programs": [costs.as_dict(program)]}),
         (row, {"error": "error: no"})])
     assert "| base | attention | train | 16 | 1.0 | 2.0 | 3.0 | 19 % | 0.0 |" in text
     assert "| 0.50 s | compute | 40 % | 60 s |" in text
     assert text.endswith("| train | 16 | error: no |\n")
-    assert all(pathlib.Path(row.config).exists() for row in rows.ROWS)
+    assert all(pathlib.Path(row.config).exists() for row in topology_table.ROWS)
 
 
 # Apart from the environment: where jax finds it, every start looks for a TPU and says so.

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tools.aot import hlo
-from tools.aot.chips import Chip, Times, roofline
-from tools.aot.collectives import by_kind, collectives
-from tools.aot.programs import Program
-from tools.aot.traffic import hbm_bytes, largest
+from tools.aot_report import hlo
+from tools.aot_report.topologies import Chip, Times, roofline
+from tools.aot_report.collectives import by_kind, collectives
+from tools.aot_report.lowering import Program
+from tools.aot_report.traffic import hbm_bytes, largest
 
 NOTES = (
     "Per chip. Peak is arguments + temporaries + outputs - alias (outputs in place of arguments).",
