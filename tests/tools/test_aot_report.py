@@ -17,7 +17,7 @@ from input_pipeline.errors import UserError
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax import sharding
-from tools.aot_report import topologies, collectives, hlo, lowering, costs, topology_table, traffic
+from tools.aot_report import collectives, costs, hlo, lowering, topologies, topology_table, traffic
 
 
 def test_a_spread_collective_counts_once():
@@ -146,8 +146,8 @@ def test_memory_is_known_where_the_text_is_not():
 def test_rows_of_the_table():
     row = topology_table.Row("v5e:4x4", "1,16,1", topology_table.LORA, 16)
     program = costs.Report("train", 16, 0, 1e12, 60.0, fits=True, arguments=10 ** 9,
-                            temporaries=2 * 10 ** 9, peak=3 * 10 ** 9, executed_flops=2e12,
-                            times=topologies.Times(0.5, 0.25, 0.125), mfu=0.4)
+                           temporaries=2 * 10 ** 9, peak=3 * 10 ** 9, executed_flops=2e12,
+                           times=topologies.Times(0.5, 0.25, 0.125), mfu=0.4)
     text = topology_table.markdown([
         (row, {"chip": {"hbm": 16e9}, "programs": [costs.as_dict(program)]}),
         (row, {"error": "error: no"})])

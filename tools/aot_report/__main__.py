@@ -21,7 +21,7 @@ from rich.console import Console
 from input_pipeline.errors import UserError
 from legion_jax import command
 from legion_jax.train.metrics_log import write_json
-from tools.aot_report import topologies, lowering, costs, topology_table
+from tools.aot_report import costs, lowering, topologies, topology_table
 
 DOES_NOT_FIT = 2
 # Compiling uses no chip: libtpu need not look for one, wait for one, or warn that there is none.

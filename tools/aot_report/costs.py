@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tools.aot_report import hlo
-from tools.aot_report.topologies import Chip, Times, roofline
 from tools.aot_report.collectives import by_kind, collectives
 from tools.aot_report.lowering import Program
+from tools.aot_report.topologies import Chip, Times, roofline
 from tools.aot_report.traffic import hbm_bytes, largest
 
 NOTES = (

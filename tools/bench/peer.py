@@ -8,8 +8,8 @@ from torch.nn import functional
 from legion_jax.config import LegionConfig
 from legion_jax.models import clip, sam_encoder
 from legion_jax.train.losses import DICE_EPS, DICE_SCALE
-from tools.speed.cases import Case, run_config, without_lora
-from tools.speed.peer_model import Peer, to_frame
+from tools.bench.cases import Case, run_config, without_lora
+from tools.bench.peer_model import Peer, to_frame
 
 
 def _pixels(images: np.ndarray, mean, std, size=None) -> torch.Tensor:

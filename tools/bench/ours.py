@@ -13,7 +13,7 @@ from legion_jax.predict.programs import Answering, Programs, abstract_params
 from legion_jax.predict.scheduler import Job, Scheduler
 from legion_jax.train import optim, setup
 from legion_jax.train.step import init_state
-from tools.speed.cases import EOS_ID, Case, ParamsOnDevice, run_config, without_lora
+from tools.bench.cases import EOS_ID, Case, ParamsOnDevice, run_config, without_lora
 
 Params = dict[str, np.ndarray] | ParamsOnDevice
 

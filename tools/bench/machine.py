@@ -6,7 +6,7 @@ import re
 from input_pipeline.errors import UserError
 from legion_jax import chips
 from legion_jax.models import param_tree
-from tools.speed.cases import Case, without_lora
+from tools.bench.cases import Case, without_lora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ def find(kind: str) -> Gpu:
     rate = next((rate for pattern, rate in RATES if re.search(pattern, kind)), None)
     if peak is None or rate is None:
         raise UserError(f"--device=gpu: no peak figures for {kind!r} in legion_jax/chips.py and "
-                        f"tools/speed/chips.py; --device=cpu measures the processor")
+                        f"tools/bench/machine.py; --device=cpu measures the processor")
     return Gpu(kind, peak, rate)
 
 

@@ -68,16 +68,16 @@ def compare(source: Sequence, spec: ExampleSpec, *, photos: int) -> dict[str, fl
     the vision tower gets, ours normalised as on the device.
     """
     from legion_jax.models.sam_encoder import normalize
-    from tools.input_bench import peer
+    from tools.bench_input import torch_loader
     wrong, largest = 0, 0.0
     for index in range(min(photos, len(source))):
         content = source[index]["image"]
-        photo, plain = images.read_photo(content)[0], peer.decode(content)
-        theirs = peer.clip_pixels(plain, spec.clip_size)
+        photo, plain = images.read_photo(content)[0], torch_loader.decode(content)
+        theirs = torch_loader.clip_pixels(plain, spec.clip_size)
         wrong += int((images.clip_image(photo, spec.clip_size) != theirs).sum())
         pixels, size = images.sam_image(photo, spec.sam_longest, spec.sam_canvas)
         ours = np.asarray(normalize(pixels[None], np.array([size], np.int32))[0])
-        theirs = peer.sam_tensor(plain, spec.sam_longest, spec.sam_canvas).numpy()
+        theirs = torch_loader.sam_tensor(plain, spec.sam_longest, spec.sam_canvas).numpy()
         largest = max(largest, float(np.abs(ours.transpose(2, 0, 1) - theirs).max()))
     return {"photos": min(photos, len(source)), "clip_bytes_different": wrong,
             "sam_largest_difference": largest}

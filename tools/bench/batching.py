@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from tools.speed import cases, floors, ours, turns
+from tools.bench import cases, floors, ours, turns
 
 STATE_TOLERANCE = 1e-4  # relative to the largest value of a state
 ANSWERS = 256

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from legion_jax.models.flops import Sizes, answering, products, training
-from tools.speed.cases import Case, run_config, without_lora
+from tools.bench.cases import Case, run_config, without_lora
 
 MASK_TOWERS = ("sam_encoder", "text_projection", "mask_decoder", "frame")
 

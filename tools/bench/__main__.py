@@ -10,13 +10,13 @@ They take turns, and their results are compared: a difference is an error. The f
 counted operations at the speed of one large product of matrices. The last line is JSON.
 
 Every answer has the same number of tokens and masks without anybody being told how many
-(tools/speed/cases.py says how). Inputs are ready on both sides, bytes on ours and normalised
+(tools/bench/cases.py says how). Inputs are ready on both sides, bytes on ours and normalised
 float32 on the peer's, and nothing is read or decoded. The peer is given what helps it: fused
 attention and AdamW, frozen towers outside of the graph, logits at as few positions as ours, no
 blocks of CLIP that nobody reads.
 
 --work=batching compares a batch with our own answers one photo at a time, --work=policies the ways
-to fill the places of a batch (tools/speed/batching.py); neither has a peer, and both need a CPU.
+to fill the places of a batch (tools/bench/batching.py); neither has a peer, and both need a CPU.
 
 Where JAX finds a GPU, or with --device=gpu, it is the full size in bfloat16 instead, made on the
 device: seconds per update, tokens per second, MFU, and decoding against the memory's bandwidth.
@@ -32,7 +32,7 @@ from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax import command
-from tools.speed import batching, cases, chips, contest, gpu, report
+from tools.bench import batching, cases, machine, contest, gpu, figures
 
 DIFFERENT = 2  # exit code
 SIDE = 2048  # of the matrices whose product says what the cores can do
@@ -73,7 +73,7 @@ def set_up_peer(threads: int) -> None:
     try:
         import torch
 
-        importlib.import_module("tools.speed.peer")
+        importlib.import_module("tools.bench.peer")
     except ImportError as error:
         raise UserError(f"--peer: {error}; {INSTALL}, or --nopeer") from error
     torch.set_num_threads(threads)
@@ -93,10 +93,10 @@ def on_gpu(options, console: Console) -> dict:
     """The same of a GPU at full size, shown. Raises UserError for work that needs a CPU."""
     if only := sorted(set(options.work) & batching.WORK.keys()):
         raise UserError(f"--work: {', '.join(only)} on a CPU only, add --device=cpu")
-    chip = chips.find(jax.devices()[0].device_kind)
+    chip = machine.find(jax.devices()[0].device_kind)
     result = gpu.measure(cases.TINY if options.tiny else cases.FULL, chip, work=options.work,
                          rounds=options.rounds, device=gpu.peer_device(options.peer, console))
-    report.show_gpu(result, console)
+    figures.show_gpu(result, console)
     return result
 
 
@@ -106,12 +106,12 @@ def measure(case: cases.Case, *, work: list[str], rounds: int, threads: int, pee
     result = {"case": case.name, "device": "cpu", "threads": threads, "rounds": rounds,
               "load": [os.getloadavg()[0]],
               "product": contest.product_peak(SIDE, rounds=rounds, peer=peer)}
-    report.show_machine(result, console)
+    figures.show_machine(result, console)
     params = cases.random_params(case)
     for name in work:
         result[name] = WORK[name](case, params, rounds=rounds, peer=peer)
         result["load"].append(os.getloadavg()[0])
-        report.show_work(name, result, console)
+        figures.show_work(name, result, console)
     return result
 
 
@@ -131,7 +131,7 @@ def main() -> int:
         result = measure(cases.TINY if options.tiny else cases.MID, work=options.work,
                          rounds=options.rounds, threads=options.threads, peer=options.peer,
                          console=console)
-    print(json.dumps(report.rounded(result)))
+    print(json.dumps(figures.rounded(result)))
     checks = [result[name].get("check", {"same": True})["same"] for name in options.work]
     return 0 if all(checks) else DIFFERENT
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tools.speed import cases, floors, ours, turns
+from tools.bench import cases, floors, ours, turns
 
 LOSS_TOLERANCE = 1e-3  # relative, of the first update
 PIXEL_TOLERANCE = 1e-3  # share of mask pixels on the other side of zero
@@ -17,7 +17,7 @@ def train(case: cases.Case, params: dict[str, np.ndarray], *, rounds: int, peer:
     batch = cases.train_batch(case)
     entered: dict[str, Any] = {"ours": ours.OurTrain(case, params, batch)}
     if peer:
-        from tools.speed.peer import PeerTrain
+        from tools.bench.peer import PeerTrain
         entered["peer"] = PeerTrain(case, params, batch)
     first, contestants = _kept(entered)
     found = turns.summary(turns.take_turns(contestants, rounds=rounds, label="train step"),
@@ -32,7 +32,7 @@ def answers(case: cases.Case, params: dict[str, np.ndarray], *, rounds: int, pee
     asked = cases.questions(case)
     entered: dict[str, Any] = {"ours": ours.OurAnswers(case, params, asked)}
     if peer:
-        from tools.speed.peer import PeerAnswers
+        from tools.bench.peer import PeerAnswers
         entered["peer"] = PeerAnswers(case, params, asked)
     first, contestants = _kept(entered)
     found = turns.summary(turns.take_turns(contestants, rounds=rounds, label="answers"),

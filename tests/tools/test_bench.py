@@ -1,4 +1,4 @@
-"""tools/bench.py: both sides do the same work, what its numbers are made of, flags, a real run."""
+"""tools/bench/__main__.py: both sides do the same work, what its numbers are made of, flags, a real run."""
 
 import dataclasses
 import io
@@ -15,8 +15,8 @@ from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax.config import LoraConfig
-from tools import bench
-from tools.speed import batching, cases, chips, contest, floors, gpu, ours, report, turns
+from tools.bench import __main__
+from tools.bench import batching, cases, machine, contest, floors, gpu, ours, figures, turns
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_a_batch_and_one_by_one_come_to_the_same():
     found = batching.batching(case, cases.random_params(case), rounds=1, peer=False)
     assert found["check"]["same"] and found["check"]["states_difference"] < 1e-5
     assert found["ratio"] > 0 and found["photos"] == 3
-    report.show_work("batching", {"batching": found, "load": [0], "product": contest.product_peak(
+    figures.show_work("batching", {"batching": found, "load": [0], "product": contest.product_peak(
         64, rounds=1, peer=False)}, Console(file=io.StringIO()))
 
 
@@ -86,7 +86,7 @@ def test_rules_for_filling_places():
 
 def test_updates_are_the_same_with_lora_and_without_dropout():
     pytest.importorskip("transformers")
-    from tools.speed.peer import PeerTrain
+    from tools.bench.peer import PeerTrain
     case = dataclasses.replace(cases.TINY, model=dataclasses.replace(
         cases.TINY.model, lora=LoraConfig(rank=2, alpha=4.0, dropout=0.0)))
     params, rng = cases.random_params(case), np.random.default_rng(5)
@@ -154,13 +154,13 @@ def test_operations_of_the_middle_size():
 
 
 def test_figures_of_a_gpu():
-    chip = chips.find("NVIDIA H200")
+    chip = machine.find("NVIDIA H200")
     assert (chip.flops, chip.hbm_rate) == (989.5e12, 4.8e12)
-    found = chips.training_figures(chip, cases.MID, flops=0.25 * 989.5e12, seconds=0.5)
+    found = machine.training_figures(chip, cases.MID, flops=0.25 * 989.5e12, seconds=0.5)
     assert found["mfu"] == 0.5
     assert found["tokens_per_s"] == 2 * (222 - 1 + 576) / 0.5
     with pytest.raises(UserError, match="GeForce 256"):
-        chips.find("NVIDIA GeForce 256")
+        machine.find("NVIDIA GeForce 256")
 
 
 def test_decoding_reads_the_language_model_and_its_cache_for_every_token():
@@ -169,7 +169,7 @@ def test_decoding_reads_the_language_model_and_its_cache_for_every_token():
     norms = (2 * c.layers + 1) * c.width
     length = case.prompt - 1 + case.model.clip.num_patches + case.new
     cache = 2 * case.photos * c.layers * length * c.width
-    assert chips.decode_bytes(case) == 4 * (kernels + norms + cache)
+    assert machine.decode_bytes(case) == 4 * (kernels + norms + cache)
 
 
 @pytest.mark.parametrize("work", ["answers", pytest.param("train", marks=pytest.mark.slow)])
@@ -178,17 +178,17 @@ def test_what_a_gpu_would_be_asked_for_runs_at_tiny_size(work):
     pytest.importorskip("transformers")
     case = dataclasses.replace(cases.TINY, new=4, model=dataclasses.replace(
         cases.TINY.model, dtype="bfloat16", remat="layers"))
-    result = gpu.measure(case, chips.Gpu("none", 1e12, 1e11), work=[work],
+    result = gpu.measure(case, machine.Gpu("none", 1e12, 1e11), work=[work],
                          rounds=1, device="cpu")
     for name in ("ours", "peer"):
         assert result[work][name]["tokens_per_s"] != 0
         assert result[work][name]["mfu" if work == "train" else "bound_ms_per_step"] > 0
-    report.show_gpu(result, Console(file=io.StringIO()))
-    json.dumps(report.rounded(result))
+    figures.show_gpu(result, Console(file=io.StringIO()))
+    json.dumps(figures.rounded(result))
 
 
 def test_flags_are_checked_without_a_machine(monkeypatch):
     class Options:
         rounds, threads, work, device = 1, 1, [], None
     with pytest.raises(UserError, match="--work"):
-        bench.check(Options)
+        __main__.check(Options)

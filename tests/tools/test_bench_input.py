@@ -1,4 +1,4 @@
-"""tools/bench_input.py: one real run in miniature, its JSON, and what its numbers are made of."""
+"""tools/bench_input/__main__.py: one real run in miniature, its JSON, and what its numbers are made of."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
-from tools.input_bench import contest, stages, synthetic
+from tools.bench_input import input_contest, stages, synthetic
 
 pytest.importorskip("skimage")
 
@@ -101,14 +101,14 @@ def test_turns_are_interleaved_and_compared_within_a_round():
 
         def turn(self, count):
             log.append((self.name, count))
-            return contest.Turn(8 * count, 8 * count / self.speed, 16 * count / self.speed)
+            return input_contest.Turn(8 * count, 8 * count / self.speed, 16 * count / self.speed)
 
-    turns = contest.take_turns([Fake("floor", 160), Fake("ours", 80)], seconds=4, rounds=2)
+    turns = input_contest.take_turns([Fake("floor", 160), Fake("ours", 80)], seconds=4, rounds=2)
     assert log == [("floor", 2), ("floor", 4), ("ours", 2), ("ours", 4),  # to warm up
                    ("floor", 40), ("ours", 20), ("ours", 20), ("floor", 40)]
-    found = contest.medians(turns["ours"])
+    found = input_contest.medians(turns["ours"])
     assert found["images_per_s"] == pytest.approx(80) and found["cores"] == pytest.approx(2)
-    assert contest.ratios(turns)["ours/floor"] == pytest.approx(
+    assert input_contest.ratios(turns)["ours/floor"] == pytest.approx(
         {"images_per_s": 0.5, "images_per_core_s": 0.5})
 
 

@@ -6,7 +6,7 @@ import importlib.util
 import jax
 from rich.console import Console
 
-from tools.speed import cases, chips, floors, ours, turns
+from tools.bench import cases, machine, floors, ours, turns
 
 
 def peer_device(wanted: bool, console: Console) -> str | None:
@@ -22,7 +22,7 @@ def peer_device(wanted: bool, console: Console) -> str | None:
     return None
 
 
-def measure(case: cases.Case, gpu: chips.Gpu, *, work: list[str], rounds: int,
+def measure(case: cases.Case, gpu: machine.Gpu, *, work: list[str], rounds: int,
             device: str | None) -> dict:
     """Everything about this GPU, as JSON; `device` is the peer's, if it takes part."""
     result = {"case": case.name, "device": gpu.name, "rounds": rounds,
@@ -32,21 +32,21 @@ def measure(case: cases.Case, gpu: chips.Gpu, *, work: list[str], rounds: int,
     return result
 
 
-def train(case: cases.Case, gpu: chips.Gpu, rounds: int, device: str | None) -> dict:
+def train(case: cases.Case, gpu: machine.Gpu, rounds: int, device: str | None) -> dict:
     """Updates, tokens per second and MFU of both."""
     batch = cases.train_batch(case)
     entered = {"ours": ours.OurTrain(case, cases.ParamsOnDevice(case), batch)}
     if device:
-        from tools.speed.peer import PeerTrain
+        from tools.bench.peer import PeerTrain
         entered["peer"] = PeerTrain(case, None, batch, device)
     found = turns.summary(turns.take_turns(entered, rounds=rounds, label="train step"),
                           floors.train_flops(case))
     return found | {
-        name: chips.training_figures(gpu, case, flops=found["flops"], seconds=seconds)
+        name: machine.training_figures(gpu, case, flops=found["flops"], seconds=seconds)
         for name, seconds in found["seconds"].items()} | {"compile_s": entered["ours"].compile_s}
 
 
-def answers(case: cases.Case, gpu: chips.Gpu, rounds: int, device: str | None) -> dict:
+def answers(case: cases.Case, gpu: machine.Gpu, rounds: int, device: str | None) -> dict:
     """Decoding steps: of a whole batch on our side, photo by photo on the peer's."""
     asked, params = cases.questions(case), cases.ParamsOnDevice(case)
     whole, first = case, dataclasses.replace(case, new=1)
@@ -55,16 +55,16 @@ def answers(case: cases.Case, gpu: chips.Gpu, rounds: int, device: str | None) -
         answering = ours.OurAnswers(one, params, asked, masks=False)
         entered[label] = lambda run=answering: jax.block_until_ready(run.decode())
     if device:
-        from tools.speed.peer import PeerAnswers
+        from tools.bench.peer import PeerAnswers
         for label, one in (("peer", whole), ("peer, first token", first)):
             slow = PeerAnswers(one, None, asked, device)
             entered[label] = lambda run=slow: run.decode(run.photo(0))
     seconds = turns.summary(turns.take_turns(entered, rounds=rounds, label="decoding"),
                             0.0)["seconds"]
-    found = {"seconds": seconds, "ours": chips.decode_figures(
+    found = {"seconds": seconds, "ours": machine.decode_figures(
         gpu, case, whole=seconds["ours"], first=seconds["ours, first token"])}
     if device:
-        found["peer"] = chips.decode_figures(
+        found["peer"] = machine.decode_figures(
             gpu, dataclasses.replace(case, photos=1), whole=seconds["peer"],
             first=seconds["peer, first token"])
         found["ratio"] = found["ours"]["tokens_per_s"] / found["peer"]["tokens_per_s"]

@@ -111,7 +111,7 @@ class Peer:
     def __init__(self, dataset, records: int, *, batch_size: int, workers: int):
         import torch
 
-        from tools.input_bench.peer import Turns
+        from tools.bench_input.torch_loader import Turns
         self._turns, self.multiple, self.batch = Turns(records), workers, {}
         self._loader = torch.utils.data.DataLoader(
             dataset, batch_size=batch_size, sampler=self._turns, num_workers=workers,

@@ -36,7 +36,7 @@ from input_pipeline.records import prepared
 from input_pipeline.text.conversation import INSTRUCTION
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import command
-from tools.input_bench import contest, stages
+from tools.bench_input import input_contest, stages
 
 CHECKED, STAGED = 8, 32  # photos that are compared, and whose stages are timed
 TOLERANCE = 1e-5  # of SAM's normalised values
@@ -75,7 +75,7 @@ def folder_of(options) -> Iterator[str]:
         return
     from input_pipeline.datasets import open_dataset
     from input_pipeline.records.builder import prepare
-    from tools.input_bench import synthetic
+    from tools.bench_input import synthetic
     with tempfile.TemporaryDirectory(prefix="bench_input_") as folder:
         source = pathlib.Path(folder) / "source"
         synthetic.write(source, options.synthetic)
@@ -87,21 +87,21 @@ def make_example(tokenizer: Tokenizer, spec: ExampleSpec, record, length: int) -
     return training_example(record, tokenizer, spec, length)
 
 
-def contestants(options, folder: str, source, tokenizer, spec, stream) -> list[contest.Contestant]:
+def contestants(options, folder: str, source, tokenizer, spec, stream) -> list[input_contest.Contestant]:
     """All that take turns."""
     threads, size = options.threads, options.batch_size
     rows = loader.Rows(stream, [source], names=[f"{folder} {options.split}"],
                        prepare=functools.partial(make_example, tokenizer, spec),
                        blank=functools.partial(blank_example, tokenizer, spec))
     files = [source[i]["image"] for i in range(min(len(source), _KEPT_FILES))]
-    found = [contest.Floor(files, size, threads),
-             contest.Ours(loader.train_batches(rows), threads=threads, workers=options.workers)]
+    found = [input_contest.Floor(files, size, threads),
+             input_contest.Ours(loader.train_batches(rows), threads=threads, workers=options.workers)]
     if options.peer:
         try:
-            from tools.input_bench.peer import PlainDataset
+            from tools.bench_input.torch_loader import PlainDataset
         except ImportError as error:
             raise UserError(f"--peer: needs torch ({error})") from error
-        found.append(contest.Peer(PlainDataset(folder, options.split, tokenizer, spec),
+        found.append(input_contest.Peer(PlainDataset(folder, options.split, tokenizer, spec),
                                   len(source), batch_size=size, workers=os.cpu_count()))
     return found
 
@@ -124,15 +124,15 @@ def measure(options, folder: str) -> dict:
                     buckets=buckets, lengths=[lengths])
     entered = contestants(options, folder, source, tokenizer, spec, stream)
     try:
-        turns = contest.take_turns(entered, seconds=options.seconds, rounds=options.rounds)
-        sizes = {one.name: contest.bytes_per_image(one.batch) for one in entered[1:]}
+        turns = input_contest.take_turns(entered, seconds=options.seconds, rounds=options.rounds)
+        sizes = {one.name: input_contest.bytes_per_image(one.batch) for one in entered[1:]}
     finally:
         for one in entered:
             one.close()
     result = {"photos": len(source), "cores": os.cpu_count(), "batch_size": options.batch_size,
               "threads": options.threads, "workers": options.workers, "rounds": options.rounds,
-              "speed": {name: contest.medians(t) for name, t in turns.items()},
-              "ratios": contest.ratios(turns), "bytes_per_image": sizes,
+              "speed": {name: input_contest.medians(t) for name, t in turns.items()},
+              "ratios": input_contest.ratios(turns), "bytes_per_image": sizes,
               "stage_ms": stages.stage_times(
                   source, tokenizer, spec, photos=STAGED, batch_size=options.batch_size,
                   length=buckets[min(int(np.searchsorted(buckets, np.median(lengths))),
