@@ -1,1 +1,1 @@
-"""Sweeps: one recipe run several times with other knobs, see tools/sweep.py."""
+"""Sweeps: one recipe run several times with other knobs, see tools/sweep/__main__.py."""

@@ -12,12 +12,12 @@ from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.convert import from_torch
 from legion_jax.convert.plan import Options
 from legion_jax.convert.tensor_folder import read_json
-from legion_jax.inventory import Inventory, Parameter
+from tools.inspect_params.inventory import Inventory, Parameter
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, run_checkpoints
-from tools import inspect_params, params_table
+from tools.inspect_params import __main__, listing
 
-ONE, EIGHT = (inspect_params.parse_mesh(text) for text in ("1,1,1", "1,4,2"))
+ONE, EIGHT = (__main__.parse_mesh(text) for text in ("1,1,1", "1,4,2"))
 KEY = "model.mm_projector.0.weight"
 
 
@@ -67,4 +67,4 @@ def shapes(found: Inventory) -> dict[str, tuple[int, ...]]:
 
 
 def sums(found: Inventory, mesh=ONE, depth=None) -> dict[str, dict[str, int]]:
-    return params_table.totals(params_table.lines_of(found.parameters, mesh, depth))
+    return listing.totals(listing.lines_of(found.parameters, mesh, depth))

@@ -13,7 +13,7 @@ import time
 
 
 def install(runs) -> None:
-    """Put the stub in place of both commands of `runs`, which is tools.sweep_runs."""
+    """Put the stub in place of both commands of `runs`, which is tools.sweep.runs."""
     def command(what):
         return lambda run, python: [python, __file__, what, str(run.folder), run.config.to_json()]
 

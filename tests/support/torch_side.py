@@ -7,7 +7,7 @@ from flax import nnx
 
 from legion_jax.config import LegionConfig
 from legion_jax.convert.table import rules
-from legion_jax.convert.whole import assemble
+from tools.verify_case.whole import assemble
 from legion_jax.models import param_tree
 
 

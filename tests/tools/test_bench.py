@@ -15,8 +15,18 @@ from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax.config import LoraConfig
-from tools.bench import __main__
-from tools.bench import batching, cases, machine, contest, floors, gpu, ours, figures, turns
+from tools.bench import (
+    __main__,
+    batching,
+    cases,
+    contest,
+    figures,
+    floors,
+    gpu,
+    machine,
+    ours,
+    turns,
+)
 
 
 @pytest.fixture(autouse=True)

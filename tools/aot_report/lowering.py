@@ -10,7 +10,8 @@ from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import ADDED_TOKENS
 from legion_jax import config as config_lib
-from legion_jax import inventory, sharding
+from tools.inspect_params import inventory
+from legion_jax import sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models.flops import Flops, Sizes, answering
 from legion_jax.predict.programs import Answering, Programs, abstract_params

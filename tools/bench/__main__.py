@@ -32,7 +32,7 @@ from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax import command
-from tools.bench import batching, cases, machine, contest, gpu, figures
+from tools.bench import batching, cases, contest, figures, gpu, machine
 
 DIFFERENT = 2  # exit code
 SIDE = 2048  # of the matrices whose product says what the cores can do

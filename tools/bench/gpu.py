@@ -6,7 +6,7 @@ import importlib.util
 import jax
 from rich.console import Console
 
-from tools.bench import cases, machine, floors, ours, turns
+from tools.bench import cases, floors, machine, ours, turns
 
 
 def peer_device(wanted: bool, console: Console) -> str | None:

@@ -13,7 +13,7 @@ from torch import nn
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.convert import config_files, names
 from legion_jax.convert.table import lora_rules, rules
-from legion_jax.convert.whole import to_torch_tensors
+from tools.verify_case.whole import to_torch_tensors
 
 # Modules of transformers that LEGION never runs, left as they are made.
 _UNUSED = ("post_layernorm.", "prompt_encoder.mask_embed.", "prompt_encoder.point_embed.",

@@ -102,7 +102,7 @@ def contestants(options, folder: str, source, tokenizer, spec, stream) -> list[i
         except ImportError as error:
             raise UserError(f"--peer: needs torch ({error})") from error
         found.append(input_contest.Peer(PlainDataset(folder, options.split, tokenizer, spec),
-                                  len(source), batch_size=size, workers=os.cpu_count()))
+                                        len(source), batch_size=size, workers=os.cpu_count()))
     return found
 
 

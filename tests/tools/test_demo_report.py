@@ -1,0 +1,168 @@
+"""The HTML report: whole, self-contained, escaped, with honest numbers; and its curves."""
+
+import base64
+import dataclasses
+import io
+import math
+
+import numpy as np
+import pytest
+from html_page import Page
+from PIL import Image
+
+from tools.demo import demo_page, loss_curves
+from tools.demo.demo_page import Aim, DemoReport, Example, ScoreRow
+
+
+def _example(**changes) -> Example:
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    truth = np.zeros((30, 40), bool)
+    truth[5:15, 5:25] = True
+    example = Example(
+        name="dog", image=image, truth=truth, prediction=Image.fromarray(image), verdict="tampered",
+        probability=0.973, is_fake=True, explanation="a smeared ear", reference="a blurred ear",
+        f1=0.8125)
+    return dataclasses.replace(example, **changes)
+
+
+def _curve(steps: int) -> list[dict]:
+    return [{"step": step} | dict.fromkeys(loss_curves.TERMS, 1 + math.exp(-step / 20))
+            for step in range(steps)]
+
+
+def _report(**changes) -> DemoReport:
+    report = DemoReport(
+        title="A demo", facts=[("training time", "5 min 12 s")], curve=_curve(50),
+        scores=[ScoreRow("trained model", 0.8125, 0.7, 0.85, 0.69, 0.77, 0.95, 0.98765, 0.684),
+                ScoreRow("empty mask", 0.3, 0.0, 0.489, 0.3, 0.0, None, None, None)],
+        aims=[Aim("mask F1", 0.7, 0.8125), Aim("accuracy", 0.9, 0.88)],
+        examples=[_example()], failure=_example(name="church", verdict="real", f1=None))
+    return dataclasses.replace(report, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"facts": [], "curve": [], "scores": [], "aims": [], "examples": [], "failure": None},
+        {"curve": _curve(1)},
+        {"examples": [_example(prediction=np.zeros((50, 2000, 3), np.uint8),
+                               truth=np.zeros((30, 40), bool))]},
+    ],
+)
+def test_report_is_one_file_that_parses(tmp_path, changes):
+    path = tmp_path / "demo.html"
+    demo_page.write_report(path, _report(**changes))
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert "http://" not in text and "https://" not in text and "url(" not in text
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    for name, value in (pair for _, attributes in page.tags for pair in attributes.items()):
+        if name in ("src", "href"):
+            kind, _, code = value.partition(",")
+            assert kind == "data:image/jpeg;base64"
+            picture = Image.open(io.BytesIO(base64.b64decode(code)))
+            picture.load()
+            assert picture.width <= demo_page.MAX_WIDTH
+    assert [p.name for p in tmp_path.iterdir()] == ["demo.html"]
+
+
+def test_report_shows_its_numbers():
+    texts = Page(demo_page.render(_report())).texts
+    for text in ("1 of 2 aims was met.", "0.812", "wanted at least 0.700", "✓ met, 0.113 above",
+                 "✗ missed by 0.020", "0.988", "0.489", "0.000", "5 min 12 s", "97 % likely fake",
+                 "Truth: artifacts, 17 % of the photo", "✓ says tampered", "✗ says real",
+                 "mask F1 –", "a smeared ear", "Where it goes wrong"):
+        assert text in texts, text
+    assert texts.count("–") == 3  # what the empty mask has no score for
+
+
+def test_missing_failure_is_admitted():
+    texts = Page(demo_page.render(_report(failure=None))).texts
+    assert "No failure was picked for this report. That does not mean there is none." in texts
+
+
+def test_texts_are_escaped():
+    evil = "<script>alert('&')</script>"
+    report = _report(
+        title=evil, facts=[(evil, evil)], aims=[Aim(evil, 1, 2)],
+        scores=[ScoreRow(evil, *[None] * 8)],
+        examples=[_example(name=evil + '" onload="x', explanation=evil, reference=evil,
+                           verdict=evil)])
+    text = demo_page.render(report)
+    assert "<script" not in text
+    page = Page(text)
+    assert page.texts.count(evil) == 8
+    assert not any("onload" in attributes for _, attributes in page.tags)
+
+
+def test_a_failed_write_leaves_the_old_report(tmp_path):
+    path = tmp_path / "demo.html"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="format code"):
+        demo_page.write_report(path, _report(scores=[ScoreRow("bad", *["text"] * 8)]))
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reached", "outcome", "met"),
+    [
+        (0.5, 0.75, "met, 0.250 above", True),
+        (0.5, 0.5, "met exactly", True),
+        (0.5, 0.25, "missed by 0.250", False),
+        (0.5, 0.4999, "missed by 0.0001", False),
+        (0.5, None, "not measured", False),
+        (0.5, math.nan, "missed by nan", False),
+    ],
+)
+def test_aims(wanted, reached, outcome, met):
+    aim = Aim("x", wanted, reached)
+    assert (aim.outcome, aim.met) == (outcome, met)
+
+
+def test_truth_is_outlined():
+    example = _example()
+    picture = example.truth_picture
+    np.testing.assert_array_equal(picture[5, 5:25], [demo_page.TRUTH_COLOUR] * 20)
+    np.testing.assert_array_equal(picture[20:], example.image[20:])
+    with pytest.raises(ValueError, match=r"dog: truth needs bool\(30, 40\), got uint8\(30, 40\)"):
+        _example(truth=example.truth.astype(np.uint8))
+
+
+def test_charts_lie_inside_their_canvas_and_keep_spikes():
+    rng = np.random.default_rng(0)
+    values = np.exp(rng.normal(size=5000)) * np.exp(-np.arange(5000) / 1000)
+    values[3210] = 1000
+    rows = [{"step": k, "loss": v, "ce": v / 40 - 5, "bce": 0.0} for k, v in enumerate(values)]
+    rows[7] |= {"ce": math.nan, "dice": None}
+    charts = loss_curves.charts(rows)
+    assert [(chart.name, chart.log) for chart in charts] == [
+        ("loss", True), ("ce", False), ("bce", False)]
+    for chart in charts:
+        for line in (chart.raw, chart.smooth):
+            points = np.array([p.split(",") for p in line.split()], float)
+            assert 2 < len(points) <= 2 * loss_curves.BUCKETS + 2
+            assert (np.diff(points[:, 0]) >= 0).all()
+            assert (points.min(0) >= [loss_curves.LEFT, loss_curves.TOP]).all()
+            assert (points.max(0) <= [loss_curves.WIDTH - loss_curves.RIGHT,
+                                      loss_curves.HEIGHT - loss_curves.BOTTOM]).all()
+        assert 2 <= len(chart.x_ticks) <= 7 and 2 <= len(chart.y_ticks) <= 7
+    highest = min(float(p.split(",")[1]) for p in charts[0].raw.split())
+    assert highest == loss_curves.TOP  # the spike reaches the top of its axis
+
+
+def test_smoothing_keeps_lines_and_does_not_lag():
+    line = np.arange(200.0)
+    np.testing.assert_allclose(loss_curves.smoothed(line)[4:-4], line[4:-4])
+    np.testing.assert_allclose(loss_curves.smoothed(np.full(99, 0.1)), 0.1)
+    noise = np.random.default_rng(0).normal(size=1000)
+    assert loss_curves.smoothed(noise).std() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.35, "0.35"), (12, "12"), (1500, "1.5k"), (2e5, "200k"), (2e-5, "2e-5"),
+     (1.25e-4, "1.25e-4"), (3e6, "3e6")],
+)
+def test_numbers_on_axes(value, text):
+    assert loss_curves.number(value) == text

@@ -1,0 +1,134 @@
+"""tools/inspect_params/__main__.py: flags, what is printed and written, and exit codes."""
+
+import json
+import subprocess
+import sys
+
+import inspected
+import pytest
+import torch
+from inspected import EIGHT, KEY, ONE, sums
+from rich.console import Console
+
+from input_pipeline.errors import UserError
+from tools.inspect_params import inventory
+from tools.inspect_params import __main__, listing
+
+
+@pytest.fixture(scope="module")
+def converted(folders, tmp_path_factory):
+    return inspected.convert(*folders, tmp_path_factory.mktemp("converted") / "jax")
+
+
+@pytest.fixture(scope="module")
+def run(sized, converted, tmp_path_factory):
+    return inspected.run(sized, converted, tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.mark.parametrize("text", ["1,2", "1,0,1", "1,-1,1", "a,b,c", "1,2,3,4,5", "1,1.5,1", ""])
+def test_meshes_that_are_none(text):
+    with pytest.raises(UserError, match="--mesh.*for .*data.*, .*fsdp.*, .*tensor"):
+        __main__.parse_mesh(text)
+
+
+@pytest.mark.parametrize("given, added, vocab, message", [
+    ({}, {}, None, "--checkpoint, --torch, --config: one of them is needed, none is given"),
+    ({"checkpoint": "a", "torch": "b"}, {}, None,
+     "--checkpoint a and --torch b: only one of them at a time"),
+    ({"checkpoint": "a"}, {"clip": "b"}, None, "--clip b: goes with --torch, here is --checkp.* a"),
+    ({"torch": "a"}, {}, 7, "--vocab 7: goes with --config, here is --torch a")])
+def test_flags_that_do_not_go_together(given, added, vocab, message):
+    with pytest.raises(UserError, match=message):
+        __main__.check_flags(
+            {"checkpoint": None, "torch": None, "config": None} | given, added, vocab)
+
+
+def test_folders_of_another_kind(folders, converted, tmp_path):
+    for folder in (folders[0], tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=f"--checkpoint {folder}: no legion.json there"):
+            __main__.of_checkpoint(str(folder))
+    with pytest.raises(UserError, match=f"--torch {converted}: holds legion.json"):
+        __main__.of_torch(str(converted))
+    (tmp_path / "legion.json").write_text("{")
+    with pytest.raises(UserError, match=f"--checkpoint {tmp_path}: .*legion.json"):
+        __main__.of_checkpoint(str(tmp_path))
+    (tmp_path / "legion.json").unlink()
+    with pytest.raises(UserError, match=f"--torch {tmp_path} --clip c: .*no weights file"):
+        __main__.of_torch(str(tmp_path), clip="c")
+
+
+def test_outputs_that_are_no_file(tmp_path):
+    __main__.check_output(str(tmp_path / "new.tsv"))
+    for output, message in ((tmp_path, "is a folder"), (tmp_path / "a" / "b", "no folder .*a$")):
+        with pytest.raises(UserError, match=f"--output {output}: .*{message}"):
+            __main__.check_output(str(output))
+
+
+def test_match(converted):
+    found = inventory.of_checkpoint(converted)
+    chosen = __main__.select(found, r"^verdict/.*kernel$")
+    assert [p.path for p in chosen] == ["verdict/down/kernel", "verdict/up/kernel"]
+    text = listing.as_text(found, listing.lines_of(chosen, ONE), ONE)
+    assert f"--match: 816 of {sums(found)['total']['parameters']:,} parameters" in text
+    for pattern, message in (("(", r"--match: '\(' is no pattern"),
+                             ("zz", "--match: 'zz' fits none of 150 paths, such as clip/cls")):
+        with pytest.raises(UserError, match=message):
+            __main__.select(found, pattern)
+
+
+def test_terminal_shows_every_path_in_full(run):
+    found = inventory.of_checkpoint(run)
+    lines = listing.lines_of(found.parameters, EIGHT)
+    console = Console(width=120, force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        listing.show(found, lines, EIGHT, console)
+    _, *rows = capture.get().splitlines()  # the title is a line of any length
+    assert max(map(len, rows)) <= 120 and "…" not in capture.get()
+    firsts = {row.split()[0] for row in rows if row.strip()}
+    assert {p.path for p in found.parameters} <= firsts
+
+
+def command(*arguments):
+    return subprocess.run([sys.executable, "-m", "tools.inspect_params", *map(str, arguments)],
+                          capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_command_on_a_checkpoint_as_tsv(converted, tmp_path):
+    done = command("--checkpoint", converted, "--format", "tsv", "--output", tmp_path / "out.tsv",
+                   "--mesh", "1,4,2")
+    assert done.returncode == 0 and not done.stdout, done.stderr
+    header, *rows = [row.split("\t") for row in (tmp_path / "out.tsv").read_text().splitlines()
+                     if not row.startswith("#")]
+    assert header == list(listing.COLUMNS) and {len(row) for row in rows} == {len(header)}
+    found = inventory.of_checkpoint(converted)
+    assert [row[0] for row in rows] == [p.path for p in found.parameters]
+    assert sum(int(row[header.index("bytes_per_device")]) for row in rows) == (
+        sums(found, EIGHT)["total"]["bytes_per_device"])
+    assert rows[[row[0] for row in rows].index("language/layers/query/kernel")][1:4] == [
+        "3,48,48", "bfloat16", "-,fsdp,tensor"]
+
+
+def test_command_on_damaged_torch_weights_says_so_in_its_exit_code(folders, tmp_path):
+    legion, clip, state = inspected.copy(folders, tmp_path)
+    state.pop(KEY)
+    torch.save(state, legion / "pytorch_model.bin")
+    done = command("--torch", legion, "--clip", clip)
+    assert done.returncode == __main__.HAS_PROBLEMS, done.stderr
+    rows = [row.split() for row in done.stdout.splitlines() if row.strip()]
+    assert ["mask_decoder", "39,232", "39,232", "0", "0.000078", "0.000078"] in rows
+    assert "…" not in done.stdout and f"problem: {KEY}: missing" in done.stdout
+
+
+def test_command_on_a_config_of_full_size():
+    done = command("--config", "experiments/base.py", "--config.mesh=(1,16,1)", "--format", "json",
+                   "--depth", 1)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["mesh"] == {"data": 1, "fsdp": 16, "tensor": 1, "sequence": 1}
+    assert told["trainable_by"] == "config.trainable"
+    assert [line["path"] for line in told["parameters"]] == list(told["totals"])[:-1]
+    assert told["totals"]["total"]["parameters"] == 7_716_565_734
+    failed = command("--config", "experiments/base.py", "--mesh", "1,x,1")
+    assert failed.returncode == 1 and failed.stderr == (
+        "error: --mesh: positive whole numbers, for data, fsdp, tensor, sequence, not "
+        "'1,x,1'\n")

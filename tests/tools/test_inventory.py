@@ -1,0 +1,162 @@
+"""tools/inspect_params/inventory.py: what is listed agrees with models, files and devices."""
+
+import math
+
+import inspected
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from inspected import EIGHT, by_path, sums
+
+from experiments import base, tiny
+from input_pipeline.errors import UserError
+from tools.inspect_params import inventory
+from legion_jax import sharding
+from legion_jax.models import param_tree
+from legion_jax.train import knobs
+from legion_jax.weights import checkpoint
+from tools.inspect_params import __main__, listing
+
+REGION_ENCODER, TRAINED = 299_142_912, 587_427_044  # see test_sizes.py
+
+
+@pytest.fixture(scope="module")
+def converted(folders, tmp_path_factory):
+    return inspected.convert(*folders, tmp_path_factory.mktemp("converted") / "jax")
+
+
+@pytest.fixture(scope="module")
+def run(sized, converted, tmp_path_factory):
+    return inspected.run(sized, converted, tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.mark.parametrize("depth", [None, 1, 2])
+def test_converted_checkpoint(sized, converted, depth):
+    found = inventory.of_checkpoint(converted)
+    abstract = param_tree.abstract_params(sized)
+    assert inspected.shapes(found) == {p: a.shape for p, a in abstract.items()}
+    arrays = [a for file in (converted / "params").iterdir()
+              for a in safetensors.numpy.load_file(file).values()]
+    total = sums(found, depth=depth)["total"]
+    assert total["parameters"] == param_tree.count(abstract) == sum(a.size for a in arrays)
+    assert total["bytes"] == total["bytes_per_device"] == sum(a.nbytes for a in arrays)
+    assert total["trainable"] == sum(p.count for p in found.parameters if p.path.startswith(
+        ("language/embed/", "language/head/", "text_projection/", "mask_decoder/")))
+    assert "LOCALISATION" in found.rule
+
+
+def test_names_of_tensors_and_files(converted):
+    found = by_path(inventory.of_checkpoint(converted))
+    query = found["language/layers/query/kernel"]
+    assert query.source == "model.layers.{0..2}.self_attn.q_proj.weight"
+    assert set(query.files) <= {f"main/pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)}
+    norm = found["clip/pre_norm/scale"]
+    assert (norm.source, norm.files) == (
+        "vision_model.pre_layrnorm.weight", ("clip/pytorch_model.bin",))
+    windows = found["sam_encoder/window_layers/norm1/scale"]
+    assert windows.source == "model.grounding_encoder.image_encoder.blocks.{0,2}.norm1.weight"
+
+
+@pytest.mark.parametrize("names, text", [
+    ([], ""), (["a"], "a"), (["a.0", "a.1", "a.2", "a.7"], "a.{0..2,7}"),
+    ([f"a.{i}.b{j}.c" for i in range(3) for j in (1, 2)], "a.{0..2}.b{1,2}.c"),
+    (["a.0.b0", "a.1.b1"], "a.0.b0, a.1.b1"),
+    (["a.0.x", "a.1.x", "b.2.y"], "a.{0,1}.x, b.2.y")])
+def test_gathered_names(names, text):
+    assert inventory.gather(names) == text
+
+
+def test_training_run(run, converted):
+    found = inventory.of_checkpoint(run)
+    assert "step 3" in found.title and str(converted) in found.title
+    listed = by_path(found)
+    assert {p for p, x in listed.items() if x.trainable} == set(
+        checkpoint.read_meta(run)["trained"])
+    assert "legion.json" in found.rule
+    lora = listed["language/layers/query/lora_a"]
+    assert lora.source == "model.layers.{0..2}.self_attn.q_proj.lora_A.weight"
+    assert (lora.dtype, lora.files) == ("float32", ())
+    assert listed["language/layers/query/kernel"].dtype == "bfloat16"
+    stored = [a for _, a in checkpoint.stored(run).values()]
+    assert sums(found)["total"]["bytes"] == sum(
+        math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in stored)
+    assert len(listed) == len(by_path(inventory.of_checkpoint(converted))) + 4
+
+
+def test_bytes_per_device_are_those_of_the_arrays(run):
+    found = inventory.of_checkpoint(run)
+    mesh = sharding.make_mesh((1, 4, 2))
+    tree = param_tree.unflatten({p.path: jnp.zeros(p.shape, p.dtype) for p in found.parameters})
+    placed = param_tree.flatten(jax.device_put(tree, sharding.tree_shardings(tree, mesh)))
+    for line in listing.lines_of(found.parameters, EIGHT):
+        shards = placed[line.path].addressable_shards
+        assert {s.data.nbytes for s in shards} == {line.bytes_per_device}, line.path
+        assert sharding.P(*line.sharding) == placed[line.path].sharding.spec
+    for path, x in sums(found, EIGHT, depth=1).items():
+        assert path == "total" or x["bytes_per_device"] == sum(
+            a.addressable_shards[0].data.nbytes for p, a in placed.items()
+            if p.startswith(f"{path}/"))
+
+
+def test_config_at_full_size():
+    found = inventory.of_config(base.get_config())
+    total = sums(found)
+    padding = 2 * (32128 - 32007) * 4096
+    assert total["total"]["trainable"] - padding == TRAINED - REGION_ENCODER
+    assert total["sam_encoder"]["parameters"] == 637_026_048
+    assert total["verdict"] == {"parameters": 2_103_298, "trainable": 0, "frozen": 2_103_298,
+                                "bytes": 2 * 2_103_298, "bytes_per_device": 2 * 2_103_298}
+    assert total["total"]["bytes"] == (4 * total["total"]["trainable"]
+                                       + 2 * total["total"]["frozen"])
+    assert f"{padding:,} values" in " ".join(found.notes)
+    lines = listing.lines_of(found.parameters, __main__.parse_mesh("1,16,1"))
+    gate = next(line for line in lines if line.path == "language/layers/gate/kernel")
+    assert gate.bytes_per_device == 32 * 4096 * 11008 * 2 // 16
+    assert gate.source == "model.layers.{0..31}.mlp.gate_proj.weight"
+
+
+def test_config_of_a_run_that_starts_from_a_checkpoint(converted, sized):
+    c = base.get_config()
+    c.init_from = str(converted)
+    found = by_path(inventory.of_config(c, vocab=sized.language.vocab))
+    assert found["mask_decoder/iou_token"].dtype == "float32"
+    assert found["clip/pre_norm/scale"].files == ("clip/pytorch_model.bin",)
+    assert found["language/layers/value/lora_b"].trainable
+    with pytest.raises(UserError, match=rf"--vocab 5: config.init_from {converted} has "
+                                        rf"{sized.language.vocab} tokens"):
+        inventory.of_config(c, vocab=5)
+
+
+def test_config_from_scratch_needs_a_vocabulary(folders, sized):
+    c = tiny.get_config()
+    c.data.tokenizer = "nowhere/tokenizer"
+    found = inventory.of_config(c, vocab=700)
+    assert by_path(found)["language/embed/embedding"].shape == (768, 96)
+    assert all(p.trainable and p.dtype == "float32" for p in found.parameters)
+    with pytest.raises(UserError, match="--vocab: needed.*nowhere/tokenizer is not there"):
+        inventory.of_config(c)
+    c.data.tokenizer = str(folders[0])
+    padded = sized.language.vocab + -sized.language.vocab % 128
+    assert by_path(inventory.of_config(c))["language/head/kernel"].shape == (96, padded)
+    with pytest.raises(UserError, match=rf"--vocab 9: tokenizer .*legion has "
+                                        rf"{sized.language.vocab} tokens"):
+        inventory.of_config(c, vocab=9)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda c: c.update(frozen_dtype="int7"), "frozen_dtype: float32 or bfloat16, not 'int7'"),
+    (lambda c: c.update(trainable=("nothing",)), "nothing matches no parameter"),
+    (lambda c: c.model.update(name="huge"), "model.name: legion_7b, tiny, not 'huge'"),
+    (lambda c: c.update(init_from="nowhere"), "nowhere: no legion.json")])
+def test_config_that_no_run_could_use(change, message):
+    c = base.get_config()
+    change(c)
+    with pytest.raises(UserError, match=message) as caught:
+        __main__.of_config("file.py", c, 700 if c.model.name == "huge" else None)
+    assert str(caught.value).startswith("--config file.py: ")
+    with c.unlocked():
+        c.novelty = 1
+    with pytest.raises(knobs.ConfigError, match="novelty: no such knob"):
+        inventory.of_config(c)

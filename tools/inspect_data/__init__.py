@@ -1,0 +1,1 @@
+"""Prepared data on pages: statistics, and photos with their masks and texts."""

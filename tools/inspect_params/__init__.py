@@ -1,0 +1,1 @@
+"""Parameters of a checkpoint, of PyTorch folders or of a config, listed with sizes and origins."""

@@ -1,0 +1,164 @@
+"""A golden case folder: its arrays, its model in float32, and the batches they describe."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import tempfile
+
+import jax
+import numpy as np
+from flax import nnx
+
+from input_pipeline.photos import images, regions
+from input_pipeline.text import conversation
+from input_pipeline.text.tokenizer import Tokenizer
+from legion_jax.config import LegionConfig
+from legion_jax.convert import from_torch
+from legion_jax.convert.plan import Options
+from legion_jax.convert.table import clip_rules
+from legion_jax.convert.tensor_folder import SourceError, TensorFolder, read_json
+from tools.verify_case.whole import assemble
+from legion_jax.models import param_tree
+from legion_jax.models.clip import ClipTower
+from legion_jax.models.legion import Legion
+from legion_jax.train.losses import Terms
+from legion_jax.weights import checkpoint
+
+
+class Reference:
+    """outputs.npz, remembering which arrays have been compared."""
+
+    def __init__(self, path: pathlib.Path):
+        self._arrays = dict(np.load(path))
+        self.unused = set(self._arrays)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        self.unused.discard(name)
+        return self._arrays[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
+    def names(self, prefix: str) -> list[str]:
+        return [name for name in self._arrays if name.startswith(prefix)]
+
+
+@dataclasses.dataclass
+class Case:
+    """Everything the checks read.
+
+    Attributes:
+        reference: what the published code computed; inputs: what it computed it from.
+        config: architecture in float32 with exact positions.
+        params: {path: float32 array}; graph: structure that goes with them.
+    """
+
+    folder: pathlib.Path
+    meta: dict
+    inputs: dict[str, np.ndarray]
+    reference: Reference
+    tokenizer: Tokenizer
+    config: LegionConfig
+    graph: nnx.GraphDef
+    params: dict
+
+    @functools.cached_property
+    def model(self) -> Legion:
+        return param_tree.merge(self.graph, self.params)
+
+    def full_clip(self) -> tuple[nnx.GraphDef, dict]:
+        """The CLIP tower with the blocks behind the selected one, as (graph, parameters)."""
+        config = dataclasses.replace(
+            self.config, clip=dataclasses.replace(self.config.clip, select_layer=-1))
+        folder = TensorFolder(self.folder / "clip")
+        shapes = param_tree.abstract_params(config)
+        params = {rule.path.removeprefix("clip/"):
+                  assemble(rule, folder.read, shapes[rule.path].shape).astype("float32")
+                  for rule in clip_rules(config)}
+        tower = nnx.eval_shape(lambda: ClipTower(config.clip, key=jax.random.key(0)))
+        return nnx.split(tower)[0], param_tree.unflatten(params)
+
+    def loss_weights(self) -> Terms:
+        weights = self.meta["loss_weights"]
+        return Terms(ce=weights["ce"], bce=weights["bce"], dice=weights["dice"], verdict=0.0)
+
+    def image(self, number: int) -> np.ndarray:
+        return images.read_image(self.folder / "images" / f"image_{number}.png")
+
+    def canvas(self) -> int:
+        sides = self.inputs["train_orig_sizes"].ravel().tolist()
+        sides += [s for i in range(len(self.meta["eval"]))
+                  for s in self.inputs[f"eval{i}_orig_sizes"].ravel().tolist()]
+        return -(-max(sides) // 8) * 8
+
+    def photos(self, numbers: list[int], longest: int) -> dict[str, np.ndarray]:
+        """Image fields of a batch, prepared by our own pipeline."""
+        fields = {"clip_image": [], "sam_image": [], "resized_size": [], "original_size": []}
+        for number in numbers:
+            photo = self.image(number)
+            sam, resized = images.sam_image(photo, longest, self.config.sam.image_size)
+            fields["clip_image"].append(images.clip_image(photo, self.config.clip.image_size))
+            fields["sam_image"].append(sam)
+            fields["resized_size"].append(np.array(resized, np.int32))
+            fields["original_size"].append(np.array(photo.shape[:2], np.int32))
+        return {key: np.stack(value) for key, value in fields.items()}
+
+    def gt_masks(self, number: int) -> np.ndarray:
+        """Ground truth of a training sample, uint8[N, H, W]."""
+        shape = self.inputs[f"train_gt_masks_{number}_shape"]
+        bits = np.unpackbits(self.inputs[f"train_gt_masks_{number}"], count=int(np.prod(shape)))
+        return bits.reshape(shape)
+
+    def batch(self, name: str, numbers: list[int], masks: list[np.ndarray]) -> dict:
+        """Training batch from the ids `{name}_input_ids`, photos and masks per row."""
+        slots = max((len(m) for m in masks), default=1) or 1
+        packed, valid = zip(*(regions.pack_masks(m, slots, self.canvas()) for m in masks),
+                            strict=True)
+        rows = len(numbers)
+        return self.photos(numbers, self.meta["train_image_size"]) | {
+            "ids": self.inputs[f"{name}_input_ids"].astype(np.int32),
+            "valid": self.inputs[f"{name}_attention_masks"],
+            "loss_mask": self.inputs[f"{name}_labels"] != self.meta["ignore_index"],
+            "masks": np.stack(packed), "mask_valid": np.stack(valid),
+            "label": np.full(rows, -1, np.int32), "dropped": np.zeros(rows, np.int32)}
+
+    def train_batch(self) -> dict:
+        rows = range(len(self.inputs["train_input_ids"]))
+        return self.batch("train", list(rows), [self.gt_masks(i) for i in rows])
+
+    def image_index(self, ids: np.ndarray) -> int:
+        """Common index of the image placeholder in int[B, T]."""
+        found = {conversation.image_index(row) for row in ids}
+        if len(found) > 1:
+            raise SourceError(f"{self.folder}: rows hold the image at {sorted(found)}; "
+                              f"a batch needs one place")
+        return found.pop()
+
+
+def open_case(folder: str) -> Case:
+    """Convert the case's checkpoint and load it in float32. Raises SourceError."""
+    root = pathlib.Path(folder)
+    for name in ("meta.json", "inputs.npz", "outputs.npz", "checkpoint", "clip"):
+        if not (root / name).exists():
+            raise SourceError(f"{root / name}: not there; a case folder has one")
+    sam = root / "sam" / "sam_config.json"
+    head = root / "cls"
+    with tempfile.TemporaryDirectory() as scratch:
+        converted = f"{scratch}/model"
+        config = from_torch.convert(
+            str(root / "checkpoint"), converted, clip=str(root / "clip"), progress=False,
+            head=str(head) if head.exists() else None,
+            options=Options(sam=read_json(sam) if sam.exists() else None)).config
+        config = dataclasses.replace(config, dtype="float32", position_dtype="float32")
+        graph, params, _ = param_tree.split_params(param_tree.abstract_model(config),
+                                                   param_tree.EVERYTHING)
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        wanted = {p: jax.ShapeDtypeStruct(a.shape, "float32", sharding=device)
+                  for p, a in param_tree.flatten(params).items()}
+        params = param_tree.unflatten(checkpoint.load_params(converted, wanted))
+        tokenizer = Tokenizer.from_folder(f"{converted}/tokenizer")
+    return Case(folder=root, meta=json.loads((root / "meta.json").read_text()),
+                inputs=dict(np.load(root / "inputs.npz")),
+                reference=Reference(root / "outputs.npz"), tokenizer=tokenizer, config=config,
+                graph=graph, params=params)

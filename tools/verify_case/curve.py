@@ -1,0 +1,125 @@
+"""Follow a case's training curve through our own train step, optimizer and schedule."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from legion_jax.config import LoraConfig
+from legion_jax.convert.table import lora_rules, rules
+from legion_jax.convert.tensor_folder import SourceError
+from tools.verify_case.whole import assemble, merged, to_torch_tensors
+from legion_jax.models import param_tree
+from legion_jax.train import optim
+from legion_jax.train.step import init_state, make_step
+from tools.verify_case.answers import decode
+from tools.verify_case.case import Case
+from tools.verify_case.forward import loss_terms
+from tools.verify_case.comparisons import Results
+
+LOSS, GRAD_NORM, NOISE_FACTOR = 1e-4, 1e-3, 10
+SCHEDULE = {"learning_rate": 1e-3, "schedule": "linear", "warmup_steps": 10, "total_steps": 60}
+
+
+def check_curve(case: Case, results: Results) -> None:
+    """Losses and gradient norms per step, final weights, and the final model's answer."""
+    folder = case.folder / "train_curve"
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: not there; this case has no training run to follow")
+    meta = json.loads((folder / "meta.json").read_text())
+    wanted, first, final = (dict(np.load(folder / f"{name}.npz"))
+                            for name in ("losses", "lora_init", "final"))
+    case = dataclasses.replace(case, config=dataclasses.replace(
+        case.config, lora=LoraConfig(meta["lora"]["r"], meta["lora"]["alpha"], 0.0)))
+    adam = meta["optimizer"]
+    config = ml_collections.ConfigDict(SCHEDULE | {
+        "beta1": adam["betas"][0], "beta2": adam["betas"][1], "epsilon": adam["eps"],
+        "weight_decay": adam["weight_decay"], "clip_norm": adam["clip_global_grad_norm"]})
+    before, after, rows = run(case, config, first, meta["steps"])
+    for name in ("loss", "ce", "bce", "dice"):
+        results.relative(f"curve {name}", [r[name] for r in rows], wanted[name], LOSS)
+    results.relative("curve lr", [r["learning_rate"] for r in rows], wanted["lr"], 1e-6)
+    results.relative("curve grad_norm", [r["grad_norm"] for r in rows], wanted["grad_norm_exact"],
+                     GRAD_NORM)
+    check_final(case, results, meta, before, after, final)
+    check_trained_model(case, results, meta, after)
+
+
+def run(case: Case, config, first: dict, steps: int):
+    """Train; returns {path: array} before and after, and the metrics of every step."""
+    flat = param_tree.flatten(case.params)
+    shapes = param_tree.abstract_params(case.config)
+    flat |= {rule.path: jnp.asarray(assemble(
+        rule, lambda key: first[key.removesuffix(".weight")], shapes[rule.path].shape))
+             for rule in lora_rules(case.config)}
+    graph, abstract, frozen = param_tree.split_params(
+        param_tree.abstract_model(case.config), param_tree.LOCALISATION)
+    params = param_tree.unflatten({p: flat[p] for p in param_tree.flatten(abstract)})
+    frozen = param_tree.unflatten({p: flat[p] for p in param_tree.flatten(frozen)})
+    batch = case.train_batch()
+    batch["bad"] = np.zeros(len(batch["ids"]), np.int32)  # every record of a case is sound
+    optimizer = optim.make(config)
+    step = jax.jit(make_step(graph, optimizer, optim.schedule(config),
+                             weights=case.loss_weights(),
+                             image_index=case.image_index(batch["ids"]),
+                             seg_id=case.tokenizer.seg_id))
+    state, rows = init_state(params, optimizer), []
+    for number in range(steps):
+        order = slice(None, None, -1 if number % 2 else 1)  # odd steps swap the samples
+        state, metrics = step(state, frozen, {k: v[order] for k, v in batch.items()})
+        rows.append({k: float(v) for k, v in jax.device_get(metrics).items()})
+    return flat, flat | param_tree.flatten(state.params), rows
+
+
+def check_final(case: Case, results: Results, meta: dict, before, after, final) -> None:
+    """Weights after training, against ten times the float32 noise of the reference itself."""
+    table = [*rules(case.config), *lora_rules(case.config)]
+    start, end = ({_without_weight(key): value for key, value in to_torch_tensors(
+        {p: np.asarray(x) for p, x in tree.items()}, table).items()} for tree in (before, after))
+    noise = meta["noise"]["float64"]
+    rows = final.pop("rows")
+    for name, want in final.items():
+        key = name.removeprefix("rows/")
+        got = end[key][rows] if name.startswith("rows/") else end[key]
+        results.within(f"final {name}", got, want,
+                       NOISE_FACTOR * noise["final"][name]["max_abs_diff"])
+    meaningless = set(meta["never_updated"]) | set(meta["rounding_only"])
+    for key, norms in meta["change_norm"].items():
+        change = np.linalg.norm(end[key].astype(np.float64) - start[key])
+        if key in meta["never_updated"]:
+            results.within(f"change of {key}", change, 0.0, 0.0)
+        elif key not in meaningless:
+            results.relative(f"change of {key}", change, norms["change"],
+                             NOISE_FACTOR * noise["change_norm_max_rel"])
+
+
+def _without_weight(key: str) -> str:
+    """A case names LoRA's factors themselves, not their modules' weights."""
+    return key.removesuffix(".weight") if ".lora_" in key else key
+
+
+def check_trained_model(case: Case, results: Results, meta: dict, after: dict) -> None:
+    """Losses after the last update, with LoRA and merged; answer of the merged model."""
+    def model_case(config, flat):
+        graph = param_tree.split_params(param_tree.abstract_model(config), param_tree.EVERYTHING)[0]
+        return dataclasses.replace(case, config=config, graph=graph,
+                                   params=param_tree.unflatten(flat))
+
+    plain = dataclasses.replace(case.config, lora=LoraConfig())
+    folded = {p: jnp.asarray(x) for p, x in merged(
+        {p: np.asarray(x) for p, x in after.items()}, case.config).items()}
+    merged_case = model_case(plain, folded)
+    batch = case.train_batch()
+    for name, which in (("losses_after", model_case(case.config, after)),
+                        ("losses_after_merged", merged_case)):
+        ours = loss_terms(which, batch)
+        results.relative(f"curve {name}", ours[:4],
+                         [meta[name][k] for k in ("loss", "ce", "bce", "dice")], LOSS)
+    entry = meta["eval"]
+    decoded, _ = decode(merged_case, entry["image"], max_new=entry["max_new_tokens"])
+    results.equal("curve eval new_ids", np.asarray(decoded.tokens)[0, :int(decoded.length[0])],
+                  entry["new_ids"])
+    results.equal("curve eval n_masks", int(decoded.seg_count[0]), entry["n_masks"])

@@ -1,0 +1,109 @@
+"""Checks of the losses of every batch of a case, and of all gradients."""
+
+import re
+
+import jax
+import numpy as np
+
+from legion_jax.convert.table import rules
+from tools.verify_case.whole import to_torch_tensors
+from legion_jax.models import param_tree
+from legion_jax.models.layers import numerics
+from legion_jax.train import losses
+from tools.verify_case.case import Case
+from tools.verify_case.forward import loss_terms
+from tools.verify_case.comparisons import Results
+
+# What the reference trains without LoRA.
+TRAINABLE = (r"^language/", r"^projector/", r"^mask_decoder/", r"^text_projection/")
+GROUPS = {"q_proj_0": r"layers\.0\.self_attn\.q_proj", "layers": r"^model\.layers\.",
+          "final_norm": r"^model\.norm\.", "total": r""}
+LOSS, GRAD_NORM = 1e-5, 1e-3
+
+
+def check_losses(case: Case, results: Results) -> None:
+    """Training, text-only, truncated and two-conversation batches."""
+    reference, rows = case.reference, list(range(len(case.inputs["train_input_ids"])))
+    batch, truth = case.train_batch(), [case.gt_masks(i) for i in rows]
+    ours = loss_terms(case, batch)
+    names = ("train_loss", "train_ce_loss", "train_mask_bce_loss", "train_mask_dice_loss",
+             "train_mask_loss")
+    for name, value in zip(names, ours, strict=True):
+        results.relative(name, value, reference[name], LOSS)
+    no_masks = batch | {"mask_valid": np.zeros_like(batch["mask_valid"])}
+    results.relative("train_nomask_losses", loss_terms(case, no_masks),
+                     reference["train_nomask_losses"], LOSS)
+    results.relative("trunc_losses", loss_terms(case, case.batch("trunc", rows, truth)),
+                     reference["trunc_losses"], LOSS)
+    cut = case.meta["trunc0"]["truncate_len"]
+    shorter = batch | {key: batch[key][:, :cut] for key in ("ids", "valid", "loss_mask")}
+    results.relative("trunc0_losses", loss_terms(case, shorter), reference["trunc0_losses"], LOSS)
+    results.relative("multi_losses", loss_terms(case, two_conversations(case, truth)),
+                     reference["multi_losses"], LOSS)
+
+
+def two_conversations(case: Case, truth: list[np.ndarray]) -> dict:
+    """The batch whose first photo has two conversations: a row each, the photo repeated.
+
+    Its ground truth is the first photo's masks followed by the complement of the first of them.
+    """
+    offset, ids = case.inputs["multi_offset"], case.inputs["multi_input_ids"]
+    numbers = np.repeat(np.arange(len(offset) - 1), np.diff(offset)).tolist()
+    per_photo = [np.concatenate([truth[0], 1 - truth[0][:1]])] + truth[1:]
+    taken, masks = [0] * len(per_photo), []
+    for row, number in enumerate(numbers):
+        count = int((ids[row] == case.tokenizer.seg_id).sum())
+        start = taken[number]
+        taken[number] += count
+        masks.append(per_photo[number][start:start + count])
+    return case.batch("multi", numbers, masks)
+
+
+def gradients(case: Case, trainable: tuple[str, ...], batch: dict) -> dict[str, np.ndarray]:
+    """Gradients of the total loss, under published names and in PyTorch layout."""
+    _, params, frozen = param_tree.split_params(case.model, trainable)
+    graph = param_tree.split_params(param_tree.abstract_model(case.config), trainable)[0]
+    weights, seg_id = case.loss_weights(), case.tokenizer.seg_id
+    index = case.image_index(batch["ids"])
+
+    def loss(params):
+        model = param_tree.merge(graph, params, frozen)
+        with numerics(case.config):
+            sums = losses.sums(model, batch, image_index=index, seg_id=seg_id)
+        terms = losses.weighted_means(sums, losses.counts(batch, seg_id), weights)
+        return terms.ce + terms.bce + terms.dice
+
+    grads = param_tree.flatten(jax.jit(jax.grad(loss))(params))
+    return to_torch_tensors({p: np.asarray(g) for p, g in grads.items()},
+                            [rule for rule in rules(case.config) if rule.path in grads])
+
+
+def check_gradients(case: Case, results: Results) -> None:
+    """Norm of every parameter's gradient, the stored full gradients and vocabulary rows."""
+    reference = case.reference
+    grads = gradients(case, TRAINABLE, case.train_batch())
+    norms = {key: float(np.linalg.norm(g.astype(np.float64))) for key, g in grads.items()}
+    total = case.meta["grad_group_norms"]["total"]
+    for key, want in case.meta["grad_norms"].items():
+        got = norms.get(key, 0.0)
+        # A true zero (the softmax does not see key biases) is rounding noise in both runs.
+        if want is None or want < 1e-6 * total:
+            results.within(f"grad norm {key}", got, 0.0, 1e-6 * total)
+        else:
+            results.relative(f"grad norm {key}", got, want, GRAD_NORM)
+    for group, want in case.meta["grad_group_norms"].items():
+        pattern = GROUPS.get(group, re.escape(group))
+        got = np.sqrt(sum(n ** 2 for key, n in norms.items() if re.search(pattern, key)))
+        results.relative(f"grad norm of group {group}", got, want, GRAD_NORM)
+    for name in reference.names("grad/"):
+        _check_gradient(results, name, grads[name.removeprefix("grad/")], reference[name])
+    rows = reference["grad_rows"]
+    for name in reference.names("grad_rows/"):
+        _check_gradient(results, name, grads[name.removeprefix("grad_rows/")][rows],
+                        reference[name])
+
+
+def _check_gradient(results, name, got, want):
+    """Relative to the largest entry of the reference gradient."""
+    scale = float(np.abs(want).max(initial=0)) or 1.0
+    results.within(name, got / scale, want / scale, GRAD_NORM)
