@@ -13,8 +13,8 @@ from legion_jax.convert import origin as origin_lib
 from legion_jax.convert import streaming
 from legion_jax.convert.table import lora_rules, rules
 from legion_jax.convert.tensor_folder import SourceError
-from tools.verify_case.whole import with_lora
 from legion_jax.weights import params_files, tensor_file
+from tools.verify_case.whole import with_lora
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from legion_jax.convert import from_torch, to_torch
 from legion_jax.convert.plan import Options
 from legion_jax.weights import checkpoint, params_files, tensor_file
-from tools.verify_case import __main__
+from tools.verify_case import __main__ as verify_case
 
 
 @pytest.fixture(scope="module")
@@ -54,5 +54,5 @@ def test_exported_folder_reproduces_the_golden_case(golden, converted, tmp_path)
     (case / "checkpoint").symlink_to(tmp_path / "out")
     (case / "clip").symlink_to(tmp_path / "out" / "clip")
     (case / "cls").symlink_to(tmp_path / "out" / "head")
-    results = __main__.verify(str(case))
+    results = verify_case.verify(str(case))
     assert not results.failures, "\n".join(str(row) for row in results.failures)

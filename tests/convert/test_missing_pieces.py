@@ -11,7 +11,7 @@ import pytest
 from legion_jax.convert import from_torch
 from legion_jax.convert.plan import Options
 from legion_jax.convert.tensor_folder import SourceError
-from tools.inspect_params import __main__
+from tools.inspect_params import __main__ as inspect_params
 
 
 def refused(main, tmp_path, **parts) -> str:
@@ -76,7 +76,7 @@ def test_an_adapter_is_no_checkpoint(folders, tmp_path):
 def test_listing_goes_on_without_the_heads_and_says_so(sized, folders, tmp_path):
     bare = shutil.copytree(folders[0], tmp_path / "legion")
     (bare / "sam_config.json").unlink()
-    found = __main__.of_torch(str(bare), clip=str(folders[1]))
+    found = inspect_params.of_torch(str(bare), clip=str(folders[1]))
     assert not found.problems and any("--sam_config" in note for note in found.notes)
 
 

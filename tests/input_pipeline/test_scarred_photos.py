@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline.photos.regions import polygons_to_mask
-from input_pipeline.scarred_photos import __main__
+from input_pipeline.scarred_photos import __main__ as scarred_photos
 from input_pipeline.scarred_photos.__main__ import (
     NO_ARTIFACT,
     PHOTOS,
@@ -140,14 +140,14 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(__main__, "tqdm", fail)
+    monkeypatch.setattr(scarred_photos, "tqdm", fail)
     with pytest.raises(KeyboardInterrupt):
         make_dataset(tmp_path / "out", num_train=2, num_test=1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_photos_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(__main__.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(scarred_photos.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ScarredPhotosError, match="pip install scikit-image"):
         make_dataset(tmp_path / "out", num_train=1, num_test=1)
 

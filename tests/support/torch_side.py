@@ -7,8 +7,8 @@ from flax import nnx
 
 from legion_jax.config import LegionConfig
 from legion_jax.convert.table import rules
-from tools.verify_case.whole import assemble
 from legion_jax.models import param_tree
+from tools.verify_case.whole import assemble
 
 
 def randomize(module: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:

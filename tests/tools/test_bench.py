@@ -15,8 +15,8 @@ from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax.config import LoraConfig
+from tools.bench import __main__ as bench
 from tools.bench import (
-    __main__,
     batching,
     cases,
     contest,
@@ -201,4 +201,4 @@ def test_flags_are_checked_without_a_machine(monkeypatch):
     class Options:
         rounds, threads, work, device = 1, 1, [], None
     with pytest.raises(UserError, match="--work"):
-        __main__.check(Options)
+        bench.check(Options)

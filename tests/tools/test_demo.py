@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from legion_jax.evaluate import mask_scores
-from tools.demo import __main__
+from tools.demo import __main__ as demo
 
 
 def row(label, f1):
@@ -13,7 +13,7 @@ def row(label, f1):
 
 def test_shown_photos_are_typical_and_the_failure_is_the_worst():
     rows = [row(2, f) for f in (0.1, 0.9, 0.5, 0.7, 0.0, 0.8)] + [row(0, 1.0), row(0, 0.0)]
-    shown, worst = __main__.choose(rows)
+    shown, worst = demo.choose(rows)
     assert len(set(shown)) == 3
     assert [rows[i]["label"] for i in shown] == [2, 2, 0]
     assert all(rows[i]["f1"] >= 0.8 for i in shown)
@@ -22,8 +22,8 @@ def test_shown_photos_are_typical_and_the_failure_is_the_worst():
 
 def test_constant_masks_are_scored_without_words_or_verdict():
     counts = np.array([[10, 0, 10, 80], [0, 5, 0, 95]])
-    score = __main__.constant_mask("all-ones mask", mask_scores.all_ones_counts(counts))
+    score = demo.constant_mask("all-ones mask", mask_scores.all_ones_counts(counts))
     assert score.f1 == pytest.approx((2 * 20 / (2 * 20 + 80) + 0) / 2)
     assert score.accuracy is score.rouge_l is None
-    empty = __main__.constant_mask("empty mask", mask_scores.empty_counts(counts))
+    empty = demo.constant_mask("empty mask", mask_scores.empty_counts(counts))
     assert empty.f1 == 0.5 and empty.f1_with_artifacts == 0

@@ -12,7 +12,8 @@ from input_pipeline.errors import UserError
 from input_pipeline.records import builder, manifest
 from input_pipeline.records.prepared import open_split
 from legion_jax.display import overlay
-from tools.inspect_data import survey, __main__
+from tools.inspect_data import __main__ as inspect_data
+from tools.inspect_data import survey
 from tools.inspect_data.pages import Request
 
 
@@ -28,7 +29,7 @@ def data(tmp_path_factory):
 def sheet(data, tmp_path_factory):
     """(folder of the pages, the pages) of everything."""
     folder = tmp_path_factory.mktemp("sheet") / "new" / "folder"
-    return folder, __main__.write_pages(data, folder, Request(number=1000))
+    return folder, inspect_data.write_pages(data, folder, Request(number=1000))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def own(data):
 
 def write(folder, output, split=None, **changes):
     """{split: page} of one data set."""
-    made = __main__.write_pages(folder, output, Request(**changes), split=split)
+    made = inspect_data.write_pages(folder, output, Request(**changes), split=split)
     return {page.split: Page(output / page.file) for page in made}
 
 

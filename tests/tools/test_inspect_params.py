@@ -11,8 +11,8 @@ from inspected import EIGHT, KEY, ONE, sums
 from rich.console import Console
 
 from input_pipeline.errors import UserError
-from tools.inspect_params import inventory
-from tools.inspect_params import __main__, listing
+from tools.inspect_params import __main__ as inspect_params
+from tools.inspect_params import inventory, listing
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def run(sized, converted, tmp_path_factory):
 @pytest.mark.parametrize("text", ["1,2", "1,0,1", "1,-1,1", "a,b,c", "1,2,3,4,5", "1,1.5,1", ""])
 def test_meshes_that_are_none(text):
     with pytest.raises(UserError, match="--mesh.*for .*data.*, .*fsdp.*, .*tensor"):
-        __main__.parse_mesh(text)
+        inspect_params.parse_mesh(text)
 
 
 @pytest.mark.parametrize("given, added, vocab, message", [
@@ -39,41 +39,41 @@ def test_meshes_that_are_none(text):
     ({"torch": "a"}, {}, 7, "--vocab 7: goes with --config, here is --torch a")])
 def test_flags_that_do_not_go_together(given, added, vocab, message):
     with pytest.raises(UserError, match=message):
-        __main__.check_flags(
+        inspect_params.check_flags(
             {"checkpoint": None, "torch": None, "config": None} | given, added, vocab)
 
 
 def test_folders_of_another_kind(folders, converted, tmp_path):
     for folder in (folders[0], tmp_path / "nowhere"):
         with pytest.raises(UserError, match=f"--checkpoint {folder}: no legion.json there"):
-            __main__.of_checkpoint(str(folder))
+            inspect_params.of_checkpoint(str(folder))
     with pytest.raises(UserError, match=f"--torch {converted}: holds legion.json"):
-        __main__.of_torch(str(converted))
+        inspect_params.of_torch(str(converted))
     (tmp_path / "legion.json").write_text("{")
     with pytest.raises(UserError, match=f"--checkpoint {tmp_path}: .*legion.json"):
-        __main__.of_checkpoint(str(tmp_path))
+        inspect_params.of_checkpoint(str(tmp_path))
     (tmp_path / "legion.json").unlink()
     with pytest.raises(UserError, match=f"--torch {tmp_path} --clip c: .*no weights file"):
-        __main__.of_torch(str(tmp_path), clip="c")
+        inspect_params.of_torch(str(tmp_path), clip="c")
 
 
 def test_outputs_that_are_no_file(tmp_path):
-    __main__.check_output(str(tmp_path / "new.tsv"))
+    inspect_params.check_output(str(tmp_path / "new.tsv"))
     for output, message in ((tmp_path, "is a folder"), (tmp_path / "a" / "b", "no folder .*a$")):
         with pytest.raises(UserError, match=f"--output {output}: .*{message}"):
-            __main__.check_output(str(output))
+            inspect_params.check_output(str(output))
 
 
 def test_match(converted):
     found = inventory.of_checkpoint(converted)
-    chosen = __main__.select(found, r"^verdict/.*kernel$")
+    chosen = inspect_params.select(found, r"^verdict/.*kernel$")
     assert [p.path for p in chosen] == ["verdict/down/kernel", "verdict/up/kernel"]
     text = listing.as_text(found, listing.lines_of(chosen, ONE), ONE)
     assert f"--match: 816 of {sums(found)['total']['parameters']:,} parameters" in text
     for pattern, message in (("(", r"--match: '\(' is no pattern"),
                              ("zz", "--match: 'zz' fits none of 150 paths, such as clip/cls")):
         with pytest.raises(UserError, match=message):
-            __main__.select(found, pattern)
+            inspect_params.select(found, pattern)
 
 
 def test_terminal_shows_every_path_in_full(run):
@@ -113,7 +113,7 @@ def test_command_on_damaged_torch_weights_says_so_in_its_exit_code(folders, tmp_
     state.pop(KEY)
     torch.save(state, legion / "pytorch_model.bin")
     done = command("--torch", legion, "--clip", clip)
-    assert done.returncode == __main__.HAS_PROBLEMS, done.stderr
+    assert done.returncode == inspect_params.HAS_PROBLEMS, done.stderr
     rows = [row.split() for row in done.stdout.splitlines() if row.strip()]
     assert ["mask_decoder", "39,232", "39,232", "0", "0.000078", "0.000078"] in rows
     assert "…" not in done.stdout and f"problem: {KEY}: missing" in done.stdout

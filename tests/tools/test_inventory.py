@@ -12,12 +12,12 @@ from inspected import EIGHT, by_path, sums
 
 from experiments import base, tiny
 from input_pipeline.errors import UserError
-from tools.inspect_params import inventory
 from legion_jax import sharding
 from legion_jax.models import param_tree
 from legion_jax.train import knobs
 from legion_jax.weights import checkpoint
-from tools.inspect_params import __main__, listing
+from tools.inspect_params import __main__ as inspect_params
+from tools.inspect_params import inventory, listing
 
 REGION_ENCODER, TRAINED = 299_142_912, 587_427_044  # see test_sizes.py
 
@@ -111,7 +111,7 @@ def test_config_at_full_size():
     assert total["total"]["bytes"] == (4 * total["total"]["trainable"]
                                        + 2 * total["total"]["frozen"])
     assert f"{padding:,} values" in " ".join(found.notes)
-    lines = listing.lines_of(found.parameters, __main__.parse_mesh("1,16,1"))
+    lines = listing.lines_of(found.parameters, inspect_params.parse_mesh("1,16,1"))
     gate = next(line for line in lines if line.path == "language/layers/gate/kernel")
     assert gate.bytes_per_device == 32 * 4096 * 11008 * 2 // 16
     assert gate.source == "model.layers.{0..31}.mlp.gate_proj.weight"
@@ -154,7 +154,7 @@ def test_config_that_no_run_could_use(change, message):
     c = base.get_config()
     change(c)
     with pytest.raises(UserError, match=message) as caught:
-        __main__.of_config("file.py", c, 700 if c.model.name == "huge" else None)
+        inspect_params.of_config("file.py", c, 700 if c.model.name == "huge" else None)
     assert str(caught.value).startswith("--config file.py: ")
     with c.unlocked():
         c.novelty = 1

@@ -19,9 +19,11 @@ from repository import ROOT
 from experiments.sweeps import plan
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records.builder import prepare
-from input_pipeline.scarred_photos import __main__
+from input_pipeline.scarred_photos import __main__ as scarred_photos
 from input_pipeline.text.tokenizer import train_tokenizer
-from tools.sweep import __main__ as __main___lib, process as process_lib, runs as runs_lib
+from tools.sweep import __main__ as sweep
+from tools.sweep import process as process_lib
+from tools.sweep import runs as runs_lib
 
 KNOBS = {"data.data_dir": ".", "data.tokenizer": ".", "optimizer.total_steps": 6,
          "checkpoint_every": 2}
@@ -50,7 +52,7 @@ def go(tmp_path, monkeypatch):
     def run(path, **options):
         given = {"sweep": str(path), "output": str(tmp_path / "out"), "set": [], "index": None,
                  "print_commands": False, "collect": False} | options
-        return __main___lib.main(types.SimpleNamespace(**given))
+        return sweep.main(types.SimpleNamespace(**given))
     return run
 
 
@@ -130,7 +132,7 @@ def test_printed_commands_are_shell_lines_that_do_the_runs(tmp_path, capsys, mon
                                  " 'b': {'data.instruction': \"It's $HOME?\"}}")
     options = {"sweep": str(path), "output": str(tmp_path / "o p"), "set": ["seed=3"],
                "index": None, "print_commands": True, "collect": False}
-    assert __main___lib.main(types.SimpleNamespace(**options)) == 0
+    assert sweep.main(types.SimpleNamespace(**options)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and not (tmp_path / "o p").exists()
     words = [shlex.split(line) for line in lines]
@@ -146,7 +148,7 @@ def test_printed_commands_are_shell_lines_that_do_the_runs(tmp_path, capsys, mon
             "--split", "test", "--output", f"{folder}/evaluation", "--batch_size", "16"]
     assert configs[0].trainable == ("/lora_[ab]$", "^head/") and configs[0].seed == 3
     assert configs[1].data.instruction == "It's $HOME?"
-    assert __main___lib.main(types.SimpleNamespace(**options | {"index": 1})) == 0
+    assert sweep.main(types.SimpleNamespace(**options | {"index": 1})) == 0
     assert capsys.readouterr().out.splitlines() == lines[1:]
 
 
@@ -225,7 +227,7 @@ def test_mistakes_are_one_sentence(go, tmp_path, fields, message):
 
 @pytest.mark.slow
 def test_a_real_sweep(tmp_path):
-    __main__.make_dataset(tmp_path / "photos", num_train=12, num_test=4, size=72)
+    scarred_photos.make_dataset(tmp_path / "photos", num_train=12, num_test=4, size=72)
     prepare(open_dataset("synthscars/photos", str(tmp_path / "photos")), tmp_path / "data")
     records = json.loads((tmp_path / "photos/train/annotations/train.json").read_text())
     captions = [next(iter(record.values()))["caption"] for record in records]

@@ -9,10 +9,10 @@ import safetensors.numpy
 import torch
 from inspected import KEY, ONE, by_path, sums
 
-from tools.inspect_params import inventory
 from legion_jax.convert import from_torch, to_torch
 from legion_jax.convert.table import rules
-from tools.inspect_params import __main__, listing
+from tools.inspect_params import __main__ as inspect_params
+from tools.inspect_params import inventory, listing
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def converted(folders, tmp_path_factory):
 
 
 def test_torch_folders_are_listed_as_their_conversion(sized, folders, converted):
-    found = __main__.of_torch(str(folders[0]), clip=str(folders[1]))
+    found = inspect_params.of_torch(str(folders[0]), clip=str(folders[1]))
     assert found.parameters == inventory.of_checkpoint(converted).parameters
     assert not found.problems and not found.unknown and not found.absent
     roles = json.loads((converted / "source" / from_torch.LAYOUT).read_text()).values()
@@ -42,7 +42,7 @@ def test_weights_that_no_conversion_takes_are_listed_all_the_same(folders, conve
     legion, clip, state = inspected.copy(folders, tmp_path)
     change(state)
     torch.save(state, legion / "pytorch_model.bin")
-    found = __main__.of_torch(str(legion), clip=str(clip))
+    found = inspect_params.of_torch(str(legion), clip=str(clip))
     assert found.problems == [problem]
     assert [(p.path, p.shape) for p in found.parameters] == [
         (p.path, p.shape) for p in inventory.of_checkpoint(converted).parameters]
@@ -54,7 +54,7 @@ def test_absent_towers_and_unknown_tensors(folders, converted, tmp_path):
     state = {k: v for k, v in state.items()
              if not k.startswith(("model.grounding_encoder", "model.text_hidden"))}
     torch.save(state | {"model.novelty": torch.ones(3)}, legion / "pytorch_model.bin")
-    found = __main__.of_torch(str(legion), clip=str(clip))
+    found = inspect_params.of_torch(str(legion), clip=str(clip))
     assert found.absent == ["sam_encoder", "mask_decoder", "text_projection", "prompt_encoder"]
     assert found.unknown == {"model.novelty": 12} and not found.problems
     whole = sums(inventory.of_checkpoint(converted))
@@ -66,7 +66,7 @@ def test_absent_towers_and_unknown_tensors(folders, converted, tmp_path):
 
 def test_tower_alone_and_weights_without_small_files(folders, converted, tmp_path):
     whole = by_path(inventory.of_checkpoint(converted))
-    alone = __main__.of_torch(str(folders[1]))
+    alone = inspect_params.of_torch(str(folders[1]))
     assert inspected.shapes(alone) == {
         path: p.shape for path, p in whole.items() if path.startswith("clip/")}
     assert "language" in alone.absent
@@ -74,7 +74,7 @@ def test_tower_alone_and_weights_without_small_files(folders, converted, tmp_pat
     bare = tmp_path / "bare"
     bare.mkdir()
     torch.save(state, bare / "training_state.bin")
-    found = __main__.of_torch(str(bare), clip=str(clip))
+    found = inspect_params.of_torch(str(bare), clip=str(clip))
     assert inspected.shapes(found) == {p: x.shape for p, x in whole.items()}
     assert any("no config.json" in note for note in found.notes)
     assert any("taken for a token" in note for note in found.notes)
@@ -82,7 +82,7 @@ def test_tower_alone_and_weights_without_small_files(folders, converted, tmp_pat
 
 def test_other_spelling(converted, tmp_path):
     to_torch.export(str(converted), str(tmp_path / "hf"), layout="hf", progress=False)
-    found = __main__.of_torch(str(tmp_path / "hf"))
+    found = inspect_params.of_torch(str(tmp_path / "hf"))
     whole = by_path(inventory.of_checkpoint(converted))
     assert inspected.shapes(found) == {p: x.shape for p, x in whole.items()}
     assert not found.problems and not found.unknown
@@ -102,7 +102,7 @@ def test_adapter(folders, tmp_path, module, rank):
         factors |= {name.replace("q_proj", "v_proj"): a for name, a in factors.items()}
     safetensors.numpy.save_file(factors, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4}))
-    found = __main__.of_torch(str(folders[0]), clip=str(folders[1]), adapter=str(tmp_path))
+    found = inspect_params.of_torch(str(folders[0]), clip=str(folders[1]), adapter=str(tmp_path))
     lora = [p for p in found.parameters if "lora_" in p.path]
     assert len(lora) == (4 if rank else 0) and not found.problems and not found.unknown
     if rank:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from tools.verify_case import __main__
+from tools.verify_case import __main__ as verify_case
 from tools.verify_case.comparisons import Results
 
 
@@ -25,14 +25,14 @@ def compiled(tmp_path_factory):
 
 
 def test_golden_case(golden, compiled):
-    results = __main__.verify(str(golden))
+    results = verify_case.verify(str(golden))
     assert not results.failures, "\n".join(str(row) for row in results.failures)
     assert len(results.rows) > 300
 
 
 @pytest.mark.slow
 def test_golden_training_curve(golden):
-    results = __main__.verify(str(golden), curve=True)
+    results = verify_case.verify(str(golden), curve=True)
     assert not results.failures, "\n".join(str(row) for row in results.failures)
 
 

@@ -10,7 +10,6 @@ from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import ADDED_TOKENS
 from legion_jax import config as config_lib
-from tools.inspect_params import inventory
 from legion_jax import sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models.flops import Flops, Sizes, answering
@@ -18,6 +17,7 @@ from legion_jax.predict.programs import Answering, Programs, abstract_params
 from legion_jax.train import data as train_data
 from legion_jax.train import frozen_features, knobs, optim, setup
 from legion_jax.train.speed import photo_flops
+from tools.inspect_params import inventory
 
 # Of the published question in Vicuna's tokens; the answer and its training targets follow it.
 PROMPT_IDS, IMAGE_INDEX = 164, 36

@@ -21,7 +21,7 @@ from experiments import tiny
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
-from input_pipeline.scarred_photos import __main__
+from input_pipeline.scarred_photos import __main__ as scarred_photos
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax import command
@@ -41,7 +41,7 @@ WANTED_F1, WANTED_ACCURACY = 0.50, 0.90
 
 def make_data(root: pathlib.Path, config) -> None:
     """Photos, prepared data set and tokenizer."""
-    __main__.make_dataset(root / "photos", num_train=NUM_TRAIN, num_test=NUM_TEST,
+    scarred_photos.make_dataset(root / "photos", num_train=NUM_TRAIN, num_test=NUM_TEST,
                           progress=True)
     prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
     if not (root / "tokenizer").exists():
@@ -162,7 +162,7 @@ def run(root: pathlib.Path) -> list[Aim]:
 
 
 def _stems(split: str) -> list[str]:
-    return [pathlib.PurePath(name).stem for name in __main__.PHOTOS[split]]
+    return [pathlib.PurePath(name).stem for name in scarred_photos.PHOTOS[split]]
 
 
 if __name__ == "__main__":

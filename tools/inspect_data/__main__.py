@@ -24,7 +24,8 @@ from input_pipeline.records.record import LABELS, DataError
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import command
 from legion_jax.display import web
-from tools.inspect_data import pages as pages_lib, survey
+from tools.inspect_data import pages as pages_lib
+from tools.inspect_data import survey
 from tools.inspect_data.pages import Page, Request
 
 STRIP = 8  # photos of a split on the index

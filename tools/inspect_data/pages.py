@@ -64,9 +64,9 @@ def split_page(page: Page, siblings: Sequence[Page], account: Account, request: 
     """The page of a split as HTML; fills in `page`. `strip`: photos of it for the index."""
     source = open_split(page.folder, page.split)
     found = survey.survey(source, title=f"{page.name} {page.split}", limit=request.limit,
-                               seed=request.seed, tokenizer=request.tokenizer)
+                          seed=request.seed, tokenizer=request.tokenizer)
     chosen = survey.choose(found, number=request.number, pick=request.pick,
-                                label=request.label, seed=request.seed)
+                           label=request.label, seed=request.seed)
     cards = [contact_sheet.make_card(source, index) for index in chosen]
     broken = [contact_sheet.make_card(source, index) for index in list(found.problems)[
         :MAX_PROBLEMS]]

@@ -24,13 +24,11 @@ from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax import command, sharding
-from tools.inspect_params import inventory
-from tools.inspect_params import torch_folders
 from legion_jax.convert.roles import open_sources
-from tools.inspect_params.inventory import Inventory
 from legion_jax.train import metrics_log
 from legion_jax.weights import checkpoint
-from tools.inspect_params import listing
+from tools.inspect_params import inventory, listing, torch_folders
+from tools.inspect_params.inventory import Inventory
 
 HAS_PROBLEMS = 2
 ADDED = ("clip", "sam", "head", "adapter")  # flags that go with --torch

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tools.inspect_params.inventory import Inventory, Parameter, layout_on
 from legion_jax.weights import tensor_file
+from tools.inspect_params.inventory import Inventory, Parameter, layout_on
 
 PIPED_WIDTH = 100_000  # a table takes what it needs of it, so nothing is folded
 COLUMNS = ("path", "shape", "dtype", "sharding", "bytes_per_device", "trainable", "parameters",

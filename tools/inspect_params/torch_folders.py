@@ -9,7 +9,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from input_pipeline.errors import UserError
-from tools.inspect_params import inventory
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig
 from legion_jax.convert import carried, plan, sizes, vocabulary
 from legion_jax.convert import lora as lora_lib
@@ -17,8 +16,9 @@ from legion_jax.convert.plan import Options
 from legion_jax.convert.roles import LORA, Source, Sources, read_configs
 from legion_jax.convert.table import SAM, Rule, lora_rules, rules
 from legion_jax.convert.tensor_folder import Entry, SourceError, read_json
-from tools.inspect_params.inventory import Inventory
 from legion_jax.models import param_tree
+from tools.inspect_params import inventory
+from tools.inspect_params.inventory import Inventory
 
 EMBEDDING = "model.embed_tokens.weight"
 # Stands in for a config.json that is not there: no shape depends on it.

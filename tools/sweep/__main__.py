@@ -22,7 +22,8 @@ from absl import flags
 
 from experiments.sweeps.plan import Sweep, SweepError
 from legion_jax import command
-from tools.sweep import process, runs as runs_lib, results_table
+from tools.sweep import process, results_table
+from tools.sweep import runs as runs_lib
 from tools.sweep.runs import Run
 
 

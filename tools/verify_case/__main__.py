@@ -15,10 +15,10 @@ from input_pipeline.errors import UserError
 from legion_jax.train import metrics_log
 from tools.verify_case.answers import check_answers, check_teacher_forced
 from tools.verify_case.case import open_case
+from tools.verify_case.comparisons import Results
 from tools.verify_case.curve import check_curve
 from tools.verify_case.forward import check_reading, check_sight
 from tools.verify_case.inputs import check_pixels, check_text
-from tools.verify_case.comparisons import Results
 from tools.verify_case.training import check_gradients, check_losses
 
 CHECKS = (check_text, check_pixels, check_sight, check_reading, check_losses, check_gradients,

@@ -9,8 +9,8 @@ from legion_jax.models.layers import numerics
 from legion_jax.models.legion import seg_slots
 from legion_jax.predict import decoding
 from tools.verify_case.case import Case
-from tools.verify_case.forward import check_drawing
 from tools.verify_case.comparisons import Results
+from tools.verify_case.forward import check_drawing
 
 
 def decode(case: Case, number: int, *, max_new: int, eos_id: int | None = None):

@@ -18,12 +18,12 @@ from legion_jax.convert import from_torch
 from legion_jax.convert.plan import Options
 from legion_jax.convert.table import clip_rules
 from legion_jax.convert.tensor_folder import SourceError, TensorFolder, read_json
-from tools.verify_case.whole import assemble
 from legion_jax.models import param_tree
 from legion_jax.models.clip import ClipTower
 from legion_jax.models.legion import Legion
 from legion_jax.train.losses import Terms
 from legion_jax.weights import checkpoint
+from tools.verify_case.whole import assemble
 
 
 class Reference:

@@ -11,14 +11,14 @@ import numpy as np
 from legion_jax.config import LoraConfig
 from legion_jax.convert.table import lora_rules, rules
 from legion_jax.convert.tensor_folder import SourceError
-from tools.verify_case.whole import assemble, merged, to_torch_tensors
 from legion_jax.models import param_tree
 from legion_jax.train import optim
 from legion_jax.train.step import init_state, make_step
 from tools.verify_case.answers import decode
 from tools.verify_case.case import Case
-from tools.verify_case.forward import loss_terms
 from tools.verify_case.comparisons import Results
+from tools.verify_case.forward import loss_terms
+from tools.verify_case.whole import assemble, merged, to_torch_tensors
 
 LOSS, GRAD_NORM, NOISE_FACTOR = 1e-4, 1e-3, 10
 SCHEDULE = {"learning_rate": 1e-3, "schedule": "linear", "warmup_steps": 10, "total_steps": 60}

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 
 from legion_jax.convert.table import rules
-from tools.verify_case.whole import to_torch_tensors
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
 from legion_jax.train import losses
 from tools.verify_case.case import Case
-from tools.verify_case.forward import loss_terms
 from tools.verify_case.comparisons import Results
+from tools.verify_case.forward import loss_terms
+from tools.verify_case.whole import to_torch_tensors
 
 # What the reference trains without LoRA.
 TRAINABLE = (r"^language/", r"^projector/", r"^mask_decoder/", r"^text_projection/")
