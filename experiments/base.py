@@ -7,10 +7,14 @@
 of this folder call `get_config()` and change what differs.
 """
 
+
 import ml_collections
 
 from input_pipeline.text.conversation import INSTRUCTION
-from legion_jax.models import param_tree
+
+# LEGION, section 4: LoRA on query and value, vocabulary matrices, [SEG] projection, mask decoder.
+LOCALISATION = (r"/lora_[ab]$", r"^language/(embed|head)/", r"^text_projection/", r"^mask_decoder/")
+VERDICT_ONLY = (r"^verdict/",)
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -19,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     # data, fsdp, tensor and, where a fourth number follows, sequence; -1 takes what is left.
     c.mesh = (1, -1, 1)
     c.init_from = ""  # converted checkpoint; empty: from scratch, everything must be trainable
-    c.trainable = param_tree.LOCALISATION  # patterns over parameter paths
+    c.trainable = LOCALISATION  # patterns over parameter paths
     c.frozen_dtype = "bfloat16"  # dtype frozen parameters are held in
 
     c.model = _model()

@@ -9,13 +9,12 @@ CLIP runs: terms of weight 0 cost nothing.
 
 import ml_collections
 
-from experiments import tiny
-from legion_jax.models import param_tree
+from experiments import base, tiny
 
 
 def get_config() -> ml_collections.ConfigDict:
     c = tiny.get_config()
-    c.trainable = param_tree.VERDICT_ONLY
+    c.trainable = base.VERDICT_ONLY
     c.frozen_dtype = "float32"
     c.batch_size = 64
     c.loss.ce = 0.0

@@ -8,8 +8,7 @@ import sys
 import types
 from collections.abc import Callable, Sequence
 
-from absl import app
-from absl import logging as absl_logging
+from absl import app, logging as absl_logging
 
 from input_pipeline.errors import UserError
 

@@ -13,6 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch, randomized
 
+from experiments import base
 from legion_jax import sharding
 from legion_jax.config import LoraConfig, legion_7b
 from legion_jax.models import param_tree
@@ -162,7 +163,7 @@ OPTIMIZER = ml_collections.ConfigDict(dict(
     learning_rate=0.02, schedule="constant", warmup_steps=0, total_steps=9, beta1=0.9, beta2=0.95,
     epsilon=1e-2, weight_decay=0.1, clip_norm=1.0))
 RUN = ml_collections.ConfigDict(dict(
-    trainable=(*param_tree.LOCALISATION, *param_tree.VERDICT_ONLY), frozen_dtype="float32"))
+    trainable=(*base.LOCALISATION, *base.VERDICT_ONLY), frozen_dtype="float32"))
 SEGS = [[8, 11], [], [7, 9, 10], [9], [], [6, 12], [5], [10]]
 
 

@@ -12,8 +12,7 @@ from ml_collections import config_flags
 
 from input_pipeline.records import prepared
 from legion_jax import command
-from legion_jax.train import data as train_data
-from legion_jax.train import frozen_features, knobs, setup
+from legion_jax.train import data as train_data, frozen_features, knobs, setup
 
 
 def main(config) -> None:

@@ -19,6 +19,7 @@ from input_pipeline.records.record import RecordError
 from legion_jax import command
 from legion_jax.evaluate import calibration_fit
 from legion_jax.evaluate.calibration_fit import CalibrationError
+from legion_jax.predict import calibration
 from legion_jax.predict.predictor import Predictor
 from legion_jax.weights import checkpoint
 
@@ -76,7 +77,7 @@ def calibrate(folder: str, data_dir: str, split: str, *, batch_size: int) -> dic
         "split": split, "num_photos": len(labels), "num_failed": len(failures),
         "before": calibration_fit.quality(logits, truth),
         "after": calibration_fit.quality(logits, truth, temperature)}
-    calibration_fit.save(folder, temperature, **facts)
+    calibration.save(folder, temperature, **facts)
     return facts | {"temperature": temperature}
 
 

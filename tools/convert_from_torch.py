@@ -21,7 +21,8 @@ from legion_jax.convert.plan import Options
 from legion_jax.convert.tensor_folder import read_json
 
 
-def describe(summary: from_torch.Summary, output: str, *, checkpoint: str, clip: str | None) -> None:
+def describe(summary: from_torch.Summary, output: str, *, checkpoint: str,
+             clip: str | None) -> None:
     """What a conversion found, for the terminal."""
     print(f"{output}: {summary.parameters:,} parameters; {len(summary.carried)} tensors that "
           f"LEGION never runs are carried through unchanged")

@@ -15,7 +15,7 @@ from input_pipeline.text import tokenizer_files
 from input_pipeline.text.tokenizer import ADDED_TOKENS, Tokenizer
 from legion_jax import command, config
 from legion_jax.config import LegionConfig
-from legion_jax.convert import carried, streaming
+from legion_jax.convert import carried
 from legion_jax.convert.model_folder import Files
 from legion_jax.convert.published_files import published_configs
 from legion_jax.convert.table import rules
@@ -99,7 +99,7 @@ if __name__ == "__main__":
         model = SIZES[SIZE.value]()
         files = make_files(model, dtype=DTYPE.value, file_format=FORMAT.value,
                            seed=SEED.value)
-        with streaming.new_folder(OUTPUT.value) as folder:
+        with files.new_folder(OUTPUT.value) as folder:
             files.write(folder, progress=True)
         for file, tensors in files.weights.items():
             print(f"{OUTPUT.value}/{file}: {len(tensors)} tensors")

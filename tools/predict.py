@@ -26,8 +26,7 @@ from input_pipeline import paths
 from input_pipeline.errors import UserError
 from input_pipeline.photos import images
 from legion_jax import command, distributed
-from legion_jax.predict import job as job_lib
-from legion_jax.predict import photo_sources, result_files
+from legion_jax.predict import job as job_lib, photo_sources, result_files
 from legion_jax.predict.job_parts import Share
 from legion_jax.predict.prediction import EXPLAIN
 from legion_jax.predict.predictor import Predictor
@@ -71,7 +70,8 @@ if __name__ == "__main__":
     EXPLAINED = flags.DEFINE_enum(
         "explain", "fakes", EXPLAIN, "Photos that get explanation and masks: those not judged "
         "real; all; as fakes, and real ones are not even read by the language model; none.")
-    WRITE = flags.DEFINE_list("write", list(result_files.KINDS), "Files per photo: json,mask,overlay; "
+    WRITE = flags.DEFINE_list("write", list(result_files.KINDS),
+                              "Files per photo: json,mask,overlay; "
                               "empty for none.")
     BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Answers written at the same time.",
                                       lower_bound=1)

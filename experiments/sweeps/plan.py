@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments import base
 from input_pipeline.errors import UserError
-from legion_jax.models import param_tree
 
 F1 = "localisation.mean_with_artifacts.f1"  # photos without artifacts would only dilute it
 ALSO = ("localisation.mean.f1", "localisation.mean.miou", "text.rouge_l", "train.loss")
@@ -111,7 +111,7 @@ def recipe(size: str) -> tuple[str, dict[str, Any]]:
         return "experiments/base.py", {}
     return "experiments/tiny.py", {
         "init_from": "demo/run", "data.data_dir": "demo/data", "data.eval_split": "test[:40]",
-        "trainable": param_tree.LOCALISATION, "frozen_dtype": "float32", "model.lora_rank": 8,
+        "trainable": base.LOCALISATION, "frozen_dtype": "float32", "model.lora_rank": 8,
         "loss.verdict": 0.0,  # its head is not among the trainable
         "batch_size": 8, "log_every": 5, "checkpoint_every": 10, "optimizer.total_steps": 40,
         "optimizer.warmup_steps": 5, "optimizer.learning_rate": 5e-4}

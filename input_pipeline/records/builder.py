@@ -6,7 +6,6 @@ label and group, repairs, dropped regions), and `summary.json`, their counts.
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -17,28 +16,11 @@ from etils import epath
 from tqdm import tqdm
 
 from input_pipeline.records import manifest, record
-from input_pipeline.records.dataset import DataSet, Item, Notes
+from input_pipeline.records.dataset import DataSet, Item, read_item
 from input_pipeline.records.manifest import MANIFEST, SUMMARY
-from input_pipeline.records.record import DataError, RecordError
+from input_pipeline.records.record import DataError
 
 VERSION = "2.0.0"
-
-
-def read_item(dataset: DataSet, split: str, item: Item) -> tuple[dict, dict | None]:
-    """(line of the manifest, features of the record or None when it is skipped)."""
-    notes = Notes()
-    entry = {"split": split, "id": item.id, "file": item.file}
-    try:
-        made = dataset.read(item, notes)
-        size = record.image_size(made.image, made.file_name)
-        features = made.as_features(f"{split}_{item.id}", size)
-    except RecordError as error:
-        return entry | {"status": "skipped", "reason": error.reason, "detail": error.detail,
-                        "notes": notes.entries}, None
-    return entry | {"status": "kept", "label": made.label, "category": made.category,
-                    "generator": made.generator, "group_id": made.group_id,
-                    "image": hashlib.sha256(made.image).hexdigest(),
-                    "regions": len(made.regions), "notes": notes.entries}, features
 
 
 class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -68,7 +68,7 @@ class _Read(beam.DoFn):
         self._dataset, self._split = dataset, split
 
     def process(self, line):
-        from input_pipeline.records.builder import read_item
+        from input_pipeline.records.dataset import read_item
         name, file, data, repeated = json.loads(line)
         entry, features = read_item(self._dataset, self._split, Item(name, file, data))
         if repeated:

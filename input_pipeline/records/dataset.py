@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from input_pipeline.records import record
 from input_pipeline.records.record import DataError, Record, RecordError, Region
 from input_pipeline.records.tree import Tree
 
@@ -123,3 +124,20 @@ def read_annotations(tree: Tree, name: str) -> bytes:
 def image_hash(content: bytes) -> str:
     """Group of an image of which nothing is known but itself."""
     return hashlib.sha256(content).hexdigest()
+
+
+def read_item(dataset: DataSet, split: str, item: Item) -> tuple[dict, dict | None]:
+    """(line of the manifest, features of the record or None when it is skipped)."""
+    notes = Notes()
+    entry = {"split": split, "id": item.id, "file": item.file}
+    try:
+        made = dataset.read(item, notes)
+        size = record.image_size(made.image, made.file_name)
+        features = made.as_features(f"{split}_{item.id}", size)
+    except RecordError as error:
+        return entry | {"status": "skipped", "reason": error.reason, "detail": error.detail,
+                        "notes": notes.entries}, None
+    return entry | {"status": "kept", "label": made.label, "category": made.category,
+                    "generator": made.generator, "group_id": made.group_id,
+                    "image": hashlib.sha256(made.image).hexdigest(),
+                    "regions": len(made.regions), "notes": notes.entries}, features

@@ -2,8 +2,7 @@
 
 from etils import epath
 
-from legion_jax.convert import lora as lora_lib
-from legion_jax.convert import origin
+from legion_jax.convert import lora as lora_lib, origin
 from legion_jax.convert.model_folder import Files, encode
 from legion_jax.convert.names import LLAVA_NEW, PUBLISHED, is_llava
 from legion_jax.convert.roles import ADDED, MODULES

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from input_pipeline import files
 from legion_jax.config import LegionConfig
 from legion_jax.convert import carried, streaming
 from legion_jax.convert.layout import size
@@ -44,7 +45,7 @@ def convert(main: str, output: str, *, clip: str | None = None, sam: str | None 
     options = (options or Options()).resolved()
     plan = make_plan(open_sources(main, clip=clip, sam=sam, head=head, adapter=adapter),
                      options)
-    with streaming.new_folder(output) as folder:
+    with files.new_folder(output) as folder:
         nonfinite, hashes = _write_tensors(plan, folder, progress)
         if nonfinite and not options.allow_nonfinite:
             more = f" and {len(nonfinite) - 5} more" if len(nonfinite) > 5 else ""

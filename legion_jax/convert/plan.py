@@ -11,8 +11,7 @@ import numpy as np
 
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LegionConfig, LoraConfig
-from legion_jax.convert import carried, sizes, vocabulary
-from legion_jax.convert import lora as lora_lib
+from legion_jax.convert import carried, lora as lora_lib, sizes, vocabulary
 from legion_jax.convert.roles import LORA, Sources, read_configs
 from legion_jax.convert.table import Rule, lora_rules, rules
 from legion_jax.convert.tensor_folder import Entry, SourceError, read_json

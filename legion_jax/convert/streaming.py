@@ -1,13 +1,6 @@
 """Moving many tensors through little memory: workers, progress, and folders that appear whole."""
 
-import contextlib
-import fcntl
-import glob
-import os
-import pathlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -15,7 +8,6 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.weights import tensor_file
 
 WORKERS = 2  # each holds one tensor and its copy in the other layout
@@ -87,75 +79,3 @@ def cast(array: np.ndarray, dtype: str) -> np.ndarray:
     return out
 
 
-@contextlib.contextmanager
-def new_folder(output: str | pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to fill, which takes its name when the block ends well and is removed otherwise.
-
-    What killed processes left behind is removed; of two processes that write the same output at
-    once, the first to finish wins and the other fails.
-    """
-    target = pathlib.Path(output)
-    if "://" in str(output):
-        raise SourceError(f"{output}: values are written at offsets, which needs a local folder; "
-                          f"copy it there afterwards")
-    if not str(output):
-        raise SourceError("the name of the output folder is empty")
-    if target.exists() or target.is_symlink():
-        raise _exists(output)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{target.name}.writing-"
-    for left in target.parent.glob(glob.escape(prefix) + "*"):
-        _remove_if_left(left)
-    building, lock = _locked_folder(prefix, target.parent)
-    try:
-        building.chmod(0o777 & ~_umask())
-        yield building
-        try:
-            building.rename(target)
-        except OSError as error:
-            raise (_exists(output) if target.exists() else error) from error
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    finally:
-        os.close(lock)
-
-
-def _locked_folder(prefix: str, parent: pathlib.Path) -> tuple[pathlib.Path, int]:
-    """A new folder and the lock that tells others it is in use, as long as the process lives."""
-    while True:
-        folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        try:
-            lock = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:  # another process took it for one that was left
-            continue
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():
-            return folder, lock
-        os.close(lock)
-
-
-def _exists(output: str | pathlib.Path) -> SourceError:
-    return SourceError(f"{output}: already exists; choose another output folder")
-
-
-def _remove_if_left(folder: pathlib.Path) -> None:
-    """Remove an unfinished folder unless the process that fills it is alive."""
-    try:
-        lock = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    except OSError:
-        return
-    finally:
-        os.close(lock)
-
-
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

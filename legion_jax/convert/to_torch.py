@@ -3,7 +3,8 @@
 import pathlib
 import re
 
-from legion_jax.convert import export_adapter, origin, streaming, to_hf
+from input_pipeline import files
+from legion_jax.convert import export_adapter, origin, to_hf
 from legion_jax.convert.model_folder import NAMES, Files, encode
 from legion_jax.convert.names import PUBLISHED
 from legion_jax.convert.published_files import published_configs
@@ -39,16 +40,16 @@ def export(folder: str, output: str, *, layout: str = "legion", file_format: str
         raise SourceError(f"file_format: {', '.join(NAMES)}, not {file_format!r}")
     if layout != "legion" and file_format == "bin":
         raise SourceError(f"layout {layout} is always safetensors; --format bin is for legion")
-    with streaming.new_folder(output) as building:
+    with files.new_folder(output) as building:
         if layout == "legion":
-            files = legion(Values(folder), file_format)
+            export = legion(Values(folder), file_format)
         else:
-            files = {"hf": to_hf.hf, "adapter": export_adapter.adapter_layout}[layout](folder)
+            export = {"hf": to_hf.hf, "adapter": export_adapter.adapter_layout}[layout](folder)
         tokenizer = origin.read_tokenizer(folder, origin.read_meta(folder)["config"])
         for name, content in tokenizer.files.items():
-            files.small.setdefault(f"{'llava/' if layout == 'hf' else ''}{name}", content)
-        files.write(building, progress=progress)
-    return {file: len(tensors) for file, tensors in files.weights.items()}
+            export.small.setdefault(f"{'llava/' if layout == 'hf' else ''}{name}", content)
+        export.write(building, progress=progress)
+    return {file: len(tensors) for file, tensors in export.weights.items()}
 
 
 def legion(values: Values, file_format: str | None) -> Files:

@@ -9,8 +9,7 @@ import numpy as np
 from etils import epath
 
 from legion_jax.config import LegionConfig
-from legion_jax.convert import origin as origin_lib
-from legion_jax.convert import streaming
+from legion_jax.convert import origin as origin_lib, streaming
 from legion_jax.convert.table import lora_rules, rules
 from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.weights import params_files, tensor_file
@@ -61,7 +60,7 @@ class Values:
         self.source = pathlib.Path(origin) / "source"
         self.roles = origin_lib.read_layout(self.source)
         if origin_lib.read_meta(origin).get("sources") and not self.roles:
-            raise SourceError(f"{self.source / origin_lib.LAYOUT}: not there; without it nothing can "
+            raise SourceError(f"{self.source / origin_lib.LAYOUT}: not there; without it nothing "
                               f"go back to where it came from")
         self._reader = params_files.Reader(folder)
         origin_lib.check_params(folder, self.meta, self._reader.entries, absent={

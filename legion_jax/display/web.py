@@ -4,18 +4,17 @@ A page is one file that needs nothing beside it: styles and scripts inline, pict
 """
 
 import base64
-import contextlib
 import io
 import json
 import math
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import jinja2
 import markupsafe
-from etils import epath
 from PIL import Image
+
+from legion_jax.display.numbers import score, share
 
 _SHARED = pathlib.Path(__file__).parent / "templates"
 
@@ -33,20 +32,6 @@ def environment(folder: pathlib.Path) -> jinja2.Environment:
         "raw": lambda name: markupsafe.Markup((folder / name).read_text(encoding="utf-8")),
         "json": lambda value: markupsafe.Markup(script_json(value))}
     return made
-
-
-def score(value: float | None) -> str:
-    """0.813, or a dash for None."""
-    return "–" if value is None else f"{value:.3f}"
-
-
-def share(value: float) -> str:
-    """Percent of a number from 0 to 1: 97 %, but never 0 % or 100 % for less than certainty."""
-    if 0 < value < 0.005:
-        return "< 1 %"
-    if 0.995 <= value < 1:
-        return "> 99 %"
-    return f"{100 * value:.0f} %"
 
 
 def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
@@ -82,29 +67,3 @@ def data_uri(picture: Image.Image, form: str, **options) -> markupsafe.Markup:
         f"data:image/{form.lower()};base64,{base64_picture(picture, form, **options)}")
 
 
-class WholeFile:
-    """A file being written, which counts its bytes."""
-
-    def __init__(self, file: io.BufferedIOBase):
-        """`file`: open for writing bytes."""
-        self._file, self.num_bytes = file, 0
-
-    def write(self, text: str) -> None:
-        """Writes in UTF-8. A lone surrogate, which a file name may hold, becomes "?"."""
-        content = text.encode("utf-8", "replace")
-        self._file.write(content)
-        self.num_bytes += len(content)
-
-
-@contextlib.contextmanager
-def whole_file(path: epath.PathLike) -> Iterator[WholeFile]:
-    """Writes a file piece by piece: it is there once all is written, and never in part."""
-    path = epath.Path(path)
-    temporary = path.parent / f".{path.name}.writing"
-    try:
-        with temporary.open("wb") as file:
-            yield WholeFile(file)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

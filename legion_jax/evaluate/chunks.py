@@ -13,8 +13,8 @@ from typing import Any
 
 from etils import epath
 
+from input_pipeline import files
 from input_pipeline.errors import UserError
-from legion_jax.train import metrics_log
 
 SIZE = 32  # records
 ROWS, SETTINGS = "rows.jsonl", "settings.json"
@@ -44,7 +44,7 @@ class Chunks:
             raise UserError(f"{self.output / ROWS}: there is no {SETTINGS} to tell what it was "
                             f"made with; choose another output or remove it")
         elif self.host == 0:
-            metrics_log.write_json(path, dict(settings))
+            files.write_json(path, dict(settings))
         if not self.whole():
             self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -62,7 +62,7 @@ class Chunks:
         rows[number] = row
         if len(rows) == len(self._numbers(chunk)):
             del self._waiting[chunk]
-            metrics_log.write_text(self._file(chunk), "".join(
+            files.write_text(self._file(chunk), "".join(
                 line(rows[number]) for number in self._numbers(chunk)))
 
     def whole(self) -> bool:

@@ -1,11 +1,7 @@
-"""Score a checkpoint on a prepared data set.
+"""A whole evaluation: every record predicted once, its row kept, and the numbers made of all rows.
 
-    python -m legion_jax.evaluate --checkpoint DIR --data_dir DIR --split test --output DIR
-
-Writes OUTPUT/metrics.json, with the convention behind every number, OUTPUT/rows.jsonl with one line
-per photo, and OUTPUT/report.html, which shows both. Texts are decoded greedily from the photo
-alone, never teacher-forced, and masks are compared at the photo's original size. Run again after a
-stop it goes on where it was; on several hosts (--distributed) each takes its share.
+Texts are decoded greedily from the photo alone, never teacher-forced, and masks are compared at the
+photo's original size.
 """
 
 import dataclasses
@@ -14,24 +10,18 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from absl import flags
 from etils import epath
 from tqdm import tqdm
 
-from input_pipeline import paths
+from input_pipeline import files
 from input_pipeline.batches import examples
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import DataError
-from legion_jax import command, distributed
 from legion_jax.evaluate import (
     bootstrap,
-    calibration_fit,
     chunks,
-    text_scores,
-)
-from legion_jax.evaluate import settings as settings_lib
-from legion_jax.evaluate import (
+    settings as settings_lib,
     summary as summary_lib,
 )
 from legion_jax.evaluate.photo_rows import Source, predicted
@@ -39,9 +29,8 @@ from legion_jax.evaluate.report import write_report
 from legion_jax.evaluate.report.photos import RecordPhotos
 from legion_jax.evaluate.settings import Settings
 from legion_jax.evaluate.summary import summary
-from legion_jax.evaluate.terminal import show
+from legion_jax.predict import calibration
 from legion_jax.predict.predictor import Predictor
-from legion_jax.train import metrics_log
 from legion_jax.weights import checkpoint
 
 
@@ -81,8 +70,8 @@ def write(output: epath.PathLike, result: dict, rows: Sequence[dict]) -> None:
     """Write metrics.json and rows.jsonl."""
     output = epath.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    metrics_log.write_text(output / chunks.ROWS, "".join(map(chunks.line, rows)))
-    metrics_log.write_json(output / "metrics.json", result)
+    files.write_text(output / chunks.ROWS, "".join(map(chunks.line, rows)))
+    files.write_json(output / "metrics.json", result)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +110,7 @@ def facts_of(folder: str, data_dir: str, split: str, source: Source, *,
     meta, base = checkpoint.read_meta(folder), checkpoint.base_of(folder)
     data = manifest.read_summary(prepared.find_version(data_dir))
     return {"format": settings_lib.FORMAT, "checkpoint": base["fingerprint"], "step": base["step"],
-            "temperature": calibration_fit.load(folder), "question": meta.get("question", {}),
+            "temperature": calibration.load(folder), "question": meta.get("question", {}),
             "data": f"{data['dataset']}/{data['config']}", "content": data["content"],
             "split": split, "records": len(source), "int8": int8}
 
@@ -183,54 +172,3 @@ def finish(output: epath.Path, result: dict, rows: Sequence[dict]) -> None:
     """Write both files and remove the chunks they were gathered in."""
     write(output, result, rows)
     chunks.Chunks(output, len(rows)).remove()
-
-
-if __name__ == "__main__":
-    CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
-    DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder written by tools.prepare_data.")
-    SPLIT = flags.DEFINE_string("split", "test", "Split, a slice such as test[:100], several "
-                                "joined by +, or all.")
-    OUTPUT = flags.DEFINE_string("output", None, "Folder for metrics.json and rows.jsonl.")
-    BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Photos per compiled call.", lower_bound=1)
-    ROBUSTNESS = flags.DEFINE_string("robustness", "", "Damage to photos: all, or names such as "
-                                     "jpeg,blur=5 (see input_pipeline/photos/perturbations.py).")
-    CSS_MODEL = flags.DEFINE_string("css_model", "", "Sentence encoder for CSS: a folder or a name "
-                                    "on the Hugging Face hub; empty: no CSS.")
-    RESAMPLES = flags.DEFINE_integer("resamples", bootstrap.RESAMPLES, "Bootstrap resamples for "
-                                     "the intervals; 0: none.", lower_bound=0)
-    SEED = flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the resamples.")
-    COMPAT = flags.DEFINE_string("compat", "", "legion: the conventions of LEGION's evaluation.")
-    INT8 = flags.DEFINE_bool("int8", False, "Hold the language model's kernels in int8.")
-    DISTRIBUTED = distributed.define_flag()
-    flags.mark_flags_as_required(["checkpoint", "data_dir", "output"])
-
-    def evaluate() -> None:
-        if DISTRIBUTED.value:
-            distributed.end_on_sigterm()
-        settings = settings_lib.compatible(COMPAT.value)
-        damage = settings_lib.parse_robustness(ROBUSTNESS.value, compat=COMPAT.value)
-        if COMPAT.value:
-            print(settings_lib.explain(COMPAT.value))
-        encode = text_scores.encoder(CSS_MODEL.value) if CSS_MODEL.value else None
-        source = open_source(DATA_DIR.value, SPLIT.value)
-        folder, output = CHECKPOINT.value, paths.folder(OUTPUT.value, "--output")
-        output.mkdir(parents=True, exist_ok=True)
-        made = []
-
-        def predictor():
-            if not made:
-                made.append(Predictor.from_folder(folder, batch_size=BATCH_SIZE.value,
-                                                  int8=INT8.value))
-            return made[0]
-
-        facts = facts_of(folder, DATA_DIR.value, SPLIT.value, source, int8=INT8.value)
-        how = Scoring(settings, encode, CSS_MODEL.value, RESAMPLES.value, SEED.value)
-        result = run(Task(source, facts, predictor), output, how, folder=folder, damage=damage)
-        if result is not None:
-            show(result)
-
-    def main() -> None:
-        with distributed.joined(DISTRIBUTED.value):
-            evaluate()
-
-    command.run(main)

@@ -30,7 +30,8 @@ def summary(rows: Sequence[dict], *, rule: str = "exact") -> dict:
                            and not r["num_masks"] for r in rows),
         "localisation": localisation(rows, rule=rule), "categories": categories(rows, rule=rule),
         "matching": region_scores.block(rows) or {}, "text": text(rows), "detection": found or {},
-        "groups": verdict_scores.groups(found) if found else {}, "words": verdict_scores.words(rows)}
+        "groups": verdict_scores.groups(found) if found else {},
+        "words": verdict_scores.words(rows)}
 
 
 def localisation(rows: Sequence[dict], *, rule: str) -> dict:
@@ -65,7 +66,8 @@ def categories(rows: Sequence[dict], *, rule: str) -> dict[str, dict]:
         if row["category"]:
             parts.setdefault(row["category"], []).append(row)
     return {name: {"num_photos": len(part), "localisation": localisation(part, rule=rule),
-                   "detection": {key: value for key, value in (verdict_scores.block(part) or {}).items()
+                   "detection": {key: value
+                                 for key, value in (verdict_scores.block(part) or {}).items()
                                  if key not in _PLAIN and not key.startswith("mean_")},
                    "text": text(part)}
             for name, part in sorted(parts.items())}
@@ -74,7 +76,8 @@ def categories(rows: Sequence[dict], *, rule: str) -> dict[str, dict]:
 def add_css(rows: Sequence[dict], encode: Callable[[list[str]], np.ndarray]) -> None:
     """Set `css` of every row with a reference, see `texts.cosines`."""
     scored = [r for r in rows if r["rouge_l"] is not None]
-    values = text_scores.cosines([r["explanation"] for r in scored], [r["reference"] for r in scored],
+    values = text_scores.cosines([r["explanation"] for r in scored],
+                                 [r["reference"] for r in scored],
                                  encode)
     for row, value in zip(scored, values, strict=True):
         row["css"] = value

@@ -19,9 +19,6 @@ class PartitionError(UserError):
 
 
 EVERYTHING = (r".*",)
-# LEGION, section 4: LoRA on query and value, vocabulary matrices, [SEG] projection, mask decoder.
-LOCALISATION = (r"/lora_[ab]$", r"^language/(embed|head)/", r"^text_projection/", r"^mask_decoder/")
-VERDICT_ONLY = (r"^verdict/",)
 
 
 def split_params(model: Legion, trainable: Sequence[str]) -> tuple[nnx.GraphDef, dict, dict]:

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from etils import epath
 
+from input_pipeline import files
 from input_pipeline.errors import UserError
-from legion_jax.evaluate import calibration_fit
-from legion_jax.predict import job_lines, photo_sources, result_files, result_names
+from legion_jax.predict import calibration, job_lines, photo_sources, result_files, result_names
 from legion_jax.predict.job_parts import Parts, Share
 from legion_jax.predict.job_progress import Progress
 from legion_jax.predict.prediction import Prediction
@@ -27,7 +27,6 @@ from legion_jax.predict.predictor import Predictor
 from legion_jax.predict.queues import WriteBehind
 from legion_jax.predict.read_ahead import Limits, ReadAhead
 from legion_jax.predict.sampling import Sampling
-from legion_jax.train import metrics_log
 from legion_jax.weights import checkpoint as checkpoint_lib
 
 JOB = "job.json"
@@ -149,7 +148,7 @@ def _description(source: photo_sources.Source, checkpoint: str, options: Options
     checkpoint_lib.read_meta(checkpoint)
     return {
         "checkpoint": checkpoint_lib.base_of(checkpoint)
-        | {"calibration": calibration_fit.load(checkpoint)},
+        | {"calibration": calibration.load(checkpoint)},
         "source": source.identity(),
         "settings": {"explain": options.explain, "write": sorted(options.write),
                      "int8": options.int8} | dataclasses.asdict(options.sampling)}
@@ -164,8 +163,8 @@ def _claim(output: epath.Path, description: dict) -> None:
             raise JobError(f"{found[0]}: there, but no {JOB} that says of which job; choose "
                            f"another output folder or remove it")
         # Hosts that start together write the same.
-        metrics_log.write_bytes(path, json.dumps(description, indent=2).encode() + b"\n",
-                                temporary=output / f".{JOB}.{os.uname().nodename}-{os.getpid()}")
+        files.write_bytes(path, json.dumps(description, indent=2).encode() + b"\n",
+                          temporary=output / f".{JOB}.{os.uname().nodename}-{os.getpid()}")
     try:
         earlier = json.loads(path.read_text())
         for part, values in description.items():

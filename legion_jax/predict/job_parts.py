@@ -12,7 +12,7 @@ import uuid
 
 from etils import epath
 
-from legion_jax.train import metrics_log
+from input_pipeline import files
 
 PART_LINES, PART_BYTES = 1000, 8 << 20
 MOST_BYTES = 64 << 20  # of lines that wait for a slow disk; then whoever adds more waits too
@@ -114,5 +114,5 @@ class Parts:
         self._written += 1
         name = f"part-{self._prefix}-{self._run}-{self._written:06d}.jsonl"
         temporary = self.temporary
-        metrics_log.write_bytes(self.folder / name, b"".join(lines),
-                                temporary=temporary.parent / f"{temporary.name}-part")
+        files.write_bytes(self.folder / name, b"".join(lines),
+                          temporary=temporary.parent / f"{temporary.name}-part")

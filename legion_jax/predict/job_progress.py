@@ -7,7 +7,7 @@ import time
 
 from tqdm import tqdm
 
-from legion_jax.train import metrics_log
+from legion_jax.display import numbers
 
 WINDOW_SECONDS = 120  # over which the speed is taken
 LINE_SECONDS = 60
@@ -65,14 +65,14 @@ class Progress:
     def line(self) -> str:
         """12,345 of 1,000,000 photos, 3 left out, 10.2 photos/s, 26 h 54 min left."""
         speed = self.speed()
-        left = (f", {metrics_log.duration((self.total - self.done) / speed)} left" if speed else "")
+        left = (f", {numbers.duration((self.total - self.done) / speed)} left" if speed else "")
         return (f"{self.done:,} of {self.total:,} photos, {self.failed:,} left out, "
                 f"{speed:.1f} photos/s{left}")
 
     def summary(self) -> str:
         """What this run did: 1,234 photos in 2 min 3 s, 10.0 photos/s."""
         seconds, new = time.monotonic() - self._started, self.done - self._begin
-        return f"{new:,} photos in {metrics_log.duration(seconds)}, {new / seconds:.1f} photos/s"
+        return f"{new:,} photos in {numbers.duration(seconds)}, {new / seconds:.1f} photos/s"
 
     def _work(self) -> None:
         while not self._closing.wait(LINE_SECONDS):

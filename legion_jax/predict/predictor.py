@@ -16,14 +16,13 @@ from PIL import Image
 
 from input_pipeline.batches import examples, loader
 from input_pipeline.errors import UserError
-from input_pipeline.photos import images as image_lib
-from input_pipeline.photos import regions
+from input_pipeline.photos import images as image_lib, regions
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from input_pipeline.text.verdict_words import verdict_of_words
 from legion_jax.config import LegionConfig
-from legion_jax.evaluate import calibration_fit
 from legion_jax.models import param_tree
+from legion_jax.predict import calibration
 from legion_jax.predict.prediction import Prediction, Question, Region, check_explain
 from legion_jax.predict.programs import (
     LARGEST_CANVAS,
@@ -43,7 +42,7 @@ GREEDY = Sampling()
 class Predictor:
     """A model with its tokenizer and question, compiled for one batch size.
 
-    Photos of all sizes share the same few programs (`legion_jax.predict.programs`), which are compiled by
+    Photos of all sizes share the same few programs (`predict.programs`), which are compiled by
     the first photos and never again.
 
     Attributes:
@@ -111,7 +110,7 @@ class Predictor:
                    Tokenizer.from_folder(epath.Path(folder) / "tokenizer"),
                    question=question or Question(**meta.get("question", {})),
                    batch_size=batch_size, group=group, sampling=sampling, int8=int8, mesh=mesh,
-                   temperature=calibration_fit.load(folder) or 1.0)
+                   temperature=calibration.load(folder) or 1.0)
 
     @classmethod
     def untrained(cls, config: LegionConfig, tokenizer: Tokenizer, *, question: Question,

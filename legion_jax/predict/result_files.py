@@ -9,10 +9,10 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from input_pipeline import files
 from input_pipeline.photos import regions
 from legion_jax.display.overlay import draw_overlay
 from legion_jax.predict.prediction import Prediction
-from legion_jax.train import metrics_log
 
 KINDS = ("json", "mask", "overlay")
 ENDINGS = {"mask": "_mask.png", "overlay": "_overlay.png", "json": ".json"}
@@ -85,8 +85,8 @@ def write(output: epath.PathLike, line: dict, photo: np.ndarray | None, predicti
         if kind in kinds:
             place = temporary and (
                 temporary.parent / f"{temporary.name}-{threading.get_ident()}-{kind}")
-            metrics_log.write_bytes(target.parent / f"{target.name}{ENDINGS[kind]}", content(),
-                                    temporary=place)
+            files.write_bytes(target.parent / f"{target.name}{ENDINGS[kind]}", content(),
+                              temporary=place)
 
 
 def remove(output: epath.PathLike, name: str, *, kinds: tuple[str, ...] = KINDS) -> None:

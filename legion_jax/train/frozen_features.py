@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from input_pipeline import files
 from input_pipeline.batches import loader
 from input_pipeline.batches.examples import ExampleSpec, image_fields, record_id
 from input_pipeline.errors import UserError
@@ -28,7 +29,6 @@ from legion_jax import sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
-from legion_jax.train import metrics_log
 from legion_jax.weights import checkpoint
 
 
@@ -143,7 +143,7 @@ def make_cache(cache: Cache, folder: epath.PathLike, source: Sequence, *,
             features[~rows["readable"]] = 0
             values[group[0]:group[0] + real] = features[:real].view(_stored(config))
             values.flush()
-            metrics_log.write_text(progress, json.dumps(group[0] + real))
+            files.write_text(progress, json.dumps(group[0] + real))
             bar.update(real)
     del values
     partial.rename(file)

@@ -3,10 +3,12 @@
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from etils import epath
+
+from input_pipeline.files import write_text
+from legion_jax.display.numbers import duration
 
 LOG = logging.getLogger("legion_jax")
 
@@ -72,35 +74,6 @@ def _speeds(rates: dict[str, float], left: int) -> list[str]:
     if "mfu" in rates:
         found.append(f"MFU {100 * rates['mfu']:.1f} %")
     return [*found, f"{duration(left / rates['updates_per_second'])} left"]
-
-
-def duration(seconds: float) -> str:
-    """12.3 s, 4 min 5 s or 2 h 3 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
-
-
-def write_json(path: epath.PathLike, value: Any) -> None:
-    """Indented JSON, complete or not there at all."""
-    write_text(epath.Path(path), json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: epath.Path, text: str) -> None:
-    """Text, complete or not there at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: epath.Path, content: bytes, *, temporary: epath.Path | None = None) -> None:
-    """A file, complete or not there at all; `temporary` is its name while it is written."""
-    if "://" in str(path):  # an object has no name before it is complete
-        path.write_bytes(content)
-        return
-    temporary = temporary or path.parent / f".{path.name}.writing"
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _step_of(line: str) -> float:

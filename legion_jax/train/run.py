@@ -1,21 +1,37 @@
-"""The loop of a run: one compiled call per update, and what happens between two of them."""
+"""A whole run, top to bottom: devices, shapes, parameters, data, then one compiled call per update.
+
+A run that was killed continues from its newest checkpoint and logs what an unbroken one would have
+logged.
+"""
 
 import contextlib
 import logging
 from collections.abc import Callable
 
 import jax
+import ml_collections
+from etils import epath
 
+from input_pipeline.batches import loader
 from input_pipeline.errors import UserError
-from legion_jax import sharding
+from legion_jax import distributed, sharding
 from legion_jax.distributed import Preempted, Preemption
-from legion_jax.train import data as train_data
-from legion_jax.train import metrics_log
+from legion_jax.models import param_tree
+from legion_jax.train import (
+    data as train_data,
+    knobs,
+    metrics_log,
+    optim,
+    pictures,
+    profiling,
+    setup,
+    speed,
+)
 from legion_jax.train.pictures import Pictures
 from legion_jax.train.profiling import Profile
 from legion_jax.train.speed import Speed
-from legion_jax.train.step import TrainState
-from legion_jax.weights import run_checkpoints
+from legion_jax.train.step import TrainState, init_state
+from legion_jax.weights import checkpoint, run_checkpoints
 
 LOG = logging.getLogger("legion_jax")
 
@@ -24,9 +40,59 @@ class TrainingError(UserError):
     """An update that no training can go on from; the message names its step."""
 
 
-def run(config, data, step: Callable, state: TrainState, frozen: dict, mesh,
-        checkpoints: run_checkpoints.RunCheckpoints, stop: Preemption, *,
-        speed: Speed, pictures: Pictures | None, profile: Profile) -> TrainState:
+def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
+          profile: bool = False) -> TrainState:
+    """Run the training described by a config; returns the final state.
+
+    `profile` traces a few updates into `workdir/profile`.
+    """
+    workdir = epath.Path(workdir)
+    # A restart, and hosts that come later, need not compile again.
+    if config.compile_cache and not jax.config.jax_compilation_cache_dir:
+        compiled = checkpoint.absolute(workdir / "compiled")
+        jax.config.update("jax_compilation_cache_dir", str(compiled))
+    mesh = sharding.make_mesh(config.mesh)
+    knobs.check_values(config, batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
+    task = setup.read_task(config)
+    rows = train_data.open_rows(config, task.tokenizer, task.examples, task.model,
+                                sharding.local_rows(mesh, config.batch_size))
+    data = loader.train_batches(rows)
+    optimizer = optim.make(config.optimizer)
+    with jax.set_mesh(mesh):
+        graph, abstract, frozen = setup.abstract_state(config, task.model, optimizer, mesh)
+        params, frozen = setup.first_params(config, task.model, abstract.params, frozen)
+        if jax.process_index() == 0:
+            setup.write_run_files(config, task, abstract.params, workdir)
+        layout = jax.tree.map(lambda x: x.sharding, abstract)
+        state = jax.jit(lambda p: init_state(p, optimizer), out_shardings=layout)(params)
+        LOG.info("%s trainable, %s frozen parameters on %d devices",
+                 f"{param_tree.count(state.params):,}", f"{param_tree.count(frozen):,}",
+                 mesh.size)
+        where = {"image_index": task.image_index, "first_target": task.first_target}
+        step = setup.jit_step(config, graph, optimizer, layout, seg_id=task.tokenizer.seg_id,
+                              **where)
+        checkpoints = run_checkpoints.RunCheckpoints(
+            workdir, every=config.checkpoint_every, keep=config.checkpoint_keep,
+            keep_every=config.checkpoint_keep_every, keep_best=config.checkpoint_keep_best)
+        try:
+            if restored := checkpoints.restore(abstract.params, abstract.optimizer):
+                number, params, opt_state = restored
+                number = jax.device_put(number, layout.step).astype("int32")
+                state = state.replace(step=number, params=params, optimizer=opt_state)
+            with distributed.Preemption() as stop:
+                return update(
+                    config, data, step, state, frozen, mesh, checkpoints, stop,
+                    speed=speed.of_run(config, task.model, task.examples, **where),
+                    pictures=pictures.of_run(config, graph, rows, task.tokenizer, mesh,
+                                             image_index=task.image_index),
+                    profile=profiling.Profile(workdir / "profile" if profile else None))
+        finally:
+            checkpoints.close()
+
+
+def update(config, data, step: Callable, state: TrainState, frozen: dict, mesh,
+           checkpoints: run_checkpoints.RunCheckpoints, stop: Preemption, *,
+           speed: Speed, pictures: Pictures | None, profile: Profile) -> TrainState:
     """Update until `total_steps`; returns the final state.
 
     Metrics are fetched only when they are logged, so the devices never wait for the host.

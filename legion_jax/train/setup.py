@@ -1,46 +1,34 @@
-"""Train LEGION: `python -m legion_jax.train --config experiments/RUN.py --workdir DIR`.
-
-Reads top to bottom: devices, tokenizer and shapes, parameters, data, steps. A run that was killed
-continues from its newest checkpoint and logs what an unbroken one would have logged.
-"""
+"""The parts of a run, made from its config: shapes, parameters, their layout, the jitted step."""
 
 import dataclasses
 import json
 import logging
 import math
+import pathlib
 from collections.abc import Callable
 
 import jax
 import ml_collections
 import optax
-from absl import flags
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
-from ml_collections import config_flags
 
-from input_pipeline.batches import loader
+from input_pipeline import files
 from input_pipeline.batches.examples import ExampleSpec
+from input_pipeline.errors import UserError
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import command, distributed, sharding
-from legion_jax import config as config_lib
+from legion_jax import config as config_lib, sharding
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.models import param_tree
 from legion_jax.train import (
     data as train_data,
-)
-from legion_jax.train import knobs as knobs_lib
-from legion_jax.train import (
+    knobs,
     losses,
-    metrics_log,
     optim,
-    pictures,
-    profiling,
-    run,
-    speed,
 )
 from legion_jax.train.step import TrainState, init_state, make_step
-from legion_jax.weights import checkpoint, run_checkpoints
+from legion_jax.weights import checkpoint
 
 LOG = logging.getLogger("legion_jax")
 
@@ -60,16 +48,16 @@ def read_task(config: ml_collections.ConfigDict) -> Task:
     """Tokenizer, architecture and example shapes of a run. Raises ValueError on a misfit."""
     folder = config.data.tokenizer or (config.init_from and f"{config.init_from}/tokenizer")
     if not folder:
-        raise knobs_lib.ConfigError("data.tokenizer: needed when init_from is empty")
+        raise knobs.ConfigError("data.tokenizer: needed when init_from is empty")
     tokenizer = Tokenizer.from_folder(folder)
     model = model_config(config, tokenizer.vocab_size)
     if config.loss.verdict and not model.verdict_classes:
-        raise knobs_lib.ConfigError(f"config.loss.verdict: {config.loss.verdict}, but the model "
-                                    f"has no verdict head")
+        raise knobs.ConfigError(f"config.loss.verdict: {config.loss.verdict}, but the model "
+                                f"has no verdict head")
     prompt = conversation.encode_prompt(tokenizer, config.data.instruction)
     if len(prompt) >= config.data.text_length:
-        raise knobs_lib.ConfigError(f"data.text_length: the prompt alone takes {len(prompt)} ids, "
-                                    f"got {config.data.text_length}")
+        raise knobs.ConfigError(f"data.text_length: the prompt alone takes {len(prompt)} ids, "
+                                f"got {config.data.text_length}")
     return Task(model, tokenizer, example_spec(config, model), conversation.image_index(prompt),
                 train_data.first_target(config, len(prompt)))
 
@@ -86,20 +74,20 @@ def example_spec(config: ml_collections.ConfigDict, model: LegionConfig) -> Exam
 
 def model_config(config: ml_collections.ConfigDict, vocab: int) -> LegionConfig:
     """Architecture of a run: the checkpoint's, or a named size for training from scratch."""
-    knobs = config.model
+    sizing = config.model
     sizes = {"legion_7b": config_lib.legion_7b, "tiny": lambda: config_lib.tiny(vocab)}
     if config.init_from:
         model = checkpoint.read_meta(config.init_from)["config"]
-    elif knobs.name in sizes:
-        model = sizes[knobs.name]()
+    elif sizing.name in sizes:
+        model = sizes[sizing.name]()
     else:
-        raise knobs_lib.ConfigError(f"model.name: {', '.join(sizes)}, not {knobs.name!r}")
+        raise knobs.ConfigError(f"model.name: {', '.join(sizes)}, not {sizing.name!r}")
     if vocab != model.language.vocab:
-        raise knobs_lib.ConfigError(f"data.tokenizer: {vocab} tokens, the model has "
-                                    f"{model.language.vocab}")
+        raise knobs.ConfigError(f"data.tokenizer: {vocab} tokens, the model has "
+                                f"{model.language.vocab}")
     return dataclasses.replace(
-        model, dtype=knobs.dtype, position_dtype=knobs.position_dtype, remat=knobs.remat,
-        lora=LoraConfig(knobs.lora_rank, knobs.lora_alpha, knobs.lora_dropout))
+        model, dtype=sizing.dtype, position_dtype=sizing.position_dtype, remat=sizing.remat,
+        lora=LoraConfig(sizing.lora_rank, sizing.lora_alpha, sizing.lora_dropout))
 
 
 def abstract_state(config, model: LegionConfig, optimizer, mesh):
@@ -168,9 +156,9 @@ def write_run_files(config, task: Task, params: dict, workdir: epath.Path) -> No
     text = json.loads(config.to_json())
     path = workdir / "config.json"
     started = checkpoint.latest_step(workdir) is not None
-    if started and path.exists() and (changed := knobs_lib.differences(
-            knobs_lib.lasting(json.loads(path.read_text())), knobs_lib.lasting(text))):
-        raise knobs_lib.ConfigError(f"{workdir}: belongs to a run with another config: {changed}")
+    if started and path.exists() and (changed := knobs.differences(
+            knobs.lasting(json.loads(path.read_text())), knobs.lasting(text))):
+        raise knobs.ConfigError(f"{workdir}: belongs to a run with another config: {changed}")
     workdir.mkdir(parents=True, exist_ok=True)
     base = checkpoint.base_of(config.init_from) if config.init_from else None
     checkpoint.write_meta(
@@ -180,67 +168,25 @@ def write_run_files(config, task: Task, params: dict, workdir: epath.Path) -> No
                   "max_new_tokens": config.eval.max_new_tokens,
                   "mask_slots": config.data.mask_slots})
     task.tokenizer.save(workdir / "tokenizer")
-    metrics_log.write_json(path, text)
+    files.write_json(path, text)
 
 
-def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
-          profile: bool = False) -> TrainState:
-    """Run the training described by a config; returns the final state.
-
-    `profile` traces a few updates into `workdir/profile`.
-    """
-    workdir = epath.Path(workdir)
-    # A restart, and hosts that come later, need not compile again.
-    if config.compile_cache and not jax.config.jax_compilation_cache_dir:
-        compiled = checkpoint.absolute(workdir / "compiled")
-        jax.config.update("jax_compilation_cache_dir", str(compiled))
-    mesh = sharding.make_mesh(config.mesh)
-    knobs_lib.check_values(config, batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
-    task = read_task(config)
-    rows = train_data.open_rows(config, task.tokenizer, task.examples, task.model,
-                                sharding.local_rows(mesh, config.batch_size))
-    data = loader.train_batches(rows)
-    optimizer = optim.make(config.optimizer)
-    with jax.set_mesh(mesh):
-        graph, abstract, frozen = abstract_state(config, task.model, optimizer, mesh)
-        params, frozen = first_params(config, task.model, abstract.params, frozen)
-        if jax.process_index() == 0:
-            write_run_files(config, task, abstract.params, workdir)
-        layout = jax.tree.map(lambda x: x.sharding, abstract)
-        state = jax.jit(lambda p: init_state(p, optimizer), out_shardings=layout)(params)
-        LOG.info("%s trainable, %s frozen parameters on %d devices",
-                 f"{param_tree.count(state.params):,}", f"{param_tree.count(frozen):,}",
-                 mesh.size)
-        where = {"image_index": task.image_index, "first_target": task.first_target}
-        step = jit_step(config, graph, optimizer, layout, seg_id=task.tokenizer.seg_id, **where)
-        checkpoints = run_checkpoints.RunCheckpoints(
-            workdir, every=config.checkpoint_every, keep=config.checkpoint_keep,
-            keep_every=config.checkpoint_keep_every, keep_best=config.checkpoint_keep_best)
-        try:
-            if restored := checkpoints.restore(abstract.params, abstract.optimizer):
-                number, params, opt_state = restored
-                number = jax.device_put(number, layout.step).astype("int32")
-                state = state.replace(step=number, params=params, optimizer=opt_state)
-            with distributed.Preemption() as stop:
-                return run.run(
-                    config, data, step, state, frozen, mesh, checkpoints, stop,
-                    speed=speed.of_run(config, task.model, task.examples, **where),
-                    pictures=pictures.of_run(config, graph, rows, task.tokenizer, mesh,
-                                             image_index=task.image_index),
-                    profile=profiling.Profile(workdir / "profile" if profile else None))
-        finally:
-            checkpoints.close()
-
-
-if __name__ == "__main__":
-    CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config().")
-    WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go.")
-    PROFILE = flags.DEFINE_boolean("profile", False, "Trace a few updates for XProf.")
-    DISTRIBUTED = distributed.define_flag()
-
-    def main() -> None:
-        with distributed.joined(DISTRIBUTED.value):
-            train(knobs_lib.check(CONFIG.value), WORKDIR.value, profile=PROFILE.value)
-
-    flags.mark_flags_as_required(["config", "workdir"])
-    command.run(main)
+def vocabulary(run: ml_collections.ConfigDict, given: int | None) -> int:
+    """Tokens of a run: its tokenizer's, else the given number, else those of a fixed size."""
+    folder = run.data.tokenizer
+    if folder and pathlib.Path(folder).exists():
+        found, owner = Tokenizer.from_folder(folder).vocab_size, f"tokenizer {folder}"
+    elif run.init_from:
+        found = checkpoint.read_meta(run.init_from)["config"].language.vocab
+        owner = f"config.init_from {run.init_from}"
+    elif run.model.name == "legion_7b":
+        found, owner = config_lib.legion_7b().language.vocab, "config.model.name legion_7b"
+    elif given:
+        return given
+    else:
+        reason = f"{folder} is not there" if folder else "is empty"
+        raise UserError(f"--vocab: needed to know the size of the vocabulary, because "
+                        f"config.data.tokenizer {reason}")
+    if given not in (None, found):
+        raise UserError(f"--vocab {given}: {owner} has {found} tokens")
+    return found

@@ -24,11 +24,11 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from input_pipeline import files
 from input_pipeline.errors import UserError
 from legion_jax import config as config_lib
 from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
-from legion_jax.train import metrics_log
 
 META = "legion.json"
 FORMAT = 3
@@ -61,8 +61,8 @@ def fingerprint(folder: epath.PathLike) -> str:
 
 def write_meta(folder: epath.PathLike, config: LegionConfig, **extra: Any) -> None:
     """Write legion.json."""
-    metrics_log.write_json(epath.Path(folder) / META,
-                           {"format": FORMAT, "config": config_lib.to_dict(config)} | extra)
+    files.write_json(epath.Path(folder) / META,
+                     {"format": FORMAT, "config": config_lib.to_dict(config)} | extra)
 
 
 def read_meta(folder: epath.PathLike) -> dict:

@@ -1,4 +1,4 @@
-"""legion_jax/convert/config_files.py and model_card.py: what transformers computes from these files."""
+"""convert/config_files.py and model_card.py: what transformers computes from these files."""
 
 import dataclasses
 import json
@@ -17,8 +17,7 @@ from torch_side import assert_close
 
 from input_pipeline.photos.images import clip_image, sam_image
 from legion_jax.config import LegionConfig, LoraConfig
-from legion_jax.convert import config_files, model_card
-from legion_jax.convert import names as names_lib
+from legion_jax.convert import config_files, model_card, names as names_lib
 from legion_jax.convert.table import rules
 from legion_jax.models import clip, param_tree, sam_encoder
 from legion_jax.models.layers import numerics

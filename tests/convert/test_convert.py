@@ -35,7 +35,8 @@ def folders(sized, tmp_path_factory):
 
 def convert(legion, clip, output, **changes):
     options = Options(sam=json.loads((legion / "sam_config.json").read_text()), **changes)
-    return from_torch.convert(str(legion), str(output), clip=str(clip), options=options, progress=False)
+    return from_torch.convert(str(legion), str(output), clip=str(clip), options=options,
+                              progress=False)
 
 
 def assert_same_tensors(source, target):

@@ -13,7 +13,8 @@ import numpy as np
 import published
 import pytest
 
-from legion_jax.convert import from_torch, streaming, verify
+from input_pipeline import files
+from legion_jax.convert import from_torch, verify
 from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.weights import params_files, tensor_file
 
@@ -225,9 +226,9 @@ def test_no_folder_that_looks_complete_while_it_is_written(sized, folders, tmp_p
 def test_two_processes_cannot_mix_their_outputs(tmp_path):
     target = tmp_path / "out"
     with pytest.raises(SourceError, match="already exists"):
-        with streaming.new_folder(target) as late:
+        with files.new_folder(target) as late:
             (late / "late").touch()
-            with streaming.new_folder(target) as early:
+            with files.new_folder(target) as early:
                 assert early != late and late.exists()
                 (early / "early").touch()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

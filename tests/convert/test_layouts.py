@@ -11,8 +11,7 @@ import pytest
 from input_pipeline.text.conversation import encode_prompt
 from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_ID, IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE
-from legion_jax.convert import names as names_lib
-from legion_jax.convert import verify
+from legion_jax.convert import names as names_lib, verify
 from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.weights import checkpoint
 

@@ -17,7 +17,8 @@ from tools.inspect_params import __main__ as inspect_params
 def refused(main, tmp_path, **parts) -> str:
     options = parts.pop("options", Options())
     with pytest.raises(SourceError) as error:
-        from_torch.convert(str(main), str(tmp_path / "out"), options=options, progress=False, **parts)
+        from_torch.convert(str(main), str(tmp_path / "out"), options=options, progress=False,
+                           **parts)
     assert not (tmp_path / "out").exists()
     return str(error.value)
 

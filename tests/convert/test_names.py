@@ -10,8 +10,7 @@ import safetensors.numpy
 import transformers
 
 from legion_jax.config import LoraConfig, legion_7b
-from legion_jax.convert import config_files
-from legion_jax.convert import names as names_lib
+from legion_jax.convert import config_files, names as names_lib
 from legion_jax.convert.carried import published_shapes
 from legion_jax.convert.names import DUPLICATES, TABLES, detect, sam_hf
 from legion_jax.convert.table import SAM, rules

@@ -11,8 +11,7 @@ import ml_dtypes
 import numpy as np
 import published
 import pytest
-from hypothesis import HealthCheck, Phase, assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, assume, given, settings, strategies as st
 
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, as_json

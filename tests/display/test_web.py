@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from legion_jax.display import web
+from input_pipeline import files
+from legion_jax.display import numbers, web
 
 
 @pytest.mark.parametrize(
@@ -12,11 +13,11 @@ from legion_jax.display import web
     [(0, "0 %"), (0.004, "< 1 %"), (0.5, "50 %"), (0.973, "97 %"), (0.999, "> 99 %"), (1, "100 %")],
 )
 def test_shares(value, text):
-    assert web.share(value) == text
+    assert numbers.share(value) == text
 
 
 def test_scores():
-    assert [web.score(value) for value in (None, 0, 0.8126)] == ["–", "0.000", "0.813"]
+    assert [numbers.score(value) for value in (None, 0, 0.8126)] == ["–", "0.000", "0.813"]
 
 
 @pytest.mark.parametrize(
@@ -38,12 +39,12 @@ def test_json_in_a_script_cannot_end_it():
 
 def test_a_file_is_whole_or_not_there(tmp_path):
     path = tmp_path / "page.html"
-    with web.whole_file(path) as file:
+    with files.whole_file(path) as file:
         file.write("ä\ud800")
         assert not path.exists()
         assert file.num_bytes == 3
     assert path.read_bytes() == "ä?".encode()
-    with pytest.raises(KeyboardInterrupt), web.whole_file(path) as file:
+    with pytest.raises(KeyboardInterrupt), files.whole_file(path) as file:
         file.write("half")
         raise KeyboardInterrupt
     assert path.read_bytes() == "ä?".encode() and len(list(tmp_path.iterdir())) == 1

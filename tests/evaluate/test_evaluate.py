@@ -14,9 +14,7 @@ from made_rows import prediction, record
 from input_pipeline.errors import UserError
 from input_pipeline.photos import regions
 from input_pipeline.records import prepared
-from legion_jax.evaluate import chunks, summary
-from legion_jax.evaluate import run as run_lib
-from legion_jax.evaluate import settings as settings_lib
+from legion_jax.evaluate import chunks, run as run_lib, settings as settings_lib, summary
 from legion_jax.evaluate.photo_rows import Source
 from legion_jax.evaluate.settings import DEFAULT
 from legion_jax.predict.predictor import Predictor

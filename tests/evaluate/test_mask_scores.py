@@ -150,13 +150,15 @@ def test_small_masks_make_an_empty_answer_look_half_right():
 
 
 def test_results_fit_json():
-    results = [mask_scores.localisation(_three_photos()), mask_scores.pixel_scores(np.array([1, 2, 3, 4]))]
+    results = [mask_scores.localisation(_three_photos()),
+               mask_scores.pixel_scores(np.array([1, 2, 3, 4]))]
     assert json.loads(json.dumps(results)) == results
 
 
 @pytest.mark.parametrize("counts", [[5, 3, 2, 90], [0, 0, 9, 91], [0, 9, 0, 91], [100, 0, 0, 0]])
 def test_legions_rule_is_the_exact_one_where_there_is_something_to_find(counts):
-    ours, theirs = (mask_scores.pixel_scores(np.array(counts), rule=rule) for rule in mask_scores.RULES)
+    ours, theirs = (mask_scores.pixel_scores(np.array(counts), rule=rule)
+                    for rule in mask_scores.RULES)
     assert theirs["f1"] == ours["f1"]
     assert theirs["fg_iou"] == pytest.approx(ours["fg_iou"], abs=1e-6)
 

@@ -11,9 +11,7 @@ from input_pipeline.batches import examples
 from input_pipeline.errors import UserError
 from input_pipeline.photos import perturbations, regions
 from input_pipeline.records.record import DataError, RecordError
-from legion_jax.evaluate import chunks, summary
-from legion_jax.evaluate import photo_rows as rows_lib
-from legion_jax.evaluate import settings as settings_lib
+from legion_jax.evaluate import chunks, photo_rows as rows_lib, settings as settings_lib, summary
 from legion_jax.evaluate.settings import DEFAULT, Settings
 
 SQUARE, OTHER = [2, 2, 12, 2, 12, 12, 2, 12], [5, 5, 18, 5, 18, 15, 5, 15]

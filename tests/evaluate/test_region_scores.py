@@ -10,8 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from input_pipeline.photos import regions
-from legion_jax.evaluate import photo_rows as rows_lib
-from legion_jax.evaluate import region_scores
+from legion_jax.evaluate import photo_rows as rows_lib, region_scores
 from legion_jax.evaluate.settings import DEFAULT
 
 SIZE = (40, 50)

@@ -15,8 +15,7 @@ from html_page import Page
 from PIL import Image
 
 from legion_jax.evaluate import bootstrap, run, settings, summary
-from legion_jax.evaluate.report import gallery, items, write_report
-from legion_jax.evaluate.report import page as page_lib
+from legion_jax.evaluate.report import gallery, items, page as page_lib, write_report
 from legion_jax.evaluate.settings import DEFAULT
 
 folder = fake_evaluation.folder

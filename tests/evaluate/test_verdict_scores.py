@@ -137,8 +137,10 @@ def test_words_beside_verdict_and_truth():
             row(0, None, words="fake"), row(-1, 0.1, words="real", words_agree=True),
             row(1, None, failed="broken")]
     assert verdict_scores.words(rows) == {"agreement": pytest.approx(2 / 3),
-                                          "accuracy": pytest.approx(2 / 3), "num": 5, "num_silent": 1,
+                                          "accuracy": pytest.approx(2 / 3), "num": 5,
+                                          "num_silent": 1,
                                           "num_disagree": 1}
-    assert verdict_scores.words([]) == {"agreement": None, "accuracy": None, "num": 0, "num_silent": 0,
+    assert verdict_scores.words([]) == {"agreement": None, "accuracy": None, "num": 0,
+                                        "num_silent": 0,
                                         "num_disagree": 0}
 

@@ -30,8 +30,8 @@ def single() -> LegionConfig:
 
 
 @pytest.mark.parametrize("trainable, weights", [
-    (param_tree.LOCALISATION, EVERY_LOSS | {"verdict": 0.0}), (param_tree.EVERYTHING, EVERY_LOSS),
-    (param_tree.VERDICT_ONLY, dict.fromkeys(EVERY_LOSS, 0.0) | {"verdict": 1.0})])
+    (base.LOCALISATION, EVERY_LOSS | {"verdict": 0.0}), (param_tree.EVERYTHING, EVERY_LOSS),
+    (base.VERDICT_ONLY, dict.fromkeys(EVERY_LOSS, 0.0) | {"verdict": 1.0})])
 def test_operations_are_those_xla_counts(single, trainable, weights, monkeypatch):
     monkeypatch.setattr(attention, "SHORT", 1 << 30)  # on a CPU, blocks compute logits again
     batch = random_batch(single, [[8], [9, 11]], length=64, slots=3, canvas=64)
@@ -58,7 +58,7 @@ def test_operations_per_frozen_and_trained_weight():
     model = setup.model_config(base.get_config(), 32007)
     sizes = flops.Sizes(961, 36, 8, 1024)
     weights = EVERY_LOSS | {"verdict": 0.0}
-    lora = flops.training(model, sizes, trainable=param_tree.LOCALISATION, losses=weights)
+    lora = flops.training(model, sizes, trainable=base.LOCALISATION, losses=weights)
     full = flops.training(model, sizes, trainable=param_tree.EVERYTHING, losses=weights)
     kernels = 32 * (4 * 4096 ** 2 + 3 * 4096 * 11008) * (961 - 1 + 576)
     frozen = sum(p.forward for p in flops.products(model, sizes)
@@ -67,7 +67,7 @@ def test_operations_per_frozen_and_trained_weight():
     assert full.model - lora.model == pytest.approx(2 * kernels + 2 * frozen, rel=0.03)
     assert lora.model < lora.executed < full.executed
     kept, least = (flops.training(dataclasses.replace(model, remat=remat), sizes, losses=weights,
-                                  trainable=param_tree.LOCALISATION).executed
+                                  trainable=base.LOCALISATION).executed
                    for remat in ("attention", "none"))
     assert least == lora.model < kept < 0.85 * lora.executed
     mixed = flops.training(dataclasses.replace(model, remat="none,sam_encoder=layers"), sizes,

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from experiments import base
 from legion_jax.config import LegionConfig, LoraConfig, legion_7b
 from legion_jax.convert import carried
 from legion_jax.convert.table import SAM, rules
@@ -134,7 +135,7 @@ def test_lora(params):
 def test_trained_parameters(lora):
     """What the published recipe trains: the vocabulary without our padding rows."""
     _, trained, frozen = param_tree.split_params(
-        param_tree.abstract_model(lora), param_tree.LOCALISATION)
+        param_tree.abstract_model(lora), base.LOCALISATION)
     padding = 2 * (lora.language.padded_vocab - lora.language.vocab) * 4096
     assert lora.language.padded_vocab == 32128
     assert param_tree.count(trained) - padding + COUNTS["region encoder"] == TRAINED

@@ -1,4 +1,4 @@
-"""legion_jax/predict/decoding.py against a run of the whole sequence, without a cache, for every token."""
+"""predict/decoding.py against a run of the whole sequence, without a cache, for every token."""
 
 import collections
 import functools

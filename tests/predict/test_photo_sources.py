@@ -1,4 +1,4 @@
-"""legion_jax/predict/photo_sources.py and photo_files.py: which photos there are, and their bytes."""
+"""predict/photo_sources.py and photo_files.py: which photos there are, and their bytes."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""legion_jax/predict/quantize.py: int8 kernels are near what they were, and everything else is itself."""
+"""predict/quantize.py: int8 kernels are near what they were, and everything else is itself."""
 
 import dataclasses
 

@@ -57,8 +57,9 @@ def test_unfinished_files_lie_where_they_are_told_to(tmp_path, monkeypatch):
     (tmp_path / "parts").mkdir()
     monkeypatch.setattr("etils.epath.gpath._GPath.replace", fail)
     with pytest.raises(OSError, match="killed here"):
-        result_files.write(tmp_path, result_files.as_json("x", "n", prediction()), None, prediction(),
-                           kinds=("mask",), temporary=result_files.epath.Path(tmp_path) / "parts/un")
+        result_files.write(tmp_path, result_files.as_json("x", "n", prediction()), None,
+                           prediction(), kinds=("mask",),
+                           temporary=result_files.epath.Path(tmp_path) / "parts/un")
     left = [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()]
     assert len(left) == 1 and left[0].startswith("parts/un-") and left[0].endswith("-mask")
 

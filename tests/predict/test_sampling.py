@@ -1,4 +1,4 @@
-"""legion_jax/predict/sampling.py against transformers' logits processors, and what draws depend on."""
+"""predict/sampling.py against transformers' logits processors, and what draws depend on."""
 
 import functools
 

@@ -14,8 +14,7 @@ from legion_jax.convert.plan import Options
 from legion_jax.convert.tensor_folder import read_json
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, run_checkpoints
-from tools.inspect_params import __main__ as inspect_params
-from tools.inspect_params import listing
+from tools.inspect_params import __main__ as inspect_params, listing
 from tools.inspect_params.inventory import Inventory, Parameter
 
 ONE, EIGHT = (inspect_params.parse_mesh(text) for text in ("1,1,1", "1,4,2"))

@@ -8,6 +8,7 @@ import inspected
 import numpy as np
 import published
 
+from experiments import base
 from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, MODEL_FILE, as_json
 from legion_jax.config import LegionConfig, LoraConfig
@@ -137,7 +138,7 @@ def detection(folder: pathlib.Path, legion: pathlib.Path, tensors: dict) -> path
 
 
 def trained_run(folder: pathlib.Path, base: pathlib.Path, *, rank: int = 2,
-                trainable: tuple[str, ...] = param_tree.LOCALISATION) -> dict[str, np.ndarray]:
+                trainable: tuple[str, ...] = base.LOCALISATION) -> dict[str, np.ndarray]:
     """A run at step 1; returns what it trained, no value as in `base`."""
     config = dataclasses.replace(checkpoint.read_meta(base)["config"],
                                  lora=LoraConfig(rank, alpha=4.0))

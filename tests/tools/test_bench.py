@@ -1,4 +1,4 @@
-"""tools/bench/__main__.py: both sides do the same work, what its numbers are made of, flags, a real run."""
+"""tools/bench: both sides do the same work, what its numbers are made of, flags, a real run."""
 
 import dataclasses
 import io
@@ -15,8 +15,8 @@ from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax.config import LoraConfig
-from tools.bench import __main__ as bench
 from tools.bench import (
+    __main__ as bench,
     batching,
     cases,
     contest,

@@ -1,4 +1,4 @@
-"""tools/bench_input/__main__.py: one real run in miniature, its JSON, and what its numbers are made of."""
+"""tools/bench_input: one real run in miniature, its JSON, and what its numbers are made of."""
 
 import io
 import json

@@ -12,8 +12,7 @@ from input_pipeline.errors import UserError
 from input_pipeline.records import builder, manifest
 from input_pipeline.records.prepared import open_split
 from legion_jax.display import overlay
-from tools.inspect_data import __main__ as inspect_data
-from tools.inspect_data import survey
+from tools.inspect_data import __main__ as inspect_data, survey
 from tools.inspect_data.pages import Request
 
 

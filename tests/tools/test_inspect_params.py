@@ -11,8 +11,7 @@ from inspected import EIGHT, KEY, ONE, sums
 from rich.console import Console
 
 from input_pipeline.errors import UserError
-from tools.inspect_params import __main__ as inspect_params
-from tools.inspect_params import inventory, listing
+from tools.inspect_params import __main__ as inspect_params, inventory, listing
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,7 @@ from legion_jax import sharding
 from legion_jax.models import param_tree
 from legion_jax.train import knobs
 from legion_jax.weights import checkpoint
-from tools.inspect_params import __main__ as inspect_params
-from tools.inspect_params import inventory, listing
+from tools.inspect_params import __main__ as inspect_params, inventory, listing
 
 REGION_ENCODER, TRAINED = 299_142_912, 587_427_044  # see test_sizes.py
 

@@ -38,8 +38,9 @@ def test_full_size_is_cut_as_the_published_one():
 def test_there_and_back(tmp_path):
     subprocess.run([sys.executable, "-m", "tools.make_random_checkpoint", "--size", "tiny",
                     "--output", tmp_path / "torch"], check=True, capture_output=True)
-    from_torch.convert(str(tmp_path / "torch"), str(tmp_path / "jax"), clip=str(tmp_path / "torch/clip"),
-                       options=Options(sam=read_json(tmp_path / "torch/sam_config.json")), progress=False)
+    from_torch.convert(str(tmp_path / "torch"), str(tmp_path / "jax"),
+                       clip=str(tmp_path / "torch/clip"), progress=False,
+                       options=Options(sam=read_json(tmp_path / "torch/sam_config.json")))
     to_torch.export(str(tmp_path / "jax"), str(tmp_path / "back"), progress=False)
     for folder in (".", "clip"):
         before, after = (published.load(tmp_path / side / folder) for side in ("torch", "back"))

@@ -1,4 +1,4 @@
-"""tools/sweep/__main__.py: what it starts, refuses, continues and collects, on a stub of training."""
+"""tools/sweep: what it starts, refuses, continues and collects, on a stub of training."""
 
 import csv
 import fcntl
@@ -21,9 +21,7 @@ from input_pipeline.datasets import open_dataset
 from input_pipeline.records.builder import prepare
 from input_pipeline.scarred_photos import __main__ as scarred_photos
 from input_pipeline.text.tokenizer import train_tokenizer
-from tools.sweep import __main__ as sweep
-from tools.sweep import process as process_lib
-from tools.sweep import runs as runs_lib
+from tools.sweep import __main__ as sweep, process as process_lib, runs as runs_lib
 
 KNOBS = {"data.data_dir": ".", "data.tokenizer": ".", "optimizer.total_steps": 6,
          "checkpoint_every": 2}

@@ -1,4 +1,4 @@
-"""tools/inspect_params/torch_folders.py: PyTorch weights whole, in part, in other layouts and damaged."""
+"""inspect_params/torch_folders.py: PyTorch weights whole, in part, in other layouts and damaged."""
 
 import json
 
@@ -11,8 +11,7 @@ from inspected import KEY, ONE, by_path, sums
 
 from legion_jax.convert import from_torch, to_torch
 from legion_jax.convert.table import rules
-from tools.inspect_params import __main__ as inspect_params
-from tools.inspect_params import inventory, listing
+from tools.inspect_params import __main__ as inspect_params, inventory, listing
 
 
 @pytest.fixture(scope="module")

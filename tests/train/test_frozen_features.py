@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small_data import SPEC, damage, make_config
 
+from experiments import base
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
@@ -15,8 +16,7 @@ from input_pipeline.scarred_photos import __main__ as scarred_photos
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from legion_jax.config import tiny
 from legion_jax.models import param_tree
-from legion_jax.train import data as train_data
-from legion_jax.train import frozen_features, losses
+from legion_jax.train import data as train_data, frozen_features, losses
 from legion_jax.weights import checkpoint, params_files
 
 SMALL = dataclasses.replace(SPEC, clip_size=128, sam_canvas=128, sam_longest=128)
@@ -42,7 +42,7 @@ def data(tmp_path_factory):
 def run_config(data, **knobs):
     config = make_config(data, **{"features": str(data / "features")} | knobs)
     config.init_from, config.frozen_dtype = str(data / "weights"), "float32"
-    config.trainable = param_tree.LOCALISATION[1:]  # there is no LoRA
+    config.trainable = base.LOCALISATION[1:]  # there is no LoRA
     return config
 
 
@@ -100,7 +100,8 @@ def test_an_interrupted_cache_is_continued(data, monkeypatch):
     monkeypatch.setattr(frozen_features, "_views", stop)
     with pytest.raises(KeyboardInterrupt):
         make(data, config, batch_size=4)
-    with pytest.raises(frozen_features.FeatureError, match="not there; tools.cache_features makes it"):
+    with pytest.raises(frozen_features.FeatureError,
+                       match="not there; tools.cache_features makes it"):
         batch_of(data, config)
     del calls[:]
     monkeypatch.setattr(frozen_features, "_views", lambda *a: calls.append(a) or views(*a))

@@ -12,6 +12,7 @@ import torch
 from flax import nnx
 from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch
 
+from experiments import base
 from legion_jax.models import param_tree
 from legion_jax.train import losses
 from legion_jax.train.losses import Terms
@@ -19,7 +20,7 @@ from legion_jax.train.step import init_state, make_step
 
 cross_entropy = torch.nn.functional.cross_entropy
 WEIGHTS = Terms(ce=1.0, bce=0.4, dice=0.2, verdict=0.7)
-TRAINABLE = (*param_tree.LOCALISATION, *param_tree.VERDICT_ONLY)
+TRAINABLE = (*base.LOCALISATION, *base.VERDICT_ONLY)
 # Unequal numbers of masks: 2, none, 3 and 1.
 SEGS = [[8, 11], [], [7, 9, 10], [9]]
 

@@ -1,4 +1,4 @@
-"""legion_jax/train/pictures.py: which photos are drawn, and the same ones on any mesh and any hosts."""
+"""train/pictures.py: which photos are drawn, and the same ones on any mesh and any hosts."""
 
 import pathlib
 
@@ -11,8 +11,7 @@ import small_data
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import sharding
-from legion_jax.train import data as train_data
-from legion_jax.train import pictures
+from legion_jax.train import data as train_data, pictures
 
 data = small_data.data
 SPEC = small_data.SPEC

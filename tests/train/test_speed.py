@@ -1,4 +1,4 @@
-"""legion_jax/train/speed.py: what counts as time, and the rates made of it, on a clock of the test."""
+"""train/speed.py: what counts as time, and the rates made of it, on a clock of the test."""
 
 import logging
 

@@ -15,8 +15,7 @@ from small_data import damage
 from small_runs import STEPS, command, environment, metrics, run
 
 from experiments import base, tiny
-from legion_jax.config import from_dict, legion_7b, to_dict
-from legion_jax.config import tiny as tiny_model
+from legion_jax.config import from_dict, legion_7b, tiny as tiny_model, to_dict
 from legion_jax.models import param_tree
 from legion_jax.train import knobs, setup
 from legion_jax.weights import checkpoint, params_files

@@ -20,6 +20,7 @@ from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LoraConfig
 from legion_jax.models import param_tree
 from legion_jax.train import pictures, profiling, setup
+from legion_jax.train.run import train
 
 STEPS = 26
 data = small_data.data
@@ -87,7 +88,7 @@ def watch(config, workdir, small, **options) -> Watched:
     patch.setattr(setup, "model_config", small)
     try:
         with compilations.heard(lambda name: found.compiled[len(found.lengths)].append(name)):
-            setup.train(config, workdir, **options)
+            train(config, workdir, **options)
     finally:
         patch.undo()
     found.programs = jitted[0]._cache_size()

@@ -5,8 +5,8 @@
 
 No TPU, no weights, data or tokenizer: only `pip install -e '.[aot]'`, which brings the compiler.
 The train step is the one `legion_jax.train` runs, the decode step the one of
-`legion_jax.predict.predictor`. --table compiles the rows of tools/aot_report/topology_table.py one after another and prints
-the Markdown table of BUILD.md. The exit code is 2 when a program does not fit its chip.
+`legion_jax.predict.predictor`. --table compiles the rows of `topology_table.py` one after another
+and prints a table in Markdown. The exit code is 2 when a program does not fit its chip.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from input_pipeline.errors import UserError
+from input_pipeline.files import write_json
 from legion_jax import command
-from legion_jax.train.metrics_log import write_json
 from tools.aot_report import costs, lowering, topologies, topology_table
 
 DOES_NOT_FIT = 2

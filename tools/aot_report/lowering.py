@@ -9,15 +9,12 @@ import ml_collections
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import ADDED_TOKENS
-from legion_jax import config as config_lib
-from legion_jax import sharding
+from legion_jax import config as config_lib, sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models.flops import Flops, Sizes, answering
 from legion_jax.predict.programs import Answering, Programs, abstract_params
-from legion_jax.train import data as train_data
-from legion_jax.train import frozen_features, knobs, optim, setup
+from legion_jax.train import data as train_data, frozen_features, knobs, optim, setup
 from legion_jax.train.speed import photo_flops
-from tools.inspect_params import inventory
 
 # Of the published question in Vicuna's tokens; the answer and its training targets follow it.
 PROMPT_IDS, IMAGE_INDEX = 164, 36
@@ -61,7 +58,7 @@ def read_run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Run:
                              batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
     anywhere = config.data.tokenizer or config.init_from or config.model.name != "tiny"
     vocab = None if anywhere else config_lib.tiny().language.vocab
-    model = setup.model_config(config, inventory.vocabulary(config, vocab))
+    model = setup.model_config(config, setup.vocabulary(config, vocab))
     if config.data.text_length <= IMAGE_INDEX + 1:
         raise knobs.ConfigError(f"config.data.text_length: the image alone stands at "
                                 f"{IMAGE_INDEX}, got {config.data.text_length}")
@@ -119,7 +116,7 @@ def lower_train(run: Run, mesh: jax.sharding.Mesh) -> Program:
 
 
 def lower_decode(run: Run, mesh: jax.sharding.Mesh) -> Program:
-    """The decoding loop of `legion_jax.predict.predictor` for a full batch, to the last possible token."""
+    """The decoding loop of `predict.predictor` for a full batch, to the last possible token."""
     batch, new = run.config.eval.batch_size, run.config.eval.max_new_tokens
     programs = Programs(run.model, Answering(
         prompt=(0,) * PROMPT_IDS, image_index=IMAGE_INDEX, max_new=new,

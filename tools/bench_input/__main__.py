@@ -87,7 +87,8 @@ def make_example(tokenizer: Tokenizer, spec: ExampleSpec, record, length: int) -
     return training_example(record, tokenizer, spec, length)
 
 
-def contestants(options, folder: str, source, tokenizer, spec, stream) -> list[input_contest.Contestant]:
+def contestants(options, folder: str, source, tokenizer, spec,
+                stream) -> list[input_contest.Contestant]:
     """All that take turns."""
     threads, size = options.threads, options.batch_size
     rows = loader.Rows(stream, [source], names=[f"{folder} {options.split}"],
@@ -95,7 +96,8 @@ def contestants(options, folder: str, source, tokenizer, spec, stream) -> list[i
                        blank=functools.partial(blank_example, tokenizer, spec))
     files = [source[i]["image"] for i in range(min(len(source), _KEPT_FILES))]
     found = [input_contest.Floor(files, size, threads),
-             input_contest.Ours(loader.train_batches(rows), threads=threads, workers=options.workers)]
+             input_contest.Ours(loader.train_batches(rows), threads=threads,
+                                workers=options.workers)]
     if options.peer:
         try:
             from tools.bench_input.torch_loader import PlainDataset

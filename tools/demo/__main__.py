@@ -24,15 +24,13 @@ from input_pipeline.records.builder import prepare
 from input_pipeline.scarred_photos import __main__ as scarred_photos
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
-from legion_jax import command
-from legion_jax import config as config_lib
+from legion_jax import command, config as config_lib
 from legion_jax.convert import to_torch
-from legion_jax.evaluate import mask_scores, settings
-from legion_jax.evaluate import run as run_lib
+from legion_jax.display import numbers
+from legion_jax.evaluate import mask_scores, run as run_lib, settings
 from legion_jax.predict import result_files
 from legion_jax.predict.predictor import Predictor
-from legion_jax.train import metrics_log
-from legion_jax.train.setup import train
+from legion_jax.train.run import train
 from tools.demo.demo_page import Aim, DemoReport, Example, ScoreRow, write_report
 
 NUM_TRAIN, NUM_TEST, PIECES = 4000, 120, 1024
@@ -42,7 +40,7 @@ WANTED_F1, WANTED_ACCURACY = 0.50, 0.90
 def make_data(root: pathlib.Path, config) -> None:
     """Photos, prepared data set and tokenizer."""
     scarred_photos.make_dataset(root / "photos", num_train=NUM_TRAIN, num_test=NUM_TEST,
-                          progress=True)
+                                progress=True)
     prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
     if not (root / "tokenizer").exists():
         annotations = json.loads((root / "photos/train/annotations/train.json").read_text())
@@ -121,7 +119,8 @@ def example(root: pathlib.Path, predictor: Predictor, record, row: dict) -> Exam
     line = result_files.as_json(str(path), row["id"], prediction)
     result_files.write(root / "predictions", line, photo, prediction)
     return Example(
-        name=row["id"], image=photo, truth=truth, prediction=result_files.overlay(photo, prediction),
+        name=row["id"], image=photo, truth=truth,
+        prediction=result_files.overlay(photo, prediction),
         verdict=prediction.verdict, probability=prediction.fake_probability,
         is_fake=row["label"] > 0, explanation=prediction.explanation, reference=row["reference"],
         f1=row["f1"])
@@ -151,8 +150,8 @@ def run(root: pathlib.Path) -> list[Aim]:
         ("photos held out", ", ".join(_stems("test"))),
         ("training images", f"{NUM_TRAIN:,}"), ("held-out images", f"{NUM_TEST:,}"),
         ("updates", f"{len(curve):,} of {config.batch_size} images"),
-        ("training took", metrics_log.duration(training)),
-        ("everything took", metrics_log.duration(time.monotonic() - started)),
+        ("training took", numbers.duration(training)),
+        ("everything took", numbers.duration(time.monotonic() - started)),
         ("devices", f"{jax.device_count()} x {jax.devices()[0].platform}, "
                     f"{os.cpu_count()} CPU cores"),
         ("written for PyTorch", ", ".join(f"{n} tensors ({r})" for r, n in written.items()))]

@@ -12,6 +12,7 @@ import markupsafe
 import numpy as np
 from PIL import Image
 
+from input_pipeline import files
 from legion_jax.display import overlay, web
 from tools.demo import loss_curves
 
@@ -52,7 +53,7 @@ class ScoreRow:
     """Scores of one model or baseline, each 0 to 1, or None where it has none.
 
     f1, miou and fg_iou are means over photos, f1_with_artifacts over those with an artifact,
-    pooled_f1 counts the pixels of all photos together (`legion_jax.evaluate.mask_scores.localisation`).
+    pooled_f1 counts the pixels of all photos together (`evaluate.mask_scores`).
     """
 
     name: str
@@ -125,7 +126,7 @@ class DemoReport:
 def write_report(path: os.PathLike | str, report: DemoReport) -> None:
     """Writes the report as one HTML file: whole, or, if anything goes wrong, not at all."""
     page = render(report)
-    with web.whole_file(path) as file:
+    with files.whole_file(path) as file:
         file.write(page)
 
 

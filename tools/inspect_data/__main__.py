@@ -18,14 +18,13 @@ import re
 from absl import flags
 from etils import epath
 
+from input_pipeline import files
 from input_pipeline.errors import UserError
 from input_pipeline.records import prepared
 from input_pipeline.records.record import LABELS, DataError
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import command
-from legion_jax.display import web
-from tools.inspect_data import pages as pages_lib
-from tools.inspect_data import survey
+from tools.inspect_data import pages as pages_lib, survey
 from tools.inspect_data.pages import Page, Request
 
 STRIP = 8  # photos of a split on the index
@@ -93,7 +92,7 @@ def write_pages(data_dir: epath.PathLike, output: str, request: Request, *,
 
 
 def _write(path: pathlib.Path, html: str) -> None:
-    with web.whole_file(path) as file:
+    with files.whole_file(path) as file:
         file.write(html)
 
 

@@ -22,10 +22,10 @@ from jax.sharding import AbstractMesh
 from ml_collections import config_flags
 from rich.console import Console
 
+from input_pipeline import files
 from input_pipeline.errors import UserError
 from legion_jax import command, sharding
 from legion_jax.convert.roles import open_sources
-from legion_jax.train import metrics_log
 from legion_jax.weights import checkpoint
 from tools.inspect_params import inventory, listing, torch_folders
 from tools.inspect_params.inventory import Inventory
@@ -133,7 +133,7 @@ def write(found: Inventory, lines: list[listing.Line], mesh: AbstractMesh, *, st
         text = {"table": listing.as_text, "tsv": listing.as_tsv}[style](
             found, lines, mesh)
     if output:
-        metrics_log.write_text(checkpoint.absolute(output), text)
+        files.write_text(checkpoint.absolute(output), text)
     else:
         sys.stdout.write(text)
     return None

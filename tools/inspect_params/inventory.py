@@ -6,7 +6,6 @@ Only headers and small files are read, so any size is listed in seconds and in l
 import dataclasses
 import json
 import math
-import pathlib
 import re
 from collections.abc import Iterable, Mapping
 
@@ -15,18 +14,19 @@ import ml_collections
 import numpy as np
 from etils import epath
 
+from experiments import base
 from input_pipeline.errors import UserError
-from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import config, sharding
+from legion_jax import sharding
 from legion_jax.config import LegionConfig
 from legion_jax.convert import from_torch
 from legion_jax.convert.table import Rule, lora_rules, rules
 from legion_jax.convert.values import origin_of
 from legion_jax.models import param_tree
 from legion_jax.train import knobs, setup
+from legion_jax.train.setup import vocabulary
 from legion_jax.weights import checkpoint, tensor_file
 
-RECIPE = "partition.LOCALISATION, the published recipe"
+RECIPE = "LOCALISATION of experiments/base.py, the published recipe"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def of_checkpoint(folder: epath.PathLike) -> Inventory:
         title += f", the rest from {meta['base']['path']}"
     trained, rule = set(meta["trained"]), "legion.json, which names what this run trained"
     if not trained:
-        trained, rule = matching(param_tree.LOCALISATION, found), RECIPE
+        trained, rule = matching(base.LOCALISATION, found), RECIPE
     described = {path: (tuple(a.shape), str(np.dtype(a.dtype))) for path, (_, a) in found.items()}
     return Inventory(
         title, entries(described, trained, _table(meta["config"]), recorded(folder)), rule,
@@ -117,27 +117,6 @@ def of_config(run: ml_collections.ConfigDict, *, vocab: int | None = None) -> In
         notes.append("init_from is empty: training needs it for the frozen parameters")
     return Inventory(start, entries(described, trained, _table(model), where),
                      "config.trainable", notes=notes)
-
-
-def vocabulary(run: ml_collections.ConfigDict, given: int | None) -> int:
-    """Tokens of a run: its tokenizer's, else the given number, else those of a fixed size."""
-    folder = run.data.tokenizer
-    if folder and pathlib.Path(folder).exists():
-        found, owner = Tokenizer.from_folder(folder).vocab_size, f"tokenizer {folder}"
-    elif run.init_from:
-        found = checkpoint.read_meta(run.init_from)["config"].language.vocab
-        owner = f"config.init_from {run.init_from}"
-    elif run.model.name == "legion_7b":
-        found, owner = config.legion_7b().language.vocab, "config.model.name legion_7b"
-    elif given:
-        return given
-    else:
-        reason = f"{folder} is not there" if folder else "is empty"
-        raise UserError(f"--vocab: needed to know the size of the vocabulary, because "
-                        f"config.data.tokenizer {reason}")
-    if given not in (None, found):
-        raise UserError(f"--vocab {given}: {owner} has {found} tokens")
-    return found
 
 
 def _table(model: LegionConfig) -> list[Rule]:

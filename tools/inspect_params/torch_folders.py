@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from experiments import base
 from input_pipeline.errors import UserError
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig
-from legion_jax.convert import carried, plan, sizes, vocabulary
-from legion_jax.convert import lora as lora_lib
+from legion_jax.convert import carried, lora as lora_lib, plan, sizes, vocabulary
 from legion_jax.convert.plan import Options
 from legion_jax.convert.roles import LORA, Source, Sources, read_configs
 from legion_jax.convert.table import SAM, Rule, lora_rules, rules
@@ -48,7 +48,7 @@ def of_sources(sources: Sources) -> Inventory:
         notes += inventory.padding(model)
     return Inventory(
         f"{sources.roles['main'].folder.path}: PyTorch weights",
-        inventory.entries(described, inventory.matching(param_tree.LOCALISATION, described), table,
+        inventory.entries(described, inventory.matching(base.LOCALISATION, described), table,
                           where),
         inventory.RECIPE, absent=absent,
         carried={where[name][0]: found[name].nbytes for name in rest if carried.is_known(name)},

@@ -22,8 +22,7 @@ from absl import flags
 
 from experiments.sweeps.plan import Sweep, SweepError
 from legion_jax import command
-from tools.sweep import process, results_table
-from tools.sweep import runs as runs_lib
+from tools.sweep import process, results_table, runs as runs_lib
 from tools.sweep.runs import Run
 
 

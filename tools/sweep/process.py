@@ -14,7 +14,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from experiments.sweeps.plan import SweepError
-from legion_jax.train import metrics_log
+from legion_jax.display import numbers
 from tools.sweep.runs import Run
 
 TICK = 1.0  # s between two looks at a run's log
@@ -53,7 +53,7 @@ class Progress:
         else:
             self._done[run.name] = run.total
         self._show()
-        end = f"failed: {failure}" if failure else f"finished in {metrics_log.duration(took)}"
+        end = f"failed: {failure}" if failure else f"finished in {numbers.duration(took)}"
         left = f"; {len(self._left)} to go{self._time_left()}" if self._left else ""
         tqdm.write(f"{run.name}: {end}{left}", file=sys.stderr)
 
@@ -66,7 +66,7 @@ class Progress:
         if done <= self._first:
             return ""  # nothing yet to judge by
         speed = (done - self._first) / (time.monotonic() - self._start)
-        return f", about {metrics_log.duration((self._total - done) / speed)}"
+        return f", about {numbers.duration((self._total - done) / speed)}"
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from etils import epath
 
 from experiments.sweeps import plan
 from experiments.sweeps.plan import Sweep, SweepError
-from legion_jax.train import metrics_log
+from input_pipeline import files
 from tools.sweep import plot
 from tools.sweep.runs import Run, knob_values
 
@@ -170,8 +170,8 @@ def collect(sweep: Sweep, runs: Sequence[Run], output: pathlib.Path,
     rows = rows_of(sweep, runs, failures)
     output = epath.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    metrics_log.write_text(output / "table.md", markdown(sweep, rows))
-    metrics_log.write_text(output / "table.csv", csv_text(rows))
+    files.write_text(output / "table.md", markdown(sweep, rows))
+    files.write_text(output / "table.csv", csv_text(rows))
     points = [plot.Point(row.name, row.knobs, row.score(sweep.metric)) for row in rows]
-    metrics_log.write_text(output / "plot.svg", plot.draw(
+    files.write_text(output / "plot.svg", plot.draw(
         points, metric=sweep.metric, best=best_of(sweep, rows)))

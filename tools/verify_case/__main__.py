@@ -11,8 +11,8 @@ import sys
 
 import jax
 
+from input_pipeline import files
 from input_pipeline.errors import UserError
-from legion_jax.train import metrics_log
 from tools.verify_case.answers import check_answers, check_teacher_forced
 from tools.verify_case.case import open_case
 from tools.verify_case.comparisons import Results
@@ -51,7 +51,7 @@ def main() -> int:
     failed = results.failures
     print(f"{len(results.rows) - len(failed)} of {len(results.rows)} quantities pass")
     if arguments.json:
-        metrics_log.write_json(arguments.json, {
+        files.write_json(arguments.json, {
             "case": arguments.case, "passed": not failed, "quantities": results.as_json()})
     return 1 if failed else 0
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from experiments import base
 from legion_jax.config import LoraConfig
 from legion_jax.convert.table import lora_rules, rules
 from legion_jax.convert.tensor_folder import SourceError
@@ -56,7 +57,7 @@ def run(case: Case, config, first: dict, steps: int):
         rule, lambda key: first[key.removesuffix(".weight")], shapes[rule.path].shape))
              for rule in lora_rules(case.config)}
     graph, abstract, frozen = param_tree.split_params(
-        param_tree.abstract_model(case.config), param_tree.LOCALISATION)
+        param_tree.abstract_model(case.config), base.LOCALISATION)
     params = param_tree.unflatten({p: flat[p] for p in param_tree.flatten(abstract)})
     frozen = param_tree.unflatten({p: flat[p] for p in param_tree.flatten(frozen)})
     batch = case.train_batch()

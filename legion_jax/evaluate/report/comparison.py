@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
+from input_pipeline import files
 from input_pipeline.errors import UserError
-from legion_jax.display import web
+from legion_jax.display import numbers, web
 from legion_jax.evaluate.bootstrap import RESAMPLES, paired_difference
 from legion_jax.evaluate.report import gallery, items, tables
 from legion_jax.evaluate.report.folder import Evaluation
-from legion_jax.train import metrics_log
 
 MAX_PHOTOS = 60
 # What has to be the same, or numbers mean different things. The path of each in metrics.json.
@@ -123,11 +123,11 @@ def write_comparison(output: epath.PathLike, found: Comparison, *,
             {key: value for key, value in part["differences"].items() if key in HEADLINES},
             found.a)) for name, part in result["categories"].items()},
         changed=settings_that_differ(found), config=gallery.config(SORTS, MARKS))
-    with web.whole_file(output / "compare.html") as file:
+    with files.whole_file(output / "compare.html") as file:
         file.write(page)
         gallery.write_items(file, (pair(*rows, number) for number, rows in enumerate(pairs)))
         gallery.write_pictures(file, (picture(row) if picture else "" for row, _ in pairs))
-    metrics_log.write_json(output / "compare.json", result)
+    files.write_json(output / "compare.json", result)
     return result
 
 
@@ -174,7 +174,7 @@ def forest(differences: Mapping[str, Mapping], run: Evaluation) -> list[Differen
         return round(50 + 48 * max(-1.0, min(1.0, value / reach)), 2)
 
     return [Difference(
-        _term(path, run), web.score(value["a"]), web.score(value["b"]),
+        _term(path, run), numbers.score(value["a"]), numbers.score(value["b"]),
         signed(value["difference"]), f"{signed(value['low'])} to {signed(value['high'])}",
         place(value["low"]), place(value["high"]), place(0), place(value["difference"]),
         better(path, value), value["low"] == value["high"] == 0) for path, value in sorted(

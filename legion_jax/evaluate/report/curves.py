@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from legion_jax.display import web
+from legion_jax.display import numbers, web
 from legion_jax.evaluate.report.folder import Evaluation
 from legion_jax.evaluate.report.tables import number_in
 
@@ -112,7 +112,7 @@ def reliability(run: Evaluation) -> list[Chart]:
                 round(SQUARE.y(0) - SQUARE.y(b["accuracy"]), 1), _bin_label(b), "shape")
             for b in bins]
     dots = [(SQUARE.x(b["confidence"]), SQUARE.y(b["accuracy"]), _bin_label(b)) for b in bins]
-    diagram = Chart("Reliability", f"ECE {web.score(ece)}", SQUARE, "confidence", "accuracy",
+    diagram = Chart("Reliability", f"ECE {numbers.score(ece)}", SQUARE, "confidence", "accuracy",
                     _shares(SQUARE.x), _shares(SQUARE.y), bars=bars,
                     lines=[Line("mean confidence", "", "dots", dots)], diagonal=True)
     counts = _counted([(b["low"], b["high"], [(b["num"], "shape", _bin_label(b))]) for b in bins])
@@ -135,7 +135,7 @@ def roc(probability: np.ndarray, is_fake: np.ndarray, auc: float | None) -> Char
     points = np.stack([np.append(0, false), np.append(0, hits)], -1)
     kept = np.unique(np.linspace(0, len(points) - 1, MAX_POINTS).round().astype(int))
     line = Line("ROC", _points(SQUARE, points[kept]), "line0")
-    return Chart("ROC", f"AUC {web.score(auc)}", SQUARE, "real photos called fake",
+    return Chart("ROC", f"AUC {numbers.score(auc)}", SQUARE, "real photos called fake",
                  "fake photos called fake", _shares(SQUARE.x), _shares(SQUARE.y), lines=[line],
                  diagonal=True)
 

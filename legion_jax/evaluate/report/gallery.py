@@ -3,10 +3,11 @@
 import pathlib
 from collections.abc import Iterable, Mapping
 
+from input_pipeline import files
 from legion_jax.display import web
 from legion_jax.evaluate.report import items, photos
 
-TEMPLATES = pathlib.Path(__file__).parents[1] / "templates"
+TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
 def config(sorts: Mapping[str, tuple[str, bool]], marks: Mapping[str, str]) -> dict:
@@ -16,7 +17,7 @@ def config(sorts: Mapping[str, tuple[str, bool]], marks: Mapping[str, str]) -> d
                       for key, (words, down) in sorts.items()]}
 
 
-def write_items(file: web.WholeFile, values: Iterable[dict]) -> None:
+def write_items(file: files.WholeFile, values: Iterable[dict]) -> None:
     """A script element `items` with an array, a value to a line, and the scripts of the page."""
     file.write('<script type="application/json" id="items">[')
     for number, value in enumerate(values):
@@ -25,7 +26,7 @@ def write_items(file: web.WholeFile, values: Iterable[dict]) -> None:
     file.write(web.environment(TEMPLATES).get_template("scripts.html").render() + "\n")
 
 
-def write_pictures(file: web.WholeFile, pictures: Iterable[str]) -> None:
+def write_pictures(file: files.WholeFile, pictures: Iterable[str]) -> None:
     """A script element `jpeg-N` for each JPEG in base64, in the order of the items; ends the page.
 
     One that is "" is missing, and the page says how many are.

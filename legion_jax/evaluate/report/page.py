@@ -5,13 +5,12 @@ import logging
 import numpy as np
 from etils import epath
 
+from input_pipeline import files
 from input_pipeline.errors import UserError
 from input_pipeline.records.record import LABELS
 from legion_jax.display import web
 from legion_jax.evaluate.report import (
     curves as curves_lib,
-)
-from legion_jax.evaluate.report import (
     gallery,
     items,
     photos,
@@ -49,7 +48,7 @@ def write_report(output: epath.PathLike, source: photos.Photos, *,
     chosen = worst(found, max_photos)
     path = run.path / "report.html"
     environment = web.environment(gallery.TEMPLATES)
-    with web.whole_file(path) as file:
+    with files.whole_file(path) as file:
         for part in environment.get_template("report.html").generate(
                 view=view(run, found, len(chosen)), items=items,
                 config=gallery.config(items.SORTS, items.MARKS)):

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from legion_jax.display import web
+from legion_jax.display import numbers
 from legion_jax.evaluate.report.folder import Evaluation
 
 # Name and meaning of each measure. How a run counts it stands in its own `conventions`.
@@ -100,7 +100,7 @@ def cell(run: Evaluation, *path: str) -> Cell:
     if isinstance(value, int):
         return Cell(f"{value:,}")
     bar = value if 0 <= value <= 1 else None
-    return Cell(web.score(value), interval and span(interval) or "", bar)
+    return Cell(numbers.score(value), interval and span(interval) or "", bar)
 
 
 def span(interval: tuple[float, float]) -> str:
@@ -213,7 +213,7 @@ def robustness(run: Evaluation) -> Table | None:
             measures[path] = run.number(*path)
     if not measures:
         return None
-    clean = [DASH if value is None else Cell(web.score(value)) for value in measures.values()]
+    clean = [DASH if value is None else Cell(numbers.score(value)) for value in measures.values()]
     lines = [(Term("photos as they are"), clean)]
     for row in rows:
         cells = [_against(number_in(row, path), value) for path, value in measures.items()]
@@ -234,7 +234,7 @@ def _against(value: float | None, clean: float | None) -> Cell:
     if value is None:
         return DASH
     change = f"{100 * (value - clean) / clean:+.1f} %".replace("-", "−") if clean else ""
-    return Cell(web.score(value), change)
+    return Cell(numbers.score(value), change)
 
 
 def _words(value) -> str:

@@ -14,8 +14,7 @@ from fake_sid_set import encode_mask, mask_array
 from input_pipeline.datasets import open_dataset
 from input_pipeline.datasets.jsonl import FIELDS, REGION_FIELDS
 from input_pipeline.photos.regions import png_to_mask
-from input_pipeline.records import builder, manifest
-from input_pipeline.records import record as common
+from input_pipeline.records import builder, manifest, record as common
 from input_pipeline.records.dataset import Notes
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError

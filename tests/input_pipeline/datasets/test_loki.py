@@ -26,7 +26,7 @@ from fake_loki import (
 from input_pipeline.batches.examples import union_mask
 from input_pipeline.datasets import open_dataset
 from input_pipeline.datasets.loki import CATEGORIES
-from input_pipeline.records import builder, manifest
+from input_pipeline.records import builder, dataset, manifest
 from input_pipeline.records.dataset import image_hash
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError
@@ -104,7 +104,7 @@ def test_other_encodings_and_places_give_the_same(source, tmp_path, encoding, an
     one, two = (open_dataset("loki", str(root)) for root in (source, other))
     assert one.digest(one.splits()) == two.digest(two.splits())
     item = two.splits()["test"][0]
-    assert builder.read_item(two, "test", item)[1]["image"] == IMAGES["a.png"]
+    assert dataset.read_item(two, "test", item)[1]["image"] == IMAGES["a.png"]
 
 
 def test_a_zip_with_a_folder_around_it_is_read(source, tmp_path):

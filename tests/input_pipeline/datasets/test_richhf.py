@@ -121,9 +121,9 @@ def test_flavours_differ_in_what_counts_as_marked(source, tmp_path):
     assert np.array_equal(mask, expected)
     dataset = open_dataset("richhf/marked", str(source))
     items = dataset.splits()["train"]
-    kept = [builder.read_item(dataset, "train", item)[0]["status"] for item in items[:5]]
+    kept = [dataset.read_item(dataset, "train", item)[0]["status"] for item in items[:5]]
     assert kept == ["kept", "kept", "kept", "skipped", "kept"]
-    assert builder.read_item(dataset, "train", items[3])[0]["reason"] == "nothing marked"
+    assert dataset.read_item(dataset, "train", items[3])[0]["reason"] == "nothing marked"
 
 
 @pytest.mark.parametrize("place", [".", "images/train", "zip", "all in one zip"])
@@ -142,7 +142,7 @@ def test_images_may_lie_elsewhere(source, published, tmp_path, place):
             other = tmp_path / "images.zip"
     dataset = pickle.loads(pickle.dumps(open_dataset("richhf", str(other))))
     items = dataset.splits()["train"]
-    made = [builder.read_item(dataset, "train", item)[1] for item in items[:7]]
+    made = [dataset.read_item(dataset, "train", item)[1] for item in items[:7]]
     assert [m["image"] for m in made] == [
         _by_id(published)[f"train_{n}"]["image"] for n in range(7)]
 

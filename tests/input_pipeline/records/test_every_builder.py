@@ -13,8 +13,7 @@ from repository import ROOT, SUPPORT
 from sheet_pages import make_source
 
 from input_pipeline.datasets import ALL, open_dataset
-from input_pipeline.records import builder as builder_lib
-from input_pipeline.records import manifest
+from input_pipeline.records import builder as builder_lib, manifest
 from input_pipeline.records.prepared import find_version, open_split
 from input_pipeline.records.record import DataError
 

@@ -12,8 +12,7 @@ from fake_synthscars import DEFECTS, GOOD, IMAGES, encode_image, write_split
 from rich.console import Console
 
 from input_pipeline.datasets import open_dataset
-from input_pipeline.records import builder as builder_lib
-from input_pipeline.records import manifest
+from input_pipeline.records import builder as builder_lib, dataset, manifest
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError
 from tools import prepare_data
@@ -104,7 +103,7 @@ def test_an_interrupted_build_is_never_read_as_complete(source, tmp_path, monkey
             raise KeyboardInterrupt
         return complete(dataset, split, item)
 
-    complete = builder_lib.read_item
+    complete = dataset.read_item
     monkeypatch.setattr(builder_lib, "read_item", stop)
     with pytest.raises(KeyboardInterrupt):
         prepare(source, tmp_path, config="published")

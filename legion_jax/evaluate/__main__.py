@@ -1,0 +1,80 @@
+"""Score a checkpoint on a prepared data set.
+
+    python -m legion_jax.evaluate --checkpoint DIR --data_dir DIR --split test --output DIR
+
+Writes OUTPUT/metrics.json, with the convention behind every number, OUTPUT/rows.jsonl with one line
+per photo, and OUTPUT/report.html, which shows both. Run again after a stop it goes on where it was;
+on several hosts (--distributed) each takes its share.
+"""
+
+from absl import flags
+
+from input_pipeline import paths
+from legion_jax import command, distributed
+from legion_jax.evaluate import bootstrap, settings, text_scores
+from legion_jax.evaluate.run import Scoring, Task, facts_of, open_source, run
+from legion_jax.evaluate.terminal import show
+from legion_jax.predict.predictor import Predictor
+
+
+def main() -> None:
+    """Evaluate as the command line says."""
+    _define_flags()
+    hosts = distributed.define_flag()
+
+    def on_this_host() -> None:
+        with distributed.joined(hosts.value):
+            if hosts.value:
+                distributed.end_on_sigterm()
+            _evaluate(flags.FLAGS)
+
+    command.run(on_this_host)
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
+    flags.DEFINE_string("data_dir", None, "Folder written by tools.prepare_data.")
+    flags.DEFINE_string("split", "test", "Split, a slice such as test[:100], several joined by +, "
+                        "or all.")
+    flags.DEFINE_string("output", None, "Folder for metrics.json and rows.jsonl.")
+    flags.DEFINE_integer("batch_size", 8, "Photos per compiled call.", lower_bound=1)
+    flags.DEFINE_string("robustness", "", "Damage to photos: all, or names such as jpeg,blur=5 "
+                        "(see input_pipeline/photos/perturbations.py).")
+    flags.DEFINE_string("css_model", "", "Sentence encoder for CSS: a folder or a name on the "
+                        "Hugging Face hub; empty: no CSS.")
+    flags.DEFINE_integer("resamples", bootstrap.RESAMPLES, "Bootstrap resamples for the intervals; "
+                         "0: none.", lower_bound=0)
+    flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the resamples.")
+    flags.DEFINE_string("compat", "", "legion: the conventions of LEGION's evaluation.")
+    flags.DEFINE_bool("int8", False, "Hold the language model's kernels in int8.")
+    flags.mark_flags_as_required(["checkpoint", "data_dir", "output"])
+
+
+def _evaluate(asked: flags.FlagValues) -> None:
+    conventions = settings.compatible(asked.compat)
+    damage = settings.parse_robustness(asked.robustness, compat=asked.compat)
+    if asked.compat:
+        print(settings.explain(asked.compat))
+    encode = text_scores.encoder(asked.css_model) if asked.css_model else None
+    source = open_source(asked.data_dir, asked.split)
+    output = paths.folder(asked.output, "--output")
+    output.mkdir(parents=True, exist_ok=True)
+    opened = []
+
+    def predictor() -> Predictor:
+        """Loaded only where there is a photo left to predict."""
+        if not opened:
+            opened.append(Predictor.from_folder(asked.checkpoint, batch_size=asked.batch_size,
+                                                int8=asked.int8))
+        return opened[0]
+
+    facts = facts_of(asked.checkpoint, asked.data_dir, asked.split, source, int8=asked.int8)
+    scoring = Scoring(conventions, encode, asked.css_model, asked.resamples, asked.bootstrap_seed)
+    result = run(Task(source, facts, predictor), output, scoring, folder=asked.checkpoint,
+                 damage=damage)
+    if result is not None:
+        show(result)
+
+
+if __name__ == "__main__":
+    main()
