@@ -1,4 +1,4 @@
-"""The rules of the house that no linter knows: names, sizes, pages at the doors, true references."""
+"""The rules of the house that no linter knows: names, sizes, pages at doors, true references."""
 
 import ast
 import collections
@@ -75,8 +75,8 @@ def test_commands_and_files_that_pages_name_are_there():
         for link in re.findall(r"\]\(([^)#:]+)\)", text):
             if not (page.parent / link).exists():
                 wrong.append(f"{page.relative_to(ROOT)}: ({link})")
-        for name in set(re.findall(r"`((?:legion_jax|input_pipeline|experiments|tools|tests)/[\w/.]+"
-                                   r"\.(?:py|md|sh|yaml))`", text)):
+        for name in set(re.findall(r"`((?:legion_jax|input_pipeline|experiments|tools|tests)"
+                                   r"/[\w/.]+\.(?:py|md|sh|yaml))`", text)):
             if not (ROOT / name).exists():
                 wrong.append(f"{page.relative_to(ROOT)}: {name}")
     assert not wrong
