@@ -11,7 +11,8 @@ from absl import flags
 
 from input_pipeline import paths
 from legion_jax import command, distributed
-from legion_jax.evaluate import bootstrap, settings, text_scores
+from legion_jax.evaluate import settings, text_scores
+from legion_jax.evaluate.intervals import RESAMPLES
 from legion_jax.evaluate.run import Scoring, Task, facts_of, open_source, run
 from legion_jax.evaluate.terminal import show
 from legion_jax.predict.predictor import Predictor
@@ -42,7 +43,7 @@ def _define_flags() -> None:
                         "(see input_pipeline/photos/perturbations.py).")
     flags.DEFINE_string("css_model", "", "Sentence encoder for CSS: a folder or a name on the "
                         "Hugging Face hub; empty: no CSS.")
-    flags.DEFINE_integer("resamples", bootstrap.RESAMPLES, "Bootstrap resamples for the intervals; "
+    flags.DEFINE_integer("resamples", RESAMPLES, "Bootstrap resamples for the intervals; "
                          "0: none.", lower_bound=0)
     flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the resamples.")
     flags.DEFINE_string("compat", "", "legion: the conventions of LEGION's evaluation.")

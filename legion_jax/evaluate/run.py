@@ -18,12 +18,8 @@ from input_pipeline.batches import examples
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import DataError
-from legion_jax.evaluate import (
-    bootstrap,
-    chunks,
-    settings as settings_lib,
-    summary as summary_lib,
-)
+from legion_jax.evaluate import chunks, settings as settings_lib, text_scores
+from legion_jax.evaluate.intervals import RESAMPLES, bootstrap_intervals
 from legion_jax.evaluate.photo_rows import Source, predicted
 from legion_jax.evaluate.report import write_report
 from legion_jax.evaluate.report.photos import RecordPhotos
@@ -122,13 +118,13 @@ class Scoring:
     settings: Settings
     encode: Callable[[list[str]], np.ndarray] | None = None
     css_model: str = ""
-    resamples: int = bootstrap.RESAMPLES
+    resamples: int = RESAMPLES
     seed: int = 0
 
     def result(self, rows: list[dict], facts: dict, folder: str) -> dict:
         """metrics.json but for robustness; sets `css` of the rows where there is an encoder."""
         if self.encode:
-            summary_lib.add_css(rows, self.encode)
+            text_scores.add_css(rows, self.encode)
         rule = self.settings.pixel_rule
         return {"checkpoint": folder, "data": facts["data"], "split": facts["split"],
                 "settings": facts | dataclasses.asdict(self.settings) | {
@@ -137,7 +133,7 @@ class Scoring:
                 "conventions": settings_lib.conventions(
                     self.settings, css_model=self.css_model, resamples=self.resamples),
                 **summary(rows, rule=rule),
-                "intervals": bootstrap.intervals(rows, resamples=self.resamples, seed=self.seed,
+                "intervals": bootstrap_intervals(rows, resamples=self.resamples, seed=self.seed,
                                                  rule=rule)}
 
 

@@ -14,7 +14,7 @@ from made_rows import prediction, record
 from input_pipeline.errors import UserError
 from input_pipeline.photos import regions
 from input_pipeline.records import prepared
-from legion_jax.evaluate import chunks, run as run_lib, settings as settings_lib, summary
+from legion_jax.evaluate import chunks, run as run_lib, settings as settings_lib, summary, terminal
 from legion_jax.evaluate.photo_rows import Source
 from legion_jax.evaluate.settings import DEFAULT
 from legion_jax.predict.predictor import Predictor
@@ -87,7 +87,7 @@ def test_both_files_say_the_same(tmp_path, capsys):
     assert result["intervals"]["localisation.mean.f1"] == [1, 1]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "metrics.json", "report.html", "rows.jsonl", "settings.json"]
-    run_lib.show(result)
+    terminal.show(result)
     assert "1.00-1.00" in capsys.readouterr().out
 
 
@@ -136,7 +136,7 @@ def test_damaged_photos_are_evaluated_level_by_level(tmp_path, small_chunks):
     own = json.loads((place / "metrics.json").read_text())
     assert own["settings"]["perturbation"] == "noise" and own["settings"]["level"] == 1
     assert run(made_up(4), tmp_path, Finder(stop=0), damage=damage) == result
-    run_lib.show(result)
+    terminal.show(result)
 
 
 def test_the_published_rule_changes_the_truth(tmp_path):

@@ -205,11 +205,3 @@ def test_results_fit_json():
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert set(result["categories"]) == {"human", "scene"}
     assert summary.summary([])["localisation"]["num_images"] == 0
-
-
-def test_an_encoder_adds_css():
-    rows = random_rows(4, 30)
-    summary.add_css(rows, lambda group: np.array([[len(text), 1.0] for text in group]))
-    assert all((row["css"] is None) == (row["rouge_l"] is None) for row in rows)
-    scored = [row["css"] for row in rows if row["css"] is not None]
-    assert summary.summary(rows)["text"]["css"] == pytest.approx(np.mean(scored)) and scored

@@ -27,7 +27,8 @@ from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax import command, config as config_lib
 from legion_jax.convert import to_torch
 from legion_jax.display import numbers
-from legion_jax.evaluate import mask_scores, run as run_lib, settings
+from legion_jax.evaluate import mask_scores, run as run_lib, settings, weighted
+from legion_jax.evaluate.terminal import show
 from legion_jax.predict import result_files
 from legion_jax.predict.predictor import Predictor
 from legion_jax.train.run import train
@@ -69,7 +70,8 @@ def score_row(name: str, result: dict, *, judged: bool = True) -> ScoreRow:
 
 def constant_mask(name: str, counts: np.ndarray) -> ScoreRow:
     """Score of a mask that does not look at the photo."""
-    return score_row(name, {"localisation": mask_scores.localisation(counts)}, judged=False)
+    scores = weighted.values(mask_scores.localisation(counts), len(counts))
+    return score_row(name, {"localisation": scores}, judged=False)
 
 
 def score(root: pathlib.Path, config, source) -> tuple[list[ScoreRow], list[dict], Predictor]:
@@ -82,7 +84,7 @@ def score(root: pathlib.Path, config, source) -> tuple[list[ScoreRow], list[dict
     result = run_lib.run(task, epath.Path(root / "evaluation"),
                          run_lib.Scoring(settings.DEFAULT), folder=run)
     rows = [json.loads(line) for line in (root / "evaluation/rows.jsonl").read_text().splitlines()]
-    run_lib.show(result)
+    show(result)
     untrained = Predictor.untrained(
         config_lib.tiny(trained.tokenizer.vocab_size),
         trained.tokenizer, question=trained.question, batch_size=size)
