@@ -60,7 +60,7 @@ def judged(predictor: Predictor, source: Sequence,
 
 def calibrate(folder: str, data_dir: str, split: str, *, batch_size: int) -> dict:
     """Fit and save; returns what is saved beside the temperature, and the temperature."""
-    classes = checkpoint.read_meta(folder)["config"].verdict_classes
+    classes = checkpoint.read_meta(folder).config.verdict_classes
     if not classes:
         raise CalibrationError(f"{folder}: the checkpoint has no verdict head to calibrate")
     place = prepared.find_version(data_dir)

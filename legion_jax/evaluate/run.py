@@ -106,7 +106,7 @@ def facts_of(folder: str, data_dir: str, split: str, source: Source, *,
     meta, base = checkpoint.read_meta(folder), checkpoint.base_of(folder)
     data = manifest.read_summary(prepared.find_version(data_dir))
     return {"format": settings_lib.FORMAT, "checkpoint": base["fingerprint"], "step": base["step"],
-            "temperature": calibration.load(folder), "question": meta.get("question", {}),
+            "temperature": calibration.load(folder), "question": meta.question,
             "data": f"{data['dataset']}/{data['config']}", "content": data["content"],
             "split": split, "records": len(source), "int8": int8}
 

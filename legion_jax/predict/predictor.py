@@ -34,7 +34,7 @@ from legion_jax.predict.programs import (
 from legion_jax.predict.quantize import quantize
 from legion_jax.predict.sampling import Sampling
 from legion_jax.predict.scheduler import Job, Scheduler
-from legion_jax.weights import checkpoint
+from legion_jax.weights.checkpoint import Checkpoint
 
 GREEDY = Sampling()
 
@@ -102,13 +102,12 @@ class Predictor:
 
         Raises CheckpointError, TokenizerError.
         """
-        meta = checkpoint.read_meta(folder)
-        config = meta["config"]
+        opened = Checkpoint.open(folder)
+        config = opened.meta.config
         mesh = inference_mesh(config, devices)
-        params = checkpoint.load_params(folder, param_tree.flatten(abstract_params(config, mesh)))
+        params = opened.load(param_tree.flatten(abstract_params(config, mesh)))
         return cls(config, quantize(params) if int8 else params,
-                   Tokenizer.from_folder(epath.Path(folder) / "tokenizer"),
-                   question=question or Question(**meta.get("question", {})),
+                   opened.tokenizer, question=question or Question(**opened.meta.question),
                    batch_size=batch_size, group=group, sampling=sampling, int8=int8, mesh=mesh,
                    temperature=calibration.load(folder) or 1.0)
 

@@ -15,7 +15,7 @@ from legion_jax.evaluate import calibration_fit
 from legion_jax.evaluate.calibration_fit import CalibrationError
 from legion_jax.predict import calibration
 from legion_jax.predict.predictor import Predictor
-from legion_jax.weights import checkpoint
+from legion_jax.weights import legion_json
 from legion_jax.weights.checkpoint import CheckpointError
 from tools import calibrate
 
@@ -80,7 +80,7 @@ def test_labels_become_classes_as_in_training():
 @pytest.fixture
 def run(config, tmp_path):
     """A training run with two finished checkpoints, as far as calibration looks at it."""
-    checkpoint.write_meta(tmp_path, dataclasses.replace(config), base=None)
+    legion_json.write_meta(tmp_path, dataclasses.replace(config), base=None)
     for step in (3, 7):
         (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
     return tmp_path
@@ -104,7 +104,7 @@ def test_a_run_that_went_on_is_not_calibrated(run):
 
 def test_another_checkpoint_in_its_place_is_not_calibrated(run, config):
     calibration.save(run, 1.25)
-    checkpoint.write_meta(run, config, base=None, other=True)
+    legion_json.write_meta(run, config, base=None, other=True)
     with pytest.raises(CheckpointError, match="fitted on checkpoint with SHA-256"):
         calibration.load(run)
 

@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import stored_params
 from small_data import SPEC, damage, make_config
 
 from experiments import base
@@ -17,7 +18,7 @@ from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from legion_jax.config import tiny
 from legion_jax.models import param_tree
 from legion_jax.train import data as train_data, frozen_features, losses
-from legion_jax.weights import checkpoint, params_files
+from legion_jax.weights import checkpoint, legion_json, params_files
 
 SMALL = dataclasses.replace(SPEC, clip_size=128, sam_canvas=128, sam_longest=128)
 
@@ -34,8 +35,8 @@ def data(tmp_path_factory):
     model = tiny(tokenizer.vocab_size)
     params = param_tree.flatten(param_tree.new_params(model, jax.random.key(0)))
     (root / "weights").mkdir()
-    params_files.save_params(root / "weights", params)
-    checkpoint.write_meta(root / "weights", model, base=None, trained=[])
+    stored_params.save_params(root / "weights", params)
+    legion_json.write_meta(root / "weights", model, base=None, trained=[])
     return root
 
 
@@ -47,7 +48,7 @@ def run_config(data, **knobs):
 
 
 def model_of(data):
-    return checkpoint.read_meta(data / "weights")["config"]
+    return checkpoint.read_meta(data / "weights").config
 
 
 def make(data, config, **options):
