@@ -44,23 +44,27 @@ def show(result: dict, run: Evaluation) -> None:
                   f"that only A has, {result['num_only_b']} that only B has")
 
 
-if __name__ == "__main__":
-    OUTPUT = flags.DEFINE_string("output", None, "Folder for compare.json and compare.html.",
-                                 required=True)
-    DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data set, for the photos.")
-    MAX_PHOTOS = flags.DEFINE_integer("max_photos", comparison.MAX_PHOTOS,
-                                      "Photos in the page, those that differ most.", lower_bound=0)
-    SAMPLES = flags.DEFINE_integer("resamples", RESAMPLES, "Bootstrap resamples.", lower_bound=1)
-    SEED = flags.DEFINE_integer("seed", 0, "Of the resamples.", lower_bound=0)
+def main() -> None:
+    """Compare the two folders on the command line."""
+    flags.DEFINE_string("output", None, "Folder for compare.json and compare.html.", required=True)
+    flags.DEFINE_string("data_dir", None, "Prepared data set, for the photos.")
+    flags.DEFINE_integer("max_photos", comparison.MAX_PHOTOS,
+                         "Photos in the page, those that differ most.", lower_bound=0)
+    flags.DEFINE_integer("resamples", RESAMPLES, "Bootstrap resamples.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Of the resamples.", lower_bound=0)
+    asked = flags.FLAGS
 
-    def main(first: str, second: str) -> None:
-        """Compares the two folders on the command line."""
-        output = paths.folder(OUTPUT.value, "--output")
+    def compare(first: str, second: str) -> None:
+        output = paths.folder(asked.output, "--output")
         a, b = open_evaluation(first), open_evaluation(second)
-        compared = comparison.compare(a, b, resamples=SAMPLES.value, seed=SEED.value)
-        result = comparison.write_comparison(output, compared, max_photos=MAX_PHOTOS.value,
-                                             picture=pictures(DATA_DIR.value, a, b))
+        compared = comparison.compare(a, b, resamples=asked.resamples, seed=asked.seed)
+        result = comparison.write_comparison(output, compared, max_photos=asked.max_photos,
+                                             picture=pictures(asked.data_dir, a, b))
         show(result, a)
         print(f"{output / 'compare.html'}")
 
-    command.run(main, arguments=("RUN_A", "RUN_B"))
+    command.run(compare, arguments=("RUN_A", "RUN_B"))
+
+
+if __name__ == "__main__":
+    main()

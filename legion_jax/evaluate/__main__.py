@@ -13,9 +13,10 @@ from input_pipeline import paths
 from legion_jax import command, distributed
 from legion_jax.evaluate import settings, text_scores
 from legion_jax.evaluate.intervals import RESAMPLES
-from legion_jax.evaluate.run import Scoring, Task, facts_of, open_source, run
+from legion_jax.evaluate.run import Scoring, Task, facts_of, open_data, run
 from legion_jax.evaluate.terminal import show
 from legion_jax.predict.predictor import Predictor
+from legion_jax.weights.checkpoint import Checkpoint
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
         with distributed.joined(hosts.value):
             if hosts.value:
                 distributed.end_on_sigterm()
-            _evaluate(flags.FLAGS)
+            evaluate(flags.FLAGS)
 
     command.run(on_this_host)
 
@@ -51,28 +52,21 @@ def _define_flags() -> None:
     flags.mark_flags_as_required(["checkpoint", "data_dir", "output"])
 
 
-def _evaluate(asked: flags.FlagValues) -> None:
+def evaluate(asked: flags.FlagValues) -> None:
+    """Evaluate as the flags `asked` say, on this host."""
     conventions = settings.compatible(asked.compat)
     damage = settings.parse_robustness(asked.robustness, compat=asked.compat)
     if asked.compat:
         print(settings.explain(asked.compat))
     encode = text_scores.encoder(asked.css_model) if asked.css_model else None
-    source = open_source(asked.data_dir, asked.split)
+    checkpoint, data = Checkpoint.open(asked.checkpoint), open_data(asked.data_dir, asked.split)
+    facts = facts_of(checkpoint, data, int8=asked.int8)
     output = paths.folder(asked.output, "--output")
     output.mkdir(parents=True, exist_ok=True)
-    opened = []
-
-    def predictor() -> Predictor:
-        """Loaded only where there is a photo left to predict."""
-        if not opened:
-            opened.append(Predictor.from_folder(asked.checkpoint, batch_size=asked.batch_size,
-                                                int8=asked.int8))
-        return opened[0]
-
-    facts = facts_of(asked.checkpoint, asked.data_dir, asked.split, source, int8=asked.int8)
+    task = Task(data.source, facts, lambda: Predictor.from_checkpoint(
+        checkpoint, batch_size=asked.batch_size, int8=asked.int8))
     scoring = Scoring(conventions, encode, asked.css_model, asked.resamples, asked.bootstrap_seed)
-    result = run(Task(source, facts, predictor), output, scoring, folder=asked.checkpoint,
-                 damage=damage)
+    result = run(task, output, scoring, folder=asked.checkpoint, damage=damage)
     if result is not None:
         show(result)
 

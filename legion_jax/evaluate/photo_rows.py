@@ -34,10 +34,10 @@ def truth_of(record: Mapping, size: tuple[int, int], *,
         return [], None
     marked = record["regions"]
     try:
-        found = [{"phrase": _text(phrase), "rle": regions.mask_to_rle(examples.region_mask(
+        separate = [{"phrase": _text(phrase), "rle": regions.mask_to_rle(examples.region_mask(
             record, number, size, rasteriser=rasteriser))}
             for number, phrase in enumerate(marked["phrase"])]
-        parts = [one["rle"] for one in found]
+        parts = [region["rle"] for region in separate]
         if record["union_mask"]:
             parts.append(regions.mask_to_rle(regions.png_to_mask(record["union_mask"])))
     except regions.RegionError as error:
@@ -46,26 +46,29 @@ def truth_of(record: Mapping, size: tuple[int, int], *,
     if sizes := {tuple(part["size"]) for part in parts} - {tuple(size)}:
         raise DataError(f"record {examples.record_id(record)}: a mask of {sizes.pop()} for a photo "
                         f"of {tuple(size)}")
-    whole = coco_mask.merge(parts)
-    return found, {"size": [int(side) for side in size], "counts": whole["counts"].decode("ascii")}
+    union = coco_mask.merge(parts)
+    return separate, {"size": [int(side) for side in size],
+                      "counts": union["counts"].decode("ascii")}
 
 
 def finish(known: dict, prediction: Prediction, *, settings: Settings) -> dict:
     """The row of a photo from its first half and what was predicted."""
-    found = [{"phrase": r.phrase, "span": [r.start, r.end], "detail": r.detail,
-              "rle": None if r.mask is None else regions.mask_to_rle(r.mask), "score": r.score}
-             for r in prediction.regions]
-    masks = [one["rle"] for one in found if one["rle"] is not None]
+    named = [{"phrase": region.phrase, "span": [region.start, region.end],
+              "detail": region.detail,
+              "rle": None if region.mask is None else regions.mask_to_rle(region.mask),
+              "score": region.score}
+             for region in prediction.regions]
+    masks = [region["rle"] for region in named if region["rle"] is not None]
     mask = prediction.mask
     row = known | {
         "failed": None, "verdict": prediction.verdict, "probability": prediction.probability,
         "fake_probability": prediction.fake_probability, "words": prediction.words,
         "words_agree": prediction.words_agree, "finished": prediction.finished,
         "explanation": prediction.explanation, "answer": prediction.answer,
-        "regions": found, "num_masks": len(masks), "mask_area": float(mask.mean()),
+        "regions": named, "num_masks": len(masks), "mask_area": float(mask.mean()),
         **_pixel_scores(mask, known["truth_rle"], settings)}
-    row["ious"] = region_scores.overlaps(masks, [one["rle"] for one in known["truth"]]).tolist()
-    return row | _text_scores(row)
+    truth = [region["rle"] for region in known["truth"]]
+    return row | {"ious": region_scores.overlaps(masks, truth).tolist()} | _text_scores(row)
 
 
 def fail(known: dict, reason: str, *, settings: Settings) -> dict:
@@ -116,19 +119,19 @@ class Source:
 
     def at(self, number: int) -> tuple[str, int, Sequence[Mapping]]:
         """(split, number in it, its records) of a record."""
-        place = int(np.searchsorted(self._ends, number, side="right"))
-        name, records = self.parts[place]
-        return name, number - int(self._ends[place]) + len(records), records
+        part = int(np.searchsorted(self._ends, number, side="right"))
+        name, records = self.parts[part]
+        return name, number - int(self._ends[part]) + len(records), records
 
 
 def _read(source: Source, number: int, settings: Settings):
     """(first half of the row, photo uint8[H, W, 3] or None, why there is none)."""
-    split, place, records = source.at(number)
+    split, own_number, records = source.at(number)
     try:
-        record = records[place]
+        record = records[own_number]
     except RecordError as error:
         # Nothing is known of it, not even its truth.
-        return {"id": f"{split}[{place}]", "split": split, "label": -1, "category": "",
+        return {"id": f"{split}[{own_number}]", "split": split, "label": -1, "category": "",
                 "generator": "", "size": [1, 1], "reference": "", "num_regions": 0, "truth": [],
                 "truth_rle": None}, None, str(error)
     try:

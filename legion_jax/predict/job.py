@@ -27,7 +27,7 @@ from legion_jax.predict.predictor import Predictor
 from legion_jax.predict.queues import WriteBehind
 from legion_jax.predict.read_ahead import Limits, ReadAhead
 from legion_jax.predict.sampling import Sampling
-from legion_jax.weights import checkpoint as checkpoint_lib
+from legion_jax.weights.checkpoint import Checkpoint
 
 JOB = "job.json"
 
@@ -145,10 +145,10 @@ class BatchJob:
 
 def _description(source: photo_sources.Source, checkpoint: str, options: Options) -> dict:
     """What makes a job another one."""
-    checkpoint_lib.read_meta(checkpoint)
+    opened = Checkpoint.open(checkpoint)
     return {
-        "checkpoint": checkpoint_lib.base_of(checkpoint)
-        | {"calibration": calibration.load(checkpoint)},
+        "checkpoint": dataclasses.asdict(opened.as_base())
+        | {"calibration": calibration.load(opened)},
         "source": source.identity(),
         "settings": {"explain": options.explain, "write": sorted(options.write),
                      "int8": options.int8} | dataclasses.asdict(options.sampling)}

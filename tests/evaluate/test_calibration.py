@@ -16,7 +16,7 @@ from legion_jax.evaluate.calibration_fit import CalibrationError
 from legion_jax.predict import calibration
 from legion_jax.predict.predictor import Predictor
 from legion_jax.weights import legion_json
-from legion_jax.weights.checkpoint import CheckpointError
+from legion_jax.weights.checkpoint import Checkpoint, CheckpointError
 from tools import calibrate
 
 data = small_data.data
@@ -87,26 +87,26 @@ def run(config, tmp_path):
 
 
 def test_a_folder_remembers_its_temperature(run):
-    assert calibration.load(run) is None
-    calibration.save(run, 1.25, split="validation", num_photos=9)
-    assert calibration.load(run) == 1.25
+    assert calibration.load(Checkpoint.open(run)) is None
+    calibration.save(Checkpoint.open(run), 1.25, split="validation", num_photos=9)
+    assert calibration.load(Checkpoint.open(run)) == 1.25
     saved = json.loads((run / "calibration.json").read_text())
     assert saved["step"] == 7 and saved["split"] == "validation"
     assert [p.name for p in run.iterdir() if p.name.startswith(".")] == []
 
 
 def test_a_run_that_went_on_is_not_calibrated(run):
-    calibration.save(run, 1.25)
+    calibration.save(Checkpoint.open(run), 1.25)
     (run / "checkpoints" / "9").mkdir()
     with pytest.raises(CheckpointError, match="fitted on step 7, but here is 9"):
-        calibration.load(run)
+        calibration.load(Checkpoint.open(run))
 
 
 def test_another_checkpoint_in_its_place_is_not_calibrated(run, config):
-    calibration.save(run, 1.25)
+    calibration.save(Checkpoint.open(run), 1.25)
     legion_json.write_meta(run, config, base=None, other=True)
     with pytest.raises(CheckpointError, match="fitted on checkpoint with SHA-256"):
-        calibration.load(run)
+        calibration.load(Checkpoint.open(run))
 
 
 @pytest.mark.parametrize("text", [
@@ -116,7 +116,7 @@ def test_another_checkpoint_in_its_place_is_not_calibrated(run, config):
 def test_a_damaged_file_is_named(run, text):
     (run / "calibration.json").write_text(text)
     with pytest.raises(CheckpointError, match="calibration.json"):
-        calibration.load(run)
+        calibration.load(Checkpoint.open(run))
 
 
 class StubPredictor:
@@ -138,11 +138,11 @@ class StubPredictor:
 def test_the_command_fits_all_labelled_photos(run, data, monkeypatch, capsys):
     source = prepared.open_split(data / "data", "train")
     labels = [int(source[i]["label"]) for i in range(24)]
-    monkeypatch.setattr(Predictor, "from_folder",
-                        lambda folder, batch_size: StubPredictor(labels))
+    monkeypatch.setattr(Predictor, "from_checkpoint",
+                        lambda checkpoint, batch_size: StubPredictor(labels))
     facts = calibrate.calibrate(str(run), str(data / "data"), "train", batch_size=5)
     # 19 of 24 are right, each with a margin of 9 / T: the optimum is log(19 / 5).
-    assert calibration.load(run) == pytest.approx(9 / np.log(19 / 5), rel=1e-4)
+    assert calibration.load(Checkpoint.open(run)) == pytest.approx(9 / np.log(19 / 5), rel=1e-4)
     assert facts["num_photos"] == 24 and facts["num_failed"] == 0
     assert facts["after"]["nll"] < facts["before"]["nll"]
     assert facts["after"]["ece"] == pytest.approx(0, abs=1e-4) and facts["before"]["ece"] > 0.2

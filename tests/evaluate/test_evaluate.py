@@ -1,6 +1,7 @@
 """The whole evaluation: its command, what a stop costs, damaged photos, and several hosts."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -14,10 +15,19 @@ from made_rows import prediction, record
 from input_pipeline.errors import UserError
 from input_pipeline.photos import regions
 from input_pipeline.records import prepared
-from legion_jax.evaluate import chunks, run as run_lib, settings as settings_lib, summary, terminal
+from legion_jax.evaluate import (
+    __main__ as evaluate_command,
+    chunks,
+    run as run_lib,
+    settings as settings_lib,
+    summary,
+    terminal,
+)
 from legion_jax.evaluate.photo_rows import Source
 from legion_jax.evaluate.settings import DEFAULT
 from legion_jax.predict.predictor import Predictor
+from legion_jax.weights import checkpoint
+from legion_jax.weights.checkpoint import Checkpoint
 
 data = small_data.data
 folder, tokenizer, photos = (
@@ -177,6 +187,25 @@ def test_the_command(folder, data, tmp_path):
     assert "Traceback" not in again.stderr
 
 
+def test_the_command_reads_the_checkpoints_legion_json_once(folder, data, tmp_path, monkeypatch):
+    parsed, loaded = [], []
+    parse_meta = checkpoint.parse_meta
+
+    def counted(path, content):
+        parsed.append(str(path))
+        return parse_meta(path, content)
+
+    monkeypatch.setattr(checkpoint, "parse_meta", counted)
+    monkeypatch.setattr(evaluate_command, "run",
+                        lambda task, *_, **__: loaded.extend([task.predictor, task.predictor]))
+    evaluate_command.evaluate(types.SimpleNamespace(
+        checkpoint=str(folder), data_dir=str(data / "data"), split="test", output=str(tmp_path),
+        compat="", robustness="", css_model="", batch_size=2, int8=False, resamples=0,
+        bootstrap_seed=0))
+    assert parsed == [str(folder / "legion.json")]
+    assert loaded[0] is loaded[1] and loaded[0].batch_size == 2
+
+
 def test_a_typing_error_costs_no_minutes(folder, data, tmp_path):
     for flag, message in (("--css_model=mini", "pip install -e '.[css]'"),
                           ("--split=holdout", "no split 'holdout'")):
@@ -190,18 +219,19 @@ def test_a_typing_error_costs_no_minutes(folder, data, tmp_path):
 def on_this_host(folder: str, data_dir: str, output: str) -> int:
     """Evaluate a split into `output` as the command does; how many photos this host predicted."""
     chunks.SIZE, chunks.POLL_SECONDS = 2, 0.05
-    source, seen = run_lib.open_source(data_dir, "test"), []
+    data, seen = run_lib.open_data(data_dir, "test"), []
+    opened = Checkpoint.open(folder)
 
     class Counted:
         def __init__(self):
-            self.predictor = Predictor.from_folder(folder, batch_size=2)
+            self.predictor = Predictor.from_checkpoint(opened, batch_size=2)
 
         def stream(self, items, *, explain):
-            for key, found in self.predictor.stream(items, explain=explain):
+            for key, answer in self.predictor.stream(items, explain=explain):
                 seen.append(key)
-                yield key, found
+                yield key, answer
 
-    task = run_lib.Task(source, run_lib.facts_of(folder, data_dir, "test", source), Counted)
+    task = run_lib.Task(data.source, run_lib.facts_of(opened, data), Counted)
     run_lib.run(task, epath.Path(output), run_lib.Scoring(DEFAULT, resamples=20), folder=folder,
                 damage=[("jpeg", 50.0)])
     return len(seen)

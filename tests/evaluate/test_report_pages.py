@@ -111,7 +111,7 @@ def test_what_the_evaluation_writes_is_shown(tmp_path):
               "settings": dataclasses.asdict(DEFAULT) | {"question": {"mask_slots": 4}},
               "conventions": settings.conventions(DEFAULT, resamples=20), **summary.summary(rows),
               "intervals": intervals.bootstrap_intervals(rows, resamples=20), "robustness": []}
-    run.write(tmp_path, result, rows)
+    run.finish(tmp_path, result, rows)
     write_report(tmp_path, {})
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     failed = [row["id"] for row in rows if row["failed"]]

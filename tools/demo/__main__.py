@@ -32,6 +32,7 @@ from legion_jax.evaluate.terminal import show
 from legion_jax.predict import result_files
 from legion_jax.predict.predictor import Predictor
 from legion_jax.train.run import train
+from legion_jax.weights.checkpoint import Checkpoint
 from tools.demo.demo_page import Aim, DemoReport, Example, ScoreRow, write_report
 
 NUM_TRAIN, NUM_TEST, PIECES = 4000, 120, 1024
@@ -77,10 +78,10 @@ def constant_mask(name: str, counts: np.ndarray) -> ScoreRow:
 def score(root: pathlib.Path, config, source) -> tuple[list[ScoreRow], list[dict], Predictor]:
     """Trained and untrained model and two constant masks on the held-out photos."""
     size, run, split = config.eval.batch_size, str(root / "run"), config.data.eval_split
-    trained = Predictor.from_folder(run, batch_size=size)
-    records = run_lib.open_source(root / "data", split)
-    task = run_lib.Task(records, run_lib.facts_of(run, str(root / "data"), split, records),
-                        lambda: trained)
+    checkpoint = Checkpoint.open(run)
+    trained = Predictor.from_checkpoint(checkpoint, batch_size=size)
+    data = run_lib.open_data(root / "data", split)
+    task = run_lib.Task(data.source, run_lib.facts_of(checkpoint, data), lambda: trained)
     result = run_lib.run(task, epath.Path(root / "evaluation"),
                          run_lib.Scoring(settings.DEFAULT), folder=run)
     rows = [json.loads(line) for line in (root / "evaluation/rows.jsonl").read_text().splitlines()]
