@@ -54,7 +54,7 @@ def _define_flags() -> None:
 
 def evaluate(asked: flags.FlagValues) -> None:
     """Evaluate as the flags `asked` say, on this host."""
-    conventions = settings.compatible(asked.compat)
+    counting = settings.compatible(asked.compat)
     damage = settings.parse_robustness(asked.robustness, compat=asked.compat)
     if asked.compat:
         print(settings.explain(asked.compat))
@@ -65,7 +65,7 @@ def evaluate(asked: flags.FlagValues) -> None:
     output.mkdir(parents=True, exist_ok=True)
     task = Task(data.source, facts, lambda: Predictor.from_checkpoint(
         checkpoint, batch_size=asked.batch_size, int8=asked.int8))
-    scoring = Scoring(conventions, encode, asked.css_model, asked.resamples, asked.bootstrap_seed)
+    scoring = Scoring(counting, encode, asked.css_model, asked.resamples, asked.bootstrap_seed)
     result = run(task, output, scoring, folder=asked.checkpoint, damage=damage)
     if result is not None:
         show(result)

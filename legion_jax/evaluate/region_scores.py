@@ -98,8 +98,8 @@ def average_precision(scores: np.ndarray, hits: np.ndarray, num_truth: np.ndarra
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     areas = np.full(len(num_truth), np.nan)
     for row in np.flatnonzero(num_truth):
-        places = np.searchsorted(num_hits[row] / num_truth[row], _RECALLS, side="left")
-        areas[row] = np.append(best[row], 0)[places].mean()
+        points = np.searchsorted(num_hits[row] / num_truth[row], _RECALLS, side="left")
+        areas[row] = np.append(best[row], 0)[points].mean()
     return areas
 
 

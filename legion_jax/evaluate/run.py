@@ -68,18 +68,17 @@ def open_data(data_dir: epath.PathLike, split: str) -> Data:
     return Data(source, f"{data_set['dataset']}/{data_set['config']}", data_set["content"], split)
 
 
-def evaluate(predictor: Predictor, source: Sequence, *, progress: bool = True,
-             settings: Settings = DEFAULT) -> tuple[dict, list[dict]]:
-    """Predict every record once, in memory.
+def evaluate(predictor: Predictor, records: Sequence) -> tuple[dict, list[dict]]:
+    """Predict every record of one split once, in memory, by the usual settings.
 
     Returns:
         (`summary.summary` of the rows, rows in the order of the records as of `photo_rows`).
     """
-    source = source if isinstance(source, Source) else Source([("", source)])
-    rows = dict(tqdm(predicted(predictor, source, range(len(source)), settings=settings),
-                     total=len(source), desc="evaluating", unit="photo", disable=not progress))
-    ordered = [rows[number] for number in range(len(source))]
-    return summary(ordered, rule=settings.pixel_rule), ordered
+    source = Source([("", records)])
+    by_number = dict(tqdm(predicted(predictor, source, range(len(source)), settings=DEFAULT),
+                          total=len(source), desc="evaluating", unit="photo"))
+    rows = [by_number[number] for number in range(len(source))]
+    return summary(rows, rule=DEFAULT.pixel_rule), rows
 
 
 @dataclasses.dataclass(frozen=True)

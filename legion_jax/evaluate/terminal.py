@@ -37,13 +37,13 @@ def show(result: dict) -> None:
         console.print(_robustness(result["robustness"]))
 
 
-def _localisation(places: dict, intervals: dict) -> Table:
+def _localisation(averages: dict, intervals: dict) -> Table:
     table = Table("localisation", "fg IoU", "bg IoU", "mIoU", "F1", "photos")
     for name, count in (("mean", "num_images"), ("mean_with_artifacts", "num_with_artifacts"),
                         ("pooled", "num_images")):
         table.add_row(name.removeprefix("mean_").replace("_", " "), *(
-            score(places[name][k]) + _interval(intervals.get(f"localisation.{name}.{k}"))
-            for k in ("fg_iou", "bg_iou", "miou", "f1")), str(places[count]))
+            score(averages[name][k]) + _interval(intervals.get(f"localisation.{name}.{k}"))
+            for k in ("fg_iou", "bg_iou", "miou", "f1")), str(averages[count]))
     return table
 
 

@@ -142,8 +142,8 @@ def block(rows: Sequence[dict]) -> dict:
     """
     judged = np.array([row["label"] >= 0 and (row["fake_probability"] is not None
                                               or bool(row["failed"])) for row in rows], bool)
-    places = np.flatnonzero(judged)
-    rows = [rows[place] for place in places]
+    numbers = np.flatnonzero(judged)
+    rows = [rows[number] for number in numbers]
     answered = np.array([row["fake_probability"] is not None for row in rows], bool)
     if not answered.any():
         return {}
@@ -156,7 +156,7 @@ def block(rows: Sequence[dict]) -> dict:
         tree[f"by_{name}"], tree[f"mean_accuracy_of_{plural}"] = _by_part(
             [row[name] for row in rows], right)
     tree["by_generator"], _ = _by_part([row["generator"] for row in rows], right)
-    return weighted.among(places, tree)
+    return weighted.among(numbers, tree)
 
 
 def groups(detected: Mapping) -> dict[str, dict]:

@@ -34,10 +34,10 @@ def mean(values: Sequence[float | None] | np.ndarray,
     return lambda draws: ratio(draws @ values, draws @ ones)
 
 
-def among(places: np.ndarray, tree: Any) -> Any:
-    """A tree over some photos as a tree over all: `places` int[M] says which of all they are."""
+def among(photos: np.ndarray, tree: Any) -> Any:
+    """A tree over M photos as a tree over all: `photos` int[M] are their numbers among all."""
     def spread(score: Score) -> Score:
-        return lambda draws: score(draws[:, places])
+        return lambda draws: score(draws[:, photos])
     return _replaced(tree, spread)
 
 

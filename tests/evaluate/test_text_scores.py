@@ -33,8 +33,8 @@ def letters(texts_: list[str]) -> np.ndarray:
 
 
 def test_cosines_by_hand():
-    found = text_scores.cosines(["aab", "a", "", "c"], ["ab", "b", "ab", "cc"], letters)
-    assert found == pytest.approx([3 / np.sqrt(10), 0, 0, 1])
+    cosines = text_scores.cosines(["aab", "a", "", "c"], ["ab", "b", "ab", "cc"], letters)
+    assert cosines == pytest.approx([3 / np.sqrt(10), 0, 0, 1])
     assert text_scores.cosines([], [], letters) == []
     with pytest.raises(ValueError, match="2 predictions, but 1 references"):
         text_scores.cosines(["a", "b"], ["a"], letters)

@@ -157,11 +157,11 @@ UNIFD = {
 
 
 def test_the_columns_of_the_papers_table_come_out_of_unifds_row():
-    found = verdict_scores.grouped(UNIFD)
-    assert {name: round(column["accuracy"], 2) for name, column in found.items()} == {
+    columns = verdict_scores.grouped(UNIFD)
+    assert {name: round(column["accuracy"], 2) for name, column in columns.items()} == {
         "GANs": 95.25, "Deepfakes": 66.60, "CRN": 59.50, "IMLE": 72.00, "SITD": 63.00,
         "SAN": 57.50, "Diffusion": 82.02}
-    assert not any(column["missing"] for column in found.values())
+    assert not any(column["missing"] for column in columns.values())
 
 
 def test_the_columns_name_every_test_set_of_the_builder():
@@ -170,9 +170,9 @@ def test_the_columns_name_every_test_set_of_the_builder():
 
 
 def test_a_column_says_what_it_lacks():
-    found = verdict_scores.grouped({"progan": 0.5, "crn": 1.0, "holiday": 0.0})
-    assert set(found) == {"GANs", "CRN"} and found["GANs"]["sets"] == ["progan"]
-    assert found["GANs"]["missing"] == ["cyclegan", "biggan", "stylegan", "gaugan", "stargan"]
+    columns = verdict_scores.grouped({"progan": 0.5, "crn": 1.0, "holiday": 0.0})
+    assert set(columns) == {"GANs", "CRN"} and columns["GANs"]["sets"] == ["progan"]
+    assert columns["GANs"]["missing"] == ["cyclegan", "biggan", "stylegan", "gaugan", "stargan"]
 
 
 def row(label, fake, **facts):
@@ -186,16 +186,16 @@ def test_parts_of_a_data_set():
             row(1, 0.2, split="crn", category="dog", generator="crn"),
             row(-1, 0.9, split="crn", category="cat"),
             row(2, None, split="crn", generator="crn", failed="broken")]
-    found = judged(rows)
-    assert found["by_split"] == {"crn": {"accuracy": 0.0, "num": 2},
-                                 "progan": {"accuracy": 1.0, "num": 2}}
-    assert found["by_category"] == {"dog": {"accuracy": 0.5, "num": 2}}
-    assert found["by_generator"] == {"crn": {"accuracy": 0.0, "num": 2}}
-    assert found["mean_accuracy_of_splits"] == 0.5 and found["accuracy"] == 0.5
-    assert found["num"] == 4 and found["num_unanswered"] == 1
-    columns = verdict_scores.groups(found)
+    scores = judged(rows)
+    assert scores["by_split"] == {"crn": {"accuracy": 0.0, "num": 2},
+                                  "progan": {"accuracy": 1.0, "num": 2}}
+    assert scores["by_category"] == {"dog": {"accuracy": 0.5, "num": 2}}
+    assert scores["by_generator"] == {"crn": {"accuracy": 0.0, "num": 2}}
+    assert scores["mean_accuracy_of_splits"] == 0.5 and scores["accuracy"] == 0.5
+    assert scores["num"] == 4 and scores["num_unanswered"] == 1
+    columns = verdict_scores.groups(scores)
     assert columns["GANs"]["accuracy"] == 1 and columns["CRN"]["accuracy"] == 0
-    assert json.loads(json.dumps(found)) == found
+    assert json.loads(json.dumps(scores)) == scores
 
 
 def test_without_a_verdict_or_a_label_there_is_nothing_to_score():

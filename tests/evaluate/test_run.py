@@ -78,7 +78,7 @@ def lines(output):
 
 def test_every_record_counts_once_at_its_own_size():
     source = made_up(5)
-    result, rows = run_lib.evaluate(Finder(), source.parts[0][1], progress=False)
+    result, rows = run_lib.evaluate(Finder(), source.parts[0][1])
     assert [r["id"] for r in rows] == [f"r{i}" for i in range(5)]
     assert all(sum(r["counts"]) == 320 for r in rows)
     assert result["localisation"]["mean"]["f1"] == result["matching"]["coco"]["map"] == 1
@@ -141,9 +141,9 @@ def test_damaged_photos_are_evaluated_level_by_level(tmp_path, small_chunks):
     assert (mild["name"], mild["level"], strong["level"]) == ("noise", 0.02, 1.0)
     assert mild["localisation"]["mean"]["f1"] == 1 > strong["localisation"]["mean"]["f1"]
     assert {"localisation", "detection", "text"} <= set(mild)
-    place = tmp_path / "robustness" / "noise_1"
-    assert len(lines(place)) == 4
-    own = json.loads((place / "metrics.json").read_text())
+    strongest = tmp_path / "robustness" / "noise_1"
+    assert len(lines(strongest)) == 4
+    own = json.loads((strongest / "metrics.json").read_text())
     assert own["settings"]["perturbation"] == "noise" and own["settings"]["level"] == 1
     assert run(made_up(4), tmp_path, Finder(stop=0), damage=damage) == result
     terminal.show(result)
@@ -245,8 +245,8 @@ def test_two_hosts_share_the_photos_and_agree_with_one(folder, data, tmp_path, m
                              str(tmp_path / "two"), hosts=2)
     assert seen == [6, 4]  # chunks of 2, 2 and 1, twice
     assert on_this_host(str(folder), str(data / "data"), str(tmp_path / "one")) == 10
-    for place in ("", "robustness/jpeg_50"):
-        ours, theirs = (lines(tmp_path / name / place) for name in ("two", "one"))
+    for output in ("", "robustness/jpeg_50"):
+        ours, theirs = (lines(tmp_path / name / output) for name in ("two", "one"))
         for one, other in zip(ours, theirs, strict=True):
             for name in ("probability", "fake_probability"):
                 assert one.pop(name) == pytest.approx(other.pop(name), abs=1e-5)
