@@ -6,6 +6,7 @@ Writes calibration.json into the checkpoint; predictions from it are calibrated 
 photos that neither trained the model nor will score it.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -42,19 +43,11 @@ def labelled(source: Sequence, failures: list[str]) -> Iterator[tuple[np.ndarray
 def judged(predictor: Predictor, source: Sequence,
            failures: list[str]) -> tuple[np.ndarray, list[int]]:
     """Verdict logits float32[N, classes] before calibration, and labels, of all labelled photos."""
-    logits, labels, group = [], [], []
-
-    def flush():
-        if group:
-            logits.append(predictor.verdict_logits([photo for photo, _ in group]))
-            labels.extend(label for _, label in group)
-            group.clear()
-
-    for item in tqdm(labelled(source, failures), desc="judging", unit="photo", total=len(source)):
-        group.append(item)
-        if len(group) == predictor.batch_size:
-            flush()
-    flush()
+    logits, labels = [], []
+    items = iter(tqdm(labelled(source, failures), desc="judging", unit="photo", total=len(source)))
+    while group := list(itertools.islice(items, predictor.batch_size)):
+        logits.append(predictor.verdict_logits([photo for photo, _ in group]))
+        labels += [label for _, label in group]
     return np.concatenate(logits) if logits else np.zeros((0, 2), np.float32), labels
 
 
