@@ -16,7 +16,7 @@ from input_pipeline.batches.stream import Stream
 from input_pipeline.errors import UserError
 from input_pipeline.records.record import RecordError
 
-LOG = logging.getLogger("legion_jax")
+LOG = logging.getLogger("input_pipeline")
 ENDLESS = 1 << 40
 
 

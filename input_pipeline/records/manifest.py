@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from input_pipeline import files
 from input_pipeline.records.dataset import DataSet, Item
 from input_pipeline.records.record import DataError
 
@@ -70,9 +71,7 @@ def write_summary(folder: epath.Path, dataset: DataSet, splits: dict[str, list[I
                "images_with_several_labels": sum(len(found) > 1 for found in labels.values()),
                "splits": {name: {k: dict(sorted(v.items())) if isinstance(v, Counter) else v
                                  for k, v in split.items()} for name, split in counts.items()}}
-    temporary = folder / f".{SUMMARY}.writing"
-    temporary.write_text(json.dumps(summary, indent=1) + "\n")
-    temporary.replace(folder / SUMMARY)
+    files.write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
 
 
 def read_summary(folder: epath.PathLike) -> dict:

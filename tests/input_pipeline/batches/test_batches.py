@@ -67,7 +67,7 @@ def test_worker_processes_give_the_same_batches():
 
 
 def test_a_bad_record_is_named_counted_and_replaced(caplog):
-    with caplog.at_level(logging.WARNING, "legion_jax"):
+    with caplog.at_level(logging.WARNING, "input_pipeline"):
         made = list(global_batches(1, 30))
     values = np.concatenate([batch["value"][:, 0] for batch in made])
     bad = np.concatenate([batch["bad"] for batch in made])
