@@ -14,10 +14,9 @@ from etils import epath
 from tqdm import tqdm
 
 from input_pipeline import files
-from input_pipeline.batches import examples
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
-from input_pipeline.records.record import DataError
+from input_pipeline.records.record import DataError, Record
 from legion_jax.evaluate import (
     bootstrap,
     chunks,
@@ -34,13 +33,13 @@ from legion_jax.predict.predictor import Predictor
 from legion_jax.weights import checkpoint
 
 
-def truth_of(record) -> tuple[np.ndarray, np.ndarray]:
+def truth_of(record: Record) -> tuple[np.ndarray, np.ndarray]:
     """Photo uint8[H, W, 3] and union of its regions bool[H, W] at the original size."""
-    name = examples.record_id(record)
-    image = images.read_image(record["image"], name=name)
-    truth = examples.union_mask(record, image.shape[:2])
+    image = images.read_image(record.image, name=record.id)
+    truth = record.marked(image.shape[:2])
     if truth is None:
-        raise DataError(f"record {name}: nobody marked its artifacts, so masks cannot be scored")
+        raise DataError(f"record {record.id}: nobody marked its artifacts, so masks "
+                        f"cannot be scored")
     return image, truth
 
 

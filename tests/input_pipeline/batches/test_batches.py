@@ -20,11 +20,11 @@ class BrokenError(UserError):
 def prepare(record, length):
     if record % 10 == 9:
         raise BrokenError(f"record {record}: torn")
-    return {"value": np.array([record, length]), "ids": np.full(length, record)}
+    return {"value": np.array([record, length]), "ids": np.full(length, record), "bad": 0}
 
 
 def blank(length):
-    return {"value": np.array([-1, length]), "ids": np.full(length, -1)}
+    return {"value": np.array([-1, length]), "ids": np.full(length, -1), "bad": 1}
 
 
 def rows(host=0, hosts=1, *, batch_size=8, sources=(range(37),)):
