@@ -48,9 +48,8 @@ def test_a_split_of_a_data_set(checkpoint, tmp_path):
     assert code == 0, log
     records = prepared.open_split(tmp_path / "data", "test[1:]")
     results = lines(tmp_path / "out/results.jsonl")
-    assert [r["image"] for r in results] == [record["id"].decode() for record in records]
-    assert [r["size"] for r in results] == [[record["height"], record["width"]]
-                                            for record in records]
+    assert [r["image"] for r in results] == [record.id for record in records]
+    assert [r["size"] for r in results] == [[record.height, record.width] for record in records]
     assert set(everything(tmp_path / "out")) == {"results.jsonl"}
     code, log = run(*command, "--split=test[:2]", log=tmp_path / "log")
     assert code == 1 and "source: split was test[1:], is now test[:2]" in log

@@ -51,20 +51,20 @@ def prepared(tmp_path_factory):
 def test_every_record_is_exact(prepared, split):
     _, made, built = prepared
     good, files = made[split]
-    records = {r["id"].decode().removeprefix(f"{split}_"): r
+    records = {r.id.removeprefix(f"{split}_"): r
                for r in open_split(built.data_path, split)}
     for source, (label, category, generator, group) in good:
         name = source["image"].removeprefix("./").removeprefix(f"{split}/")
         record = records.pop(name)
-        assert record["image"] == files[name]
-        assert record["file_name"].decode() == source["image"]
-        assert (record["label"], record["category"].decode(), record["generator"].decode()) == (
+        assert record.image == files[name]
+        assert record.file_name == source["image"]
+        assert (record.label, record.category, record.generator) == (
             label, category, generator)
-        assert record["group_id"].decode() == (group or hashlib.sha256(files[name]).hexdigest())
-        assert record["question"].decode() == QUESTION
-        assert record["caption"].decode() == source["conversations"][1]["value"].strip()
-        assert (record["width"], record["height"]) == (source["width"], source["height"])
-        assert not record["has_masks"] and record["dataset"] == b"fakeclue"
+        assert record.group_id == (group or hashlib.sha256(files[name]).hexdigest())
+        assert record.question == QUESTION
+        assert record.caption == source["conversations"][1]["value"].strip()
+        assert (record.width, record.height) == (source["width"], source["height"])
+        assert not record.has_masks and record.dataset == "fakeclue"
     assert set(records) == ({r["image"] for r in REPAIRED} if split == "test" else set())
 
 
@@ -134,7 +134,7 @@ def test_dedup_leaves_no_group_in_both_splits(tmp_path, packed):
     assert summary["splits"]["train"]["skipped"] == {}
     # Two videos that share faces with train and the document that is in both.
     assert summary["splits"]["test"]["skipped"]["group is also in train"] == 3
-    kept = {r["file_name"].decode() for r in open_split(built.data_path, "test")}
+    kept = {r.file_name for r in open_split(built.data_path, "test")}
     assert "test/ff++/fake/FaceSwap/c23/frames/300_400/7.png" in kept
     assert "doc/fake/a.png" not in kept
 

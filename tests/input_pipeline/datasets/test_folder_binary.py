@@ -31,22 +31,22 @@ def progan(tmp_path_factory):
 
 def test_every_image_comes_back_with_label_class_and_bytes(progan):
     _, files, built = progan
-    train = {r["file_name"].decode(): r for r in open_split(built.data_path, "train")}
+    train = {r.file_name: r for r in open_split(built.data_path, "train")}
     home = "progan_train/airplane"
-    expected = {f"{home}/0_real/{name}": (0, b"airplane", b"") for name, _ in FORMS}
-    expected[f"{home}/1_fake/again.png"] = (1, b"airplane", b"progan")
-    expected |= {f"progan_train/train/0_real/0000{i}.png": (0, b"train", b"") for i in (0, 1)}
-    expected |= {f"progan_train/train/1_fake/0002{i}.png": (1, b"train", b"progan")
+    expected = {f"{home}/0_real/{name}": (0, "airplane", "") for name, _ in FORMS}
+    expected[f"{home}/1_fake/again.png"] = (1, "airplane", "progan")
+    expected |= {f"progan_train/train/0_real/0000{i}.png": (0, "train", "") for i in (0, 1)}
+    expected |= {f"progan_train/train/1_fake/0002{i}.png": (1, "train", "progan")
                  for i in (2, 3)}
-    assert {name: (r["label"], r["category"], r["generator"])
+    assert {name: (r.label, r.category, r.generator)
             for name, r in train.items()} == expected
     for name, record in train.items():
-        assert record["image"] == files[name]
-        assert record["group_id"].decode() == hashlib.sha256(files[name]).hexdigest()
-        assert record["id"].decode() == f"train_{name}" and record["dataset"] == b"progan"
-        assert not record["has_masks"] and not len(record["regions"]["phrase"])
+        assert record.image == files[name]
+        assert record.group_id == hashlib.sha256(files[name]).hexdigest()
+        assert record.id == f"train_{name}" and record.dataset == "progan"
+        assert not record.has_masks and not record.regions
     turned = train[f"{home}/0_real/turned.jpg"]
-    assert (turned["height"], turned["width"]) == (24, 16)
+    assert (turned.height, turned.width) == (24, 16)
 
 
 def test_defects_are_counted_beside_the_published_number(progan):
@@ -141,7 +141,7 @@ def test_diffusion_models_share_their_real_images(tmp_path):
     summary = manifest.read_summary(built.data_path)["splits"]
     assert summary["guided"]["published"] == 2000 and summary["guided"]["label"] == {
         "0": 3, "1": 3}
-    assert [r["label"] for r in open_split(built.data_path, "dalle")].count(0) == 3
+    assert [r.label for r in open_split(built.data_path, "dalle")].count(0) == 3
 
 
 def test_missing_real_images_are_named(tmp_path):
