@@ -21,7 +21,7 @@ from experiments import tiny
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
-from input_pipeline.scarred_photos import __main__ as scarred_photos
+from input_pipeline.scarred_photos import dataset_folder
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax import command, config as config_lib
@@ -39,7 +39,7 @@ WANTED_F1, WANTED_ACCURACY = 0.50, 0.90
 
 def make_data(root: pathlib.Path, config) -> None:
     """Photos, prepared data set and tokenizer."""
-    scarred_photos.make_dataset(root / "photos", num_train=NUM_TRAIN, num_test=NUM_TEST,
+    dataset_folder.make_dataset(root / "photos", num_train=NUM_TRAIN, num_test=NUM_TEST,
                                 progress=True)
     prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
     if not (root / "tokenizer").exists():
@@ -161,7 +161,7 @@ def run(root: pathlib.Path) -> list[Aim]:
 
 
 def _stems(split: str) -> list[str]:
-    return [pathlib.PurePath(name).stem for name in scarred_photos.PHOTOS[split]]
+    return [pathlib.PurePath(name).stem for name in dataset_folder.PHOTOS[split]]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from fake_synthscars import (
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import builder, manifest, record as common
 from input_pipeline.records.prepared import open_split
-from input_pipeline.scarred_photos.__main__ import make_dataset
+from input_pipeline.scarred_photos.dataset_folder import make_dataset
 
 
 def prepare(source, data_dir, config):
