@@ -51,8 +51,8 @@ class Rows:
     def __len__(self) -> int:
         return ENDLESS * self.per_host
 
-    def __getitem__(self, place: int) -> dict:
-        step, row = divmod(place, self.per_host)
+    def __getitem__(self, number: int) -> dict:
+        step, row = divmod(number, self.per_host)
         chosen = self.stream.row(step, row if self.places is None else int(self.places[row]))
         try:
             example = self.prepare(self.sources[chosen.source][chosen.index], chosen.length)

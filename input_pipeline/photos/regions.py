@@ -133,6 +133,11 @@ def _run_lengths(counts: bytes) -> np.ndarray:
     return values
 
 
+def resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask uint8[H, W] at another `size` (height, width), by its nearest pixels."""
+    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+
+
 def union_of(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """bool[H, W], True where any of the masks [H, W] of `size` is not 0; nowhere without masks."""
     union = np.zeros(size, bool)

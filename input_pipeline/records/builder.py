@@ -54,7 +54,7 @@ class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def _read_items(dataset: DataSet, split: str, items: Sequence[Item],
                 path: epath.Path) -> Iterator[tuple[str, dict]]:
-    seen, kept = set(), 0
+    seen, usable = set(), 0
     with path.open("w") as lines:
         for item in tqdm(items, desc=f"reading {split}", unit="image"):
             entry, features = read_item(dataset, split, item)
@@ -63,9 +63,9 @@ def _read_items(dataset: DataSet, split: str, items: Sequence[Item],
             lines.write(json.dumps(entry) + "\n")
             seen.add(item.id)
             if features is not None:
-                kept += 1
+                usable += 1
                 yield features["id"], features
-    if not kept:
+    if not usable:
         raise DataError(f"{dataset.source}: {split}: no usable record; "
                         f"{manifest.reasons(path) or 'it holds no items'}")
 

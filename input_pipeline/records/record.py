@@ -38,7 +38,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from input_pipeline.errors import UserError
 from input_pipeline.photos.images import ImageError, read_image
@@ -48,6 +47,7 @@ from input_pipeline.photos.regions import (
     png_to_mask,
     polygons_to_bits,
     polygons_to_mask,
+    resized,
     union_of,
 )
 from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_TOKEN
@@ -114,7 +114,7 @@ class Region:
             return polygons_to_mask(self._scaled(scale), *size, rasteriser=rasteriser)
         mask = png_to_mask(self.mask)
         if mask.shape != size:
-            mask = np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+            mask = resized(mask, size)
         if not mask.any():
             raise RegionError("mask covers no pixel")
         return mask

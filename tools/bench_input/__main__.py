@@ -192,8 +192,8 @@ def verdict(checks: dict, console: Console) -> int:
     return 0 if passed else 1
 
 
-def main() -> int:
-    """Measures, prints tables and one line of JSON."""
+def run() -> int:
+    """Measures, prints tables and one line of JSON; exit code."""
     options, console = flags.FLAGS, Console()
     with folder_of(options) as folder:
         result = measure(options, folder)
@@ -203,6 +203,11 @@ def main() -> int:
     return code
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Measures as the command line says."""
     define_flags()
-    command.run(main)
+    command.run(run)
+
+
+if __name__ == "__main__":
+    main()
