@@ -107,8 +107,8 @@ def test_turns_are_interleaved_and_compared_within_a_round():
     turns = input_contest.take_turns([Fake("floor", 160), Fake("ours", 80)], seconds=4, rounds=2)
     assert log == [("floor", 2), ("floor", 4), ("ours", 2), ("ours", 4),  # to warm up
                    ("floor", 40), ("ours", 20), ("ours", 20), ("floor", 40)]
-    found = input_contest.medians(turns["ours"])
-    assert found["images_per_s"] == pytest.approx(80) and found["cores"] == pytest.approx(2)
+    speed = input_contest.medians(turns["ours"])
+    assert speed["images_per_s"] == pytest.approx(80) and speed["cores"] == pytest.approx(2)
     assert input_contest.ratios(turns)["ours/floor"] == pytest.approx(
         {"images_per_s": 0.5, "images_per_core_s": 0.5})
 

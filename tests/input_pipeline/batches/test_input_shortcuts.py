@@ -153,11 +153,11 @@ def test_reduced_examples_differ_in_pixels_alone(tokenizer, orientation):
     full = ExampleSpec(336, 1024, 1024, 961, 2, 1024, conversation.INSTRUCTION)
     reduced = ExampleSpec(336, 1024, 1024, 961, 2, 1024, conversation.INSTRUCTION,
                           reduced_decoding=True)
-    one, two = (training_example(record, tokenizer, spec) for spec in (full, reduced))
-    for name in one.keys() - {"clip_image", "sam_image"}:
-        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
-    assert tuple(one["original_size"]) == (1024 * height // max(height, width),
-                                           1024 * width // max(height, width))
+    first, second = (training_example(record, tokenizer, spec) for spec in (full, reduced))
+    for name in first.keys() - {"clip_image", "sam_image"}:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    assert tuple(first["original_size"]) == (1024 * height // max(height, width),
+                                             1024 * width // max(height, width))
     for name in ("clip_image", "sam_image"):
-        difference = np.abs(one[name].astype(int) - two[name])
+        difference = np.abs(first[name].astype(int) - second[name])
         assert 0 < difference.mean() < 1.5 and difference.max() < 40, name

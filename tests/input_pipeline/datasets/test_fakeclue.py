@@ -28,15 +28,15 @@ from input_pipeline.records.record import DataError, RecordError
 
 def read_all(source, config="published"):
     """{split: {id: record or the reason why there is none}}, the first of equal ids."""
-    dataset, found = open_dataset(f"fakeclue/{config}", str(source)), {}
+    dataset, entries = open_dataset(f"fakeclue/{config}", str(source)), {}
     for split, items in dataset.splits().items():
-        found[split] = {}
+        entries[split] = {}
         for item in items:
             try:
-                found[split].setdefault(item.id, dataset.read(item, Notes()))
+                entries[split].setdefault(item.id, dataset.read(item, Notes()))
             except RecordError as error:
-                found[split].setdefault(item.id, error.reason)
-    return found
+                entries[split].setdefault(item.id, error.reason)
+    return entries
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +94,9 @@ def test_every_place_of_the_images_gives_the_same(tmp_path):
     for packed, nested in [(True, 0), (True, 1), (True, 2), (False, 0), (False, 1)]:
         source = tmp_path / f"{packed}{nested}"
         make_fake(source, packed=packed, nested=nested, splits=("test",))
-        found = read_all(source)
-        expected = expected or found
-        assert found == expected and len(found["test"]) > 20
+        entries = read_all(source)
+        expected = expected or entries
+        assert entries == expected and len(entries["test"]) > 20
 
 
 def test_one_archive_and_a_folder_around_it_are_read_too(tmp_path):
@@ -134,9 +134,9 @@ def test_dedup_leaves_no_group_in_both_splits(tmp_path, packed):
     assert summary["splits"]["train"]["skipped"] == {}
     # Two videos that share faces with train and the document that is in both.
     assert summary["splits"]["test"]["skipped"]["group is also in train"] == 3
-    kept = {r.file_name for r in open_split(built.data_path, "test")}
-    assert "test/ff++/fake/FaceSwap/c23/frames/300_400/7.png" in kept
-    assert "doc/fake/a.png" not in kept
+    names = {r.file_name for r in open_split(built.data_path, "test")}
+    assert "test/ff++/fake/FaceSwap/c23/frames/300_400/7.png" in names
+    assert "doc/fake/a.png" not in names
 
 
 def test_published_keeps_leaks_and_says_so(prepared):
@@ -166,9 +166,9 @@ def test_a_doubled_entry_and_a_spoilt_one(tmp_path):
             archive.writestr("doc/fake/a.png", content)
         archive.writestr("doc/fake/b.png", bytes(range(256)) * 40)
     spoil(tmp_path / "test.zip", "doc/fake/b.png")
-    found = read_all(tmp_path)["test"]
-    assert found["doc/fake/a.png"].image == picture(2)  # unpacking would leave the last one
-    assert found["doc/fake/b.png"] == "file unreadable"
+    entries = read_all(tmp_path)["test"]
+    assert entries["doc/fake/a.png"].image == picture(2)  # unpacking would leave the last one
+    assert entries["doc/fake/b.png"] == "file unreadable"
 
 
 def test_tool(tmp_path):

@@ -162,11 +162,11 @@ def test_an_archive_reads_like_the_folder(tmp_path):
     write_manifest(tmp_path / "source", RECORDS)
     lines = (tmp_path / "source" / "manifest.jsonl").read_bytes()
     packed = zip_tree(tmp_path / "a.zip", FILES | {"manifest.jsonl": lines})
-    one, two = (open_dataset("jsonl", str(p)) for p in (tmp_path / "source", packed))
-    assert one.splits() == two.splits()
-    for items in one.splits().values():
+    first, second = (open_dataset("jsonl", str(p)) for p in (tmp_path / "source", packed))
+    assert first.splits() == second.splits()
+    for items in first.splits().values():
         for item in items:
-            assert str(one.read(item, Notes())) == str(two.read(item, Notes()))
+            assert str(first.read(item, Notes())) == str(second.read(item, Notes()))
 
 
 @pytest.mark.parametrize(("change", "message"), [

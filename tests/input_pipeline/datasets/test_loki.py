@@ -98,10 +98,10 @@ def test_every_defect_of_open_ended_questions_is_counted(regions):
 @pytest.mark.parametrize(("annotations", "home"), [("data_json/image", "image"), (".", ".")])
 def test_other_encodings_and_places_give_the_same(source, tmp_path, encoding, annotations, home):
     other = make_fake(tmp_path, encoding=encoding, annotations=annotations, home=home)
-    one, two = (open_dataset("loki", str(root)) for root in (source, other))
-    assert one.digest(one.splits()) == two.digest(two.splits())
-    item = two.splits()["test"][0]
-    assert dataset.read_item(two, "test", item)[1]["image"] == IMAGES["a.png"]
+    first, second = (open_dataset("loki", str(root)) for root in (source, other))
+    assert first.digest(first.splits()) == second.digest(second.splits())
+    item = second.splits()["test"][0]
+    assert dataset.read_item(second, "test", item)[1]["image"] == IMAGES["a.png"]
 
 
 def test_a_zip_with_a_folder_around_it_is_read(source, tmp_path):
@@ -115,9 +115,9 @@ def test_a_zip_with_a_folder_around_it_is_read(source, tmp_path):
 def test_both_askings_make_one_record(source, tmp_path):
     made = prepare(source, tmp_path, "tf")
     records, counts = _by_id(made), _counts(made)
-    found = {key: (r.label, r.category) for key, r in records.items()}
-    assert found == {"test_a.png": (0, "document"), "test_turned.jpg": (1, "scene"),
-                     "test_deep.png": (1, "human")}
+    truths = {key: (r.label, r.category) for key, r in records.items()}
+    assert truths == {"test_a.png": (0, "document"), "test_turned.jpg": (1, "scene"),
+                      "test_deep.png": (1, "human")}
     assert all(r.image == IMAGES[key.removeprefix("test_")] for key, r in records.items())
     assert not any(r.has_masks or r.caption or r.question for r in records.values())
     assert counts["items"] == 8 and counts["published"] == 2_217
@@ -127,9 +127,9 @@ def test_both_askings_make_one_record(source, tmp_path):
 def test_pairs_make_two_records(source, tmp_path):
     made = prepare(source, tmp_path, "mc")
     records, counts = _by_id(made), _counts(made)
-    found = {key.removeprefix("test_image_"): (r.file_name.rpartition("/")[2],
-                                               r.label) for key, r in records.items()}
-    assert found == {
+    truths = {key.removeprefix("test_image_"): (r.file_name.rpartition("/")[2],
+                                                r.label) for key, r in records.items()}
+    assert truths == {
         "real_from_fake_doc_mc_0_A": ("a.png", 0), "real_from_fake_doc_mc_0_B": ("cmyk.jpg", 1),
         "fake_from_real_doc_mc_0_A": ("a.png", 0), "fake_from_real_doc_mc_0_B": ("cmyk.jpg", 1),
         "real_from_fake_sence_mc_1_A": ("deep.png", 1), "real_from_fake_sence_mc_1_B": ("a.png", 0),

@@ -86,7 +86,7 @@ def test_a_zip_with_a_folder_around_it_is_read(source, tmp_path):
         for path in source.rglob("*.*"):
             archive.write(path, f"unified/{path.relative_to(source)}")
     items = open_dataset("pal4vst", str(tmp_path / "pal4vst.zip")).splits()
-    assert {split: len(found) for split, found in items.items()} == {
+    assert {split: len(listed) for split, listed in items.items()} == {
         "train": 10, "val": 1, "test": 2}
 
 

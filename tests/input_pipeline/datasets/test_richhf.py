@@ -93,7 +93,7 @@ def test_union_mask_has_the_size_of_the_image(published):
 def test_scores_are_read_and_bad_ones_left_out(published):
     records = _by_id(published)
     assert records["train_0"].scores == {"aesthetic": .25, "artifact": .5, "misalignment": .75,
-                                            "overall": 1.0}
+                                         "overall": 1.0}
     scores = records["train_4"].scores
     assert scores["aesthetic"] == .25 and np.isnan([scores["artifact"], scores["overall"]]).all()
 
@@ -120,8 +120,8 @@ def test_flavours_differ_in_what_counts_as_marked(source, tmp_path):
     assert np.array_equal(mask, expected)
     dataset = open_dataset("richhf/marked", str(source))
     items = dataset.splits()["train"]
-    kept = [read_item(dataset, "train", item)[0]["status"] for item in items[:5]]
-    assert kept == ["kept", "kept", "kept", "skipped", "kept"]
+    statuses = [read_item(dataset, "train", item)[0]["status"] for item in items[:5]]
+    assert statuses == ["kept", "kept", "kept", "skipped", "kept"]
     assert read_item(dataset, "train", items[3])[0]["reason"] == "nothing marked"
 
 
@@ -141,8 +141,8 @@ def test_images_may_lie_elsewhere(source, published, tmp_path, place):
             other = tmp_path / "images.zip"
     dataset = pickle.loads(pickle.dumps(open_dataset("richhf", str(other))))
     items = dataset.splits()["train"]
-    made = [read_item(dataset, "train", item)[1] for item in items[:7]]
-    assert [m["image"] for m in made] == [
+    features = [read_item(dataset, "train", item)[1] for item in items[:7]]
+    assert [stored["image"] for stored in features] == [
         _by_id(published)[f"train_{n}"].image for n in range(7)]
 
 
@@ -198,10 +198,10 @@ def test_the_checksum_is_crc32c():
 def test_a_cut_anywhere_is_a_truncated_file(tmp_path, cut):
     content = write_records(tmp_path / "a.tfrecord", [b"first", b"second"])
     first = 12 + len(b"first") + 4
-    one, two = tfrecord.frames(content[:first + cut])
-    assert tfrecord.read_frame(content, one) == b"first"
+    whole, broken = tfrecord.frames(content[:first + cut])
+    assert tfrecord.read_frame(content, whole) == b"first"
     with pytest.raises(RecordError, match="truncated file"):
-        tfrecord.read_frame(content, two)
+        tfrecord.read_frame(content, broken)
 
 
 def test_a_broken_length_ends_a_file(tmp_path):

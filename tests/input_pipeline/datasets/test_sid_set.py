@@ -74,9 +74,9 @@ def test_descriptions_are_captions(folders):
 def test_every_defect_of_the_folders_is_counted(folders):
     _, made, built = folders
     train = manifest.read_summary(built.data_path)["splits"]["train"]
-    kept = sum(map(len, made["train"].values()))
-    assert train["published"] == 210_000 and train["records"] == kept
-    assert train["items"] == kept + len(BROKEN) + 1
+    usable = sum(map(len, made["train"].values()))
+    assert train["published"] == 210_000 and train["records"] == usable
+    assert train["items"] == usable + len(BROKEN) + 1
     assert train["skipped"] == {"file missing": 1, "not an image file": 2, "unreadable image": 3}
     assert train["repaired"] == {"mask resized": 2}
     assert train["dropped"] == {"mask missing": 1, "unusable mask": 3}
@@ -124,14 +124,14 @@ def test_an_archive_reads_like_the_folder(folders, tmp_path, start):
     hostile = [("../train/real/out.png", picture(1), False),
                (f"{start}train/real/link.png", b"/etc/passwd", True)]
     packed = zip_tree(tmp_path / "all.zip", files, start=start, hostile=hostile)
-    one, two = (open_dataset("sid_set/folders", str(p)) for p in (source, packed))
-    for items, others in zip(one.splits().values(), two.splits().values(), strict=True):
+    first, second = (open_dataset("sid_set/folders", str(p)) for p in (source, packed))
+    for items, others in zip(first.splits().values(), second.splits().values(), strict=True):
         assert [item.id for item in items] == [item.id for item in others]
         for item, other in zip(items, others, strict=True):
             if "gone" not in item.id and not item.file.endswith((".db", "_Store", "bad_empty.jpg")):
-                record = two.read(other, Notes())
+                record = second.read(other, Notes())
                 assert vars(record) | {"file_name": ""} == vars(
-                    one.read(item, Notes())) | {"file_name": ""}
+                    first.read(item, Notes())) | {"file_name": ""}
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -101,8 +101,8 @@ def test_every_defect_is_named(published):
     assert skipped["7"]["file"] == "gone.png"
     assert skipped["8"]["reason"] == skipped["9"]["reason"] == "unreadable image"
     assert skipped["#15"]["reason"] == "malformed record"
-    (kept,) = (e for e in entries if e["status"] == "kept" and e["id"] == "4")
-    notes = {note["region"]: note for note in kept["notes"]}
+    (entry,) = (e for e in entries if e["status"] == "kept" and e["id"] == "4")
+    notes = {note["region"]: note for note in entry["notes"]}
     assert notes[1]["detail"] == "sign"
     assert notes[3]["detail"] == "polygon has fewer than 3 points: 2"
     assert "wholly outside the 24x16 image" in notes[4]["detail"]

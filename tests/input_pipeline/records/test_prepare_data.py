@@ -50,8 +50,8 @@ def test_two_builds_give_the_same_records_in_the_same_order(published, source, t
     again = prepare(source, tmp_path, config="published")
     first, second = (open_split(b.data_path, "train") for b in (published, again))
     assert [r.id for r in first] == [r.id for r in second]
-    one, two = (list(manifest.read_manifest(b.data_path)) for b in (published, again))
-    assert one == two
+    first, second = (list(manifest.read_manifest(b.data_path)) for b in (published, again))
+    assert first == second
 
 
 def test_test_annotations_beside_train_are_found(tmp_path):
