@@ -13,10 +13,9 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from input_pipeline.batches import examples
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
-from input_pipeline.records.record import RecordError
+from input_pipeline.records.record import UNKNOWN, Record, RecordError
 from legion_jax import command
 from legion_jax.evaluate import calibration_fit
 from legion_jax.evaluate.calibration_fit import CalibrationError
@@ -25,7 +24,7 @@ from legion_jax.predict.predictor import Predictor
 from legion_jax.weights.checkpoint import Checkpoint
 
 
-def labelled(source: Sequence, failures: list[str]) -> Iterator[tuple[np.ndarray, int]]:
+def labelled(source: Sequence[Record], failures: list[str]) -> Iterator[tuple[np.ndarray, int]]:
     """(photo uint8[H, W, 3], label) of every record whose label is known.
 
     Why a photo could not be read is added to `failures`.
@@ -33,14 +32,13 @@ def labelled(source: Sequence, failures: list[str]) -> Iterator[tuple[np.ndarray
     for number in range(len(source)):
         try:
             record = source[number]
-            if record["label"] >= 0:
-                yield (images.read_image(record["image"], name=examples.record_id(record)),
-                       int(record["label"]))
+            if record.label != UNKNOWN:
+                yield images.read_image(record.image, name=record.id), record.label
         except (images.ImageError, RecordError) as error:
             failures.append(str(error))
 
 
-def judged(predictor: Predictor, source: Sequence,
+def judged(predictor: Predictor, source: Sequence[Record],
            failures: list[str]) -> tuple[np.ndarray, list[int]]:
     """Verdict logits float32[N, classes] before calibration, and labels, of all labelled photos."""
     logits, labels = [], []

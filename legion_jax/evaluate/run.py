@@ -15,10 +15,7 @@ from etils import epath
 from tqdm import tqdm
 
 from input_pipeline import files
-from input_pipeline.batches import examples
-from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
-from input_pipeline.records.record import DataError
 from legion_jax.evaluate import chunks, text_scores
 from legion_jax.evaluate.intervals import RESAMPLES, bootstrap_intervals
 from legion_jax.evaluate.photo_rows import Source, predicted
@@ -29,16 +26,6 @@ from legion_jax.evaluate.summary import summary
 from legion_jax.predict import calibration
 from legion_jax.predict.predictor import Predictor
 from legion_jax.weights.checkpoint import Checkpoint
-
-
-def truth_of(record) -> tuple[np.ndarray, np.ndarray]:
-    """Photo uint8[H, W, 3] and union of its regions bool[H, W] at the original size."""
-    name = examples.record_id(record)
-    image = images.read_image(record["image"], name=name)
-    truth = examples.union_mask(record, image.shape[:2])
-    if truth is None:
-        raise DataError(f"record {name}: nobody marked its artifacts, so masks cannot be scored")
-    return image, truth
 
 
 @dataclasses.dataclass(frozen=True)

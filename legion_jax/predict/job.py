@@ -7,7 +7,6 @@ neither; both sides hold a limited number of bytes. A photo is done when its lin
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import signal
@@ -163,8 +162,7 @@ def _claim(output: epath.Path, description: dict) -> None:
             raise JobError(f"{found[0]}: there, but no {JOB} that says of which job; choose "
                            f"another output folder or remove it")
         # Hosts that start together write the same.
-        files.write_bytes(path, json.dumps(description, indent=2).encode() + b"\n",
-                          temporary=output / f".{JOB}.{os.uname().nodename}-{os.getpid()}")
+        files.write_text(path, json.dumps(description, indent=2) + "\n")
     try:
         earlier = json.loads(path.read_text())
         for part, values in description.items():
@@ -186,11 +184,8 @@ def _alone(output: epath.Path, share: Share) -> Iterator[None]:
         return
     with open(os.fspath(output / JOB), "r+b") as file:  # a lock that leaves no file behind
         place = share.count * (share.count - 1) // 2 + share.index
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
-        except (BlockingIOError, PermissionError) as error:
-            raise JobError(f"{output}: another process is at share {share.index} of "
-                           f"{share.count}") from error
+        files.lock(file, JobError(f"{output}: another process is at share {share.index} of "
+                                  f"{share.count}"), part=place)
         yield
 
 

@@ -1,12 +1,12 @@
 """Rows of an evaluation: what is true, what was predicted, and what could not be read."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from made_rows import prediction, record
 
-from input_pipeline.batches import examples
 from input_pipeline.photos import perturbations, regions
 from input_pipeline.records.record import DataError, RecordError
 from legion_jax.evaluate import chunks, photo_rows, summary
@@ -47,7 +47,7 @@ def test_a_row_says_what_is_true_and_what_was_found():
     mask[2:12, 2:12] = True
     (row,), _ = evaluated([record("a", PHOTO, polygons=[SQUARE, OTHER], caption="A hand!",
                                   category="human", generator="ldm_200")], mask=mask)
-    truth = examples.union_mask(record("a", PHOTO, polygons=[SQUARE, OTHER]), (16, 20))
+    truth = record("a", PHOTO, polygons=[SQUARE, OTHER]).marked((16, 20))
     np.testing.assert_array_equal(regions.rle_to_mask(row["truth_rle"]), truth)
     assert row["counts"] == [100, 0, int(truth.sum()) - 100, 320 - int(truth.sum())]
     assert row["mask_area"] == 100 / 320 and row["rouge_l"] == 1 and row["css"] is None
@@ -95,13 +95,13 @@ def test_every_record_has_a_row_whatever_is_wrong_with_it():
 
 
 def test_only_what_is_marked_together():
-    one = record("a", PHOTO)
-    one["union_mask"] = regions.mask_to_png(np.eye(16, 20) > 0)
-    (row,), _ = evaluated([one])
+    whole, other = (dataclasses.replace(
+        record("a", PHOTO), union_mask=regions.mask_to_png(np.eye(*size) > 0))
+        for size in ((16, 20), (8, 8)))
+    (row,), _ = evaluated([whole])
     assert row["truth"] == [] and row["counts"][2] == 16
-    one["union_mask"] = regions.mask_to_png(np.eye(8, 8) > 0)
     with pytest.raises(DataError, match=r"record a: a mask of \(8, 8\) for a photo of \(16, 20\)"):
-        evaluated([one])
+        evaluated([other])
     with pytest.raises(DataError, match="record b: polygon lies wholly outside the 20x16"):
         evaluated([record("b", PHOTO, polygons=[[30, 30, 40, 30, 40, 40]])])
 

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline.photos import regions
+from input_pipeline.records.record import Record, Region as MarkedRegion
 from legion_jax.evaluate import photo_rows
 from legion_jax.evaluate.settings import DEFAULT
 from legion_jax.predict.prediction import Prediction, Region
@@ -15,19 +16,18 @@ WORDS = "the left hand has six blurred fingers and no shadow".split()
 
 def record(name: str, photo: np.ndarray | None = None, *, label: int = 2, polygons=(),
            caption: str = "", has_masks: bool = True, category: str = "", generator: str = "",
-           size: tuple[int, int] = (16, 20)) -> dict:
+           size: tuple[int, int] = (16, 20)) -> Record:
     """A prepared record as it is read; without a photo its image is unreadable."""
     content = b"no image"
     if photo is not None:
         buffer, size = io.BytesIO(), photo.shape[:2]
         Image.fromarray(photo).save(buffer, "PNG")
         content = buffer.getvalue()
-    return {"id": name.encode(), "image": content, "label": label, "caption": caption.encode(),
-            "category": category.encode(), "generator": generator.encode(),
-            "height": size[0], "width": size[1], "has_masks": has_masks, "union_mask": b"",
-            "regions": {"phrase": [f"region {n}".encode() for n in range(len(polygons))],
-                        "polygons": [f"[{list(p)}]".encode() for p in polygons],
-                        "mask": [b""] * len(polygons)}}
+    return Record(
+        id=name, dataset="made", file_name=f"{name}.png", group_id=name, image=content,
+        label=label, caption=caption, category=category, generator=generator, height=size[0],
+        width=size[1], has_masks=has_masks, regions=[
+            MarkedRegion(f"region {n}", polygons=[p]) for n, p in enumerate(polygons)])
 
 
 def prediction(size: tuple[int, int], masks=(), *, fake: float | None = 0.5, words=None,

@@ -38,7 +38,7 @@ class StubPredictor:
 
 def test_the_command_fits_all_labelled_photos(run, data, monkeypatch, capsys):
     source = prepared.open_split(data / "data", "train")
-    labels = [int(source[i]["label"]) for i in range(24)]
+    labels = [source[i].label for i in range(24)]
     monkeypatch.setattr(Predictor, "from_checkpoint",
                         lambda checkpoint, batch_size: StubPredictor(labels))
     facts = calibrate.calibrate(str(run), str(data / "data"), "train", batch_size=5)

@@ -13,7 +13,7 @@ from experiments import base
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
-from input_pipeline.scarred_photos import __main__ as scarred_photos
+from input_pipeline.scarred_photos import dataset_folder
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from legion_jax.config import tiny
 from legion_jax.models import param_tree
@@ -27,7 +27,7 @@ SMALL = dataclasses.replace(SPEC, clip_size=128, sam_canvas=128, sam_longest=128
 def data(tmp_path_factory):
     """Prepared photos, a tokenizer and random weights to see them with."""
     root = tmp_path_factory.mktemp("data")
-    scarred_photos.make_dataset(root / "photos", num_train=10, num_test=5, size=72)
+    dataset_folder.make_dataset(root / "photos", num_train=10, num_test=5, size=72)
     prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
     records = json.loads((root / "photos/train/annotations/train.json").read_text())
     tokenizer = train_tokenizer([next(iter(r.values()))["caption"] for r in records], 420,

@@ -19,9 +19,10 @@ from PIL import Image
 
 from experiments import tiny
 from input_pipeline.datasets import open_dataset
+from input_pipeline.photos import images
 from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
-from input_pipeline.scarred_photos import __main__ as scarred_photos
+from input_pipeline.scarred_photos import dataset_folder
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax import command, config as config_lib
@@ -41,7 +42,7 @@ WANTED_F1, WANTED_ACCURACY = 0.50, 0.90
 
 def make_data(root: pathlib.Path, config) -> None:
     """Photos, prepared data set and tokenizer."""
-    scarred_photos.make_dataset(root / "photos", num_train=NUM_TRAIN, num_test=NUM_TEST,
+    dataset_folder.make_dataset(root / "photos", num_train=NUM_TRAIN, num_test=NUM_TEST,
                                 progress=True)
     prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
     if not (root / "tokenizer").exists():
@@ -113,7 +114,7 @@ def choose(rows: list[dict]) -> tuple[list[int], int | None]:
 
 def example(root: pathlib.Path, predictor: Predictor, record, row: dict) -> Example:
     """Predict one held-out photo as tools.predict does and collect what the report shows."""
-    photo, truth = run_lib.truth_of(record)
+    photo = images.read_image(record.image, name=record.id)
     prediction = predictor([photo])[0]
     folder = root / "held_out"
     folder.mkdir(exist_ok=True)
@@ -122,7 +123,7 @@ def example(root: pathlib.Path, predictor: Predictor, record, row: dict) -> Exam
     line = result_files.as_json(str(path), row["id"], prediction)
     result_files.write(root / "predictions", line, photo, prediction)
     return Example(
-        name=row["id"], image=photo, truth=truth,
+        name=row["id"], image=photo, truth=record.marked(photo.shape[:2]),
         prediction=result_files.overlay(photo, prediction),
         verdict=prediction.verdict, probability=prediction.fake_probability,
         is_fake=row["label"] > 0, explanation=prediction.explanation, reference=row["reference"],
@@ -164,7 +165,7 @@ def run(root: pathlib.Path) -> list[Aim]:
 
 
 def _stems(split: str) -> list[str]:
-    return [pathlib.PurePath(name).stem for name in scarred_photos.PHOTOS[split]]
+    return [pathlib.PurePath(name).stem for name in dataset_folder.PHOTOS[split]]
 
 
 if __name__ == "__main__":
