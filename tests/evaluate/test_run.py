@@ -18,13 +18,12 @@ from input_pipeline.records import prepared
 from legion_jax.evaluate import (
     __main__ as evaluate_command,
     chunks,
-    run as run_lib,
-    settings as settings_lib,
+    run as run,
     summary,
     terminal,
 )
 from legion_jax.evaluate.photo_rows import Source
-from legion_jax.evaluate.settings import DEFAULT
+from legion_jax.evaluate.settings import DEFAULT, compatible
 from legion_jax.predict.predictor import Predictor
 from legion_jax.weights import checkpoint
 from legion_jax.weights.checkpoint import Checkpoint
@@ -66,10 +65,10 @@ def made_up(number: int) -> Source:
     return Source([("test", records)])
 
 
-def run(source, output, finder, *, facts=None, settings=DEFAULT, damage=()):
-    task = run_lib.Task(source, facts or FACTS, lambda: finder)
-    return run_lib.run(task, epath.Path(output), run_lib.Scoring(settings, resamples=20),
-                       folder="weights", damage=damage)
+def evaluate_into(source, output, finder, *, facts=None, settings=DEFAULT, damage=()):
+    task = run.Task(source, facts or FACTS, lambda: finder)
+    return run.run(task, epath.Path(output), run.Scoring(settings, resamples=20),
+                   folder="weights", damage=damage)
 
 
 def lines(output):
@@ -78,7 +77,7 @@ def lines(output):
 
 def test_every_record_counts_once_at_its_own_size():
     source = made_up(5)
-    result, rows = run_lib.evaluate(Finder(), source.parts[0][1])
+    result, rows = run.evaluate(Finder(), source.parts[0][1])
     assert [r["id"] for r in rows] == [f"r{i}" for i in range(5)]
     assert all(sum(r["counts"]) == 320 for r in rows)
     assert result["localisation"]["mean"]["f1"] == result["matching"]["coco"]["map"] == 1
@@ -87,7 +86,7 @@ def test_every_record_counts_once_at_its_own_size():
 
 
 def test_both_files_say_the_same(tmp_path, capsys):
-    result = run(made_up(7), tmp_path / "out", Finder())
+    result = evaluate_into(made_up(7), tmp_path / "out", Finder())
     assert json.loads((tmp_path / "out/metrics.json").read_text()) == result
     rows = lines(tmp_path / "out")
     assert summary.summary(rows)["localisation"] == result["localisation"]
@@ -107,35 +106,35 @@ def small_chunks(monkeypatch):
 
 
 def test_a_stopped_evaluation_goes_on(tmp_path, small_chunks):
-    whole = run(made_up(10), tmp_path / "whole", Finder())
+    whole = evaluate_into(made_up(10), tmp_path / "whole", Finder())
     with pytest.raises(KeyboardInterrupt):
-        run(made_up(10), tmp_path / "out", Finder(stop=7))
+        evaluate_into(made_up(10), tmp_path / "out", Finder(stop=7))
     assert not (tmp_path / "out/rows.jsonl").exists()
     second = Finder()
-    assert run(made_up(10), tmp_path / "out", second) == whole
+    assert evaluate_into(made_up(10), tmp_path / "out", second) == whole
     assert second.seen == 4  # two chunks of three were done
     assert lines(tmp_path / "out") == lines(tmp_path / "whole")
     third = Finder()
-    assert run(made_up(10), tmp_path / "out", third) == whole and third.seen == 0
+    assert evaluate_into(made_up(10), tmp_path / "out", third) == whole and third.seen == 0
 
 
 @pytest.mark.parametrize("facts, settings, message", [
     (FACTS | {"step": 4}, DEFAULT, r"made with step 3 \(now 4\)"),
-    (FACTS, settings_lib.compatible("legion"),
+    (FACTS, compatible("legion"),
      r"made with pixel_rule 'exact' \(now 'legion'\), rasteriser 'coco' \(now 'fillpoly'\)")])
 def test_other_settings_are_refused(tmp_path, small_chunks, facts, settings, message):
     with pytest.raises(KeyboardInterrupt):
-        run(made_up(10), tmp_path, Finder(stop=7))
+        evaluate_into(made_up(10), tmp_path, Finder(stop=7))
     with pytest.raises(UserError, match=message):
-        run(made_up(10), tmp_path, Finder(), facts=facts, settings=settings)
+        evaluate_into(made_up(10), tmp_path, Finder(), facts=facts, settings=settings)
 
 
 def test_damaged_photos_are_evaluated_level_by_level(tmp_path, small_chunks):
     damage = [("noise", 0.02), ("noise", 1.0)]
     with pytest.raises(KeyboardInterrupt):
-        run(made_up(4), tmp_path, Finder(stop=10), damage=damage)
+        evaluate_into(made_up(4), tmp_path, Finder(stop=10), damage=damage)
     finder = Finder()
-    result = run(made_up(4), tmp_path, finder, damage=damage)
+    result = evaluate_into(made_up(4), tmp_path, finder, damage=damage)
     assert finder.seen == 4  # the whole photos, one level, and one of two chunks were done...
     mild, strong = result["robustness"]
     assert (mild["name"], mild["level"], strong["level"]) == ("noise", 0.02, 1.0)
@@ -145,13 +144,13 @@ def test_damaged_photos_are_evaluated_level_by_level(tmp_path, small_chunks):
     assert len(lines(strongest)) == 4
     own = json.loads((strongest / "metrics.json").read_text())
     assert own["settings"]["perturbation"] == "noise" and own["settings"]["level"] == 1
-    assert run(made_up(4), tmp_path, Finder(stop=0), damage=damage) == result
+    assert evaluate_into(made_up(4), tmp_path, Finder(stop=0), damage=damage) == result
     terminal.show(result)
 
 
 def test_the_published_rule_changes_the_truth(tmp_path):
-    settings = settings_lib.compatible("legion")
-    result = run(made_up(4), tmp_path, Finder(), settings=settings)
+    settings = compatible("legion")
+    result = evaluate_into(made_up(4), tmp_path, Finder(), settings=settings)
     mean = result["localisation"]["mean"]
     assert mean["f1"] == pytest.approx((1 + 1 + 2 * (2 * 100 / 221)) / 4)
     assert mean["miou"] == pytest.approx(
@@ -219,7 +218,7 @@ def test_a_typing_error_costs_no_minutes(folder, data, tmp_path):
 def on_this_host(folder: str, data_dir: str, output: str) -> int:
     """Evaluate a split into `output` as the command does; how many photos this host predicted."""
     chunks.SIZE, chunks.POLL_SECONDS = 2, 0.05
-    data, seen = run_lib.open_data(data_dir, "test"), []
+    data, seen = run.open_data(data_dir, "test"), []
     opened = Checkpoint.open(folder)
 
     class Counted:
@@ -231,9 +230,9 @@ def on_this_host(folder: str, data_dir: str, output: str) -> int:
                 seen.append(key)
                 yield key, answer
 
-    task = run_lib.Task(data.source, run_lib.facts_of(opened, data), Counted)
-    run_lib.run(task, epath.Path(output), run_lib.Scoring(DEFAULT, resamples=20), folder=folder,
-                damage=[("jpeg", 50.0)])
+    task = run.Task(data.source, run.facts_of(opened, data), Counted)
+    run.run(task, epath.Path(output), run.Scoring(DEFAULT, resamples=20), folder=folder,
+            damage=[("jpeg", 50.0)])
     return len(seen)
 
 
