@@ -167,7 +167,7 @@ def test_the_command(folder, data, tmp_path):
     result = json.loads((tmp_path / "out/metrics.json").read_text())
     rows = lines(tmp_path / "out")
     splits = [prepared.open_split(data / "data", name) for name in ("train[:6]", "test")]
-    assert [r["id"] for r in rows] == [split[i]["id"].decode() for split in splits
+    assert [r["id"] for r in rows] == [split[i].id for split in splits
                                        for i in range(len(split))]
     assert [r["split"] for r in rows] == ["train"] * 6 + ["test"] * 5
     assert set(result["detection"]["by_split"]) == {"train", "test"}
