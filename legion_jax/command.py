@@ -32,7 +32,8 @@ def run(main: Callable[..., int | None], arguments: Sequence[str] = ()) -> None:
     def guarded(argv):
         # Only now: app.run installs a handler of its own before it calls this.
         logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-        logging.getLogger("legion_jax").setLevel(logging.INFO)
+        for name in ("legion_jax", "input_pipeline"):
+            logging.getLogger(name).setLevel(logging.INFO)
         given = argv[1:]
         if len(given) > len(arguments):
             known = " ".join((*arguments, "--flags")) if arguments else "every argument is a --flag"

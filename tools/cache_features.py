@@ -7,6 +7,7 @@ Takes the config of the run; `legion_jax.train` with the same one then reads the
 interrupted run is continued, a complete cache left alone.
 """
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -15,13 +16,14 @@ from legion_jax import command
 from legion_jax.train import data as train_data, frozen_features, knobs, setup
 
 
-def main(config) -> None:
+def make_caches(config: ml_collections.ConfigDict) -> None:
+    """Makes every cache that the run of a config would read, and prints its size."""
     if not config.data.features or not config.init_from:
         raise knobs.ConfigError("config.data.features and config.init_from: both are needed, "
                                 "a folder to write and the weights to see with")
     task = setup.read_task(config)
-    for row in train_data.caches(config, task.model, task.examples):
-        for cache in row:
+    for of_data_set in train_data.caches(config, task.model, task.examples):
+        for cache in of_data_set:
             source = prepared.open_split(cache.data, cache.split)
             frozen_features.make_cache(cache, config.data.features, source,
                                        batch_size=config.eval.batch_size)
@@ -29,7 +31,12 @@ def main(config) -> None:
             print(f"{file}: {len(source):,} photos, {file.stat().length / 1e9:.3f} GB")
 
 
-if __name__ == "__main__":
-    CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config().")
+def main() -> None:
+    """Makes the caches of the run on the command line."""
+    config = config_flags.DEFINE_config_file("config", None, "File with get_config().")
     flags.mark_flags_as_required(["config"])
-    command.run(lambda: main(knobs.check(CONFIG.value)))
+    command.run(lambda: make_caches(knobs.check(config.value)))
+
+
+if __name__ == "__main__":
+    main()

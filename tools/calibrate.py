@@ -6,25 +6,25 @@ Writes calibration.json into the checkpoint; predictions from it are calibrated 
 photos that neither trained the model nor will score it.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from input_pipeline.batches import examples
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
-from input_pipeline.records.record import RecordError
+from input_pipeline.records.record import UNKNOWN, Record, RecordError
 from legion_jax import command
 from legion_jax.evaluate import calibration_fit
 from legion_jax.evaluate.calibration_fit import CalibrationError
 from legion_jax.predict import calibration
 from legion_jax.predict.predictor import Predictor
-from legion_jax.weights import checkpoint
+from legion_jax.weights.checkpoint import Checkpoint
 
 
-def labelled(source: Sequence, failures: list[str]) -> Iterator[tuple[np.ndarray, int]]:
+def labelled(source: Sequence[Record], failures: list[str]) -> Iterator[tuple[np.ndarray, int]]:
     """(photo uint8[H, W, 3], label) of every record whose label is known.
 
     Why a photo could not be read is added to `failures`.
@@ -32,52 +32,45 @@ def labelled(source: Sequence, failures: list[str]) -> Iterator[tuple[np.ndarray
     for number in range(len(source)):
         try:
             record = source[number]
-            if record["label"] >= 0:
-                yield (images.read_image(record["image"], name=examples.record_id(record)),
-                       int(record["label"]))
+            if record.label != UNKNOWN:
+                yield images.read_image(record.image, name=record.id), record.label
         except (images.ImageError, RecordError) as error:
             failures.append(str(error))
 
 
-def judged(predictor: Predictor, source: Sequence,
+def judged(predictor: Predictor, source: Sequence[Record],
            failures: list[str]) -> tuple[np.ndarray, list[int]]:
     """Verdict logits float32[N, classes] before calibration, and labels, of all labelled photos."""
-    logits, labels, group = [], [], []
-
-    def flush():
-        if group:
-            logits.append(predictor.verdict_logits([photo for photo, _ in group]))
-            labels.extend(label for _, label in group)
-            group.clear()
-
-    for item in tqdm(labelled(source, failures), desc="judging", unit="photo", total=len(source)):
-        group.append(item)
-        if len(group) == predictor.batch_size:
-            flush()
-    flush()
+    logits, labels = [], []
+    items = iter(tqdm(labelled(source, failures), desc="judging", unit="photo", total=len(source)))
+    while group := list(itertools.islice(items, predictor.batch_size)):
+        logits.append(predictor.verdict_logits([photo for photo, _ in group]))
+        labels += [label for _, label in group]
     return np.concatenate(logits) if logits else np.zeros((0, 2), np.float32), labels
 
 
 def calibrate(folder: str, data_dir: str, split: str, *, batch_size: int) -> dict:
     """Fit and save; returns what is saved beside the temperature, and the temperature."""
-    classes = checkpoint.read_meta(folder)["config"].verdict_classes
+    checkpoint = Checkpoint.open(folder)
+    classes = checkpoint.meta.config.verdict_classes
     if not classes:
         raise CalibrationError(f"{folder}: the checkpoint has no verdict head to calibrate")
-    place = prepared.find_version(data_dir)
-    source, summary = prepared.open_split(place, split), manifest.read_summary(place)
+    version = prepared.find_version(data_dir)
+    source, data_set = prepared.open_split(version, split), manifest.read_summary(version)
     failures: list[str] = []
-    logits, labels = judged(Predictor.from_folder(folder, batch_size=batch_size), source, failures)
+    logits, labels = judged(Predictor.from_checkpoint(checkpoint, batch_size=batch_size), source,
+                            failures)
     try:
         truth = calibration_fit.class_indices(labels, classes)
         temperature = calibration_fit.fit(logits, truth)
     except CalibrationError as error:
-        raise CalibrationError(f"{place}, split {split}: {error}") from error
+        raise CalibrationError(f"{version}, split {split}: {error}") from error
     facts = {
-        "data": f"{summary['dataset']}/{summary['config']}", "content": summary["content"],
+        "data": f"{data_set['dataset']}/{data_set['config']}", "content": data_set["content"],
         "split": split, "num_photos": len(labels), "num_failed": len(failures),
         "before": calibration_fit.quality(logits, truth),
         "after": calibration_fit.quality(logits, truth, temperature)}
-    calibration.save(folder, temperature, **facts)
+    calibration.save(checkpoint, temperature, **facts)
     return facts | {"temperature": temperature}
 
 
@@ -90,11 +83,17 @@ def show(facts: dict) -> None:
           f"{after['ece']:.4f}")
 
 
-if __name__ == "__main__":
-    CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
-    DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder written by tools.prepare_data.")
-    SPLIT = flags.DEFINE_string("split", "validation", "Split, or a slice such as train[-500:].")
-    BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Photos per compiled call.", lower_bound=1)
+def main() -> None:
+    """Calibrate as the command line says."""
+    flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
+    flags.DEFINE_string("data_dir", None, "Folder written by tools.prepare_data.")
+    flags.DEFINE_string("split", "validation", "Split, or a slice such as train[-500:].")
+    flags.DEFINE_integer("batch_size", 8, "Photos per compiled call.", lower_bound=1)
     flags.mark_flags_as_required(["checkpoint", "data_dir"])
-    command.run(lambda: show(calibrate(CHECKPOINT.value, DATA_DIR.value, SPLIT.value,
-                                       batch_size=BATCH_SIZE.value)))
+    asked = flags.FLAGS
+    command.run(lambda: show(calibrate(asked.checkpoint, asked.data_dir, asked.split,
+                                       batch_size=asked.batch_size)))
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from input_pipeline import paths
 from legion_jax import command
-from legion_jax.evaluate.bootstrap import RESAMPLES
+from legion_jax.evaluate.intervals import RESAMPLES
 from legion_jax.evaluate.report import comparison, photos
 from legion_jax.evaluate.report.folder import Evaluation, open_evaluation
 
@@ -36,31 +36,35 @@ def pictures(data_dir: str | None, a: Evaluation, b: Evaluation):
 def show(result: dict, run: Evaluation) -> None:
     """Print the differences, named as in the report of `run`."""
     table = Table("", "A", "B", "B - A", "95 % interval", "better")
-    for one in comparison.forest(result["differences"], run):
-        table.add_row(one.term.name, one.a, one.b, one.difference, one.interval, one.better or "-")
+    for row in comparison.forest(result["differences"], run):
+        table.add_row(row.term.name, row.a, row.b, row.difference, row.interval, row.better or "-")
     console = Console()
     console.print(table)
     console.print(f"{result['num_shared']} photos both scored; left out: {result['num_only_a']} "
                   f"that only A has, {result['num_only_b']} that only B has")
 
 
-if __name__ == "__main__":
-    OUTPUT = flags.DEFINE_string("output", None, "Folder for compare.json and compare.html.",
-                                 required=True)
-    DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data set, for the photos.")
-    MAX_PHOTOS = flags.DEFINE_integer("max_photos", comparison.MAX_PHOTOS,
-                                      "Photos in the page, those that differ most.", lower_bound=0)
-    SAMPLES = flags.DEFINE_integer("resamples", RESAMPLES, "Bootstrap resamples.", lower_bound=1)
-    SEED = flags.DEFINE_integer("seed", 0, "Of the resamples.", lower_bound=0)
+def main() -> None:
+    """Compare the two folders on the command line."""
+    flags.DEFINE_string("output", None, "Folder for compare.json and compare.html.", required=True)
+    flags.DEFINE_string("data_dir", None, "Prepared data set, for the photos.")
+    flags.DEFINE_integer("max_photos", comparison.MAX_PHOTOS,
+                         "Photos in the page, those that differ most.", lower_bound=0)
+    flags.DEFINE_integer("resamples", RESAMPLES, "Bootstrap resamples.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Of the resamples.", lower_bound=0)
+    asked = flags.FLAGS
 
-    def main(first: str, second: str) -> None:
-        """Compares the two folders on the command line."""
-        output = paths.folder(OUTPUT.value, "--output")
+    def compare(first: str, second: str) -> None:
+        output = paths.folder(asked.output, "--output")
         a, b = open_evaluation(first), open_evaluation(second)
-        found = comparison.compare(a, b, resamples=SAMPLES.value, seed=SEED.value)
-        result = comparison.write_comparison(output, found, max_photos=MAX_PHOTOS.value,
-                                             picture=pictures(DATA_DIR.value, a, b))
+        compared = comparison.compare(a, b, resamples=asked.resamples, seed=asked.seed)
+        result = comparison.write_comparison(output, compared, max_photos=asked.max_photos,
+                                             picture=pictures(asked.data_dir, a, b))
         show(result, a)
         print(f"{output / 'compare.html'}")
 
-    command.run(main, arguments=("RUN_A", "RUN_B"))
+    command.run(compare, arguments=("RUN_A", "RUN_B"))
+
+
+if __name__ == "__main__":
+    main()

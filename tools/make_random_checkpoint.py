@@ -15,9 +15,9 @@ from input_pipeline.text import tokenizer_files
 from input_pipeline.text.tokenizer import ADDED_TOKENS, Tokenizer
 from legion_jax import command, config
 from legion_jax.config import LegionConfig
-from legion_jax.convert import carried
+from legion_jax.convert.config_files import published_configs
 from legion_jax.convert.model_folder import Files
-from legion_jax.convert.published_files import published_configs
+from legion_jax.convert.names import unused_prompts
 from legion_jax.convert.table import rules
 from legion_jax.convert.values import Tensor, split_tower
 from legion_jax.models import param_tree
@@ -32,10 +32,44 @@ def random_values(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
     return values if dtype == "bfloat16" else values.astype(dtype)
 
 
+def published_shapes(config: LegionConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every unmodelled tensor of a published LEGION checkpoint of this size."""
+    return _rotary(config) | unused_prompts(config) | _region_encoder(config)
+
+
+def _rotary(config):
+    half = config.language.head_width // 2
+    return {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": (half,)
+            for i in range(config.language.layers)}
+
+
+def _region_encoder(config):
+    """GLaMM's region-of-interest branch on CLIP width C and language width D."""
+    C, D, side, levels = config.clip.width, config.language.width, 14, 4
+    quarter = C // 4
+    fuse, roi = "model.region_encoder.mlvl_fuse.", "model.region_encoder.roi_align."
+    shapes = {}
+    for i in range(levels):
+        shapes |= _with_bias(f"{fuse}input_conv.{i}", (C, C + 2, 1, 1))
+        shapes |= _with_bias(f"{roi}pconvs.{i}", (C, C, 3, 3))
+    for i in range(5):
+        shapes[f"{fuse}fuse_convs.{i}.conv.weight"] = (C, C, 3, 3)
+        shapes |= _with_bias(f"{fuse}fuse_convs.{i}.gn", (C,))
+    for number, shape in ((0, (quarter, 4)), (2, (quarter,)), (3, (C, quarter)), (5, (C,))):
+        shapes |= _with_bias(f"{roi}pos_embedd.{number}", shape)
+    shapes |= _with_bias(f"{roi}updims", (D, C))
+    shapes |= _with_bias(f"{roi}flatten_linear", (C, C * side * side))
+    return shapes
+
+
+def _with_bias(key, shape):
+    return {f"{key}.weight": shape, f"{key}.bias": shape[:1]}
+
+
 def shapes(model: LegionConfig) -> dict[str, tuple[int, ...]]:
     """{published name: shape} of everything in the two folders, unused tensors included."""
     abstract = param_tree.abstract_params(model)
-    out = carried.published_shapes(model)
+    out = published_shapes(model)
     for rule in rules(model):
         shape = rule.layout.torch_shape(tuple(abstract[rule.path].shape[rule.keys.ndim:]))
         out |= {key: shape for key in rule.keys.ravel()}

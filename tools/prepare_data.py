@@ -18,7 +18,6 @@ from input_pipeline.records.record import LABELS
 from legion_jax import command
 
 NAMES = [f"{name}/{config}" for name, kind in ALL.items() for config in kind.configs]
-
 SPLITS = 6  # columns of a table, as many as fit a terminal
 
 
@@ -54,19 +53,23 @@ def _table(title: str, splits: dict[str, dict]) -> Table:
     return table
 
 
-if __name__ == "__main__":
-    DATASET = flags.DEFINE_string("dataset", None, f"One of {', '.join(NAMES)}.", required=True)
-    SOURCE = flags.DEFINE_string("source", None, "The data set as downloaded.", required=True)
-    DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared data, or gs://.",
+def main() -> None:
+    """Prepares the data set named by the command line and shows what went in."""
+    dataset = flags.DEFINE_string("dataset", None, f"One of {', '.join(NAMES)}.", required=True)
+    source = flags.DEFINE_string("source", None, "The data set as downloaded.", required=True)
+    data_dir = flags.DEFINE_string("data_dir", None, "Folder of prepared data, or gs://.",
                                    required=True)
-    BEAM = flags.DEFINE_multi_string(
+    beam = flags.DEFINE_multi_string(
         "beam", None, "Option of the Beam pipeline, such as --runner=DirectRunner; may be "
         "repeated.")
 
-    def main() -> None:
-        """Prepares the data set named by the flags."""
-        dataset = open_dataset(DATASET.value, SOURCE.value)
-        builder = prepare(dataset, DATA_DIR.value, beam=BEAM.value)
+    def run() -> None:
+        builder = prepare(open_dataset(dataset.value, source.value), data_dir.value,
+                          beam=beam.value)
         show_summary(builder.data_path, Console())
 
-    command.run(main)
+    command.run(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,10 +16,10 @@ An example is what the compiled train step reads:
 | mask_valid    | bool[K]                    | which slots hold a mask                             |
 | label         | int32                      | -1 unknown, 0 real, 1 fully synthetic, 2 tampered   |
 | dropped       | int32                      | regions without slot, cut off, or too small to see  |
+| bad           | int32                      | 1 where the row replaces an unusable record, else 0 |
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,6 +27,7 @@ from PIL import Image
 
 from input_pipeline.errors import UserError
 from input_pipeline.photos import images, regions
+from input_pipeline.records.record import UNKNOWN, Record, Region
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 
@@ -57,10 +58,24 @@ class ExampleSpec:
             raise UserError(f"mask_canvas: a multiple of 8, got {self.mask_canvas}")
 
 
-def record_id(record: Mapping) -> str:
-    """Identifier of a record, for messages."""
-    value = record["id"]
-    return value.decode() if isinstance(value, bytes) else str(value)
+def view_fields(spec: ExampleSpec) -> dict[str, tuple[tuple[int, ...], type]]:
+    """{name: (shape, dtype)} of what a model sees of one photo; part of `fields`."""
+    return {"clip_image": ((spec.clip_size, spec.clip_size, 3), np.uint8),
+            "sam_image": ((spec.sam_canvas, spec.sam_canvas, 3), np.uint8),
+            "resized_size": ((2,), np.int32), "original_size": ((2,), np.int32)}
+
+
+def fields(spec: ExampleSpec,
+           length: int | None = None) -> dict[str, tuple[tuple[int, ...], type]]:
+    """{name: (shape, dtype)} of one example, the one list of them; the module says what they mean.
+
+    `length` of the text instead of `spec.text_length`.
+    """
+    T, K, M = length or spec.text_length, spec.mask_slots, spec.mask_canvas
+    return view_fields(spec) | {
+        "ids": ((T,), np.int32), "valid": ((T,), np.bool_), "loss_mask": ((T,), np.bool_),
+        "masks": ((K, M, M // 8), np.uint8), "mask_valid": ((K,), np.bool_),
+        "label": ((), np.int32), "dropped": ((), np.int32), "bad": ((), np.int32)}
 
 
 def image_fields(image: np.ndarray | Image.Image, spec: ExampleSpec) -> dict[str, np.ndarray]:
@@ -81,46 +96,7 @@ def frame_size(height: int, width: int, canvas: int) -> tuple[int, int, float]:
     return max(1, round(height * scale)), max(1, round(width * scale)), scale
 
 
-def region_mask(record: Mapping, number: int, size: tuple[int, int],
-                scale: float = 1.0, *, rasteriser: str = "coco") -> np.ndarray:
-    """Region `number` of a record in a frame of `size`, which is the photo times `scale`.
-
-    Returns uint8[H, W]; `rasteriser`, of polygons, is one of `regions.RASTERISERS`. Raises
-    RegionError when it covers no pixel there.
-    """
-    if content := record["regions"]["mask"][number]:
-        mask = regions.png_to_mask(content)
-        if mask.shape != size:
-            mask = np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
-        if not mask.any():
-            raise regions.RegionError("mask covers no pixel")
-        return mask
-    polygons = json.loads(record["regions"]["polygons"][number])
-    return regions.polygons_to_mask([[v * scale for v in p] for p in polygons], *size,
-                                    rasteriser=rasteriser)
-
-
-def union_mask(record: Mapping, size: tuple[int, int]) -> np.ndarray | None:
-    """All that is marked on a photo of `size`, bool[H, W]; None where nothing was looked for."""
-    if not record["has_masks"]:
-        return None
-    union = np.zeros(size, bool)
-    if record["union_mask"]:
-        union |= regions.png_to_mask(record["union_mask"]).astype(bool)
-    for number in range(len(record["regions"]["polygons"])):
-        union |= region_mask(record, number, size).astype(bool)
-    return union
-
-
-def region_bits(record: Mapping, number: int, size: tuple[int, int], scale: float) -> np.ndarray:
-    """`region_mask` with eight pixels to a byte: uint8[H, ceil(W / 8)]."""
-    if record["regions"]["mask"][number]:
-        return regions.mask_to_bits(region_mask(record, number, size, scale))
-    polygons = json.loads(record["regions"]["polygons"][number])
-    return regions.polygons_to_bits([[v * scale for v in p] for p in polygons], *size)
-
-
-def ground_truth(record: Mapping, spec: ExampleSpec, size: tuple[int, int]):
+def ground_truth(record: Record, spec: ExampleSpec, size: tuple[int, int]):
     """Regions whose phrase is in the caption, in the order of their spans.
 
     Args:
@@ -131,35 +107,37 @@ def ground_truth(record: Mapping, spec: ExampleSpec, size: tuple[int, int]):
     """
     height, width, scale = frame_size(*size, spec.mask_canvas)
     spans, masks = [], []
-    for number, (start, end) in enumerate(zip(record["regions"]["start"],
-                                              record["regions"]["end"], strict=True)):
-        if start < 0:
-            continue  # without a phrase there is no [SEG]; counted as dropped
+    for region in _explained(record):
         try:
-            mask = region_bits(record, number, (height, width), scale)
+            mask = region.bits((height, width), scale)
         except regions.RegionError:
             if scale == 1:
                 raise
             continue  # too small to be seen in the reduced frame; counted as dropped
-        spans.append((int(start), int(end)))
+        spans.append((region.start, region.end))
         masks.append(mask)
-    order = sorted(range(len(spans)), key=lambda i: spans[i])
-    return [spans[i] for i in order], [masks[i] for i in order], (height, width)
+    return spans, masks, (height, width)
 
 
-def answer_of(record: Mapping, spans: Sequence[tuple[int, int]]) -> str:
+def _explained(record: Record) -> list[Region]:
+    """The regions whose phrase is in the caption, from left to right; only they have a [SEG]."""
+    return sorted((region for region in record.regions if region.start >= 0),
+                  key=lambda region: (region.start, region.end))
+
+
+def answer_of(record: Record, spans: Sequence[tuple[int, int]]) -> str:
     """What the model is to say: the caption, its phrases tagged."""
-    return conversation.tag_phrases(_text(record["caption"]), spans)
+    return conversation.tag_phrases(record.caption, spans)
 
 
-def question_of(record: Mapping, spec: ExampleSpec) -> str:
+def question_of(record: Record, spec: ExampleSpec) -> str:
     """What is asked about a record."""
-    return spec.own_questions and _text(record["question"]) or spec.instruction
+    return spec.own_questions and record.question or spec.instruction
 
 
-def training_example(record: Mapping, tokenizer: Tokenizer, spec: ExampleSpec,
-                     length: int | None = None) -> dict:
-    """The example of a record (see the module's table); `length` instead of `spec.text_length`.
+def training_example(record: Record, tokenizer: Tokenizer, spec: ExampleSpec,
+                     length: int | None = None) -> dict[str, np.ndarray]:
+    """The example of a record (see `fields`); `length` instead of `spec.text_length`.
 
     Phrases beyond `mask_slots` stay plain text and are counted in `dropped`, like masks whose
     [SEG] was cut off with the text.
@@ -167,48 +145,49 @@ def training_example(record: Mapping, tokenizer: Tokenizer, spec: ExampleSpec,
     Raises:
         ExampleError: naming the record, when its image or a polygon is unusable.
     """
-    name = record_id(record)
     try:
         needed = (spec.clip_size, spec.sam_longest) if spec.reduced_decoding else None
-        image, whole = images.read_photo(record["image"], name=name, at_least=needed)
+        image, whole = images.read_photo(record.image, name=record.id, at_least=needed)
         spans, masks, size = ground_truth(record, spec, whole)
-    except (images.ImageError, regions.RegionError, json.JSONDecodeError) as error:
-        raise ExampleError(f"record {name}: {error}") from error
+    except (images.ImageError, regions.RegionError) as error:
+        raise ExampleError(f"record {record.id}: {error}") from error
     used = spans[:spec.mask_slots]
     text = conversation.encode_example(tokenizer, question_of(record, spec),
                                        answer_of(record, used), length=length or spec.text_length)
     if not text.truncated and text.num_segs != len(used):
-        raise ExampleError(f"record {name}: {text.num_segs} [SEG] tokens for {len(used)} masks")
+        raise ExampleError(f"record {record.id}: {text.num_segs} [SEG] tokens for {len(used)} "
+                           f"masks")
     packed, valid = regions.place_bits(masks[:text.num_segs], spec.mask_slots, spec.mask_canvas)
     return image_fields(image, spec) | {
         "original_size": np.array(size, np.int32), "ids": text.ids, "valid": text.valid,
-        "loss_mask": text.loss_mask & bool(record["caption"]),
-        "masks": packed, "mask_valid": valid,
-        "label": np.int32(record["label"]),
-        "dropped": np.int32(len(record["regions"]["start"]) - valid.sum())}
+        "loss_mask": text.loss_mask & bool(record.caption), "masks": packed, "mask_valid": valid,
+        "label": np.int32(record.label),
+        "dropped": np.int32(len(record.regions) - valid.sum()), "bad": np.int32(0)}
 
 
-def text_length(record: Mapping, tokenizer: Tokenizer, spec: ExampleSpec) -> int:
+def text_length(record: Record, tokenizer: Tokenizer, spec: ExampleSpec) -> int:
     """Number of ids of a record's conversation if no region turns out to be unusable."""
-    spans = sorted((int(start), int(end)) for start, end in zip(
-        record["regions"]["start"], record["regions"]["end"], strict=True) if start >= 0)
+    spans = [(region.start, region.end) for region in _explained(record)]
     text = conversation.build_conversation(
         question_of(record, spec), answer_of(record, spans[:spec.mask_slots]))
     return len(tokenizer.encode_with_image(text))
 
 
-def blank_example(tokenizer: Tokenizer, spec: ExampleSpec, length: int | None = None) -> dict:
+def blank_example(tokenizer: Tokenizer, spec: ExampleSpec,
+                  length: int | None = None) -> dict[str, np.ndarray]:
     """An example no loss counts: in place of a record that cannot be used."""
-    length, canvas = length or spec.text_length, spec.mask_canvas
-    text = conversation.encode_example(tokenizer, spec.instruction, "", length=length)
-    black = np.zeros((spec.sam_longest, spec.sam_longest, 3), np.uint8)
-    return image_fields(black, spec) | {
-        "original_size": np.full(2, min(spec.sam_longest, canvas), np.int32), "ids": text.ids,
-        "valid": text.valid, "loss_mask": np.zeros(length, bool),
-        "masks": np.zeros((spec.mask_slots, canvas, canvas // 8), np.uint8),
-        "mask_valid": np.zeros(spec.mask_slots, bool), "label": np.int32(-1),
-        "dropped": np.int32(0)}
+    text = conversation.encode_example(tokenizer, spec.instruction, "",
+                                       length=length or spec.text_length)
+    return _zeros(fields(spec, length)) | blank_views(spec) | {
+        "original_size": np.full(2, min(spec.sam_longest, spec.mask_canvas), np.int32),
+        "ids": text.ids, "valid": text.valid, "label": np.int32(UNKNOWN), "bad": np.int32(1)}
 
 
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def blank_views(spec: ExampleSpec) -> dict[str, np.ndarray]:
+    """The views of a black square photo: in place of one that cannot be read."""
+    side = np.full(2, spec.sam_longest, np.int32)
+    return _zeros(view_fields(spec)) | {"resized_size": side, "original_size": side}
+
+
+def _zeros(shapes: Mapping[str, tuple[tuple[int, ...], type]]) -> dict[str, np.ndarray]:
+    return {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Sequence
@@ -11,10 +12,11 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from input_pipeline import files
 from input_pipeline.batches.examples import ExampleSpec, text_length
 from input_pipeline.text.tokenizer import Tokenizer
 
-LOG = logging.getLogger("legion_jax")
+LOG = logging.getLogger("input_pipeline")
 
 
 def text_lengths(source: Sequence, tokenizer: Tokenizer, spec: ExampleSpec, *,
@@ -25,22 +27,21 @@ def text_lengths(source: Sequence, tokenizer: Tokenizer, spec: ExampleSpec, *,
         source: all records; read completely unless the lengths are kept in `folder` already.
         folder: of the prepared data set; `write`: whether to keep them there (one host does).
     """
-    kept = folder and folder / f"lengths-{_key(tokenizer, spec, split, len(source))}.npy"
-    if kept and kept.exists():
-        with kept.open("rb") as file:
+    cache = folder and folder / f"lengths-{_key(tokenizer, spec, split, len(source))}.npy"
+    if cache and cache.exists():
+        with cache.open("rb") as file:
             return np.load(file, allow_pickle=False)
     with ThreadPoolExecutor(4) as pool:
         counted = pool.map(lambda i: _length(source, i, tokenizer, spec), range(len(source)))
         lengths = np.fromiter(tqdm(counted, "counting text lengths", len(source), unit="text"),
                               np.int32, len(source))
-    if kept and write:
+    if cache and write:
         try:
-            temporary = kept.parent / f".{kept.name}.writing"
-            with temporary.open("wb") as file:
-                np.save(file, lengths)
-            temporary.replace(kept)
+            content = io.BytesIO()
+            np.save(content, lengths)
+            files.write_bytes(cache, content.getvalue())
         except OSError as error:  # a folder that may only be read is no reason to stop
-            LOG.warning("%s: not kept for the next run: %s", kept, error)
+            LOG.warning("%s: not kept for the next run: %s", cache, error)
     return lengths
 
 
@@ -53,8 +54,9 @@ def _length(source: Sequence, index: int, tokenizer: Tokenizer, spec: ExampleSpe
 
 def _key(tokenizer: Tokenizer, spec: ExampleSpec, split: str, number: int) -> str:
     """Changes with everything the lengths depend on."""
-    files = {name: hashlib.sha256(content).hexdigest() for name, content in tokenizer.files.items()}
+    digests = {name: hashlib.sha256(content).hexdigest()
+               for name, content in tokenizer.files.items()}
     question = {name: value for name, value in dataclasses.asdict(spec).items()
                 if name in ("instruction", "own_questions", "mask_slots")}
-    text = json.dumps([files, question, split, number], sort_keys=True)
+    text = json.dumps([digests, question, split, number], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -14,9 +14,9 @@ from absl import flags
 
 from input_pipeline.batches.stream import Stream
 from input_pipeline.errors import UserError
-from input_pipeline.records.record import RecordError
+from input_pipeline.records.record import Record, RecordError
 
-LOG = logging.getLogger("legion_jax")
+LOG = logging.getLogger("input_pipeline")
 ENDLESS = 1 << 40
 
 
@@ -29,17 +29,17 @@ class Rows:
 
     Attributes:
         sources: random-access records of every data set; names: what the log calls them.
-        prepare: (record, text length) -> dict of arrays.
+        prepare: (record, text length) -> an example, see `batches.examples`.
+        blank: text length -> the example in place of a record that cannot be used.
         features: per data set {name: [N, ...]}, added to its rows; replaced: what goes for them.
-        blank: text length -> a row of the same shapes; `bad` is added to both.
         places: which rows of every global batch are this host's; None for all.
     """
 
     stream: Stream
-    sources: Sequence[Sequence]
+    sources: Sequence[Sequence[Record]]
     names: Sequence[str]
-    prepare: Callable[[dict, int], dict]
-    blank: Callable[[int], dict]
+    prepare: Callable[[Record, int], dict[str, np.ndarray]]
+    blank: Callable[[int], dict[str, np.ndarray]]
     places: Sequence[int] | None = None
     features: Sequence[dict[str, np.ndarray]] = ()
     replaced: Sequence[str] = ()
@@ -51,21 +51,20 @@ class Rows:
     def __len__(self) -> int:
         return ENDLESS * self.per_host
 
-    def __getitem__(self, place: int) -> dict:
-        step, row = divmod(place, self.per_host)
+    def __getitem__(self, number: int) -> dict:
+        step, row = divmod(number, self.per_host)
         chosen = self.stream.row(step, row if self.places is None else int(self.places[row]))
         try:
-            record = self.sources[chosen.source][chosen.index]
-            made = self.prepare(record, chosen.length) | {"bad": np.int32(0)}
+            example = self.prepare(self.sources[chosen.source][chosen.index], chosen.length)
         except (UserError, RecordError) as error:
             LOG.warning("step %d: record %d of %s left out: %s", step, chosen.index,
                         self.names[chosen.source], " ".join(str(error).split())[:300])
-            made = self.blank(chosen.length) | {"bad": np.int32(1)}
+            example = self.blank(chosen.length)
         for name in self.replaced:
-            del made[name]
+            del example[name]
         for name, values in (self.features[chosen.source] if self.features else {}).items():
-            made[name] = np.asarray(values[chosen.index])
-        return made
+            example[name] = np.asarray(values[chosen.index])
+        return example
 
 
 def train_batches(rows: Rows) -> grain.MapDataset:

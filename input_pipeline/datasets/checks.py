@@ -3,17 +3,15 @@
 import io
 import posixpath
 
-import numpy as np
 from PIL import Image
 
-from input_pipeline.photos.images import FORMATS
-from input_pipeline.photos.regions import RegionError, mask_to_png, png_to_mask
+from input_pipeline.photos.images import FORMATS, swaps_sides
+from input_pipeline.photos.regions import RegionError, mask_to_png, png_to_mask, resized
 from input_pipeline.records.dataset import Notes
 from input_pipeline.records.record import RecordError
 from input_pipeline.records.tree import Tree
 
 IMAGE_FILES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif"))
-ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values that swap the sides
 
 
 def is_image(name: str) -> bool:
@@ -46,17 +44,10 @@ def shown_size(content: bytes, name: str) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
-            turned = _orientation(image) in TURNED
+            turned = swaps_sides(image)
     except Exception as error:  # broken files make PIL's readers raise nearly anything
         raise RecordError("unreadable image", f"{name}: {error}") from error
     return (width, height) if turned else (height, width)
-
-
-def _orientation(image: Image.Image) -> int | None:
-    try:
-        return image.getexif().get(ORIENTATION)
-    except Exception:  # a broken EXIF block is no reason to lose the image
-        return None
 
 
 def note_size(size: tuple[int, int], height, width, notes: Notes) -> None:
@@ -80,13 +71,12 @@ def fit_mask(content: bytes, size: tuple[int, int], notes: Notes) -> bytes:
         raise RecordError("unusable mask", str(error)) from error
     (height, width), (tall, wide) = mask.shape, size
     if mask.shape != size:
-        told = f"mask of {width}x{height} for an image of {wide}x{tall}"
+        mismatch = f"mask of {width}x{height} for an image of {wide}x{tall}"
         # Within the pixel of the smaller one that rounding may have cost.
         if abs(width * tall - height * wide) > max(width, height, wide, tall):
-            raise RecordError("unusable mask", told)
-        resized = Image.fromarray(mask).resize((wide, tall), Image.Resampling.NEAREST)
-        mask = np.asarray(resized)
-        notes.repaired("mask resized", told)
+            raise RecordError("unusable mask", mismatch)
+        mask = resized(mask, size)
+        notes.repaired("mask resized", mismatch)
     if not mask.any():
         raise RecordError("unusable mask", "mask covers no pixel")
     return mask_to_png(mask)

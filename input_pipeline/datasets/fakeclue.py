@@ -86,10 +86,10 @@ class FakeClue(DataSet):
 
     def _find(self, split: str, name: str) -> tuple[Tree, str]:
         tree, starts = self._images[split]
-        found = next((start + name for start in starts if tree.has(start + name)), None)
-        if found is None:
+        path = next((start + name for start in starts if tree.has(start + name)), None)
+        if path is None:
             raise RecordError("file missing", name)
-        return tree, found
+        return tree, path
 
     def read(self, item: Item, notes: Notes) -> Record:
         split, record, group, in_train = item.data
@@ -162,8 +162,8 @@ def _videos(name: str) -> list[str]:
     top, *folders = name.split("/")[:-1] or [""]
     if top.lower() not in FACES:
         return []
-    found = [match for match in map(VIDEO.fullmatch, folders) if match]
-    return [number for number in found[-1].groups() if number] if found else []
+    matches = [match for match in map(VIDEO.fullmatch, folders) if match]
+    return [number for number in matches[-1].groups() if number] if matches else []
 
 
 def _video_groups(names: Iterable[str]) -> dict[str, str]:
@@ -187,8 +187,8 @@ def _generator(name: str) -> str:
     top, *folders, file = name.split("/") if "/" in name else ("", name)
     top = top.lower()
     if top in FACES:
-        told = [part for part in folders if part != "fake" and not VIDEO.fullmatch(part)]
-        return told[0] if told else ""
+        methods = [part for part in folders if part != "fake" and not VIDEO.fullmatch(part)]
+        return methods[0] if methods else ""
     if top == "genimage":
         words = re.split(r"[^a-z0-9]+", file.lower())
         return next((word for word in words if word in GENERATORS), top)

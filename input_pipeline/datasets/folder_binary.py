@@ -37,9 +37,9 @@ class FolderBinary(DataSet):
             folders[posixpath.dirname(name)].append(name)
         for folder, names in folders.items():
             parts = folder.split("/")
-            place = next((i for i, part in enumerate(parts) if part in LABELS), None)
-            if place is not None and "__MACOSX" not in parts:  # forks that its zips carry along
-                yield parts[:place], LABELS[parts[place]], names
+            position = next((i for i, part in enumerate(parts) if part in LABELS), None)
+            if position is not None and "__MACOSX" not in parts:  # forks that its zips carry along
+                yield parts[:position], LABELS[parts[position]], names
 
     def read(self, item: Item, notes: Notes) -> Record:
         label, category, generator = item.data
@@ -74,20 +74,20 @@ class ProGan(FolderBinary):
         return {"train": 720_119}
 
     def splits(self):
-        found, roots = {"train": [], "val": []}, defaultdict(set)
+        splits, roots = {"train": [], "val": []}, defaultdict(set)
         for above, label, names in self.label_folders():
             *root, category = above or [""]
-            told = [part for part in (pathlib.PurePath(self.source).stem, *root)
+            named = [part for part in (pathlib.PurePath(self.source).stem, *root)
                     if part in TRAINING]
-            split = TRAINING[told[-1]] if told else "train"
+            split = TRAINING[named[-1]] if named else "train"
             if split:
-                found[split] += _items(names, label, category, "progan")
+                splits[split] += _items(names, label, category, "progan")
                 roots[split].add("/".join(root))
         for split, places in roots.items():
             self.check_one_root(split, places)
         if not roots:
             raise DataError(f"{self.source}: found no progan_train/CLASS/0_real or 1_fake")
-        return {split: items for split, items in found.items() if items}
+        return {split: items for split, items in splits.items() if items}
 
 
 class _TestSets(FolderBinary):
@@ -102,18 +102,18 @@ class _TestSets(FolderBinary):
     spellings: ClassVar[Mapping[str, str]] = {}
 
     def splits(self):
-        found = self._find_sets()
+        sets = self._find_sets()
         splits = {}
         for split, shared in self.sets.items():
-            if not found[split, SYNTHETIC]:
-                if found[split, REAL]:
+            if not sets[split, SYNTHETIC]:
+                if sets[split, REAL]:
                     raise DataError(f"{self.source}: {split}: found no 1_fake")
                 continue
-            real = found[split, REAL] or found[shared, REAL]
+            real = sets[split, REAL] or sets[shared, REAL]
             if not real:
                 raise DataError(f"{self.source}: {shared or split}: found no 0_real")
             splits[split] = [
-                item for chosen, label in zip(self.choose(real, found[split, SYNTHETIC]), (
+                item for chosen, label in zip(self.choose(real, sets[split, SYNTHETIC]), (
                     REAL, SYNTHETIC), strict=True)
                 for category, names in chosen for item in _items(names, label, category, split)]
         if not splits:
@@ -124,7 +124,7 @@ class _TestSets(FolderBinary):
     def _find_sets(self) -> dict[tuple[str, int], list[tuple[str, list[str]]]]:
         """{(split or shared folder, label): [(class, names of files)]}."""
         known = {*self.sets, *self.sets.values()} - {""}
-        found, roots = defaultdict(list), defaultdict(set)
+        sets, roots = defaultdict(list), defaultdict(set)
         for above, label, names in self.label_folders():
             places = [i for i, part in enumerate(above)
                       if self.spellings.get(part, part) in known]
@@ -132,10 +132,10 @@ class _TestSets(FolderBinary):
                 continue
             split = self.spellings.get(above[places[-1]], above[places[-1]])
             roots[split].add("/".join(above[:places[-1] + 1]))
-            found[split, label].append(("/".join(above[places[-1] + 1:]), names))
+            sets[split, label].append(("/".join(above[places[-1] + 1:]), names))
         for split, places in roots.items():
             self.check_one_root(split, places)
-        return found
+        return sets
 
     def choose(self, real: list, fake: list) -> tuple[list, list]:
         """What of the real and of the fake [(class, names)] is in the split."""
@@ -183,8 +183,8 @@ class UniversalFakeDetect(_TestSets):
         shuffle, chosen = random.Random(0), []
         for pool in map(sorted, pools):
             shuffle.shuffle(pool)
-            kept = defaultdict(list)
+            by_category = defaultdict(list)
             for name, category in sorted(pool[:limit]):
-                kept[category].append(name)
-            chosen.append(list(kept.items()))
+                by_category[category].append(name)
+            chosen.append(list(by_category.items()))
         return tuple(chosen)

@@ -56,16 +56,16 @@ class Jsonl(DataSet):
     def splits(self):
         if not self.tree.has(MANIFEST):
             raise DataError(f"{self.source}: found no {MANIFEST}")
-        found = {}
+        splits = {}
         lines = read_annotations(self.tree, MANIFEST).removeprefix(b"\xef\xbb\xbf").split(b"\n")
         for number, line in enumerate(lines, 1):
             if line.strip():
                 fields = _parse(line, f"{self.source}/{MANIFEST} line {number}")
-                items = found.setdefault(fields.get("split", "train"), [])
+                items = splits.setdefault(fields.get("split", "train"), [])
                 items.append(Item(fields.get("id", str(number)), fields["image"], fields))
-        if not found:
+        if not splits:
             raise DataError(f"{self.source}/{MANIFEST}: holds no records")
-        return found
+        return splits
 
     def read(self, item: Item, notes: Notes) -> Record:
         fields = item.data
@@ -74,11 +74,11 @@ class Jsonl(DataSet):
         note_size(size, fields.get("height"), fields.get("width"), notes)
         caption = fields.get("caption", "")
         given = fields.get("regions", [])
-        kept = notes.keep_usable([self._region(region) for region in given], size)
+        regions = notes.keep_usable([self._region(region) for region in given], size)
         union = b""
         if path := fields.get("union_mask", ""):
             union = fit_mask(self.tree.read(path), size, notes)
-        if given and not kept and not union:  # without any it would pass for clean
+        if given and not regions and not union:  # without any it would pass for clean
             raise RecordError("no usable region", f"of {len(given)}")
         texts = {name: fields[name] for name in ("category", "generator", "question")
                  if name in fields}
@@ -87,7 +87,7 @@ class Jsonl(DataSet):
             file_name=fields.get("file_name", item.file), label=fields.get("label", UNKNOWN),
             group_id=fields.get("group_id") or image_hash(content),
             has_masks=fields.get("has_masks", "regions" in fields or bool(union)),
-            regions=_place(kept, caption, notes), union_mask=union,
+            regions=_place(regions, caption, notes), union_mask=union,
             heatmap=self._heatmap(fields.get("heatmap", ""), size),
             scores=fields.get("scores", {}), **texts)
 

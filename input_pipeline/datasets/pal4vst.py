@@ -30,22 +30,22 @@ class Pal4Vst(DataSet):
         if len(roots) > 1:
             raise DataError(f"{self.source}: several folders have images, name one of: "
                             f"{', '.join(roots)}")
-        found = {}
+        splits = {}
         for split in ("train", "val", "test"):
             if roots and (items := self._items(roots[0], split)):
-                found[split] = items
-        if not found:
+                splits[split] = items
+        if not splits:
             raise DataError(f"{self.source}: found no images/train, images/val or images/test")
-        return found
+        return splits
 
     def _items(self, root: str, split: str) -> list[Item]:
         """One for every image and for every label without one."""
         homes = f"{root}images/{split}", f"{root}labels/{split}"
         images, labels = {}, {}
-        for home, found in zip(homes, (images, labels), strict=True):
+        for home, names_of in zip(homes, (images, labels), strict=True):
             for name in filter(is_image, self.tree.names(home)):
                 stem = posixpath.splitext(name.removeprefix(f"{home}/"))[0]
-                found.setdefault(stem, []).append(name)
+                names_of.setdefault(stem, []).append(name)
         items = [Item(stem, name, labels.get(stem, [""])[0])
                  for stem, names in images.items() for name in names]
         return items + [Item(stem, "", label) for stem, (label, *_) in labels.items()

@@ -23,7 +23,7 @@ from input_pipeline.datasets import tfrecord
 from input_pipeline.datasets.checks import is_image, shown_size
 from input_pipeline.datasets.tfrecord import Frame
 from input_pipeline.photos.images import FORMATS
-from input_pipeline.photos.regions import mask_to_png
+from input_pipeline.photos.regions import mask_to_png, resized
 from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash, read_annotations
 from input_pipeline.records.record import SYNTHETIC, DataError, Record, RecordError
 from input_pipeline.records.tree import Tree
@@ -60,16 +60,16 @@ class RichHF(DataSet):
     def splits(self):
         names = self.tree.names()
         images = _Images(names if self._images is self.tree else self._images.names())
-        found = {}
+        splits = {}
         for split in ("train", "dev", "test"):
             for name in names:
                 if posixpath.basename(name) == f"{split}.tfrecord":
-                    found[split] = self._items(name, images)
+                    splits[split] = self._items(name, images)
                     break
-        if not found:
+        if not splits:
             raise DataError(f"{self.source}: found no train.tfrecord, dev.tfrecord or "
                             f"test.tfrecord")
-        return found
+        return splits
 
     def _items(self, path: str, images: "_Images") -> list[Item]:
         content = self._content(path)
@@ -99,8 +99,7 @@ class RichHF(DataSet):
             raise RecordError("nothing marked", item.file)
         buffer = io.BytesIO()
         Image.fromarray(heat).save(buffer, "PNG")
-        union = Image.fromarray((heat > LIMITS[self.config]).astype(np.uint8))
-        union = union.resize(size[::-1], Image.Resampling.NEAREST)
+        union = resized((heat > LIMITS[self.config]).astype(np.uint8), size)
         return Record(
             dataset=self.name, file_name=item.file, image=content, label=SYNTHETIC,
             group_id=image_hash(content), has_masks=True, union_mask=mask_to_png(union),

@@ -64,18 +64,18 @@ class SidSet(DataSet):
         return {"train": 210_000, "validation": 30_000, "test": 60_000}
 
     def splits(self):
-        found = self._row_items() if self._rows else self._file_items()
-        if not found:
+        splits = self._row_items() if self._rows else self._file_items()
+        if not splits:
             wanted = "NAME.parquet" if self._rows else "train/{real,full_synthetic,tampered}/FILE"
             raise DataError(f"{self.source}: found no {wanted}")
-        return {split: found[split] for split in SPLITS if found.get(split)}
+        return {split: splits[split] for split in SPLITS if splits.get(split)}
 
     def _file_items(self) -> dict[str, list[Item]]:
-        found = {}
+        splits = {}
         for split in self.tree.folders(self._home.removesuffix("/")):
             if split not in SPLITS:
                 continue
-            items = found[split] = []
+            items = splits[split] = []
             for kind in KINDS:
                 texts = self._descriptions(split, kind)
                 for name in self.tree.names(f"{self._home}{split}/{kind}"):
@@ -86,7 +86,7 @@ class SidSet(DataSet):
                                       [kind, mask if kind == "tampered" else "", text]))
                 items += [Item(f"{kind}/{name}", f"{self._home}{split}/{kind}/{name}",
                                [kind, "", text]) for name, text in texts.items()]
-        return found
+        return splits
 
     def _descriptions(self, split: str, kind: str) -> dict[str, str]:
         path = f"{self._home}text_label_images/{split}/description/{kind}_GT.json"
@@ -95,7 +95,7 @@ class SidSet(DataSet):
         return parse_json(read_annotations(self.tree, path), f"{self.source}/{path}", dict)
 
     def _row_items(self) -> dict[str, list[Item]]:
-        found, texts = {}, {}
+        splits, texts = {}, {}
         for name in self.tree.names():
             if not name.endswith(".parquet"):
                 continue
@@ -106,7 +106,7 @@ class SidSet(DataSet):
                                 f"{', '.join(SPLITS)}")
             if split not in texts:
                 texts[split] = {kind: self._descriptions(split, kind) for kind in KINDS}
-            items = found.setdefault(split, [])
+            items = splits.setdefault(split, [])
             for group, row, cells in self._rows.index(name, ["img_id", "label"]):
                 key, label = cells["img_id"], cells["label"]
                 kind = next((k for k in KINDS if KINDS[k] == label), "")
@@ -114,7 +114,7 @@ class SidSet(DataSet):
                 text = _take(texts[split].get(kind, {}), str(key), stem)
                 items.append(Item(str(key) if key else f"#{len(items)}", f"{name}#{group}:{row}",
                                   [name, group, row, text]))
-        return found
+        return splits
 
     def read(self, item: Item, notes: Notes) -> Record:
         return (self._read_row if self._rows else self._read_file)(item, notes)

@@ -47,17 +47,17 @@ class SynthScars(DataSet):
 
     def splits(self):
         root = "SynthScars/" if "SynthScars" in self.tree.folders() else ""
-        found = {}
+        splits = {}
         for split in ("train", "test"):
             # A test file may lie beside the train file.
             places = [f"{root}{home}/{folder}/{split}.json"
                       for home in dict.fromkeys((split, "train")) for folder in FOLDERS]
             if path := next((p for p in places if self.tree.has(p)), None):
-                found[split] = self._items(root, split, path)
-        if "train" not in found:
+                splits[split] = self._items(root, split, path)
+        if "train" not in splits:
             expected = " or ".join(f"train/{folder}/train.json" for folder in FOLDERS)
             raise DataError(f"{self.source}: found no {expected}")
-        return found
+        return splits
 
     def _items(self, root: str, split: str, path: str) -> list[Item]:
         records = parse_json(read_annotations(self.tree, path), f"{self.source}/{path}", list)

@@ -32,21 +32,21 @@ class Frame(NamedTuple):
 
 def frames(content: bytes) -> Iterator[Frame]:
     """The frames of a file in their order; records themselves are not looked at."""
-    place = 0
-    while place < len(content):
-        start = place + _HEADER.size
+    offset = 0
+    while offset < len(content):
+        start = offset + _HEADER.size
         if start > len(content):
             yield Frame(start, 0, 0, "truncated file")
             return
-        length, checksum = _HEADER.unpack_from(content, place)
-        if masked_crc32c(content[place:place + 8]) != checksum:
+        length, checksum = _HEADER.unpack_from(content, offset)
+        if masked_crc32c(content[offset:offset + 8]) != checksum:
             yield Frame(start, 0, 0, "damaged file")
             return
-        place = start + length + 4
-        if place > len(content):
+        offset = start + length + 4
+        if offset > len(content):
             yield Frame(start, length, 0, "truncated file")
             return
-        yield Frame(start, length, *struct.unpack_from("<I", content, place - 4))
+        yield Frame(start, length, *struct.unpack_from("<I", content, offset - 4))
 
 
 def read_frame(content: bytes, frame: Frame) -> bytes:

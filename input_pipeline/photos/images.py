@@ -20,7 +20,7 @@ MAX_BYTES = 256 << 20  # of an encoded file
 DECODING_BYTES = 12  # per pixel, at most, while a photo is decoded: PIL's pixels, RGB and a copy
 MAX_RATIO = 200  # long side over short side; beyond it a resized copy fills the memory
 REDUCING_GAP = 1.5  # sides of a reduced photo over the sides that are needed
-ORIENTATION = 0x0112  # EXIF tag
+ORIENTATION, SWAPPING = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap the sides
 # Of photos and masks. PIL knows more, some of which it hands to programs outside.
 Image.init()
 FORMATS = tuple({"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF"}
@@ -77,6 +77,19 @@ def read_size(source: str | os.PathLike | bytes, *, name: str | None = None) -> 
     """
     with _opened(source, _name(source, name)) as image:
         return image.height, image.width
+
+
+def swaps_sides(image: Image.Image) -> bool:
+    """Whether the EXIF orientation exchanges rows and columns when it is applied."""
+    return _orientation(image) in SWAPPING
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number from 1, upright, to 8; 1 where there is none or the block is broken."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # PIL raises nearly anything on broken EXIF blocks
+        return 1
 
 
 def check_bytes(size: int, limit: int, *, name: str) -> None:
@@ -188,11 +201,10 @@ def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
 
     Metadata too broken to read is no reason to lose the photo.
     """
+    if _orientation(image) == 1:
+        return image, False  # ImageOps would copy it
     try:
-        orientation = image.getexif().get(ORIENTATION, 1)
-        if orientation == 1:
-            return image, False  # ImageOps would copy it
-        return ImageOps.exif_transpose(image), orientation in (5, 6, 7, 8)
+        return ImageOps.exif_transpose(image), swaps_sides(image)
     except Exception:  # PIL raises nearly anything on broken EXIF blocks
         return image, False
 

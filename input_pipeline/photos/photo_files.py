@@ -37,11 +37,11 @@ def _walk_local(root: str, hidden: bool, repeat: bool) -> Iterator[str]:
     folders, links = [("", ())], []
     while folders or links:
         inside, led = folders.pop() if folders else heapq.heappop(links)
-        place = os.path.realpath(f"{root}/{inside}")
-        if place in entered or any(_holds(place, folder) for folder in led):
+        resolved = os.path.realpath(f"{root}/{inside}")
+        if resolved in entered or any(_holds(resolved, folder) for folder in led):
             continue
         if not repeat:
-            entered.add(place)
+            entered.add(resolved)
         with os.scandir(f"{root}/{inside}") as entries:
             listed = [entry for entry in entries if hidden or not entry.name.startswith(".")]
         for entry in listed:
@@ -50,7 +50,7 @@ def _walk_local(root: str, hidden: bool, repeat: bool) -> Iterator[str]:
             if not (os.path.isdir(entry.path) if link else entry.is_dir()):
                 yield name  # also a link to nothing: it gets its sentence when it is read
             elif link:
-                heapq.heappush(links, (name, (*led, place) if repeat else ()))
+                heapq.heappush(links, (name, (*led, resolved) if repeat else ()))
             else:
                 folders.append((name, led))
 
@@ -94,8 +94,8 @@ def failing(path: str, kind: type[UserError] = ImageError) -> Iterator[None]:
         raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        place = getattr(error, "filename", None) or path
-        raise kind(f"{printable(str(place))}: {reason}") from error
+        culprit = getattr(error, "filename", None) or path
+        raise kind(f"{printable(str(culprit))}: {reason}") from error
 
 
 def absolute(path: str) -> str:

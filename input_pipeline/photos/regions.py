@@ -1,7 +1,7 @@
 """Artifact regions: polygons, run-length text and bit-packed masks."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -131,6 +131,19 @@ def _run_lengths(counts: bytes) -> np.ndarray:
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values
+
+
+def resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask uint8[H, W] at another `size` (height, width), by its nearest pixels."""
+    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def union_of(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """bool[H, W], True where any of the masks [H, W] of `size` is not 0; nowhere without masks."""
+    union = np.zeros(size, bool)
+    for mask in masks:
+        np.logical_or(union, mask, out=union)
+    return union
 
 
 def mask_to_bits(mask: np.ndarray) -> np.ndarray:

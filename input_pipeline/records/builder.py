@@ -5,21 +5,22 @@ label and group, repairs, dropped regions), and `summary.json`, their counts.
 """
 
 import contextlib
-import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 
 import tensorflow_datasets as tfds
-from absl import logging
 from etils import epath
 from tqdm import tqdm
 
+from input_pipeline import files
 from input_pipeline.records import manifest, record
 from input_pipeline.records.dataset import DataSet, Item, read_item
 from input_pipeline.records.manifest import MANIFEST, SUMMARY
 from input_pipeline.records.record import DataError
 
+LOG = logging.getLogger("input_pipeline")
 VERSION = "2.0.0"
 
 
@@ -53,7 +54,7 @@ class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def _read_items(dataset: DataSet, split: str, items: Sequence[Item],
                 path: epath.Path) -> Iterator[tuple[str, dict]]:
-    seen, kept = set(), 0
+    seen, usable = set(), 0
     with path.open("w") as lines:
         for item in tqdm(items, desc=f"reading {split}", unit="image"):
             entry, features = read_item(dataset, split, item)
@@ -62,9 +63,9 @@ def _read_items(dataset: DataSet, split: str, items: Sequence[Item],
             lines.write(json.dumps(entry) + "\n")
             seen.add(item.id)
             if features is not None:
-                kept += 1
+                usable += 1
                 yield features["id"], features
-    if not kept:
+    if not usable:
         raise DataError(f"{dataset.source}: {split}: no usable record; "
                         f"{manifest.reasons(path) or 'it holds no items'}")
 
@@ -98,11 +99,11 @@ def prepare(dataset: DataSet, data_dir: epath.PathLike, *,
     with _alone(builder.data_path):
         if builder.data_path.exists():
             _check_same(builder.data_path, dataset, digest)
-            logging.warning("%s: already prepared; the source was not read again (remove the "
+            LOG.warning("%s: already prepared; the source was not read again (remove the "
                             "folder to have it read)", builder.data_path)
             return builder
         for stale in builder.data_path.parent.glob(f"incomplete.*_{VERSION}"):
-            logging.warning("removing %s, left by an interrupted run", stale)
+            LOG.warning("removing %s, left by an interrupted run", stale)
             stale.rmtree()
         _write(builder, dataset, beam)
         manifest.write_summary(builder.data_path, dataset, splits, digest)
@@ -116,14 +117,12 @@ def _alone(folder: epath.Path) -> Iterator[None]:
         yield
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    place = os.open(folder.parent, os.O_RDONLY)  # a lock that leaves no file behind
+    descriptor = os.open(folder.parent, os.O_RDONLY)  # a lock that leaves no file behind
     try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        files.lock(descriptor, DataError(f"{folder}: another process is preparing it"))
         yield
-    except BlockingIOError as error:
-        raise DataError(f"{folder}: another process is preparing it") from error
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
 def _write(builder: Prepared, dataset: DataSet, beam: list[str] | None) -> None:

@@ -36,11 +36,11 @@ def read_items(dataset: DataSet, split: str, items: Sequence[Item],
 def as_data_error(error: Exception, dataset: DataSet) -> DataError | None:
     """What a pipeline failed for, if it was for want of records; runners wrap such an error."""
     text = str(error)
-    if found := re.search(rf"(\w+): {_EMPTY}; [^\n'\"]*", text):
-        return DataError(f"{dataset.source}: {found[0]}")
+    if match := re.search(rf"(\w+): {_EMPTY}; [^\n'\"]*", text):
+        return DataError(f"{dataset.source}: {match[0]}")
     # TFDS may be the first to see it.
-    if found := re.search(r"examples is 0 for split (\w+)", text):
-        return DataError(f"{dataset.source}: {found[1]}: {_EMPTY}")
+    if match := re.search(r"examples is 0 for split (\w+)", text):
+        return DataError(f"{dataset.source}: {match[1]}: {_EMPTY}")
     return None
 
 

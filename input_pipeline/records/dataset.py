@@ -11,8 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from input_pipeline.records import record
-from input_pipeline.records.record import DataError, Record, RecordError, Region
+from input_pipeline.records.record import DataError, Record, RecordError, Region, image_size
 from input_pipeline.records.tree import Tree
 
 
@@ -49,16 +48,16 @@ class Notes:
     def keep_usable(self, regions: Sequence[Region | RecordError],
                     size: tuple[int, int]) -> dict[int, Region]:
         """{number: region} of those that cover pixels of an image of this size; notes the rest."""
-        kept = {}
+        usable = {}
         for number, region in enumerate(regions):
             try:
                 if isinstance(region, RecordError):
                     raise region
                 region.check(*size)
-                kept[number] = region
+                usable[number] = region
             except RecordError as error:
                 self.dropped(error, number)
-        return kept
+        return usable
 
 
 class DataSet(abc.ABC):
@@ -131,13 +130,14 @@ def read_item(dataset: DataSet, split: str, item: Item) -> tuple[dict, dict | No
     notes = Notes()
     entry = {"split": split, "id": item.id, "file": item.file}
     try:
-        made = dataset.read(item, notes)
-        size = record.image_size(made.image, made.file_name)
-        features = made.as_features(f"{split}_{item.id}", size)
+        record = dataset.read(item, notes)
+        height, width = image_size(record.image, record.file_name)
+        record = dataclasses.replace(record, id=f"{split}_{item.id}", height=height, width=width)
+        features = record.as_features()
     except RecordError as error:
         return entry | {"status": "skipped", "reason": error.reason, "detail": error.detail,
                         "notes": notes.entries}, None
-    return entry | {"status": "kept", "label": made.label, "category": made.category,
-                    "generator": made.generator, "group_id": made.group_id,
-                    "image": hashlib.sha256(made.image).hexdigest(),
-                    "regions": len(made.regions), "notes": notes.entries}, features
+    return entry | {"status": "kept", "label": record.label, "category": record.category,
+                    "generator": record.generator, "group_id": record.group_id,
+                    "image": image_hash(record.image), "regions": len(record.regions),
+                    "notes": notes.entries}, features

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from input_pipeline import files
 from input_pipeline.records.dataset import DataSet, Item
 from input_pipeline.records.record import DataError
 
@@ -67,12 +68,10 @@ def write_summary(folder: epath.Path, dataset: DataSet, splits: dict[str, list[I
                "digest": digest,
                "content": hashlib.sha256("".join(sorted(content)).encode()).hexdigest(),
                "groups": len(groups), "groups_in_several_splits": shared,
-               "images_with_several_labels": sum(len(found) > 1 for found in labels.values()),
+               "images_with_several_labels": sum(len(several) > 1 for several in labels.values()),
                "splits": {name: {k: dict(sorted(v.items())) if isinstance(v, Counter) else v
                                  for k, v in split.items()} for name, split in counts.items()}}
-    temporary = folder / f".{SUMMARY}.writing"
-    temporary.write_text(json.dumps(summary, indent=1) + "\n")
-    temporary.replace(folder / SUMMARY)
+    files.write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
 
 
 def read_summary(folder: epath.PathLike) -> dict:

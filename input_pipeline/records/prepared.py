@@ -7,16 +7,16 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from input_pipeline.records import record
-from input_pipeline.records.record import DataError, RecordError
+from input_pipeline.records.record import DataError, Record, RecordError
 
 
 def find_version(data_dir: epath.PathLike) -> epath.Path:
     """The one complete data set folder at or below data_dir. Raises DataError."""
-    found = find_versions(data_dir)
-    if len(found) > 1:
-        names = ", ".join(str(path) for path in found)
+    versions = find_versions(data_dir)
+    if len(versions) > 1:
+        names = ", ".join(str(path) for path in versions)
         raise DataError(f"{data_dir}: several data sets here, name one of: {names}")
-    return found[0]
+    return versions[0]
 
 
 def find_versions(data_dir: epath.PathLike) -> list[epath.Path]:
@@ -24,15 +24,15 @@ def find_versions(data_dir: epath.PathLike) -> list[epath.Path]:
     root = epath.Path(data_dir)
     if (root / "dataset_info.json").exists():
         return [root]
-    found = sorted(
+    versions = sorted(
         path.parent
         for depth in ("*", "*/*", "*/*/*", "*/*/*/*")
         for path in root.glob(f"{depth}/dataset_info.json")
         if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)  # unfinished ones have a longer name
     )
-    if not found:
+    if not versions:
         raise DataError(f"{root}: no prepared data set here")
-    return found
+    return versions
 
 
 def open_split(data_dir: epath.PathLike, split: str) -> "Records":
@@ -44,8 +44,7 @@ def open_split(data_dir: epath.PathLike, split: str) -> "Records":
         split: name, or a TFDS slice of it such as 'train[:10%]'.
 
     Returns:
-        A sequence of records (`record`). Texts come back as bytes in UTF-8, `image` as the encoded
-        file, `regions` as a dict of parallel arrays.
+        A sequence of records.
 
     Raises:
         DataError: no data set there, more than one, or it has no such split.
@@ -85,12 +84,12 @@ class Records(Sequence):
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> Record:
         """Raises RecordError, whatever TFDS raises, for a record of a damaged file."""
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         try:
-            return self._source[index]
+            return Record.from_features(self._source[index])
         except Exception as error:  # nearly anything, for a file that is cut or changed
             reason = " ".join(str(error).split()) or type(error).__name__
             raise RecordError("unreadable record", f"{index}: {reason}") from error

@@ -30,22 +30,33 @@ Polygons stay polygons: which pixels they cover is the reader's choice of raster
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from input_pipeline.errors import UserError
 from input_pipeline.photos.images import ImageError, read_image
-from input_pipeline.photos.regions import RegionError, png_to_mask, polygons_to_mask
+from input_pipeline.photos.regions import (
+    RegionError,
+    mask_to_bits,
+    png_to_mask,
+    polygons_to_bits,
+    polygons_to_mask,
+    resized,
+    union_of,
+)
 from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_TOKEN
 
 UNKNOWN, REAL, SYNTHETIC, TAMPERED = -1, 0, 1, 2
 LABELS = {UNKNOWN: "unknown", REAL: "real", SYNTHETIC: "synthetic", TAMPERED: "tampered"}
 SCORES = ("aesthetic", "artifact", "misalignment", "overall")
+TEXTS = ("id", "dataset", "group_id", "file_name", "category", "generator", "caption", "question")
+REGION_TEXTS = ("phrase", "explanation", "artifact_type")
 NO_BOX = (math.nan,) * 4
 RESERVED = (*ADDED_TOKENS, IMAGE_TOKEN, "<s>", "</s>")  # a tokenizer takes them for its own
 # PIL names unreadable bytes by their address, which would make any two manifests differ.
@@ -77,7 +88,7 @@ class Region:
 
     def check(self, height: int, width: int) -> None:
         """Raises RecordError when the artifact covers no pixel or its texts cannot be stored."""
-        for name in ("phrase", "explanation", "artifact_type"):
+        for name in REGION_TEXTS:
             check_text(getattr(self, name), name)
         try:
             if self.mask:
@@ -92,17 +103,51 @@ class Region:
         except (RegionError, ImageError) as error:
             raise RecordError("unusable region", str(error)) from error
 
+    def pixels(self, size: tuple[int, int], scale: float = 1.0, *,
+               rasteriser: str = "coco") -> np.ndarray:
+        """The artifact in a frame of `size` (height, width), which is the photo times `scale`.
+
+        Returns uint8[H, W], 1 where the artifact is; `rasteriser`, of polygons, is one of
+        `regions.RASTERISERS`. Raises RegionError when it covers no pixel of the frame.
+        """
+        if not self.mask:
+            return polygons_to_mask(self._scaled(scale), *size, rasteriser=rasteriser)
+        mask = png_to_mask(self.mask)
+        if mask.shape != size:
+            mask = resized(mask, size)
+        if not mask.any():
+            raise RegionError("mask covers no pixel")
+        return mask
+
+    def bits(self, size: tuple[int, int], scale: float) -> np.ndarray:
+        """`pixels` with eight of them to a byte: uint8[H, ceil(W / 8)]."""
+        if self.mask:
+            return mask_to_bits(self.pixels(size, scale))
+        return polygons_to_bits(self._scaled(scale), *size)
+
+    def _scaled(self, scale: float) -> list[list[float]]:
+        return [[value * scale for value in polygon] for polygon in self.polygons]
+
     def as_feature(self) -> dict:
+        """What TFDS stores of the artifact."""
         return dataclasses.asdict(self) | {
             "box": np.asarray(self.box, np.float32),
             "polygons": json.dumps([list(map(float, p)) for p in self.polygons])}
+
+    @classmethod
+    def from_feature(cls, feature: Mapping) -> "Region":
+        """The artifact that TFDS stored as `feature`."""
+        return cls(**feature | {name: feature[name].decode() for name in REGION_TEXTS} | {
+            "start": int(feature["start"]), "end": int(feature["end"]),
+            "box": tuple(map(float, feature["box"])), "polygons": json.loads(feature["polygons"])})
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
     """One image with all that is known of it; see the module's table.
 
-    Height and width are read from the image. Regions must be checked (`Region.check`) before.
+    A data set leaves out `id`, `height` and `width`, which are told when the record is stored.
+    Regions must be checked (`Region.check`) before.
     """
 
     dataset: str
@@ -119,18 +164,35 @@ class Record:
     union_mask: bytes = b""
     heatmap: bytes = b""
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
+    id: str = ""
+    height: int = 0
+    width: int = 0
 
-    def as_features(self, record_id: str, size: tuple[int, int]) -> dict:
-        """What TFDS stores; `size` is that of the image, (height, width).
+    def marked(self, size: tuple[int, int], *, rasteriser: str = "coco") -> np.ndarray | None:
+        """All that is marked on a photo of `size` (height, width), bool[H, W].
 
-        Raises RecordError when something is not as the table says.
+        None where nobody looked for artifacts. Raises RegionError when a region covers no pixel of
+        the photo or `union_mask` is of another size.
         """
-        for name in ("dataset", "file_name", "group_id", "category", "generator", "caption",
-                     "question"):
+        if not self.has_masks:
+            return None
+        masks = (region.pixels(size, rasteriser=rasteriser) for region in self.regions)
+        return union_of(itertools.chain(masks, self._union_mask(size)), size)
+
+    def _union_mask(self, size: tuple[int, int]) -> Iterator[np.ndarray]:
+        if self.union_mask:
+            mask = png_to_mask(self.union_mask)
+            if mask.shape != tuple(size):
+                raise RegionError(f"a mask of {mask.shape} for a photo of {tuple(size)}")
+            yield mask
+
+    def as_features(self) -> dict:
+        """What TFDS stores. Raises RecordError when something is not as the table says."""
+        for name in TEXTS:
             check_text(getattr(self, name), name)
         for name in ("caption", "question"):
-            if found := [token for token in RESERVED if token in getattr(self, name)]:
-                raise RecordError("reserved word in a text", f"'{name}' holds {found[0]}")
+            if reserved := [token for token in RESERVED if token in getattr(self, name)]:
+                raise RecordError("reserved word in a text", f"'{name}' holds {reserved[0]}")
         if self.label not in LABELS:
             raise RecordError("unknown label", repr(self.label))
         if not self.group_id:
@@ -141,9 +203,16 @@ class Record:
         _check_spans(self.caption, regions)
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return values | {
-            "id": record_id, "height": size[0], "width": size[1],
             "regions": [region.as_feature() for region in regions],
             "scores": {name: np.float32(self.scores.get(name, math.nan)) for name in SCORES}}
+
+    @classmethod
+    def from_features(cls, features: Mapping) -> "Record":
+        """The record that TFDS stored as `features`: texts in UTF-8, regions in parallel lists."""
+        columns = features["regions"]
+        return cls(**features | {name: features[name].decode() for name in TEXTS} | {
+            "regions": [Region.from_feature(dict(zip(columns, values, strict=True)))
+                        for values in zip(*columns.values(), strict=True)]})
 
 
 def image_size(content: bytes, name: str) -> tuple[int, int]:
@@ -184,17 +253,15 @@ def features() -> tfds.features.FeaturesDict:
         # The bytes as they are: an image feature would decode and encode them again.
         return tfds.features.Tensor(shape=(), dtype=np.object_)
 
-    texts = ("id", "dataset", "group_id", "file_name", "category", "generator", "caption",
-             "question")
     return tfds.features.FeaturesDict({
-        **{name: text() for name in texts},
+        **{name: text() for name in TEXTS},
         **{name: raw() for name in ("image", "union_mask", "heatmap")},
         **{name: number(np.int32) for name in ("height", "width", "label")},
         "has_masks": number(np.bool_),
         "scores": {name: number(np.float32) for name in SCORES},
         "regions": tfds.features.Sequence({
-            "phrase": text(), "start": number(np.int32), "end": number(np.int32),
-            "explanation": text(), "artifact_type": text(),
+            **{name: text() for name in REGION_TEXTS},
+            "start": number(np.int32), "end": number(np.int32),
             "box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
             "polygons": text(), "mask": raw()})})
 

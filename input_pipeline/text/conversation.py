@@ -136,17 +136,17 @@ def encode_example(tokenizer: Tokenizer, instruction: str, answer: str, *, lengt
         raise UserError(f"the prompt takes {len(prompt)} ids, only {length} are allowed in all")
     if not np.array_equal(ids[: len(prompt)], prompt):
         raise UserError(f"{tokenizer.name}: the answer changes the ids of the prompt before it")
-    kept = ids[:length]
+    used = ids[:length]
     padded = np.full(length, tokenizer.pad_id, np.int32)
-    padded[: len(kept)] = kept
-    place = np.arange(length)
-    valid = place < len(kept)
+    padded[: len(used)] = used
+    position = np.arange(length)
+    valid = position < len(used)
     return Encoded(
         ids=padded,
         valid=valid,
-        loss_mask=valid & (place >= len(prompt)),
+        loss_mask=valid & (position >= len(prompt)),
         truncated=len(ids) > length,
-        num_segs=int(np.count_nonzero(kept == tokenizer.seg_id)),
+        num_segs=int(np.count_nonzero(used == tokenizer.seg_id)),
     )
 
 
@@ -188,29 +188,29 @@ def parse_answer(text: str) -> ParsedAnswer:
     opened = False
     segs = 0
     for part in _TAG.split(text):
-        here = len(clean)
+        end = len(clean)
         if part == "<p>":
-            openings.append(here)
+            openings.append(end)
             opened = True
         elif part in ("</p>", "[SEG]"):
             phrase = clean[openings[-1] :].strip() if opened else ""
             opened = False
             if phrase:
-                regions.append(AnswerRegion(phrase, here - len(phrase), here, "", None))
-                details.append((here, len(openings)))
+                regions.append(AnswerRegion(phrase, end - len(phrase), end, "", None))
+                details.append((end, len(openings)))
             if part == "[SEG]":
                 if not regions or regions[-1].seg_index is not None:
-                    regions.append(AnswerRegion("", here, here, "", None))
-                    details.append((here, len(openings)))
+                    regions.append(AnswerRegion("", end, end, "", None))
+                    details.append((end, len(openings)))
                 regions[-1] = dataclasses.replace(regions[-1], seg_index=segs)
-                details[-1] = (here, len(openings))
+                details[-1] = (end, len(openings))
                 segs += 1
         elif part not in _TAGS:
             clean = " ".join([clean, *part.split()]).strip()
     openings.append(len(clean))  # the last detail ends with the text
-    for place, (start, before) in enumerate(details):
+    for number, (start, before) in enumerate(details):
         detail = clean[start : openings[before]].strip().lstrip(": ")
-        regions[place] = dataclasses.replace(regions[place], detail=detail)
+        regions[number] = dataclasses.replace(regions[number], detail=detail)
     return ParsedAnswer(clean, regions)
 
 

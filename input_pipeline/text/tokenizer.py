@@ -158,10 +158,10 @@ class Tokenizer:
     def _split_text(self, text: str) -> list[str]:
         """Texts and whole tokens in order, white space beside added tokens and empties gone."""
         pieces = self._split.split(text)  # odd places hold the tokens: the pattern has one group
-        for place in range(1, len(pieces), 2):
-            if pieces[place] in self.added:
-                pieces[place - 1] = pieces[place - 1].rstrip()
-                pieces[place + 1] = pieces[place + 1].lstrip()
+        for position in range(1, len(pieces), 2):
+            if pieces[position] in self.added:
+                pieces[position - 1] = pieces[position - 1].rstrip()
+                pieces[position + 1] = pieces[position + 1].lstrip()
         return [piece for piece in pieces if piece]
 
     def _decode_run(self, run: list[int]) -> str:
@@ -211,7 +211,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
             f"{folder}: cannot learn {vocab_size} pieces from {len(lines)} lines: {error}"
         ) from error
     pieces = load_pieces(model.getvalue(), file=f"{folder}/{MODEL_FILE}").get_piece_size()
-    added = {token: pieces + place for place, token in enumerate(ADDED_TOKENS)}
+    added = {token: pieces + number for number, token in enumerate(ADDED_TOKENS)}
     files = {MODEL_FILE: model.getvalue(), ADDED_FILE: as_json(added), **llama_settings()}
     tokenizer = Tokenizer(files, name=str(folder))
     tokenizer.check()

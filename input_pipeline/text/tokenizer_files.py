@@ -2,12 +2,12 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import sentencepiece
 
+from input_pipeline import files
 from input_pipeline.errors import UserError
 
 MODEL_FILE = "tokenizer.model"
@@ -27,34 +27,30 @@ class TokenizerError(UserError):
 def read_files(folder: str | os.PathLike) -> dict[str, bytes]:
     """Returns file name -> bytes; TokenizerError names a needed file that cannot be read."""
     folder = Path(folder)
-    files = {}
+    contents = {}
     for file in (MODEL_FILE, ADDED_FILE, *CARRIED_FILES):
         if file in CARRIED_FILES and not (folder / file).exists():
             continue
         try:
-            files[file] = (folder / file).read_bytes()
+            contents[file] = (folder / file).read_bytes()
         except OSError as error:
             raise TokenizerError(f"{folder / file}: {error.strerror}") from error
-    return files
+    return contents
 
 
-def write_files(folder: str | os.PathLike, files: Mapping[str, bytes]) -> None:
-    """Writes `files` into `folder`, each appearing whole or not at all.
+def write_files(folder: str | os.PathLike, contents: Mapping[str, bytes]) -> None:
+    """Writes {file name: content} into `folder`, each appearing whole or not at all.
 
     A folder that does not exist yet appears with all its files in one step.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=folder.parent) as scratch:
-        staged = Path(scratch) / "staged"  # a plain mkdir, so the usual permissions apply
-        staged.mkdir()
-        for file, content in files.items():
-            (staged / file).write_bytes(content)
-        if not folder.exists():
-            staged.rename(folder)
-            return
-        for file in files:
-            os.replace(staged / file, folder / file)
+    if folder.exists():
+        for file, content in contents.items():
+            files.write_bytes(folder / file, content)
+        return
+    with files.new_folder(folder) as unfinished:
+        for file, content in contents.items():
+            (unfinished / file).write_bytes(content)
 
 
 def load_pieces(model: bytes, *, file: str) -> sentencepiece.SentencePieceProcessor:

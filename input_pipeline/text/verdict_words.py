@@ -28,9 +28,9 @@ def verdict_of_words(explanation: str, regions: Sequence[AnswerRegion] = ()) -> 
         return FAKE
     for sentence in re.split(r"[.!?;\n]", explanation.lower().replace("’", "'")):
         words = re.findall(r"[a-z']+", sentence)
-        for place, word in enumerate(words):
+        for position, word in enumerate(words):
             for meaning, other in ((REAL, FAKE), (FAKE, REAL)):
                 if word in _WORDS[meaning]:
-                    before = words[max(0, place - _REACH):place]
+                    before = words[max(0, position - _REACH):position]
                     return other if _NOT.intersection(before) else meaning
     return None

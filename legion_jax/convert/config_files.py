@@ -1,6 +1,7 @@
-"""The small files of a Hugging Face export: configs and image processors of LLaVA and SAM.
+"""The small files of exports: configs and image processors of LLaVA, SAM, LEGION and CLIP.
 
-Fields that transformers has renamed are written under both names, so that 4.4x and 5.x read them.
+Fields of LLaVA and SAM that transformers has renamed are written under both names, so that 4.4x
+and 5.x read them.
 """
 
 import json
@@ -45,8 +46,8 @@ def llava_files(config: LegionConfig, *, blocks: int, rows: int, image_token: in
         "resample": BICUBIC, "do_center_crop": True, "crop_size": {"height": side, "width": side},
         "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
         "image_mean": list(clip.MEAN), "image_std": list(clip.STD)}
-    return {"config.json": _encode(llava), "generation_config.json": _encode(generation),
-            "preprocessor_config.json": _encode(preprocessor)}
+    return {"config.json": encode(llava), "generation_config.json": encode(generation),
+            "preprocessor_config.json": encode(preprocessor)}
 
 
 def _text_config(config: LegionConfig, rows: int, dtype: str) -> dict:
@@ -105,7 +106,52 @@ def sam_files(config: LegionConfig) -> dict[str, bytes]:
         "image_mean": _unit(sam_encoder.MEAN), "image_std": _unit(sam_encoder.STD),
         "do_pad": True, "pad_size": {"height": c.image_size, "width": c.image_size},
         "mask_size": {"longest_edge": low}, "mask_pad_size": {"height": low, "width": low}}
-    return {"config.json": _encode(sam), "preprocessor_config.json": _encode(preprocessor)}
+    return {"config.json": encode(sam), "preprocessor_config.json": encode(preprocessor)}
+
+
+def published_configs(config: LegionConfig, dtype: str = "float32") -> dict[str, dict[str, bytes]]:
+    """The small files of LEGION and CLIP folders, for weights of this dtype.
+
+    Returns:
+        {"legion" or "clip": {file name: content}}.
+    """
+    c, v, s = config.language, config.clip, config.sam
+    legion = {
+        "architectures": ["LegionForCls" if config.verdict_classes else "LegionForCausalLM"],
+        "model_type": "llava", "hidden_act": "silu", "hidden_size": c.width,
+        "intermediate_size": c.mlp, "num_hidden_layers": c.layers, "num_attention_heads": c.heads,
+        "rms_norm_eps": c.norm_eps, "max_position_embeddings": c.max_positions,
+        "rope_theta": c.rope_base, "vocab_size": c.vocab, "tie_word_embeddings": False,
+        "torch_dtype": dtype, "use_cache": False,
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+        "mm_hidden_size": v.width, "mm_vision_select_layer": v.select_layer,
+        "mm_vision_select_feature": "patch", "mm_use_im_start_end": True,
+        "vision_tower": "clip", "mm_vision_tower": "clip", "out_dim": s.prompt_width,
+        "train_mask_decoder": True, "with_region": True, "num_level_reg_features": 4,
+        "tune_mm_mlp_adapter": False,
+        # Not of the published code: what this one cannot tell from tensors.
+        "verdict_classes": list(config.verdict_classes), "position_dtype": config.position_dtype}
+    tower = {
+        "architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model",
+        "hidden_act": "quick_gelu", "hidden_size": v.width, "intermediate_size": v.mlp,
+        "num_hidden_layers": v.layers, "num_attention_heads": v.heads,
+        "image_size": v.image_size, "patch_size": v.patch, "layer_norm_eps": v.norm_eps,
+        "num_channels": 3}
+    sam = {"image_size": s.image_size, "patch_size": s.patch, "embed_dim": s.width,
+           "depth": s.layers, "num_heads": s.heads, "mlp_ratio": s.mlp / s.width,
+           "window_size": s.window, "global_attn_indexes": list(s.global_blocks),
+           "prompt_embed_dim": s.prompt_width, "decoder_depth": s.decoder_layers,
+           "decoder_mlp_dim": s.decoder_mlp, "decoder_num_heads": s.decoder_heads,
+           "iou_head_depth": s.iou_layers, "iou_head_hidden_dim": s.iou_hidden}
+    preprocessor = {"do_resize": True, "size": v.image_size, "resample": BICUBIC,
+                    "do_center_crop": True, "crop_size": v.image_size, "do_normalize": True,
+                    "feature_extractor_type": "CLIPFeatureExtractor",
+                    "image_mean": list(clip.MEAN), "image_std": list(clip.STD)}
+    generation = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "use_cache": False}
+    return {"legion": {"config.json": encode(legion), "sam_config.json": encode(sam),
+                       "generation_config.json": encode(generation)},
+            "clip": {"config.json": encode(tower),
+                     "preprocessor_config.json": encode(preprocessor)}}
 
 
 def _unit(values: tuple[float, ...]) -> list[float]:
@@ -113,5 +159,6 @@ def _unit(values: tuple[float, ...]) -> list[float]:
     return [round(value / 255, 6) for value in values]
 
 
-def _encode(value: dict) -> bytes:
+def encode(value: dict) -> bytes:
+    """JSON in ASCII, indented by two, with a line end."""
     return (json.dumps(value, indent=2) + "\n").encode()

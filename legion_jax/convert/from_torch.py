@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Callable
 
@@ -9,13 +10,13 @@ import numpy as np
 
 from input_pipeline import files
 from legion_jax.config import LegionConfig
-from legion_jax.convert import carried, streaming
-from legion_jax.convert.layout import size
+from legion_jax.convert import streaming
+from legion_jax.convert.names import is_known
 from legion_jax.convert.plan import Options, Plan, make_plan
 from legion_jax.convert.roles import Sources, open_sources
 from legion_jax.convert.table import Rule
 from legion_jax.convert.tensor_folder import SourceError
-from legion_jax.weights import checkpoint, params_files, tensor_file
+from legion_jax.weights import legion_json, params_files, tensor_file
 
 LAYOUT, CARRIED = "layout.json", "carried.safetensors"
 
@@ -56,13 +57,13 @@ def convert(main: str, output: str, *, clip: str | None = None, sam: str | None 
         for name, content in source_files(plan, options).items():
             (folder / "source" / name).write_bytes(content)
         plan.tokenizer.save(folder / "tokenizer")
-        checkpoint.write_meta(
+        legion_json.write_meta(
             folder, plan.config, base=None, trained=[], absent=plan.absent,
             vocabulary=plan.vocabulary(), options=dataclasses.asdict(options), sources={
                 role: {"path": str(source.folder.path.resolve()), "sha256": hashes[role]}
                 for role, source in plan.sources.roles.items()})
-    unknown = [name for name in plan.rest if not carried.is_known(name)]
-    return Summary(plan.config, sum(size(shape) for shape, _ in plan.params.values()),
+    unknown = [name for name in plan.rest if not is_known(name)]
+    return Summary(plan.config, sum(math.prod(shape) for shape, _ in plan.params.values()),
                    [name for name in plan.rest if name not in unknown], unknown, plan.absent,
                    nonfinite)
 

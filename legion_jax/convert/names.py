@@ -14,10 +14,8 @@ import functools
 import re
 from collections.abc import Iterable
 
+from legion_jax.config import LegionConfig
 from legion_jax.convert.table import SAM
-
-# `shared_image_embedding.positional_embedding` again, in memory and in `.bin` files.
-DUPLICATES = ("prompt_encoder.shared_embedding.positional_embedding",)
 
 
 @functools.cache
@@ -32,6 +30,11 @@ def _rename(key: str, source: str, target: str) -> str | None:
     groups = match.groupdict()
     rest = groups.pop("rest", "")
     return target.format(**groups) + rest
+
+
+def _first_renamed(key: str, pairs: Iterable[tuple[str, str]]) -> str | None:
+    renamed = (_rename(key, source, target) for source, target in pairs)
+    return next((name for name in renamed if name is not None), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +53,11 @@ class Spelling:
 
     def to_published(self, key: str) -> str | None:
         """The published name of a tensor of this layout; None when the table has no such name."""
-        found = (_rename(key, here, published) for published, here in self.pairs)
-        return next((name for name in found if name is not None), None)
+        return _first_renamed(key, ((here, published) for published, here in self.pairs))
 
     def from_published(self, key: str) -> str | None:
         """The name here of a published tensor; None when the layout has no place for it."""
-        found = (_rename(key, published, here) for published, here in self.pairs)
-        return next((name for name in found if name is not None), None)
+        return _first_renamed(key, self.pairs)
 
 
 def _same(*names: str) -> tuple[tuple[str, str], ...]:
@@ -188,3 +189,41 @@ def detect(keys: Iterable[str]) -> Spelling | None:
         return best
     middle = re.compile(r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\.weight")
     return sam_hf(2 + sum(bool(middle.fullmatch(key)) for key in keys))
+
+
+# Tensors of published checkpoints that LEGION never runs: they are carried through. Any other that
+# no rule uses is reported by name.
+KNOWN = (
+    r"^model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$",  # rounded; recomputed exactly
+    r"^model\.region_encoder\.",
+    rf"^{re.escape(SAM)}prompt_encoder\.(point_embeddings|not_a_point_embed|mask_downscaling)",
+    r"^vision_model\.(encoder\.layers|post_layernorm|embeddings\.position_ids)",
+    r"^model\.vision_tower\.",  # of detection checkpoints; CLIP comes from its own folder
+    r"^(text_model\.|text_projection\.|visual_projection\.|logit_scale$)",  # rest of a CLIP folder
+)
+# Names of what is modelled; one that no rule uses means that files and config disagree.
+MODELLED = (r"^model\.(layers|embed_tokens|norm|mm_projector|text_hidden_fcs)\.", r"^lm_head\.",
+            rf"^{re.escape(SAM)}(image_encoder|mask_decoder)\.", r"^prediction_head\.")
+
+
+def belongs_to_model(key: str) -> bool:
+    """Whether a tensor that no rule uses should have been used."""
+    return not is_known(key) and any(re.search(pattern, key) for pattern in MODELLED)
+
+
+def is_known(key: str) -> bool:
+    """Whether a tensor that no rule uses is one that published checkpoints are known to carry."""
+    return any(re.search(pattern, key) for pattern in KNOWN)
+
+
+def unused_prompts(config: LegionConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of the tensors of SAM's point and mask prompts, which LEGION never runs."""
+    D, C = config.sam.prompt_width, config.sam.mask_channels
+    root = SAM + "prompt_encoder."
+    shapes = {f"{root}point_embeddings.{i}.weight": (1, D) for i in range(4)}
+    shapes[f"{root}not_a_point_embed.weight"] = (1, D)
+    for number, shape in ((0, (C // 4, 1, 2, 2)), (1, (C // 4,)), (3, (C, C // 4, 2, 2)),
+                          (4, (C,)), (6, (D, C, 1, 1))):
+        shapes[f"{root}mask_downscaling.{number}.weight"] = shape
+        shapes[f"{root}mask_downscaling.{number}.bias"] = shape[:1]
+    return shapes

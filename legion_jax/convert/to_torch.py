@@ -5,9 +5,9 @@ import re
 
 from input_pipeline import files
 from legion_jax.convert import export_adapter, origin, to_hf
+from legion_jax.convert.config_files import published_configs
 from legion_jax.convert.model_folder import NAMES, Files, encode
 from legion_jax.convert.names import PUBLISHED
-from legion_jax.convert.published_files import published_configs
 from legion_jax.convert.roles import ADDED
 from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.convert.values import Values, main_dtype, post_norm, split_tower
@@ -45,7 +45,7 @@ def export(folder: str, output: str, *, layout: str = "legion", file_format: str
             export = legion(Values(folder), file_format)
         else:
             export = {"hf": to_hf.hf, "adapter": export_adapter.adapter_layout}[layout](folder)
-        tokenizer = origin.read_tokenizer(folder, origin.read_meta(folder)["config"])
+        tokenizer = origin.read_tokenizer(folder, origin.read_meta(folder).config)
         for name, content in tokenizer.files.items():
             export.small.setdefault(f"{'llava/' if layout == 'hf' else ''}{name}", content)
         export.write(building, progress=progress)

@@ -36,7 +36,7 @@ class Tensor:
 def origin_of(folder: epath.PathLike) -> epath.Path:
     """The converted checkpoint, or the run from scratch, that a chain of runs began with."""
     origin, seen = epath.Path(folder), set()
-    while base := origin_lib.read_meta(origin)["base"]:
+    while base := origin_lib.read_meta(origin).base:
         seen.add(str(origin))
         origin = epath.Path(base["path"])
         if str(origin) in seen:

@@ -11,10 +11,12 @@ from absl import flags
 
 from input_pipeline import paths
 from legion_jax import command, distributed
-from legion_jax.evaluate import bootstrap, settings, text_scores
-from legion_jax.evaluate.run import Scoring, Task, facts_of, open_source, run
+from legion_jax.evaluate import settings, text_scores
+from legion_jax.evaluate.intervals import RESAMPLES
+from legion_jax.evaluate.run import Scoring, Task, facts_of, open_data, run
 from legion_jax.evaluate.terminal import show
 from legion_jax.predict.predictor import Predictor
+from legion_jax.weights.checkpoint import Checkpoint
 
 
 def main() -> None:
@@ -26,7 +28,7 @@ def main() -> None:
         with distributed.joined(hosts.value):
             if hosts.value:
                 distributed.end_on_sigterm()
-            _evaluate(flags.FLAGS)
+            evaluate(flags.FLAGS)
 
     command.run(on_this_host)
 
@@ -42,7 +44,7 @@ def _define_flags() -> None:
                         "(see input_pipeline/photos/perturbations.py).")
     flags.DEFINE_string("css_model", "", "Sentence encoder for CSS: a folder or a name on the "
                         "Hugging Face hub; empty: no CSS.")
-    flags.DEFINE_integer("resamples", bootstrap.RESAMPLES, "Bootstrap resamples for the intervals; "
+    flags.DEFINE_integer("resamples", RESAMPLES, "Bootstrap resamples for the intervals; "
                          "0: none.", lower_bound=0)
     flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the resamples.")
     flags.DEFINE_string("compat", "", "legion: the conventions of LEGION's evaluation.")
@@ -50,28 +52,21 @@ def _define_flags() -> None:
     flags.mark_flags_as_required(["checkpoint", "data_dir", "output"])
 
 
-def _evaluate(asked: flags.FlagValues) -> None:
-    conventions = settings.compatible(asked.compat)
+def evaluate(asked: flags.FlagValues) -> None:
+    """Evaluate as the flags `asked` say, on this host."""
+    counting = settings.compatible(asked.compat)
     damage = settings.parse_robustness(asked.robustness, compat=asked.compat)
     if asked.compat:
         print(settings.explain(asked.compat))
     encode = text_scores.encoder(asked.css_model) if asked.css_model else None
-    source = open_source(asked.data_dir, asked.split)
+    checkpoint, data = Checkpoint.open(asked.checkpoint), open_data(asked.data_dir, asked.split)
+    facts = facts_of(checkpoint, data, int8=asked.int8)
     output = paths.folder(asked.output, "--output")
     output.mkdir(parents=True, exist_ok=True)
-    opened = []
-
-    def predictor() -> Predictor:
-        """Loaded only where there is a photo left to predict."""
-        if not opened:
-            opened.append(Predictor.from_folder(asked.checkpoint, batch_size=asked.batch_size,
-                                                int8=asked.int8))
-        return opened[0]
-
-    facts = facts_of(asked.checkpoint, asked.data_dir, asked.split, source, int8=asked.int8)
-    scoring = Scoring(conventions, encode, asked.css_model, asked.resamples, asked.bootstrap_seed)
-    result = run(Task(source, facts, predictor), output, scoring, folder=asked.checkpoint,
-                 damage=damage)
+    task = Task(data.source, facts, lambda: Predictor.from_checkpoint(
+        checkpoint, batch_size=asked.batch_size, int8=asked.int8))
+    scoring = Scoring(counting, encode, asked.css_model, asked.resamples, asked.bootstrap_seed)
+    result = run(task, output, scoring, folder=asked.checkpoint, damage=damage)
     if result is not None:
         show(result)
 

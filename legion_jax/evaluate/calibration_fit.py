@@ -12,7 +12,7 @@ import scipy.special
 
 from input_pipeline.errors import UserError
 from input_pipeline.records.record import LABELS
-from legion_jax.evaluate import reliability
+from legion_jax.evaluate import verdict_scores, weighted
 
 LIMITS = (1e-3, 1e3)  # of the temperature, far beyond any that was published
 
@@ -54,10 +54,10 @@ def quality(logits: np.ndarray, truth: np.ndarray, temperature: float = 1.0) -> 
     The error's confidence is the probability of the most probable class, and right means that this
     class is the true one.
     """
-    log = scipy.special.log_softmax(np.asarray(logits, np.float64) / temperature, axis=-1)
-    confidence = np.minimum(np.exp(log.max(-1)), 1)
-    return {"nll": _nll(logits, truth, temperature),
-            "ece": reliability.calibration_error(confidence, log.argmax(-1) == truth)}
+    log = _log_probabilities(logits, temperature)
+    error = verdict_scores.calibration_error(np.minimum(np.exp(log.max(-1)), 1),
+                                             log.argmax(-1) == truth)
+    return {"nll": _nll(logits, truth, temperature), "ece": weighted.values(error, len(truth))}
 
 
 def fit(logits: np.ndarray, truth: np.ndarray) -> float:
@@ -91,15 +91,16 @@ def fit(logits: np.ndarray, truth: np.ndarray) -> float:
                                f"chance, so that no confidence is too low")
     from scipy import optimize  # late: whoever only loads a temperature does without
 
-    found = optimize.minimize_scalar(
+    optimum = optimize.minimize_scalar(
         lambda log: _nll(logits, truth, math.exp(log)), bounds=np.log(LIMITS), method="bounded",
         options={"xatol": 1e-6})
-    return math.exp(found.x)
+    return math.exp(optimum.x)
 
 
 def _nll(logits: np.ndarray, truth: np.ndarray, temperature: float) -> float:
+    return float(-_log_probabilities(logits, temperature)[np.arange(len(truth)), truth].mean())
+
+
+def _log_probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
     # Not the log of a softmax, which a small temperature takes to 0.
-    log = scipy.special.log_softmax(np.asarray(logits, np.float64) / temperature, axis=-1)
-    return float(-log[np.arange(len(truth)), truth].mean())
-
-
+    return scipy.special.log_softmax(np.asarray(logits, np.float64) / temperature, axis=-1)

@@ -119,9 +119,9 @@ def line(row: dict) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _check_same(path: epath.Path, found: dict, wanted: Mapping[str, Any]) -> None:
-    wanted = json.loads(json.dumps(wanted))
-    if changed := [f"{name} {found.get(name)!r} (now {wanted.get(name)!r})"
-                   for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]:
+def _check_same(path: epath.Path, earlier: dict, settings: Mapping[str, Any]) -> None:
+    now = json.loads(json.dumps(settings))
+    if changed := [f"{name} {earlier.get(name)!r} (now {now.get(name)!r})"
+                   for name in sorted({*earlier, *now}) if earlier.get(name) != now.get(name)]:
         raise UserError(f"{path}: rows here were made with {', '.join(changed)}; choose another "
                         f"output or remove it")

@@ -8,7 +8,7 @@ averages are given side by side, because publications rarely say which one they 
 * `pooled`: the pixels of all photos counted together, so large artifacts weigh more.
 
 mIoU is the two-class one: half foreground, half background (LEGION paper; family spec 4.1 - 4.3).
-An average over nothing is None. How empty masks score is a rule, one of `RULES`:
+An average over nothing is None in metrics.json. How empty masks score is a rule, one of `RULES`:
 
 * `exact`: a class with no pixel in either mask was handled perfectly and scores 1;
 * `legion`: IoU is intersection / (union + 1e-6), as in LEGION's evaluation, so that a class with
@@ -16,6 +16,8 @@ An average over nothing is None. How empty masks score is a rule, one of `RULES`
 """
 
 import numpy as np
+
+from legion_jax.evaluate import weighted
 
 NAMES = ("fg_iou", "bg_iou", "miou", "f1")
 RULES = {"exact": 0.0, "legion": 1e-6}  # what is added to a union
@@ -74,36 +76,37 @@ def pixel_scores(counts: np.ndarray, *, rule: str = "exact") -> dict[str, float]
 
 def localisation(counts: np.ndarray, *, rule: str = "exact",
                  failed: np.ndarray | None = None) -> dict:
-    """Score the masks of a data set from int64[N, 4] counts, one row a photo.
+    """Scores of the masks of a data set, from int64[N, 4] counts, one row a photo.
 
     Args:
         rule: one of `RULES`.
         failed: bool[N], photos without an answer; they score 0 in the means, whatever their truth.
 
     Returns:
-        mean, pooled, mean_with_artifacts: dicts of fg_iou, bg_iou, miou, f1 as in the module's
-            introduction; every value None when there is no photo to average over.
+        A tree of `weighted` over N photos:
+        mean, pooled, mean_with_artifacts: fg_iou, bg_iou, miou, f1 as in the module's
+            introduction.
         num_images, num_empty_both, num_with_artifacts: photos; those where prediction and truth
             are both empty; those whose truth is not.
         false_area_on_clean: mean share of predicted pixels, 0 to 1, over photos whose truth is
-            empty; None without such photos.
+            empty.
     """
-    tp, fp, fn, tn = columns = _columns(counts)
+    tp, fp, fn, tn = _columns(counts)
     if tp.ndim != 1:
         raise ValueError(f"counts need shape [N, 4], got {np.shape(counts)}")
+    counts = np.stack([tp, fp, fn, tn], -1)
     answered = np.ones(tp.size) if failed is None else ~np.asarray(failed, bool)
-    found = {name: values * answered for name, values in scores(counts, rule=rule).items()}
+    by_photo = {name: values * answered for name, values in scores(counts, rule=rule).items()}
     marked = tp + fn > 0
-    area = fp[~marked] / np.maximum((fp + tn)[~marked], 1)
-    everything = [int(column.sum()) for column in columns]
+    false_area = fp / np.maximum(fp + tn, 1)
     return {
-        "mean": {name: _mean(found[name]) for name in NAMES},
-        "pooled": pixel_scores(everything, rule=rule) if tp.size else dict.fromkeys(NAMES),
-        "mean_with_artifacts": {name: _mean(found[name][marked]) for name in NAMES},
+        "mean": {name: weighted.mean(by_photo[name]) for name in NAMES},
+        "pooled": {name: _pooled(counts, name, rule) for name in NAMES},
+        "mean_with_artifacts": {name: weighted.mean(by_photo[name], marked) for name in NAMES},
         "num_images": int(tp.size),
         "num_empty_both": int(np.count_nonzero(tp + fp + fn == 0)),
         "num_with_artifacts": int(np.count_nonzero(marked)),
-        "false_area_on_clean": _mean(area),
+        "false_area_on_clean": weighted.mean(false_area, ~marked),
     }
 
 
@@ -135,5 +138,8 @@ def _ratio(part: np.ndarray, whole: np.ndarray, slack: float) -> np.ndarray:
     return np.where(whole == 0, 1.0, part / np.maximum(whole, 1))
 
 
-def _mean(values: np.ndarray) -> float | None:
-    return float(np.mean(values, dtype=np.float64)) if values.size else None
+def _pooled(counts: np.ndarray, name: str, rule: str) -> weighted.Score:
+    """The score `name` of all pixels of the photos counted together."""
+    def score(draws: np.ndarray) -> np.ndarray:
+        return np.where(draws.any(axis=1), scores(draws @ counts, rule=rule)[name], np.nan)
+    return score

@@ -1,71 +1,62 @@
 """One photo of an evaluation as a line of JSON: what is true, what was predicted, how it scores."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from input_pipeline.batches import examples
 from input_pipeline.photos import images, perturbations, regions
-from input_pipeline.records.record import DataError, RecordError
+from input_pipeline.records.record import DataError, Record, RecordError
 from legion_jax.evaluate import mask_scores, region_scores, text_scores
 from legion_jax.evaluate.settings import Settings
 from legion_jax.predict.prediction import Prediction
 
 
-def begin(record: Mapping, size: tuple[int, int], *, split: str, settings: Settings) -> dict:
+def begin(record: Record, size: tuple[int, int], *, split: str, settings: Settings) -> dict:
     """What is known of a photo of `size` before the model sees it: half of its row."""
     truth, union = truth_of(record, size, rasteriser=settings.rasteriser)
     return {
-        "id": examples.record_id(record), "split": split, "label": int(record["label"]),
-        "category": _text(record["category"]), "generator": _text(record["generator"]),
-        "size": [int(side) for side in size], "reference": _text(record["caption"]),
+        "id": record.id, "split": split, "label": record.label,
+        "category": record.category, "generator": record.generator,
+        "size": [int(side) for side in size], "reference": record.caption,
         "num_regions": len(truth), "truth": truth, "truth_rle": union}
 
 
-def truth_of(record: Mapping, size: tuple[int, int], *,
+def truth_of(record: Record, size: tuple[int, int], *,
              rasteriser: str) -> tuple[list[dict], dict | None]:
     """Marked regions [{"phrase", "rle"}] and the run-length code of all that is marked.
 
     The code is None where nobody looked for artifacts. Raises DataError naming the record when a
     region covers no pixel of a photo of this size.
     """
-    if not record["has_masks"]:
+    if not record.has_masks:
         return [], None
-    marked = record["regions"]
     try:
-        found = [{"phrase": _text(phrase), "rle": regions.mask_to_rle(examples.region_mask(
-            record, number, size, rasteriser=rasteriser))}
-            for number, phrase in enumerate(marked["phrase"])]
-        parts = [one["rle"] for one in found]
-        if record["union_mask"]:
-            parts.append(regions.mask_to_rle(regions.png_to_mask(record["union_mask"])))
+        truth = [{"phrase": region.phrase,
+                  "rle": regions.mask_to_rle(region.pixels(size, rasteriser=rasteriser))}
+                 for region in record.regions]
+        return truth, regions.mask_to_rle(record.marked(size, rasteriser=rasteriser))
     except regions.RegionError as error:
-        raise DataError(f"record {examples.record_id(record)}: {error}") from error
-    parts = parts or [regions.mask_to_rle(np.zeros(size, bool))]
-    if sizes := {tuple(part["size"]) for part in parts} - {tuple(size)}:
-        raise DataError(f"record {examples.record_id(record)}: a mask of {sizes.pop()} for a photo "
-                        f"of {tuple(size)}")
-    whole = coco_mask.merge(parts)
-    return found, {"size": [int(side) for side in size], "counts": whole["counts"].decode("ascii")}
+        raise DataError(f"record {record.id}: {error}") from error
 
 
 def finish(known: dict, prediction: Prediction, *, settings: Settings) -> dict:
     """The row of a photo from its first half and what was predicted."""
-    found = [{"phrase": r.phrase, "span": [r.start, r.end], "detail": r.detail,
-              "rle": None if r.mask is None else regions.mask_to_rle(r.mask), "score": r.score}
-             for r in prediction.regions]
-    masks = [one["rle"] for one in found if one["rle"] is not None]
+    named = [{"phrase": region.phrase, "span": [region.start, region.end],
+              "detail": region.detail,
+              "rle": None if region.mask is None else regions.mask_to_rle(region.mask),
+              "score": region.score}
+             for region in prediction.regions]
+    masks = [region["rle"] for region in named if region["rle"] is not None]
     mask = prediction.mask
     row = known | {
         "failed": None, "verdict": prediction.verdict, "probability": prediction.probability,
         "fake_probability": prediction.fake_probability, "words": prediction.words,
         "words_agree": prediction.words_agree, "finished": prediction.finished,
         "explanation": prediction.explanation, "answer": prediction.answer,
-        "regions": found, "num_masks": len(masks), "mask_area": float(mask.mean()),
+        "regions": named, "num_masks": len(masks), "mask_area": float(mask.mean()),
         **_pixel_scores(mask, known["truth_rle"], settings)}
-    row["ious"] = region_scores.overlaps(masks, [one["rle"] for one in known["truth"]]).tolist()
-    return row | _text_scores(row)
+    truth = [region["rle"] for region in known["truth"]]
+    return row | {"ious": region_scores.overlaps(masks, truth).tolist()} | _text_scores(row)
 
 
 def fail(known: dict, reason: str, *, settings: Settings) -> dict:
@@ -106,7 +97,7 @@ def predicted(predictor, source: "Source", numbers: Iterable[int], *,
 class Source:
     """Records of one or several splits under one number each, and the split each is of."""
 
-    def __init__(self, parts: Sequence[tuple[str, Sequence[Mapping]]]):
+    def __init__(self, parts: Sequence[tuple[str, Sequence[Record]]]):
         """`parts`: (name of the split, its records)."""
         self.parts = list(parts)
         self._ends = np.cumsum([len(records) for _, records in self.parts])
@@ -114,31 +105,31 @@ class Source:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def at(self, number: int) -> tuple[str, int, Sequence[Mapping]]:
+    def at(self, number: int) -> tuple[str, int, Sequence[Record]]:
         """(split, number in it, its records) of a record."""
-        place = int(np.searchsorted(self._ends, number, side="right"))
-        name, records = self.parts[place]
-        return name, number - int(self._ends[place]) + len(records), records
+        part = int(np.searchsorted(self._ends, number, side="right"))
+        name, records = self.parts[part]
+        return name, number - int(self._ends[part]) + len(records), records
 
 
 def _read(source: Source, number: int, settings: Settings):
     """(first half of the row, photo uint8[H, W, 3] or None, why there is none)."""
-    split, place, records = source.at(number)
+    split, own_number, records = source.at(number)
     try:
-        record = records[place]
+        record = records[own_number]
     except RecordError as error:
         # Nothing is known of it, not even its truth.
-        return {"id": f"{split}[{place}]", "split": split, "label": -1, "category": "",
+        return {"id": f"{split}[{own_number}]", "split": split, "label": -1, "category": "",
                 "generator": "", "size": [1, 1], "reference": "", "num_regions": 0, "truth": [],
                 "truth_rle": None}, None, str(error)
     try:
-        photo = images.read_image(record["image"], name=examples.record_id(record))
+        photo = images.read_image(record.image, name=record.id)
     except images.ImageError as error:
-        size = (int(record["height"]), int(record["width"]))
+        size = record.height, record.width
         return begin(record, size, split=split, settings=settings), None, str(error)
     if settings.perturbation:
         photo = perturbations.perturb(photo, settings.perturbation, settings.level,
-                                      record_id=examples.record_id(record))
+                                      record_id=record.id)
     return begin(record, photo.shape[:2], split=split, settings=settings), photo, ""
 
 
@@ -157,7 +148,3 @@ def _text_scores(row: dict) -> dict:
     reference = row["reference"]
     return {"rouge_l": text_scores.rouge_l(row["explanation"], reference) if reference else None,
             "css": None}
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

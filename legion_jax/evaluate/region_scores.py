@@ -17,12 +17,15 @@ Three conventions, because they give three numbers:
 `ap50` is at IoU 0.5, `map` the mean over 0.5, 0.55 ... 0.95.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 import scipy.ndimage
 import scipy.optimize
 from pycocotools import mask as coco_mask
+
+from legion_jax.evaluate import weighted
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 MOST_REGIONS = 100  # of a photo, those with the highest scores, as COCO counts
@@ -39,10 +42,10 @@ def overlaps(predicted: Sequence[dict], truth: Sequence[dict]) -> np.ndarray:
 
 def assigned(iou: np.ndarray) -> np.ndarray:
     """IoU of every predicted region with the truth assigned to it, 0 without: [P, G] -> [P]."""
-    found = np.zeros(len(iou))
+    overlap = np.zeros(len(iou))
     rows, columns = scipy.optimize.linear_sum_assignment(iou, maximize=True)
-    found[rows] = iou[rows, columns]
-    return found
+    overlap[rows] = iou[rows, columns]
+    return overlap
 
 
 def greedy_hits(iou: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -62,42 +65,41 @@ def greedy_hits(iou: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 def component_pairs(predicted: np.ndarray, truth: np.ndarray) -> list[float]:
     """IoU of the assigned pairs of connected components of two masks bool[H, W]."""
-    (ours, num), (theirs, wanted) = (scipy.ndimage.label(mask, _NEIGHBOURS)
-                                     for mask in (predicted, truth))
-    if not num or not wanted:
+    (ours, num_ours), (theirs, num_theirs) = (scipy.ndimage.label(mask, _NEIGHBOURS)
+                                              for mask in (predicted, truth))
+    if not num_ours or not num_theirs:
         return []
-    table = np.bincount((ours.astype(np.int64) * (wanted + 1) + theirs).ravel(),
-                        minlength=(num + 1) * (wanted + 1)).reshape(num + 1, wanted + 1)
-    sizes, wanted_sizes = table.sum(1)[1:, None], table.sum(0)[None, 1:]
-    both = table[1:, 1:]
-    iou = both / (sizes + wanted_sizes - both)
+    pixels = np.bincount((ours.astype(np.int64) * (num_theirs + 1) + theirs).ravel(),
+                         minlength=(num_ours + 1) * (num_theirs + 1)
+                         ).reshape(num_ours + 1, num_theirs + 1)
+    both = pixels[1:, 1:]
+    iou = both / (pixels.sum(1)[1:, None] + pixels.sum(0)[None, 1:] - both)
     rows, columns = scipy.optimize.linear_sum_assignment(iou, maximize=True)
     return iou[rows, columns].tolist()
 
 
 def average_precision(scores: np.ndarray, hits: np.ndarray, num_truth: np.ndarray,
-                      weights: np.ndarray | None = None) -> np.ndarray:
+                      drawn: np.ndarray) -> np.ndarray:
     """Area under the interpolated precision-recall curve, COCO's 101 points.
 
     Args:
         scores: float[P] of all predicted regions; equal ones keep their order.
         hits: bool[P].
-        num_truth: int[R], true regions; one row for each set of weights.
-        weights: int[R, P], how often every region is drawn; once, by default.
+        num_truth: int[R], true regions in each of R resamples.
+        drawn: int[R, P], how often every predicted region is in them.
 
     Returns:
         float64[R]; NaN where there is no true region.
     """
     order = np.argsort(-np.asarray(scores), kind="stable")
-    number = np.ones((1, len(order)), int) if weights is None else np.asarray(weights)
-    num_truth = np.asarray(num_truth)
-    found = np.cumsum(number[:, order] * np.asarray(hits)[order], axis=1)
-    precision = found / np.maximum(np.cumsum(number[:, order], axis=1), 1)
+    drawn = drawn[:, order]
+    num_hits = np.cumsum(drawn * hits[order], axis=1)
+    precision = num_hits / np.maximum(np.cumsum(drawn, axis=1), 1)
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     areas = np.full(len(num_truth), np.nan)
     for row in np.flatnonzero(num_truth):
-        places = np.searchsorted(found[row] / num_truth[row], _RECALLS, side="left")
-        areas[row] = np.append(best[row], 0)[places].mean()
+        points = np.searchsorted(num_hits[row] / num_truth[row], _RECALLS, side="left")
+        areas[row] = np.append(best[row], 0)[points].mean()
     return areas
 
 
@@ -111,68 +113,90 @@ def of_row(row: dict) -> tuple[np.ndarray, np.ndarray, int] | None:
         return None
     scores = np.array([r["score"] for r in row["regions"] if r["rle"] is not None], np.float64)
     iou = np.array(row["ious"], np.float64).reshape(len(scores), len(row["truth"]))
-    kept = np.sort(np.argsort(-scores, kind="stable")[:MOST_REGIONS])
-    return scores[kept], iou[kept], len(row["truth"])
+    surest = np.sort(np.argsort(-scores, kind="stable")[:MOST_REGIONS])
+    return scores[surest], iou[surest], len(row["truth"])
 
 
-def table(rows: Sequence[dict]) -> dict[str, np.ndarray]:
-    """What every predicted region of a data set is, for `average_precision`.
-
-    Returns:
-        photo: int[P], place of its row; scores: float[P]; hungarian, coco: bool[P, 10], hits at
-        each of THRESHOLDS; truth: int[N], true regions of every row; usable: bool[N], rows that
-        count; legion: float[N, 10], share of pairs of components, NaN without marks.
-    """
-    photo, scores, hungarian, greedy = [], [], [], []
-    truth, usable = np.zeros(len(rows), int), np.zeros(len(rows), bool)
-    shares = np.full((len(rows), len(THRESHOLDS)), np.nan)
-    for place, row in enumerate(rows):
-        if row["counts"] is not None:
-            pairs = np.array(row["component_ious"], np.float64)
-            shares[place] = (pairs[:, None] >= THRESHOLDS).mean(0) if len(pairs) else 0
-        if (found := of_row(row)) is None:
-            continue
-        usable[place], truth[place] = True, found[2]
-        photo.append(np.full(len(found[0]), place))
-        scores.append(found[0])
-        hungarian.append(assigned(found[1])[:, None] >= THRESHOLDS)
-        greedy.append(greedy_hits(found[1], found[0]))
-    none = np.zeros((0, len(THRESHOLDS)), bool)
-    return {"photo": np.concatenate([np.zeros(0, int), *photo]),
-            "scores": np.concatenate([np.zeros(0), *scores]),
-            "hungarian": np.concatenate([none, *hungarian]),
-            "coco": np.concatenate([none, *greedy]),
-            "truth": truth, "usable": usable, "legion": shares}
-
-
-def block(rows: Sequence[dict]) -> dict | None:
-    """Scores of the regions of rows, see the module's introduction; None where none are marked.
+def matching(rows: Sequence[dict]) -> dict:
+    """Scores of the regions of N rows, see the module's introduction.
 
     Returns:
-        hungarian, coco, legion: {"ap50", "map"}, None without a true region (photo, for the
-            last); precision50, recall50: shares of predicted and of true regions that are a hit of
-            the Hungarian assignment at IoU 0.5; matched_iou: mean IoU of a true region with the one
+        A tree of `weighted` over the rows, {} where no photo's regions are marked one by one:
+        hungarian, coco, legion: ap50 and map, over no true region (photo, for the last) None;
+        precision50, recall50: shares of predicted and of true regions that are a hit of the
+            Hungarian assignment at IoU 0.5; matched_iou: mean IoU of a true region with the one
             assigned to it, 0 without; num_photos, num_predicted, num_true: what it is over.
     """
-    found = table(rows)
-    if not found["usable"].any():
-        return None
-    total, predicted = int(found["truth"].sum()), len(found["scores"])
-    result = {name: _areas(found["scores"], found[name], total) for name in ("hungarian", "coco")}
-    marked = ~np.isnan(found["legion"][:, 0])
-    hits = np.count_nonzero(found["hungarian"][:, 0])
-    overlap = sum(assigned(one[1]).sum() for one in map(of_row, rows) if one is not None)
-    return result | {
-        "legion": {"ap50": float(found["legion"][marked, 0].mean()),
-                   "map": float(found["legion"][marked].mean())},
-        "precision50": hits / predicted if predicted else None,
-        "recall50": hits / total if total else None,
-        "matched_iou": float(overlap / total) if total else None,
-        "num_photos": int(found["usable"].sum()), "num_predicted": predicted, "num_true": total}
+    table = _table(rows)
+    if not table.usable.any():
+        return {}
+    num_true, num_predicted = int(table.num_true.sum()), len(table.scores)
+    hits = np.count_nonzero(table.hungarian[:, 0])
+    return {
+        "hungarian": _areas(table, table.hungarian), "coco": _areas(table, table.coco),
+        "legion": {"ap50": weighted.mean(table.legion[:, 0]),
+                   "map": weighted.mean(table.legion.mean(axis=1))},
+        "precision50": hits / num_predicted if num_predicted else None,
+        "recall50": hits / num_true if num_true else None,
+        "matched_iou": table.overlap / num_true if num_true else None,
+        "num_photos": int(table.usable.sum()), "num_predicted": num_predicted,
+        "num_true": num_true}
 
 
-def _areas(scores: np.ndarray, hits: np.ndarray, total: int) -> dict[str, float | None]:
-    if not total:
-        return {"ap50": None, "map": None}
-    areas = [average_precision(scores, column, np.array([total]))[0] for column in hits.T]
-    return {"ap50": float(areas[0]), "map": float(np.mean(areas))}
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """All P predicted regions of N rows side by side.
+
+    Attributes:
+        photo: int[P], the number of each region's row.
+        scores: float[P].
+        hungarian, coco: bool[P, 10], hits at each of THRESHOLDS.
+        overlap: sum of the IoU of all pairs of the Hungarian assignment.
+        num_true: int[N], true regions of every row.
+        usable: bool[N], rows whose regions can be told apart.
+        legion: float[N, 10], share of pairs of components that are hits, NaN without marks.
+    """
+
+    photo: np.ndarray
+    scores: np.ndarray
+    hungarian: np.ndarray
+    coco: np.ndarray
+    overlap: float
+    num_true: np.ndarray
+    usable: np.ndarray
+    legion: np.ndarray
+
+
+def _table(rows: Sequence[dict]) -> _Table:
+    none = np.zeros((0, len(THRESHOLDS)), bool)
+    photo, scores, hungarian, coco = [np.zeros(0, int)], [np.zeros(0)], [none], [none]
+    num_true, usable = np.zeros(len(rows), int), np.zeros(len(rows), bool)
+    legion = np.full((len(rows), len(THRESHOLDS)), np.nan)
+    overlap = 0.0
+    for number, row in enumerate(rows):
+        if row["counts"] is not None:
+            pairs = np.array(row["component_ious"], np.float64)
+            legion[number] = (pairs[:, None] >= THRESHOLDS).mean(0) if len(pairs) else 0
+        if (regions := of_row(row)) is None:
+            continue
+        own_scores, iou, num_true[number] = regions
+        usable[number] = True
+        pairs = assigned(iou)
+        overlap += float(pairs.sum())
+        photo.append(np.full(len(own_scores), number))
+        scores.append(own_scores)
+        hungarian.append(pairs[:, None] >= THRESHOLDS)
+        coco.append(greedy_hits(iou, own_scores))
+    return _Table(*map(np.concatenate, (photo, scores, hungarian, coco)), overlap, num_true, usable,
+                  legion)
+
+
+def _areas(table: _Table, hits: np.ndarray) -> dict[str, weighted.Score]:
+    """ap50 and map of regions whose hits are bool[P, 10]."""
+    def mean_of(columns: np.ndarray) -> weighted.Score:
+        def score(draws: np.ndarray) -> np.ndarray:
+            drawn, num_true = draws[:, table.photo], draws @ table.num_true
+            return np.mean([average_precision(table.scores, column, num_true, drawn)
+                            for column in columns], axis=0)
+        return score
+    return {"ap50": mean_of(hits.T[:1]), "map": mean_of(hits.T)}

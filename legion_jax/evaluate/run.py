@@ -5,6 +5,7 @@ photo's original size.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 
@@ -14,64 +15,57 @@ from etils import epath
 from tqdm import tqdm
 
 from input_pipeline import files
-from input_pipeline.batches import examples
-from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
-from input_pipeline.records.record import DataError
-from legion_jax.evaluate import (
-    bootstrap,
-    chunks,
-    settings as settings_lib,
-    summary as summary_lib,
-)
+from legion_jax.evaluate import chunks, text_scores
+from legion_jax.evaluate.intervals import RESAMPLES, bootstrap_intervals
 from legion_jax.evaluate.photo_rows import Source, predicted
 from legion_jax.evaluate.report import write_report
 from legion_jax.evaluate.report.photos import RecordPhotos
-from legion_jax.evaluate.settings import Settings
+from legion_jax.evaluate.settings import DEFAULT, FORMAT, Settings, conventions
 from legion_jax.evaluate.summary import summary
 from legion_jax.predict import calibration
 from legion_jax.predict.predictor import Predictor
-from legion_jax.weights import checkpoint
+from legion_jax.weights.checkpoint import Checkpoint
 
 
-def truth_of(record) -> tuple[np.ndarray, np.ndarray]:
-    """Photo uint8[H, W, 3] and union of its regions bool[H, W] at the original size."""
-    name = examples.record_id(record)
-    image = images.read_image(record["image"], name=name)
-    truth = examples.union_mask(record, image.shape[:2])
-    if truth is None:
-        raise DataError(f"record {name}: nobody marked its artifacts, so masks cannot be scored")
-    return image, truth
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Splits of a prepared data set, opened.
+
+    Attributes:
+        source: their records.
+        name: of data set and config, such as "synthscars/photos".
+        content: SHA-256 of what the data set holds, in hexadecimal digits.
+        split: as it was asked for.
+    """
+
+    source: Source
+    name: str
+    content: str
+    split: str
 
 
-def open_source(data_dir: epath.PathLike, split: str) -> Source:
-    """The records of `split`: one, several joined by +, or `all`. Raises DataError."""
-    place = prepared.find_version(data_dir)
-    names = list(manifest.read_summary(place)["splits"]) if split == "all" else split.split("+")
-    return Source([(re.match(r"\w*", name).group(), prepared.open_split(place, name))
-                   for name in names])
+def open_data(data_dir: epath.PathLike, split: str) -> Data:
+    """Open `split`: one, several joined by +, or `all`. Raises DataError."""
+    version = prepared.find_version(data_dir)
+    data_set = manifest.read_summary(version)
+    names = list(data_set["splits"]) if split == "all" else split.split("+")
+    source = Source([(re.match(r"\w*", name).group(), prepared.open_split(version, name))
+                     for name in names])
+    return Data(source, f"{data_set['dataset']}/{data_set['config']}", data_set["content"], split)
 
 
-def evaluate(predictor: Predictor, source: Sequence, *, progress: bool = True,
-             settings: Settings = settings_lib.DEFAULT) -> tuple[dict, list[dict]]:
-    """Predict every record once, in memory.
+def evaluate(predictor: Predictor, records: Sequence) -> tuple[dict, list[dict]]:
+    """Predict every record of one split once, in memory, by the usual settings.
 
     Returns:
-        (summary, rows in the order of the records), see `scoring.summary` and `rows`.
+        (`summary.summary` of the rows, rows in the order of the records as of `photo_rows`).
     """
-    source = source if isinstance(source, Source) else Source([("", source)])
-    found = dict(tqdm(predicted(predictor, source, range(len(source)), settings=settings),
-                      total=len(source), desc="evaluating", unit="photo", disable=not progress))
-    rows = [found[number] for number in range(len(source))]
-    return summary(rows, rule=settings.pixel_rule), rows
-
-
-def write(output: epath.PathLike, result: dict, rows: Sequence[dict]) -> None:
-    """Write metrics.json and rows.jsonl."""
-    output = epath.Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    files.write_text(output / chunks.ROWS, "".join(map(chunks.line, rows)))
-    files.write_json(output / "metrics.json", result)
+    source = Source([("", records)])
+    by_number = dict(tqdm(predicted(predictor, source, range(len(source)), settings=DEFAULT),
+                          total=len(source), desc="evaluating", unit="photo"))
+    rows = [by_number[number] for number in range(len(source))]
+    return summary(rows, rule=DEFAULT.pixel_rule), rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +74,17 @@ class Task:
 
     Attributes:
         facts: what identifies model and data; rows are only ever added to rows with the same.
-        predictor: makes the predictor; called once, and only when a photo is still to be seen.
+        load: makes the predictor; called once, and only when a photo is still to be seen.
     """
 
     source: Source
     facts: dict
-    predictor: Callable[[], Predictor]
+    load: Callable[[], Predictor]
+
+    @functools.cached_property
+    def predictor(self) -> Predictor:
+        """The predictor, loaded when it is first asked for."""
+        return self.load()
 
     def rows(self, output: epath.Path, settings: Settings) -> list[dict] | None:
         """Rows of every record, predicted as far as they are not in `output` yet.
@@ -97,22 +96,20 @@ class Task:
         store.begin(self.facts | dataclasses.asdict(settings))
         missing = store.missing()
         if missing:
-            for item in tqdm(predicted(self.predictor(), self.source, missing, settings=settings),
-                             total=len(missing), desc=output.name, unit="photo"):
-                store.add(*item)
+            for number, row in tqdm(
+                    predicted(self.predictor, self.source, missing, settings=settings),
+                    total=len(missing), desc=output.name, unit="photo"):
+                store.add(number, row)
         store.wait()
         return list(store.rows()) if jax.process_index() == 0 else None
 
 
-def facts_of(folder: str, data_dir: str, split: str, source: Source, *,
-             int8: bool = False) -> dict:
+def facts_of(checkpoint: Checkpoint, data: Data, *, int8: bool = False) -> dict:
     """What rows depend on beside the settings: parameters, question, calibration, records."""
-    meta, base = checkpoint.read_meta(folder), checkpoint.base_of(folder)
-    data = manifest.read_summary(prepared.find_version(data_dir))
-    return {"format": settings_lib.FORMAT, "checkpoint": base["fingerprint"], "step": base["step"],
-            "temperature": calibration.load(folder), "question": meta.get("question", {}),
-            "data": f"{data['dataset']}/{data['config']}", "content": data["content"],
-            "split": split, "records": len(source), "int8": int8}
+    return {"format": FORMAT, "checkpoint": checkpoint.fingerprint, "step": checkpoint.step,
+            "temperature": calibration.load(checkpoint), "question": checkpoint.meta.question,
+            "data": data.name, "content": data.content, "split": data.split,
+            "records": len(data.source), "int8": int8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,45 +119,51 @@ class Scoring:
     settings: Settings
     encode: Callable[[list[str]], np.ndarray] | None = None
     css_model: str = ""
-    resamples: int = bootstrap.RESAMPLES
+    resamples: int = RESAMPLES
     seed: int = 0
 
     def result(self, rows: list[dict], facts: dict, folder: str) -> dict:
         """metrics.json but for robustness; sets `css` of the rows where there is an encoder."""
         if self.encode:
-            summary_lib.add_css(rows, self.encode)
+            text_scores.add_css(rows, self.encode)
         rule = self.settings.pixel_rule
         return {"checkpoint": folder, "data": facts["data"], "split": facts["split"],
                 "settings": facts | dataclasses.asdict(self.settings) | {
                     "css_model": self.css_model or None, "resamples": self.resamples,
                     "bootstrap_seed": self.seed},
-                "conventions": settings_lib.conventions(
-                    self.settings, css_model=self.css_model, resamples=self.resamples),
+                "conventions": conventions(self.settings, css_model=self.css_model,
+                                           resamples=self.resamples),
                 **summary(rows, rule=rule),
-                "intervals": bootstrap.intervals(rows, resamples=self.resamples, seed=self.seed,
+                "intervals": bootstrap_intervals(rows, resamples=self.resamples, seed=self.seed,
                                                  rule=rule)}
 
 
-def run(task: Task, output: epath.Path, how: Scoring, *, folder: str,
+def run(task: Task, output: epath.Path, scoring: Scoring, *, folder: str,
         damage: Sequence[tuple[str, float]] = ()) -> dict | None:
     """Evaluate into `output`, then every kind of damage into output/robustness/NAME_LEVEL.
 
-    Returns metrics.json; None on all hosts but the first.
+    Args:
+        folder: of the checkpoint, as metrics.json names it.
+        damage: perturbations and their levels.
+
+    Returns:
+        The content of metrics.json; None on all hosts but the first.
     """
-    rows, result = task.rows(output, how.settings), None
+    rows, result = task.rows(output, scoring.settings), None
     if rows is not None:
-        result = how.result(rows, task.facts, folder)
+        result = scoring.result(rows, task.facts, folder)
     curves = []
     for name, level in damage:
-        damaged = dataclasses.replace(how.settings, perturbation=name, level=level)
-        place = output / "robustness" / f"{name}_{level:g}"
-        found = task.rows(place, damaged)
-        if found is not None:
-            scores = dataclasses.replace(how, settings=damaged).result(found, task.facts, folder)
-            finish(place, scores, found)
+        settings = dataclasses.replace(scoring.settings, perturbation=name, level=level)
+        damaged_output = output / "robustness" / f"{name}_{level:g}"
+        damaged_rows = task.rows(damaged_output, settings)
+        if damaged_rows is not None:
+            damaged = dataclasses.replace(scoring, settings=settings).result(
+                damaged_rows, task.facts, folder)
+            finish(damaged_output, damaged, damaged_rows)
             curves.append({"name": name, "level": level} | {
-                block: scores[block] for block in ("localisation", "detection", "text",
-                                                   "matching", "intervals")})
+                block: damaged[block] for block in ("localisation", "detection", "text",
+                                                    "matching", "intervals")})
     if result is not None:
         result["robustness"] = curves
         finish(output, result, rows)
@@ -168,7 +171,9 @@ def run(task: Task, output: epath.Path, how: Scoring, *, folder: str,
     return result
 
 
-def finish(output: epath.Path, result: dict, rows: Sequence[dict]) -> None:
-    """Write both files and remove the chunks they were gathered in."""
-    write(output, result, rows)
+def finish(output: epath.PathLike, result: dict, rows: Sequence[dict]) -> None:
+    """Write metrics.json and rows.jsonl, and remove the chunks the rows were gathered in."""
+    output = epath.Path(output)
+    files.write_text(output / chunks.ROWS, "".join(map(chunks.line, rows)))
+    files.write_json(output / "metrics.json", result)
     chunks.Chunks(output, len(rows)).remove()

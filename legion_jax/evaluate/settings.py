@@ -6,7 +6,7 @@ import numpy as np
 
 from input_pipeline.errors import UserError
 from input_pipeline.photos import perturbations, regions
-from legion_jax.evaluate import mask_scores, reliability
+from legion_jax.evaluate import mask_scores, verdict_scores
 
 FORMAT = 1  # of rows.jsonl; changes when its numbers would
 COMPAT = ("", "legion")
@@ -21,8 +21,9 @@ class Settings:
 
     Attributes:
         rasteriser: of true polygons, one of `regions.RASTERISERS`.
-        pixel_rule: how empty masks score, one of `metrics.RULES`.
-        perturbation, level: damage done to photos (`photos.perturbations`), '' for none.
+        pixel_rule: how empty masks score, one of `mask_scores.RULES`.
+        perturbation, level: damage done to photos, '' for none (names and levels as in
+            `input_pipeline.photos.perturbations`).
     """
 
     rasteriser: str = "coco"
@@ -52,10 +53,9 @@ def explain(name: str) -> str:
     changed = {field: value for field, value in dataclasses.asdict(compatible(name)).items()
                if value != getattr(DEFAULT, field)}
     levels = {kind: levels[0] for kind, levels in LEGION_LEVELS.items()}
-    told = [*changed.items(), *levels.items()]
-    return (f"--compat={name} sets " + ", ".join(f"{key} {value}" for key, value in told)
-            + "; its localisation is localisation.mean, its accuracy "
-              "detection.mean_accuracy_of_splits")
+    switches = ", ".join(f"{switch} {value}" for switch, value in (changed | levels).items())
+    return (f"--compat={name} sets {switches}; its localisation is localisation.mean, its accuracy "
+            "detection.mean_accuracy_of_splits")
 
 
 def parse_robustness(text: str, *, compat: str = "") -> list[tuple[str, float]]:
@@ -65,23 +65,23 @@ def parse_robustness(text: str, *, compat: str = "") -> list[tuple[str, float]]:
     published scripts instead. Raises UserError naming what is no perturbation or no level of one.
     """
     grid = LEGION_LEVELS if compat else perturbations.GRID
-    found: list[tuple[str, float]] = []
+    chosen: list[tuple[str, float]] = []
     for part in filter(None, (list(grid) if text == "all" else text.split(","))):
-        name, _, level = part.strip().partition("=")
+        name, _, asked = part.strip().partition("=")
         if name not in perturbations.GRID:
             raise UserError(f"--robustness: no perturbation {name!r}; known: all, "
                             f"{', '.join(perturbations.GRID)}")
         try:
-            levels = [float(level)] if level else grid[name]
+            levels = [float(asked)] if asked else grid[name]
         except ValueError as error:
-            raise UserError(f"--robustness: {level!r} is no level of {name}") from error
+            raise UserError(f"--robustness: {asked!r} is no level of {name}") from error
         except KeyError as error:
             raise UserError(f"--robustness: {name} has no published level; known with --compat: "
                             f"{', '.join(grid)}") from error
-        for one in levels:  # hours may pass until a level has its turn
-            perturbations.perturb(np.zeros((8, 8, 3), np.uint8), name, one, record_id="")
-        found += [(name, float(one)) for one in levels]
-    return list(dict.fromkeys(found))
+        for level in levels:  # tried now: hours may pass until a level has its turn
+            perturbations.perturb(np.zeros((8, 8, 3), np.uint8), name, level, record_id="")
+        chosen += [(name, float(level)) for level in levels]
+    return list(dict.fromkeys(chosen))
 
 
 TRUTH = {
@@ -115,10 +115,11 @@ FIXED = {
     "detection": f"Fake (synthetic or tampered) is the positive class; a verdict is fake when its "
                  f"most probable class is not real. Photos that could not be read count as wrong "
                  f"in accuracies and F1 and are left out of AUC, AP, ECE, Brier score and NLL. ECE "
-                 f"has {reliability.BINS} bins of equal width over the probability of the verdict "
-                 f"given; NLL is in nats. mean_accuracy_of_splits and _of_categories weigh every "
-                 f"split or category alike; the first over the test sets of UniversalFakeDetect is "
-                 f"the number of LEGION's tables. by_generator holds the fakes it made.",
+                 f"has {verdict_scores.BINS} bins of equal width over the probability of the "
+                 f"verdict given; NLL is in nats. mean_accuracy_of_splits and _of_categories weigh "
+                 f"every split or category alike; the first over the test sets of "
+                 f"UniversalFakeDetect is the number of LEGION's tables. by_generator holds the "
+                 f"fakes it made.",
     "categories": "The same over the photos of one category each.",
     "groups": "Columns of LEGION's detection table: unweighted mean of the accuracies of their "
               "test sets; 'missing' names sets that were not evaluated.",

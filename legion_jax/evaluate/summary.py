@@ -1,87 +1,81 @@
 """Rows of photos -> the blocks of metrics.json."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from legion_jax.evaluate import mask_scores, region_scores, text_scores, verdict_scores
+from legion_jax.evaluate import mask_scores, region_scores, verdict_scores, weighted
 
 LISTED_FAILURES = 100
-_PLAIN = ("by_split", "by_category", "by_generator", "reliability")
+_WHOLE_ONLY = ("by_split", "by_category", "by_generator", "reliability")  # not of a category
 
 
 def summary(rows: Sequence[dict], *, rule: str = "exact") -> dict:
-    """All blocks that rows alone decide; `rule` is one of `metrics.RULES`.
+    """All blocks that rows alone decide; `rule` is one of `mask_scores.RULES`.
 
     Returns:
         num_photos; num_failed, failures: photos that could not be read and why; num_unfinished:
         answers cut at the length limit; num_no_mask: photos with artifacts whose answer draws
         none; localisation, text, words; detection and groups where verdicts and labels are known;
         matching where single regions are marked; categories where there are any. A block is {}
-        where there is nothing to score.
+        where there is nothing to score, a number None where there is no photo to take it over.
     """
-    failed = [r for r in rows if r["failed"]]
-    found = verdict_scores.block(rows)
+    failed = [row for row in rows if row["failed"]]
+    numbers = weighted.values(blocks(rows, rule=rule), len(rows))
     return {
         "num_photos": len(rows), "num_failed": len(failed),
-        "failures": [{"id": r["id"], "reason": r["failed"]} for r in failed[:LISTED_FAILURES]],
-        "num_unfinished": sum(not r["finished"] and not r["failed"] for r in rows),
-        "num_no_mask": sum(bool(r["counts"]) and r["counts"][0] + r["counts"][2] > 0
-                           and not r["num_masks"] for r in rows),
-        "localisation": localisation(rows, rule=rule), "categories": categories(rows, rule=rule),
-        "matching": region_scores.block(rows) or {}, "text": text(rows), "detection": found or {},
-        "groups": verdict_scores.groups(found) if found else {},
-        "words": verdict_scores.words(rows)}
+        "failures": [{"id": row["id"], "reason": row["failed"]}
+                     for row in failed[:LISTED_FAILURES]],
+        "num_unfinished": sum(not row["finished"] and not row["failed"] for row in rows),
+        "num_no_mask": sum(bool(row["counts"]) and row["counts"][0] + row["counts"][2] > 0
+                           and not row["num_masks"] for row in rows),
+        "localisation": numbers["localisation"], "categories": _categories(rows, rule=rule),
+        "matching": numbers["matching"], "text": numbers["text"],
+        "detection": numbers["detection"],
+        "groups": verdict_scores.groups(numbers["detection"]) if numbers["detection"] else {},
+        "words": numbers["words"]}
 
 
-def localisation(rows: Sequence[dict], *, rule: str) -> dict:
-    """`metrics.localisation` of the rows somebody marked, and false masks on real photos.
+def blocks(rows: Sequence[dict], *, rule: str) -> dict[str, dict]:
+    """The blocks whose numbers have intervals, as trees of `weighted` over the rows."""
+    return {"localisation": _localisation(rows, rule=rule),
+            "matching": region_scores.matching(rows), "text": _text(rows),
+            "detection": verdict_scores.block(rows), "words": verdict_scores.words(rows)}
+
+
+def _localisation(rows: Sequence[dict], *, rule: str) -> dict:
+    """`mask_scores.localisation` of the rows somebody marked, and false masks on real photos.
 
     false_area_on_real is the mean share of predicted pixels over photos labelled real,
-    false_area_on_real_shown with none where the verdict withholds the masks; None without such.
+    false_area_on_real_shown with none where the verdict withholds the masks.
     """
-    marked = [r for r in rows if r["counts"] is not None]
-    result = mask_scores.localisation(
-        np.array([r["counts"] for r in marked], np.int64).reshape(-1, 4), rule=rule,
-        failed=np.array([bool(r["failed"]) for r in marked], bool))
-    real = [r for r in rows if r["label"] == 0]
-    return result | {
-        "false_area_on_real": _mean([r["mask_area"] for r in real]),
-        "false_area_on_real_shown": _mean([
-            0.0 if r["verdict"] == "real" else r["mask_area"] for r in real])}
+    marked = [number for number, row in enumerate(rows) if row["counts"] is not None]
+    tree = mask_scores.localisation(
+        np.array([rows[number]["counts"] for number in marked], np.int64).reshape(-1, 4),
+        rule=rule, failed=np.array([bool(rows[number]["failed"]) for number in marked], bool))
+    area = np.array([row["mask_area"] for row in rows], np.float64)
+    real = np.array([row["label"] == 0 for row in rows], bool)
+    withheld = np.array([row["verdict"] == "real" for row in rows], bool)
+    return weighted.among(np.array(marked, int), tree) | {
+        "false_area_on_real": weighted.mean(area, real),
+        "false_area_on_real_shown": weighted.mean(np.where(withheld, 0, area), real)}
 
 
-def text(rows: Sequence[dict]) -> dict:
-    """{"rouge_l", "css": means over the rows with a reference or None, "num": those}."""
-    scored = [r for r in rows if r["rouge_l"] is not None]
-    return {"rouge_l": _mean([r["rouge_l"] for r in scored]),
-            "css": _mean([r["css"] for r in scored if r["css"] is not None]),
-            "num": len(scored)}
+def _text(rows: Sequence[dict]) -> dict:
+    """Means over the rows with a reference, and how many these are."""
+    rouge_l = [row["rouge_l"] for row in rows]
+    return {"rouge_l": weighted.mean(rouge_l), "css": weighted.mean([row["css"] for row in rows]),
+            "num": sum(value is not None for value in rouge_l)}
 
 
-def categories(rows: Sequence[dict], *, rule: str) -> dict[str, dict]:
+def _categories(rows: Sequence[dict], *, rule: str) -> dict[str, dict]:
     """{category: {"num_photos", "localisation", "detection", "text"}}, blank ones left out."""
     parts: dict[str, list[dict]] = {}
     for row in rows:
         if row["category"]:
             parts.setdefault(row["category"], []).append(row)
-    return {name: {"num_photos": len(part), "localisation": localisation(part, rule=rule),
-                   "detection": {key: value
-                                 for key, value in (verdict_scores.block(part) or {}).items()
-                                 if key not in _PLAIN and not key.startswith("mean_")},
-                   "text": text(part)}
-            for name, part in sorted(parts.items())}
-
-
-def add_css(rows: Sequence[dict], encode: Callable[[list[str]], np.ndarray]) -> None:
-    """Set `css` of every row with a reference, see `texts.cosines`."""
-    scored = [r for r in rows if r["rouge_l"] is not None]
-    values = text_scores.cosines([r["explanation"] for r in scored],
-                                 [r["reference"] for r in scored],
-                                 encode)
-    for row, value in zip(scored, values, strict=True):
-        row["css"] = value
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values, dtype=np.float64)) if len(values) else None
+    return {name: {"num_photos": len(part)} | weighted.values({
+        "localisation": _localisation(part, rule=rule),
+        "detection": {key: score for key, score in verdict_scores.block(part).items()
+                      if key not in _WHOLE_ONLY and not key.startswith("mean_")},
+        "text": _text(part)}, len(part)) for name, part in sorted(parts.items())}

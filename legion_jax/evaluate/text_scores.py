@@ -36,15 +36,24 @@ def cosines(predictions: Sequence[str], references: Sequence[str],
     """
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions, but {len(references)} references")
-    found = []
+    similarities = []
     for start in range(0, len(predictions), BATCH):
         ours, theirs = (list(texts[start:start + BATCH]) for texts in (predictions, references))
         a, b = np.split(np.asarray(encode(ours + theirs), np.float64), 2)
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         cosine = np.clip((a * b).sum(1) / np.where(norms > 0, norms, 1), -1, 1)
-        found += [float(c) if text.strip() else 0.0
-                  for c, text in zip(cosine, ours, strict=True)]
-    return found
+        similarities += [float(c) if text.strip() else 0.0
+                         for c, text in zip(cosine, ours, strict=True)]
+    return similarities
+
+
+def add_css(rows: Sequence[dict], encode: Callable[[list[str]], np.ndarray]) -> None:
+    """Set `css` of every row with a reference to the cosine of explanation and reference."""
+    scored = [row for row in rows if row["rouge_l"] is not None]
+    similarities = cosines([row["explanation"] for row in scored],
+                           [row["reference"] for row in scored], encode)
+    for row, similarity in zip(scored, similarities, strict=True):
+        row["css"] = similarity
 
 
 def encoder(name: str) -> Callable[[list[str]], np.ndarray]:

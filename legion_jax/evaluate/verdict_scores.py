@@ -1,15 +1,19 @@
-"""Scores of verdicts. Fake, whether synthetic or tampered, is the positive class.
+"""Scores of verdicts and of their probabilities.
+
+Fake, whether synthetic or tampered, is the positive class.
 
 Two averages of accuracy go by one name in publications: over all photos, and over test sets first
 (LEGION's: the unweighted mean of the accuracies of its generators' test sets). Both are given.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from legion_jax.evaluate import reliability
+from legion_jax.evaluate import weighted
 
+BINS = 15  # of equal width over the probability of a verdict (Guo et al., 2017, section 2)
+SMALLEST = 1e-12  # a probability of 0 that was wrong would cost an infinite likelihood
 # Columns of the LEGION paper's table and the test sets of UniversalFakeDetect that each averages
 # (family spec 3.5 and 5.3); names as in `input_pipeline.datasets.folder_binary`.
 GROUPS = {
@@ -27,7 +31,7 @@ SPELLINGS = {"seeingdark": "sitd"}
 
 def detection(fake_probability: np.ndarray, is_fake: np.ndarray, predicted_fake: np.ndarray, *,
               answered: np.ndarray | None = None) -> dict:
-    """Score the verdicts of a data set.
+    """Scores of the verdicts of a data set.
 
     Args:
         fake_probability: float[N], 0 to 1.
@@ -37,17 +41,19 @@ def detection(fake_probability: np.ndarray, is_fake: np.ndarray, predicted_fake:
             what needs a probability. All, by default.
 
     Returns:
+        A tree of `weighted` over N photos:
         accuracy, accuracy_real, accuracy_fake: shares of right verdicts, of all photos and of
-            those of one class; None without such photos.
-        balanced_accuracy: mean of the last two, None unless both are there.
+            those of one class.
+        balanced_accuracy: mean of the last two.
+        f1, f1_real, macro_f1: of the fake class, of the real class, their mean; nothing where no
+            photo is of the class and none was called so.
         auc: area under the ROC curve, pairs with equal probability count one half.
         average_precision: sum of precision times gain in recall over distinct probabilities.
-            Both None unless real and fake photos are present.
-        f1, f1_real, macro_f1: of the fake class, of the real class, their mean; None when nothing
-            is of the class and nothing was called so.
-        ece, brier, nll: `reliability.calibration_error` of the verdict given, mean squared error
-            of the probability of fake, mean negative log likelihood in nats.
-        reliability: the bins of the diagram, `reliability.bins`.
+            Both need real and fake photos.
+        ece, brier, nll: `calibration_error` of the verdict given, mean squared error of the
+            probability of fake, mean negative log likelihood in nats, where a probability of 0
+            counts as SMALLEST.
+        reliability: the bins of the diagram, `reliability_bins`.
         num, num_unanswered: photos; those without an answer.
 
     Raises:
@@ -58,141 +64,199 @@ def detection(fake_probability: np.ndarray, is_fake: np.ndarray, predicted_fake:
     if score.ndim != 1 or not score.shape == truth.shape == verdict.shape:
         raise ValueError("probabilities, truths and verdicts need one shape [N], got "
                          f"{score.shape}, {truth.shape} and {verdict.shape}")
-    told = np.ones(truth.shape, bool) if answered is None else np.asarray(answered, bool)
-    if (wrong := told & ~((score >= 0) & (score <= 1))).any():
-        place = np.flatnonzero(wrong)[0]
-        raise ValueError(f"probability of photo {place} is {score[place]}, not in 0 to 1")
-    verdict = np.where(told, verdict, ~truth)
+    answered = np.ones(truth.shape, bool) if answered is None else np.asarray(answered, bool)
+    if (wrong := answered & ~((score >= 0) & (score <= 1))).any():
+        photo = np.flatnonzero(wrong)[0]
+        raise ValueError(f"probability of photo {photo} is {score[photo]}, not in 0 to 1")
+    verdict = np.where(answered, verdict, ~truth)
     right = verdict == truth
-    real, fake = _mean(right[~truth]), _mean(right[truth])
-    f1, f1_real = _f1(verdict & truth, verdict, truth), _f1(right & ~truth, ~verdict, ~truth)
+    real, fake = weighted.mean(right, ~truth), weighted.mean(right, truth)
+    f1, f1_real = _f1(verdict, truth), _f1(~verdict, ~truth)
     return {
-        "accuracy": _mean(right), "accuracy_real": real, "accuracy_fake": fake,
-        "balanced_accuracy": None if real is None or fake is None else (real + fake) / 2,
-        "f1": f1, "f1_real": f1_real,
-        "macro_f1": None if f1 is None or f1_real is None else (f1 + f1_real) / 2,
-        **_probabilities(score[told], truth[told], verdict[told]),
-        "num": int(truth.size), "num_unanswered": int(np.count_nonzero(~told)),
+        "accuracy": weighted.mean(right), "accuracy_real": real, "accuracy_fake": fake,
+        "balanced_accuracy": _half_and_half(real, fake),
+        "f1": f1, "f1_real": f1_real, "macro_f1": _half_and_half(f1, f1_real),
+        **weighted.among(np.flatnonzero(answered), _of_probabilities(
+            score[answered], truth[answered], verdict[answered])),
+        "num": int(truth.size), "num_unanswered": int(np.count_nonzero(~answered)),
     }
 
 
-def grouped(accuracies: dict[str, float]) -> dict[str, dict]:
+def reliability_bins(confidence: np.ndarray, right: np.ndarray) -> list[dict]:
+    """What a reliability diagram shows: BINS bins of equal width, open below, closed above.
+
+    Args:
+        confidence: float[N], probability of the verdict given, 0 to 1.
+        right: bool[N], whether it was right.
+
+    Returns:
+        For each bin {low, high, num, confidence, accuracy}; the last two are means over its
+        photos, None in an empty bin.
+    """
+    bins = []
+    for number in range(BINS):
+        inside = _bin_of(confidence) == number
+        bins.append({"low": number / BINS, "high": (number + 1) / BINS,
+                     "num": int(np.count_nonzero(inside)),
+                     "confidence": float(confidence[inside].mean()) if inside.any() else None,
+                     "accuracy": float(right[inside].mean()) if inside.any() else None})
+    return bins
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> weighted.Score:
+    """Expected calibration error: |confidence - accuracy| of each bin, weighted by its photos.
+
+    Naeini et al. (2015) as used by Guo et al. (2017, equation 3); arguments as of
+    `reliability_bins`.
+    """
+    excess = np.zeros((len(confidence), BINS))
+    excess[np.arange(len(confidence)), _bin_of(confidence)] = confidence - right
+    return lambda draws: weighted.ratio(np.abs(draws @ excess).sum(1), draws.sum(1))
+
+
+def grouped(accuracies: Mapping[str, float]) -> dict[str, dict]:
     """The paper's columns from the accuracies of test sets; unknown names belong to none.
 
     Returns {column: {"accuracy": unweighted mean, "sets": those it is over, "missing": those of
     the column that are not there}}, columns without any test set left out.
     """
     known = {SPELLINGS.get(name, name): value for name, value in accuracies.items()}
-    found = {}
+    columns = {}
     for column, names in GROUPS.items():
-        if here := [name for name in names if name in known]:
-            found[column] = {"accuracy": float(np.mean([known[name] for name in here])),
-                             "sets": here, "missing": [n for n in names if n not in known]}
-    return found
+        if sets := [name for name in names if name in known]:
+            columns[column] = {"accuracy": float(np.mean([known[name] for name in sets])),
+                               "sets": sets, "missing": [n for n in names if n not in known]}
+    return columns
 
 
-def arrays(rows: Sequence[dict]) -> tuple[np.ndarray, ...]:
-    """Arguments of `detection` from rows: probability, truth, verdict, answered, each [N]."""
-    told = np.array([r["fake_probability"] is not None for r in rows], bool)
-    return (np.array([r["fake_probability"] if t else np.nan
-                      for r, t in zip(rows, told, strict=True)], np.float64),
-            np.array([r["label"] > 0 for r in rows], bool),
-            np.array([r["verdict"] != "real" for r in rows], bool), told)
+def block(rows: Sequence[dict]) -> dict:
+    """`detection` of N rows, with accuracies per split, category and generator.
 
+    Rows count whose label is known and that have a verdict, or none for want of a readable photo.
 
-def judged(rows: Iterable[dict]) -> list[dict]:
-    """Rows that count: label known, and a verdict given or none for want of a readable photo."""
-    return [r for r in rows if r["label"] >= 0
-            and (r["fake_probability"] is not None or r["failed"])]
-
-
-def block(rows: Sequence[dict]) -> dict | None:
-    """`detection` of rows, with accuracies per split, category and generator; None without any.
-
-    `by_split` and `by_category` are {name: {"accuracy", "num"}} over real and fake photos;
-    `by_generator` over the fakes it made, so its accuracy is a recall. `mean_accuracy_of_splits`
-    and `_of_categories` are unweighted means over these.
+    Returns:
+        A tree of `weighted` over the rows, {} without any verdict. `by_split` and `by_category`
+        are {name: {"accuracy", "num"}} over real and fake photos; `by_generator` over the fakes it
+        made, so its accuracy is a recall. `mean_accuracy_of_splits` and `_of_categories` are
+        unweighted means over these.
     """
-    rows = judged(rows)
-    if not any(r["fake_probability"] is not None for r in rows):
-        return None
-    score, truth, verdict, told = arrays(rows)
-    right = np.where(told, verdict == truth, False)
-    result = detection(score, truth, verdict, answered=told)
+    judged = np.array([row["label"] >= 0 and (row["fake_probability"] is not None
+                                              or bool(row["failed"])) for row in rows], bool)
+    numbers = np.flatnonzero(judged)
+    rows = [rows[number] for number in numbers]
+    answered = np.array([row["fake_probability"] is not None for row in rows], bool)
+    if not answered.any():
+        return {}
+    score = np.array([row["fake_probability"] for row in rows], np.float64)  # None becomes NaN
+    truth = np.array([row["label"] > 0 for row in rows], bool)
+    verdict = np.array([row["verdict"] != "real" for row in rows], bool)
+    tree = detection(score, truth, verdict, answered=answered)
+    right = answered & (verdict == truth)
     for name, plural in (("split", "splits"), ("category", "categories")):
-        parts = _accuracies([r[name] for r in rows], right)
-        result[f"by_{name}"] = parts
-        result[f"mean_accuracy_of_{plural}"] = _mean(np.array([p["accuracy"]
-                                                               for p in parts.values()]))
-    result["by_generator"] = _accuracies([r["generator"] for r in rows], right)
-    return result
+        tree[f"by_{name}"], tree[f"mean_accuracy_of_{plural}"] = _by_part(
+            [row[name] for row in rows], right)
+    tree["by_generator"], _ = _by_part([row["generator"] for row in rows], right)
+    return weighted.among(numbers, tree)
 
 
-def groups(found: dict) -> dict[str, dict]:
+def groups(detected: Mapping) -> dict[str, dict]:
     """The paper's columns from a `block`: test sets are its splits or, else, its categories."""
     for name in ("by_split", "by_category"):
-        if columns := grouped({key: part["accuracy"] for key, part in found[name].items()}):
+        accuracies = {part: of_part["accuracy"] for part, of_part in detected[name].items()}
+        if columns := grouped(accuracies):
             return columns
     return {}
 
 
-def words(rows: Iterable[dict]) -> dict:
+def words(rows: Sequence[dict]) -> dict:
     """What the language model's words say of real and fake, beside the verdict and the truth.
 
     Returns:
+        A tree of `weighted` over N rows:
         agreement: share of photos whose words say what the verdict says, of those where both say
             something; accuracy: share of right words, of those that say something of a photo with
-            a known label; None without such photos.
+            a known label.
         num: photos with an answer; num_silent: whose words say neither; num_disagree: whose words
-        say what the verdict does not.
+            say what the verdict does not.
     """
-    rows = [r for r in rows if not r["failed"]]
-    said = [r for r in rows if r["words"] is not None]
-    return {
-        "agreement": _mean(np.array([r["words_agree"] for r in said
-                                     if r["words_agree"] is not None], bool)),
-        "accuracy": _mean(np.array([(r["words"] == "fake") == (r["label"] > 0) for r in said
-                                    if r["label"] >= 0], bool)),
-        "num": len(rows), "num_silent": len(rows) - len(said),
-        "num_disagree": sum(r["words_agree"] is False for r in rows)}
+    answered = [not row["failed"] for row in rows]
+    said = [row["words"] if asked else None for row, asked in zip(rows, answered, strict=True)]
+    agree = [row["words_agree"] if asked else None
+             for row, asked in zip(rows, answered, strict=True)]
+    right = [(word == "fake") == (row["label"] > 0) if word and row["label"] >= 0 else None
+             for row, word in zip(rows, said, strict=True)]
+    return {"agreement": weighted.mean(agree), "accuracy": weighted.mean(right),
+            "num": sum(answered), "num_silent": sum(answered) - sum(w is not None for w in said),
+            "num_disagree": sum(value is False for value in agree)}
 
 
-def _accuracies(names: Sequence[str], right: np.ndarray) -> dict[str, dict]:
-    places: dict[str, list[int]] = {}
-    for number, name in enumerate(names):
-        if name:
-            places.setdefault(name, []).append(number)
-    return {name: {"accuracy": float(right[at].mean()), "num": len(at)}
-            for name, at in sorted(places.items())}
+def _by_part(names: Sequence[str],
+             right: np.ndarray) -> tuple[dict[str, dict], weighted.Score]:
+    """{part: {"accuracy", "num"}} of photos in named parts, and the mean of these accuracies.
+
+    The mean is unweighted, over the parts that were drawn. Photos with a blank name are in none.
+    """
+    known = sorted({name for name in names if name})
+    member = np.array(names, str)[:, None] == np.array(known, str)[None]  # [N, parts]
+    hits, ones = (member & right[:, None]).astype(np.float64), member.astype(np.float64)
+
+    def mean_of_parts(draws: np.ndarray) -> np.ndarray:
+        accuracy = weighted.ratio(draws @ hits, draws @ ones)
+        drawn = ~np.isnan(accuracy)
+        return weighted.ratio(np.where(drawn, accuracy, 0).sum(1), drawn.sum(1))
+
+    parts = {name: {"accuracy": float(right[inside].mean()), "num": int(inside.sum())}
+             for name, inside in zip(known, member.T, strict=True)}
+    return parts, mean_of_parts
 
 
-def _probabilities(score: np.ndarray, truth: np.ndarray, verdict: np.ndarray) -> dict:
-    auc, precision = _ranking(score, truth)
-    confidence = np.where(verdict, score, 1 - score)
-    return {"auc": auc, "average_precision": precision,
-            "ece": reliability.calibration_error(confidence, verdict == truth),
-            "brier": _mean((score - truth) ** 2),
-            "nll": reliability.nll(np.where(truth, score, 1 - score)),
-            "reliability": reliability.bins(confidence, verdict == truth)}
+def _of_probabilities(score: np.ndarray, truth: np.ndarray, verdict: np.ndarray) -> dict:
+    """The part of `detection` that needs a probability, over the photos that have one."""
+    confidence, right = np.where(verdict, score, 1 - score), verdict == truth
+    of_truth = np.where(truth, score, 1 - score)
+    return {**_ranking(score, truth), "ece": calibration_error(confidence, right),
+            "brier": weighted.mean((score - truth) ** 2),
+            "nll": weighted.mean(-np.log(np.maximum(of_truth, SMALLEST))),
+            "reliability": reliability_bins(confidence, right)}
 
 
-def _ranking(score: np.ndarray, truth: np.ndarray) -> tuple[float | None, float | None]:
+def _ranking(score: np.ndarray, truth: np.ndarray) -> dict[str, weighted.Score]:
     """ROC area and average precision, by one pass over the distinct scores, highest first."""
-    if truth.all() or not truth.any():
-        return None, None
-    _, group = np.unique(-score, return_inverse=True)
-    fakes = np.bincount(group, truth)
-    reals = np.bincount(group, ~truth)
-    true_rate = np.cumsum(fakes) / fakes.sum()
-    precision = np.cumsum(fakes) / np.cumsum(fakes + reals)
-    area = (reals / reals.sum()) @ (true_rate - fakes / fakes.sum() / 2)
-    return float(area), float((fakes / fakes.sum()) @ precision)
+    order = np.argsort(-score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=np.inf) != 0)  # of each distinct score
+    fake = truth[order]
+
+    def drawn_of_each(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fakes and reals at each distinct score, float64[R, distinct] each."""
+        drawn = draws[:, order]
+        return tuple(np.add.reduceat(drawn * group, starts, axis=1).astype(np.float64)
+                     for group in (fake, ~fake))
+
+    def auc(draws: np.ndarray) -> np.ndarray:
+        fakes, reals = drawn_of_each(draws)
+        below = np.cumsum(fakes, axis=1) - fakes / 2
+        return weighted.ratio((reals * below).sum(1), reals.sum(1) * fakes.sum(1))
+
+    def average_precision(draws: np.ndarray) -> np.ndarray:
+        fakes, reals = drawn_of_each(draws)
+        hits = np.cumsum(fakes, axis=1)
+        precision = hits / np.maximum(hits + np.cumsum(reals, axis=1), 1)
+        average = weighted.ratio((fakes * precision).sum(1), fakes.sum(1))
+        return np.where(reals.sum(1) > 0, average, np.nan)
+
+    return {"auc": auc, "average_precision": average_precision}
 
 
-def _f1(hits: np.ndarray, called: np.ndarray, truth: np.ndarray) -> float | None:
-    total = np.count_nonzero(called) + np.count_nonzero(truth)
-    return 2 * np.count_nonzero(hits) / total if total else None
+def _f1(called: np.ndarray, truth: np.ndarray) -> weighted.Score:
+    """F1 of the class that bool[N] photos were called, and are."""
+    hits, total = 2.0 * (called & truth), called.astype(np.float64) + truth
+    return lambda draws: weighted.ratio(draws @ hits, draws @ total)
 
 
-def _mean(values: np.ndarray) -> float | None:
-    return float(np.mean(values, dtype=np.float64)) if values.size else None
+def _half_and_half(a: weighted.Score, b: weighted.Score) -> weighted.Score:
+    return lambda draws: (a(draws) + b(draws)) / 2
+
+
+def _bin_of(confidence: np.ndarray) -> np.ndarray:
+    """The number of the bin of every confidence 0 to 1, int[N]; 0 is in the first."""
+    return np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)

@@ -7,52 +7,51 @@ from typing import Any
 from etils import epath
 
 from input_pipeline import files
-from legion_jax.weights import checkpoint
-from legion_jax.weights.checkpoint import CheckpointError
+from legion_jax.weights.checkpoint import Checkpoint
+from legion_jax.weights.strict_json import CheckpointError
 
 FILE = "calibration.json"
 FORMAT = 1
 
 
-def save(folder: epath.PathLike, temperature: float, **facts: Any) -> None:
-    """Write calibration.json into a checkpoint or a training run, whole or not at all.
+def save(checkpoint: Checkpoint, temperature: float, **facts: Any) -> None:
+    """Write calibration.json into the folder of a checkpoint or training run, whole or not at all.
 
-    It holds for the parameters that are there now: of a run, those of its newest step.
+    It holds for the parameters of the opened checkpoint: of a run, those of its step.
 
     Args:
         facts: what it was fitted on and what it brought, as JSON.
     """
-    base = checkpoint.base_of(folder)
-    files.write_json(epath.Path(folder) / FILE, {
-        "format": FORMAT, "temperature": temperature, "fingerprint": base["fingerprint"],
-        "step": base["step"], **facts})
+    files.write_json(epath.Path(checkpoint.folder) / FILE, {
+        "format": FORMAT, "temperature": temperature, "fingerprint": checkpoint.fingerprint,
+        "step": checkpoint.step, **facts})
 
 
-def load(folder: epath.PathLike) -> float | None:
+def load(checkpoint: Checkpoint) -> float | None:
     """The temperature of a checkpoint's verdict head, or None where nobody calibrated it.
 
     Raises:
         CheckpointError: calibration.json is damaged, or was fitted on other parameters than the
-            folder has now.
+            checkpoint has.
     """
-    path = epath.Path(folder) / FILE
+    path = epath.Path(checkpoint.folder) / FILE
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text())
-        format_, temperature = found["format"], float(found["temperature"])
-        fitted = {name: found[name] for name in ("fingerprint", "step")}
+        content = json.loads(path.read_text())
+        file_format, temperature = content["format"], float(content["temperature"])
+        fitted = {name: content[name] for name in ("fingerprint", "step")}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged ({type(error).__name__}: {error}); remove it or "
                               f"run tools.calibrate again") from error
-    if format_ != FORMAT or not (math.isfinite(temperature) and temperature > 0):
-        raise CheckpointError(f"{path}: format {format_} and temperature {temperature}, wanted "
+    if file_format != FORMAT or not (math.isfinite(temperature) and temperature > 0):
+        raise CheckpointError(f"{path}: format {file_format} and temperature {temperature}, wanted "
                               f"format {FORMAT} and a temperature above 0")
-    now = checkpoint.base_of(folder)
-    if now["step"] is None and fitted["step"] is not None:
-        raise CheckpointError(f"{folder}: no finished checkpoint under checkpoints/")
+    if checkpoint.step is None and fitted["step"] is not None:
+        raise CheckpointError(f"{checkpoint.folder}: no finished checkpoint under checkpoints/")
     for name, words in (("step", "step"), ("fingerprint", "checkpoint with SHA-256")):
-        if fitted[name] != now[name]:
+        if fitted[name] != getattr(checkpoint, name):
             raise CheckpointError(f"{path}: fitted on {words} {fitted[name]}, but here is "
-                                  f"{now[name]}; remove it or run tools.calibrate again")
+                                  f"{getattr(checkpoint, name)}; remove it or run tools.calibrate "
+                                  f"again")
     return temperature

@@ -7,7 +7,6 @@ neither; both sides hold a limited number of bytes. A photo is done when its lin
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import signal
@@ -27,7 +26,7 @@ from legion_jax.predict.predictor import Predictor
 from legion_jax.predict.queues import WriteBehind
 from legion_jax.predict.read_ahead import Limits, ReadAhead
 from legion_jax.predict.sampling import Sampling
-from legion_jax.weights import checkpoint as checkpoint_lib
+from legion_jax.weights.checkpoint import Checkpoint
 
 JOB = "job.json"
 
@@ -145,10 +144,10 @@ class BatchJob:
 
 def _description(source: photo_sources.Source, checkpoint: str, options: Options) -> dict:
     """What makes a job another one."""
-    checkpoint_lib.read_meta(checkpoint)
+    opened = Checkpoint.open(checkpoint)
     return {
-        "checkpoint": checkpoint_lib.base_of(checkpoint)
-        | {"calibration": calibration.load(checkpoint)},
+        "checkpoint": dataclasses.asdict(opened.as_base())
+        | {"calibration": calibration.load(opened)},
         "source": source.identity(),
         "settings": {"explain": options.explain, "write": sorted(options.write),
                      "int8": options.int8} | dataclasses.asdict(options.sampling)}
@@ -163,8 +162,7 @@ def _claim(output: epath.Path, description: dict) -> None:
             raise JobError(f"{found[0]}: there, but no {JOB} that says of which job; choose "
                            f"another output folder or remove it")
         # Hosts that start together write the same.
-        files.write_bytes(path, json.dumps(description, indent=2).encode() + b"\n",
-                          temporary=output / f".{JOB}.{os.uname().nodename}-{os.getpid()}")
+        files.write_text(path, json.dumps(description, indent=2) + "\n")
     try:
         earlier = json.loads(path.read_text())
         for part, values in description.items():
@@ -186,11 +184,8 @@ def _alone(output: epath.Path, share: Share) -> Iterator[None]:
         return
     with open(os.fspath(output / JOB), "r+b") as file:  # a lock that leaves no file behind
         place = share.count * (share.count - 1) // 2 + share.index
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
-        except (BlockingIOError, PermissionError) as error:
-            raise JobError(f"{output}: another process is at share {share.index} of "
-                           f"{share.count}") from error
+        files.lock(file, JobError(f"{output}: another process is at share {share.index} of "
+                                  f"{share.count}"), part=place)
         yield
 
 

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
+from input_pipeline import files
 from input_pipeline.errors import UserError
-from legion_jax.predict.job_parts import FOLDER, UNFINISHED, Share
+from legion_jax.predict.job_parts import FOLDER, Share
 
 FAILED, DONE = 1, 2  # state of a photo; 0: not yet
 OPEN_FILES = 32
@@ -119,11 +120,9 @@ def _write_merged(output: epath.Path, kind: str, share: Share, found: Found,
     if not len(indices) and kind == "failures":
         path.unlink(missing_ok=True)
         return
-    temporary = output / FOLDER / f"{UNFINISHED}-{share.index}-of-{share.count}-merged"
-    with temporary.open("wb") as file:
+    with files.whole_file(path) as file:
         for index in indices:
             file.write(found.line(index))
-    temporary.replace(path)
 
 
 def _merged_names(count: int) -> set[str]:

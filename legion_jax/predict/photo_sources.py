@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from etils import epath
 
 from input_pipeline import paths as paths_lib
-from input_pipeline.batches import examples
 from input_pipeline.errors import UserError
 from input_pipeline.photos.images import check_bytes
 from input_pipeline.photos.photo_files import absolute, failing, open_file, printable, real, walk
@@ -105,9 +104,8 @@ class RecordSource:
     def read(self, index: int, limit: int) -> tuple[str, bytes]:
         """(id of the record, encoded image). Raises ImageError or RecordError."""
         record = self._records[index]
-        name, content = examples.record_id(record), bytes(record["image"])
-        check_bytes(len(content), limit, name=name)
-        return name, content
+        check_bytes(len(record.image), limit, name=record.id)
+        return record.id, record.image
 
     def folders(self) -> tuple[set[str], set[str]]:
         """As of FileSource; no data set is read twice because of results beside it."""

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from input_pipeline.errors import UserError
+from input_pipeline.photos.regions import union_of
 from input_pipeline.text import conversation
 
 # Which photos get their explanation and masks: those not judged real, all, none.
@@ -89,11 +90,8 @@ class Prediction:
     @property
     def mask(self) -> np.ndarray:
         """Union of all masks, bool[H, W]."""
-        union = np.zeros(self.size, bool)
-        for region in self.regions:
-            if region.mask is not None:
-                union |= region.mask
-        return union
+        return union_of((region.mask for region in self.regions if region.mask is not None),
+                        self.size)
 
 
 def check_explain(explain: str) -> None:

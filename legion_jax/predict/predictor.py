@@ -34,7 +34,7 @@ from legion_jax.predict.programs import (
 from legion_jax.predict.quantize import quantize
 from legion_jax.predict.sampling import Sampling
 from legion_jax.predict.scheduler import Job, Scheduler
-from legion_jax.weights import checkpoint
+from legion_jax.weights.checkpoint import Checkpoint
 
 GREEDY = Sampling()
 
@@ -47,7 +47,7 @@ class Predictor:
 
     Attributes:
         batch_size: answers that are written at the same time; mesh: of the devices they run on.
-        temperature: what the verdict's logits are divided by (see `evaluation.calibration`).
+        temperature: what the verdict's logits are divided by (see `predict.calibration`).
     """
 
     def __init__(self, config: LegionConfig, params: dict[str, Any], tokenizer: Tokenizer, *,
@@ -87,10 +87,15 @@ class Predictor:
             real=classes.index("real") if "real" in classes else None)
 
     @classmethod
-    def from_folder(cls, folder: epath.PathLike, *, batch_size: int = 8,
-                    group: int | None = None, question: Question | None = None,
-                    sampling: Sampling = GREEDY, int8: bool = False,
-                    devices: Sequence[jax.Device] | None = None) -> "Predictor":
+    def from_folder(cls, folder: epath.PathLike, **options: Any) -> "Predictor":
+        """As `from_checkpoint`, of a folder."""
+        return cls.from_checkpoint(Checkpoint.open(folder), **options)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, *, batch_size: int = 8,
+                        group: int | None = None, question: Question | None = None,
+                        sampling: Sampling = GREEDY, int8: bool = False,
+                        devices: Sequence[jax.Device] | None = None) -> "Predictor":
         """Load a converted checkpoint or a training run onto this host's devices.
 
         The verdict is calibrated where tools.calibrate has been at the folder.
@@ -102,15 +107,13 @@ class Predictor:
 
         Raises CheckpointError, TokenizerError.
         """
-        meta = checkpoint.read_meta(folder)
-        config = meta["config"]
+        config = checkpoint.meta.config
         mesh = inference_mesh(config, devices)
-        params = checkpoint.load_params(folder, param_tree.flatten(abstract_params(config, mesh)))
+        params = checkpoint.load(param_tree.flatten(abstract_params(config, mesh)))
         return cls(config, quantize(params) if int8 else params,
-                   Tokenizer.from_folder(epath.Path(folder) / "tokenizer"),
-                   question=question or Question(**meta.get("question", {})),
+                   checkpoint.tokenizer, question=question or Question(**checkpoint.meta.question),
                    batch_size=batch_size, group=group, sampling=sampling, int8=int8, mesh=mesh,
-                   temperature=calibration.load(folder) or 1.0)
+                   temperature=calibration.load(checkpoint) or 1.0)
 
     @classmethod
     def untrained(cls, config: LegionConfig, tokenizer: Tokenizer, *, question: Question,

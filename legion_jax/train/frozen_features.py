@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from input_pipeline import files
 from input_pipeline.batches import loader
-from input_pipeline.batches.examples import ExampleSpec, image_fields, record_id
+from input_pipeline.batches.examples import ExampleSpec, blank_views, image_fields
 from input_pipeline.errors import UserError
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
@@ -153,9 +153,9 @@ def make_cache(cache: Cache, folder: epath.PathLike, source: Sequence, *,
 def _views(source: Sequence, index: int, spec: ExampleSpec) -> dict:
     try:
         record = source[index]
-        image = images.read_image(record["image"], name=record_id(record))
+        image = images.read_image(record.image, name=record.id)
     except (images.ImageError, RecordError):
-        return image_fields(np.zeros((8, 8, 3), np.uint8), spec) | {"readable": np.bool_(False)}
+        return blank_views(spec) | {"readable": np.bool_(False)}
     return image_fields(image, spec) | {"readable": np.bool_(True)}
 
 

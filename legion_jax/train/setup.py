@@ -28,7 +28,7 @@ from legion_jax.train import (
     optim,
 )
 from legion_jax.train.step import TrainState, init_state, make_step
-from legion_jax.weights import checkpoint
+from legion_jax.weights import checkpoint, legion_json
 
 LOG = logging.getLogger("legion_jax")
 
@@ -77,7 +77,7 @@ def model_config(config: ml_collections.ConfigDict, vocab: int) -> LegionConfig:
     sizing = config.model
     sizes = {"legion_7b": config_lib.legion_7b, "tiny": lambda: config_lib.tiny(vocab)}
     if config.init_from:
-        model = checkpoint.read_meta(config.init_from)["config"]
+        model = checkpoint.read_meta(config.init_from).config
     elif sizing.name in sizes:
         model = sizes[sizing.name]()
     else:
@@ -124,7 +124,8 @@ def first_params(config, model: LegionConfig, params: dict, frozen: dict) -> tup
     Raises CheckpointError when a frozen parameter is not in the base.
     """
     wanted, kept = param_tree.flatten(params), param_tree.flatten(frozen)
-    known = set(checkpoint.stored(config.init_from)) if config.init_from else set()
+    base = checkpoint.Checkpoint.open(config.init_from) if config.init_from else None
+    known = set(base.stored) if base else set()
     if lost := sorted(known - wanted.keys() - kept.keys()):
         raise checkpoint.CheckpointError(
             f"{lost[0]}: in {config.init_from}, not in the model, so it would be lost; "
@@ -134,8 +135,8 @@ def first_params(config, model: LegionConfig, params: dict, frozen: dict) -> tup
         raise checkpoint.CheckpointError(
             f"{homeless[0]}: frozen, but there is nothing to take it from ({source}); "
             f"{len(homeless)} such parameters")
-    loaded = checkpoint.load_some(
-        config.init_from, {p: a for p, a in (wanted | kept).items() if p in known}) if known else {}
+    loaded = base.load_some(
+        {p: a for p, a in (wanted | kept).items() if p in known}) if base else {}
     fresh = {p: a for p, a in wanted.items() if p not in known}
 
     def init(key):
@@ -161,7 +162,7 @@ def write_run_files(config, task: Task, params: dict, workdir: epath.Path) -> No
         raise knobs.ConfigError(f"{workdir}: belongs to a run with another config: {changed}")
     workdir.mkdir(parents=True, exist_ok=True)
     base = checkpoint.base_of(config.init_from) if config.init_from else None
-    checkpoint.write_meta(
+    legion_json.write_meta(
         workdir, task.model, base=base, trained=sorted(param_tree.flatten(params)),
         question={"instruction": config.data.instruction,
                   "sam_longest": task.examples.sam_longest,
@@ -177,7 +178,7 @@ def vocabulary(run: ml_collections.ConfigDict, given: int | None) -> int:
     if folder and pathlib.Path(folder).exists():
         found, owner = Tokenizer.from_folder(folder).vocab_size, f"tokenizer {folder}"
     elif run.init_from:
-        found = checkpoint.read_meta(run.init_from)["config"].language.vocab
+        found = checkpoint.read_meta(run.init_from).config.language.vocab
         owner = f"config.init_from {run.init_from}"
     elif run.model.name == "legion_7b":
         found, owner = config_lib.legion_7b().language.vocab, "config.model.name legion_7b"

@@ -1,4 +1,4 @@
-"""Everything on disk that holds parameters.
+"""Everything on disk that holds parameters, opened once and loaded.
 
 Orbax reads and writes them here and in `run_checkpoints` only; elsewhere nothing of it is used but
 the barrier of `distributed`.
@@ -15,27 +15,19 @@ Two kinds of folder can be loaded, and both carry `legion.json` (architecture an
 """
 
 import contextlib
+import dataclasses
+import functools
 import hashlib
-import json
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from input_pipeline import files
-from input_pipeline.errors import UserError
-from legion_jax import config as config_lib
-from legion_jax.config import LegionConfig
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.models import param_tree
-
-META = "legion.json"
-FORMAT = 3
-
-
-class CheckpointError(UserError):
-    """A folder that cannot be loaded; the message names it and the parameter at fault."""
+from legion_jax.weights.legion_json import META, Base, Meta, parse_meta
+from legion_jax.weights.strict_json import CheckpointError
 
 
 def absolute(folder: epath.PathLike) -> epath.Path:
@@ -54,58 +46,168 @@ def reading(place: epath.Path):
                               f"({type(error).__name__}: {reason})") from error
 
 
-def fingerprint(folder: epath.PathLike) -> str:
-    """SHA-256 of a folder's legion.json, which itself records the hashes of its sources."""
-    return hashlib.sha256((epath.Path(folder) / META).read_bytes()).hexdigest()
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A converted checkpoint or a training run whose legion.json has been read.
+
+    Everything else is read when it is asked for, and once.
+
+    Attributes:
+        folder: as it was named.
+        meta: content of its legion.json.
+        fingerprint: SHA-256 of legion.json, which itself records the hashes of its sources, in
+            hexadecimal digits.
+        wanted_step: the step of a training run that is meant; None is the newest.
+    """
+
+    folder: epath.PathLike
+    meta: Meta
+    fingerprint: str
+    wanted_step: int | None = None
+
+    @classmethod
+    def open(cls, folder: epath.PathLike, *, step: int | None = None) -> "Checkpoint":
+        """Read legion.json. Raises CheckpointError naming the folder and what is wrong."""
+        path = epath.Path(folder) / META
+        if not path.exists():
+            raise CheckpointError(f"{folder}: no {META} here; this is neither a converted "
+                                  f"checkpoint nor a training run")
+        content = path.read_bytes()
+        return cls(folder, parse_meta(path, content), hashlib.sha256(content).hexdigest(), step)
+
+    @functools.cached_property
+    def step(self) -> int | None:
+        """Which step of a training run is meant; None of a converted checkpoint or a new run."""
+        if (epath.Path(self.folder) / "params").exists():
+            return None
+        return latest_step(self.folder) if self.wanted_step is None else self.wanted_step
+
+    @functools.cached_property
+    def base(self) -> "Checkpoint | None":
+        """The checkpoint that a run started from, None if there is none.
+
+        Raises CheckpointError when it is not there or has changed.
+        """
+        if (named := self.meta.base) is None:
+            return None
+        if not (epath.Path(named.path) / META).exists():
+            raise CheckpointError(f"{named.path}: not there; {absolute(self.folder)} takes its "
+                                  f"frozen parameters from it")
+        opened = Checkpoint.open(named.path, step=named.step)
+        if opened.fingerprint != named.fingerprint:
+            raise CheckpointError(f"{named.path}: not the checkpoint this run started from "
+                                  f"({META} has another SHA-256)")
+        return opened
+
+    @property
+    def chain(self) -> "list[Checkpoint]":
+        """This checkpoint, its base, the base of that, and so on to the first."""
+        return [self, *(self.base.chain if self.base else [])]
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Raises TokenizerError."""
+        return Tokenizer.from_folder(epath.Path(self.folder) / "tokenizer")
+
+    @functools.cached_property
+    def stored(self) -> dict[str, tuple[epath.Path, Any]]:
+        """{path: (place that holds it, its shape and dtype)} of this folder and its bases.
+
+        Raises CheckpointError when a part of them is not there or damaged.
+        """
+        place = absolute(self.folder) / "params"
+        if not place.exists():
+            if self.step is None or not step_folder(self.folder, self.step).exists():
+                under = "under checkpoints/" if self.step is None else self.step
+                raise CheckpointError(f"{absolute(self.folder)}: no params/ and no finished "
+                                      f"checkpoint {under}")
+            place = step_folder(absolute(self.folder), self.step)
+        with_bases = dict(self.base.stored) if self.base else {}
+        return with_bases | {path: (place, a) for path, a in _described(place).items()}
+
+    @property
+    def entries(self) -> dict[str, Any]:
+        """{path: shape and dtype} of all parameters that are stored."""
+        return {path: a for path, (_, a) in self.stored.items()}
+
+    def as_base(self) -> Base:
+        """How a run that starts from this checkpoint names it in its legion.json."""
+        return Base(str(absolute(self.folder)), self.fingerprint, self.step)
+
+    def load(self, abstract: dict[str, Any]) -> dict[str, Any]:
+        """All parameters.
+
+        Args:
+            abstract: {path: ShapeDtypeStruct} of the whole model; dtype and sharding are obeyed.
+
+        Returns:
+            {path: array}.
+
+        Raises:
+            CheckpointError: naming folder, parameter path and both shapes, or a base that changed.
+        """
+        check_shapes(str(self.folder), self.entries, abstract)
+        return self.load_some(abstract)
+
+    def load_some(self, abstract: dict[str, Any]) -> dict[str, Any]:
+        """The parameters in `abstract`, and nothing else is read. As `load` otherwise."""
+        check_shapes(str(self.folder), {path: a for path, a in self.entries.items()
+                                        if path in abstract}, abstract)
+        params = {}
+        for place in {self.stored[path][0] for path in abstract}:
+            part = {path: a for path, a in abstract.items() if self.stored[path][0] == place}
+            alone = all(a.sharding.is_fully_addressable for a in part.values())
+            with reading(place), _context(place, alone=alone):
+                if place.name == "params":
+                    params |= ocp.load(place, part)
+                else:
+                    params |= param_tree.flatten(ocp.load_checkpointables(
+                        place, {"params": param_tree.unflatten(part)})["params"])
+        return params
 
 
-def write_meta(folder: epath.PathLike, config: LegionConfig, **extra: Any) -> None:
-    """Write legion.json."""
-    files.write_json(epath.Path(folder) / META,
-                     {"format": FORMAT, "config": config_lib.to_dict(config)} | extra)
+def read_meta(folder: epath.PathLike) -> Meta:
+    """What legion.json says. Raises CheckpointError."""
+    return Checkpoint.open(folder).meta
 
 
-def read_meta(folder: epath.PathLike) -> dict:
-    """legion.json with `config` as a LegionConfig. Raises CheckpointError."""
-    path = epath.Path(folder) / META
-    if not path.exists():
-        raise CheckpointError(f"{folder}: no {META} here; this is neither a converted checkpoint "
-                              f"nor a training run")
-    try:
-        meta = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        found = meta.get("format") if isinstance(meta, dict) else None
-        raise CheckpointError(f"{path}: format {found}, this version reads {FORMAT}; what another "
-                              f"version made must be converted or trained again")
-    if "config" not in meta:
-        raise CheckpointError(f"{path}: config is missing")
-    meta.setdefault("base", None)
-    try:
-        meta["config"] = config_lib.from_dict(meta["config"], where=f"{path}: config")
-    except UserError as error:
-        raise CheckpointError(str(error)) from error
-    except (TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: config: {error}") from error
-    return meta
+def base_of(folder: epath.PathLike) -> dict:
+    """As `Checkpoint.as_base`, as a dict for JSON."""
+    return dataclasses.asdict(Checkpoint.open(folder).as_base())
 
 
-def check_shapes(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def stored(folder: epath.PathLike) -> dict[str, tuple[epath.Path, Any]]:
+    """As `Checkpoint.stored`, of a folder."""
+    return Checkpoint.open(folder).stored
+
+
+def load_params(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]:
+    """As `Checkpoint.load`, of a folder."""
+    return Checkpoint.open(folder).load(abstract)
+
+
+def load_some(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]:
+    """As `Checkpoint.load_some`, of a folder."""
+    return Checkpoint.open(folder).load_some(abstract)
+
+
+def check_shapes(where: str, entries: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Compare {path: shape holder}. Raises CheckpointError naming each path and both shapes."""
-    problems = [f"{path}: not in the checkpoint, model {tuple(wanted[path].shape)}"
-                for path in sorted(wanted.keys() - found.keys())]
-    problems += [f"{path}: checkpoint {tuple(found[path].shape)}, not in the model"
-                 for path in sorted(found.keys() - wanted.keys())]
-    problems += [f"{path}: checkpoint {tuple(found[path].shape)}, model {tuple(wanted[path].shape)}"
-                 for path in sorted(found.keys() & wanted.keys())
-                 if tuple(found[path].shape) != tuple(wanted[path].shape)]
+    have, need = ({path: tuple(a.shape) for path, a in shapes.items()}
+                  for shapes in (entries, wanted))
+    problems = [f"{path}: not in the checkpoint, model {need[path]}"
+                for path in sorted(need.keys() - have.keys())]
+    problems += [f"{path}: checkpoint {have[path]}, not in the model"
+                 for path in sorted(have.keys() - need.keys())]
+    problems += [f"{path}: checkpoint {have[path]}, model {need[path]}"
+                 for path in sorted(have.keys() & need.keys()) if have[path] != need[path]]
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise CheckpointError(f"{where}: " + "; ".join(problems[:5]) + more)
 
 
 def step_folder(run: epath.PathLike, step: int) -> epath.Path:
+    """Folder of one checkpoint of a training run."""
     return epath.Path(run) / "checkpoints" / str(step)
 
 
@@ -116,39 +218,6 @@ def latest_step(run: epath.PathLike) -> int | None:
         return None
     steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
     return max(steps, default=None)
-
-
-def base_of(folder: epath.PathLike) -> dict:
-    """How a run names the folder it starts from: where, which, and which step of a run."""
-    step = None if (epath.Path(folder) / "params").exists() else latest_step(folder)
-    return {"path": str(absolute(folder)), "fingerprint": fingerprint(folder),
-            "step": step}
-
-
-def stored(folder: epath.PathLike, *, step: int | None = None) -> dict[str, tuple[epath.Path, Any]]:
-    """{path: (place that holds it, its shape and dtype)} of a folder and its bases.
-
-    Raises CheckpointError when the folder, or a base it names, is not there or has changed.
-    """
-    folder = absolute(folder)
-    meta = read_meta(folder)
-    place = folder / "params"
-    if not place.exists():
-        step = latest_step(folder) if step is None else step
-        if step is None or not step_folder(folder, step).exists():
-            raise CheckpointError(f"{folder}: no params/ and no finished checkpoint "
-                                  f"{'under checkpoints/' if step is None else step}")
-        place = step_folder(folder, step)
-    found = {}
-    if base := meta["base"]:
-        if not (epath.Path(base["path"]) / META).exists():
-            raise CheckpointError(f"{base['path']}: not there; {folder} takes its frozen "
-                                  f"parameters from it")
-        if fingerprint(base["path"]) != base["fingerprint"]:
-            raise CheckpointError(f"{base['path']}: not the checkpoint this run started from "
-                                  f"({META} has another SHA-256)")
-        found = stored(base["path"], step=base["step"])
-    return found | {path: (place, a) for path, a in _described(place).items()}
 
 
 def _described(place: epath.Path) -> dict[str, Any]:
@@ -176,57 +245,3 @@ def _context(place: epath.Path, *, alone: bool = False) -> ocp.Context:
     else:
         context.pytree.loading.partial_load = True
     return context
-
-
-def load_params(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]:
-    """All parameters of a converted checkpoint or a training run.
-
-    Args:
-        folder: either kind of folder.
-        abstract: {path: ShapeDtypeStruct} of the whole model; dtype and sharding are obeyed.
-
-    Returns:
-        {path: array}.
-
-    Raises:
-        CheckpointError: naming folder, parameter path and both shapes, or a base that changed.
-    """
-    found = {path: a for path, (_, a) in stored(folder).items()}
-    check_shapes(str(folder), found, abstract)
-    return load_some(folder, abstract)
-
-
-def load_some(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]:
-    """The parameters in `abstract`, and nothing else is read. As `load_params` otherwise."""
-    found = stored(folder)
-    check_shapes(str(folder), {p: found[p][1] for p in abstract if p in found}, abstract)
-    return load_from(found, abstract)
-
-
-def load_from(found: dict[str, tuple[epath.Path, Any]], abstract: dict[str, Any]) -> dict[str, Any]:
-    """As `load_some`, from the places that `stored` found."""
-    params = {}
-    for place in {found[path][0] for path in abstract}:
-        part = {p: a for p, a in abstract.items() if found[p][0] == place}
-        alone = all(a.sharding.is_fully_addressable for a in part.values())
-        with reading(place), _context(place, alone=alone):
-            if place.name == "params":
-                params |= ocp.load(place, part)
-            else:
-                params |= param_tree.flatten(ocp.load_checkpointables(
-                    place, {"params": param_tree.unflatten(part)})["params"])
-    return params
-
-
-def as_stored(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]:
-    """`abstract` on one device, with every dtype that is on disk, for bit-exact export."""
-    found = stored(folder)
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return {path: jax.ShapeDtypeStruct(
-        a.shape, found[path][1].dtype if path in found else a.dtype, sharding=device)
-        for path, a in abstract.items()}
-
-
-def to_host(params: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Device arrays as numpy."""
-    return {path: np.asarray(jax.device_get(x)) for path, x in params.items()}

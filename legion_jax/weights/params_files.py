@@ -2,13 +2,13 @@
 
 import pathlib
 import threading
-from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
 from legion_jax.weights import checkpoint, tensor_file
+from legion_jax.weights.checkpoint import Checkpoint
 
 
 class ParamsWriter:
@@ -36,24 +36,15 @@ class ParamsWriter:
             file.close()
 
 
-def save_params(folder: epath.PathLike, params: dict[str, Any]) -> None:
-    """Write {path: array} as `folder`/params."""
-    arrays = {path: np.asarray(value) for path, value in params.items()}
-    with ParamsWriter(folder, {p: (a.shape, str(a.dtype)) for p, a in arrays.items()}) as writer:
-        for path, array in arrays.items():
-            writer.write(path, array)
-
-
 class Reader:
-    """Parameters of a folder one at a time, or one layer at a time, bit for bit as stored.
+    """Parameters of a checkpoint one at a time, or one layer at a time, bit for bit as stored.
 
     Attributes:
-        entries: {path: shape and dtype}.
+        entries: {path: shape and dtype} of all of them.
     """
 
-    def __init__(self, folder: epath.PathLike):
-        self._found = checkpoint.stored(folder)
-        self.entries = {path: a for path, (_, a) in self._found.items()}
+    def __init__(self, opened: Checkpoint):
+        self._opened, self.entries = opened, opened.entries
         self._last, self._lock = (None, None), threading.Lock()
         self._files: dict[str, tensor_file.SafetensorsReader] = {}
 
@@ -63,7 +54,7 @@ class Reader:
         Slices of a converted checkpoint on a local disk are read alone; elsewhere the whole
         parameter is, and kept until another one is asked for.
         """
-        place = self._found[path][0]
+        place = self._opened.stored[path][0]
         if place.name == "params" and "://" not in str(place):
             return self._file(place, path.split("/")[0]).read(path, index)
         with self._lock:
@@ -71,9 +62,9 @@ class Reader:
                 self._last = (None, None)  # before the next one is there
                 entry = self.entries[path]
                 device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-                loaded = checkpoint.load_from(self._found, {path: jax.ShapeDtypeStruct(
+                loaded = self._opened.load_some({path: jax.ShapeDtypeStruct(
                     entry.shape, entry.dtype, sharding=device)})
-                self._last = (path, checkpoint.to_host(loaded)[path])
+                self._last = (path, np.asarray(jax.device_get(loaded[path])))
             return self._last[1][index]
 
     def _file(self, place: epath.Path, tower: str) -> tensor_file.SafetensorsReader:

@@ -99,7 +99,7 @@ def test_adapter_of_a_run_holds_all_that_was_trained(sized, folders, tmp_path):
     exported = layouts.write(tmp_path / "run", tmp_path / "adapter", "adapter")
     layouts.convert(folders[0], tmp_path / "out", config=sized, clip=folders[1], adapter=exported)
     layouts.assert_same_arrays(layouts.params(tmp_path / "out"), layouts.params(tmp_path / "run"))
-    found, wanted = (checkpoint.read_meta(tmp_path / f)["config"].lora for f in ("out", "run"))
+    found, wanted = (checkpoint.read_meta(tmp_path / f).config.lora for f in ("out", "run"))
     assert found == wanted == LoraConfig(2, 4.0)
 
 

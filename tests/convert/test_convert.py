@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import published
 import pytest
+import stored_params
 import torch
 
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
@@ -16,7 +17,7 @@ from legion_jax.convert import from_torch, to_torch
 from legion_jax.convert.plan import Options
 from legion_jax.convert.tensor_folder import SourceError, TensorFolder
 from legion_jax.models import param_tree
-from legion_jax.weights import checkpoint, params_files
+from legion_jax.weights import checkpoint, legion_json
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +73,13 @@ def test_export_of_a_model_from_scratch_reads_back(sized, folders, tmp_path):
     params["language/head/kernel"][:, sized.language.vocab:] = 0
     folder = tmp_path / "scratch"
     folder.mkdir()
-    params_files.save_params(folder, params)
+    stored_params.save_params(folder, params)
     Tokenizer.from_folder(folders[0]).save(folder / "tokenizer")
-    checkpoint.write_meta(folder, sized, base=None, trained=[])
+    legion_json.write_meta(folder, sized, base=None, trained=[])
     to_torch.export(str(folder), str(tmp_path / "out"), progress=False)
     convert(tmp_path / "out", tmp_path / "out" / "clip", tmp_path / "again")
     back = checkpoint.load_params(tmp_path / "again",
-                                  checkpoint.as_stored(tmp_path / "again", abstract))
+                                  stored_params.as_stored(tmp_path / "again", abstract))
     for path, value in params.items():
         np.testing.assert_array_equal(np.asarray(back[path]), value, err_msg=path)
 

@@ -39,7 +39,7 @@ def test_parameters_come_back_bit_for_bit(converted, tmp_path, layout):
         one, two = before.read(path), after.read(path)
         assert (one.shape, one.dtype) == (two.shape, two.dtype), path
         assert tensor_file.raw_bytes(one) == tensor_file.raw_bytes(two), path
-    configs = [checkpoint.read_meta(f)["config"] for f in (converted, tmp_path / "again")]
+    configs = [checkpoint.read_meta(f).config for f in (converted, tmp_path / "again")]
     assert configs[0] == configs[1]
 
 

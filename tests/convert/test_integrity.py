@@ -225,7 +225,7 @@ def test_no_folder_that_looks_complete_while_it_is_written(sized, folders, tmp_p
 
 def test_two_processes_cannot_mix_their_outputs(tmp_path):
     target = tmp_path / "out"
-    with pytest.raises(SourceError, match="already exists"):
+    with pytest.raises(files.FilesError, match="already exists"):
         with files.new_folder(target) as late:
             (late / "late").touch()
             with files.new_folder(target) as early:

@@ -187,7 +187,7 @@ def test_llava_alone_needs_partial(sized, tensors, tokenizer, tmp_path):
     assert not (tmp_path / "out").exists()
     summary = layouts.convert(source, tmp_path / "out", partial=True)
     assert sorted(summary.absent) == sorted(WITHOUT_SAM)
-    assert sorted(checkpoint.read_meta(tmp_path / "out")["absent"]) == sorted(WITHOUT_SAM)
+    assert sorted(checkpoint.read_meta(tmp_path / "out").absent) == sorted(WITHOUT_SAM)
     assert {p.split("/")[0] for p in layouts.params(tmp_path / "out")} == {
         "clip", "language", "projector"}
     layouts.write(tmp_path / "out", tmp_path / "hf", "hf")

@@ -79,5 +79,5 @@ def test_an_exported_adapter_opens_on_the_llava_it_names(llava, tmp_path, traina
         np.testing.assert_allclose(ours[name], value, rtol=0, atol=1e-5, err_msg=name)
     layouts.convert(llava[0], tmp_path / "again", adapter=adapter, partial=True)
     layouts.assert_same_arrays(layouts.params(tmp_path / "again"), layouts.params(tmp_path / "run"))
-    lora = [checkpoint.read_meta(tmp_path / name)["config"].lora for name in ("again", "run")]
+    lora = [checkpoint.read_meta(tmp_path / name).config.lora for name in ("again", "run")]
     assert (lora[0].rank, lora[0].alpha) == (lora[1].rank, lora[1].alpha)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, assume, given, settings, strategies a
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, as_json
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
-from legion_jax.convert.published_files import published_configs
+from legion_jax.convert.config_files import published_configs
 from legion_jax.convert.table import SAM, lora_rules
 from legion_jax.models import param_tree
 

@@ -1,10 +1,9 @@
-"""What pages share: numbers as text, JSON that cannot leave its script, whole files."""
+"""What pages share: numbers as text and JSON that cannot leave its script."""
 
 import json
 
 import pytest
 
-from input_pipeline import files
 from legion_jax.display import numbers, web
 
 
@@ -35,19 +34,6 @@ def test_json_in_a_script_cannot_end_it():
     assert "<" not in text and json.loads(text) == value
     with pytest.raises(ValueError, match="JSON"):
         web.script_json(float("nan"))
-
-
-def test_a_file_is_whole_or_not_there(tmp_path):
-    path = tmp_path / "page.html"
-    with files.whole_file(path) as file:
-        file.write("ä\ud800")
-        assert not path.exists()
-        assert file.num_bytes == 3
-    assert path.read_bytes() == "ä?".encode()
-    with pytest.raises(KeyboardInterrupt), files.whole_file(path) as file:
-        file.write("half")
-        raise KeyboardInterrupt
-    assert path.read_bytes() == "ä?".encode() and len(list(tmp_path.iterdir())) == 1
 
 
 def test_templates_escape_and_refuse_what_is_missing(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from legion_jax.evaluate import mask_scores
+from legion_jax.evaluate import mask_scores, weighted
 
 EMPTY, FULL = np.zeros((3, 4), bool), np.ones((3, 4), bool)
 
@@ -16,6 +16,11 @@ EMPTY, FULL = np.zeros((3, 4), bool), np.ones((3, 4), bool)
 def _random_masks(seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     return tuple(rng.random((2, 19, 23)) < rng.random((2, 1, 1)))
+
+
+def localised(counts, **options) -> dict:
+    """`mask_scores.localisation` as numbers."""
+    return weighted.values(mask_scores.localisation(counts, **options), len(counts))
 
 
 def _three_photos() -> np.ndarray:
@@ -86,7 +91,7 @@ def test_photos_with_empty_masks_agree_with_scikit_learn(seed):
 
 
 def test_averages_by_hand():
-    result = mask_scores.localisation(_three_photos())
+    result = localised(_three_photos())
     assert result["mean"] == pytest.approx({
         "fg_iou": (1 / 3 + 1 + 0) / 3, "bg_iou": (10 / 14 + 1 + 12 / 16) / 3,
         "miou": ((1 / 3 + 10 / 14) / 2 + 1 + 12 / 32) / 3, "f1": (1 / 2 + 1 + 0) / 3})
@@ -101,7 +106,7 @@ def test_averages_by_hand():
 
 def test_pooled_scores_are_those_of_the_joined_photos():
     pairs = [_random_masks(seed) for seed in range(5)]
-    result = mask_scores.localisation(np.stack([mask_scores.pixel_counts(*pair) for pair in pairs]))
+    result = localised(np.stack([mask_scores.pixel_counts(*pair) for pair in pairs]))
     predicted, truth = (np.concatenate([pair[i].ravel() for pair in pairs]) for i in (0, 1))
     assert result["pooled"]["f1"] == pytest.approx(reference.f1_score(truth, predicted))
     assert result["pooled"]["fg_iou"] == pytest.approx(
@@ -110,7 +115,7 @@ def test_pooled_scores_are_those_of_the_joined_photos():
 
 def test_pixels_beyond_int32_are_counted():
     many = np.full((4000, 4), 2_000_000, np.int32)
-    assert mask_scores.localisation(many)["pooled"] == pytest.approx(
+    assert localised(many)["pooled"] == pytest.approx(
         {"fg_iou": 1 / 3, "bg_iou": 1 / 3, "miou": 1 / 3, "f1": 1 / 2})
     one = np.array([1, 0, 0, 2_147_483_647], np.int32)
     assert mask_scores.pixel_scores(one)["bg_iou"] == 1
@@ -118,20 +123,20 @@ def test_pixels_beyond_int32_are_counted():
 
 
 def test_averages_over_nothing_are_none():
-    nothing = mask_scores.localisation(np.zeros((0, 4), np.int64))
+    nothing = localised(np.zeros((0, 4), np.int64))
     assert nothing["num_images"] == 0 and nothing["false_area_on_clean"] is None
     for key in ("mean", "pooled", "mean_with_artifacts"):
         assert nothing[key] == dict.fromkeys(mask_scores.NAMES)
-    assert mask_scores.localisation([]) == nothing
-    clean = mask_scores.localisation([[0, 0, 0, 12]])
+    assert localised([]) == nothing
+    clean = localised([[0, 0, 0, 12]])
     assert clean["mean_with_artifacts"]["f1"] is None and clean["mean"]["f1"] == 1
-    assert mask_scores.localisation([[3, 0, 0, 9]])["false_area_on_clean"] is None
+    assert localised([[3, 0, 0, 9]])["false_area_on_clean"] is None
 
 
 @pytest.mark.parametrize("counts", [[1, 2, 3, 4], [[1, 2, 3]], [[1.0, 2, 3, 4]]])
 def test_other_shapes_of_counts_are_refused(counts):
     with pytest.raises(ValueError, match="counts need"):
-        mask_scores.localisation(counts)
+        localised(counts)
 
 
 def test_baselines_are_those_of_their_masks():
@@ -150,7 +155,7 @@ def test_small_masks_make_an_empty_answer_look_half_right():
 
 
 def test_results_fit_json():
-    results = [mask_scores.localisation(_three_photos()),
+    results = [localised(_three_photos()),
                mask_scores.pixel_scores(np.array([1, 2, 3, 4]))]
     assert json.loads(json.dumps(results)) == results
 
@@ -172,16 +177,16 @@ def test_legions_rule_gives_an_untouched_clean_photo_half():
 
 
 def test_a_photo_without_an_answer_scores_nothing_in_the_means():
-    result = mask_scores.localisation(_three_photos(), failed=[False, True, False])
+    result = localised(_three_photos(), failed=[False, True, False])
     assert result["mean"]["f1"] == pytest.approx((1 / 2 + 0 + 0) / 3)
-    assert result["pooled"] == mask_scores.localisation(_three_photos())["pooled"]
+    assert result["pooled"] == localised(_three_photos())["pooled"]
     assert result["num_images"] == 3
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_pooled_iou_follows_from_pooled_f1(seed):
     counts = np.random.default_rng(seed).integers(0, 50, (6, 4))
-    pooled = mask_scores.localisation(counts)["pooled"]
+    pooled = localised(counts)["pooled"]
     assert pooled["fg_iou"] == pytest.approx(pooled["f1"] / (2 - pooled["f1"]))
 
 

@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from input_pipeline.photos import regions
-from legion_jax.evaluate import photo_rows as rows_lib, region_scores
+from legion_jax.evaluate import photo_rows, region_scores, weighted
 from legion_jax.evaluate.settings import DEFAULT
 
 SIZE = (40, 50)
@@ -28,28 +28,34 @@ def polygon(x, y, w, h):
 
 def row(truth, predicted, scores=None, **facts):
     """The row of a photo with true boxes and predicted boxes (x, y, w, h)."""
-    known = rows_lib.begin(record("a", polygons=[polygon(*t) for t in truth], **facts), SIZE,
-                           split="", settings=DEFAULT)
-    return rows_lib.finish(known, prediction(SIZE, [box(*p) for p in predicted], scores=scores),
-                           settings=DEFAULT)
+    known = photo_rows.begin(record("a", polygons=[polygon(*t) for t in truth], **facts), SIZE,
+                             split="", settings=DEFAULT)
+    return photo_rows.finish(known, prediction(SIZE, [box(*p) for p in predicted], scores=scores),
+                             settings=DEFAULT)
+
+
+def matched(rows):
+    """`region_scores.matching` as numbers."""
+    return weighted.values(region_scores.matching(rows), len(rows))
 
 
 def coco_eval(rows):
     """(AP at 0.5, mean AP) of pycocotools."""
-    images, truth, found = [], [], []
+    images, truth, predicted = [], [], []
     for n, one in enumerate(rows):
         images.append({"id": n, "height": one["size"][0], "width": one["size"][1]})
         truth += [{"image_id": n, "category_id": 1, "iscrowd": 0, "segmentation": t["rle"],
                    "area": int(regions.rle_to_mask(t["rle"]).sum())} for t in one["truth"]]
-        found += [{"image_id": n, "category_id": 1, "segmentation": r["rle"], "score": r["score"]}
-                  for r in one["regions"]]
+        predicted += [{"image_id": n, "category_id": 1, "segmentation": r["rle"],
+                       "score": r["score"]}
+                      for r in one["regions"]]
     for n, one in enumerate(truth, 1):  # 0 would mean: not matched
         one["id"] = n
     with contextlib.redirect_stdout(io.StringIO()):
         base = COCO()
         base.dataset = {"images": images, "annotations": truth, "categories": [{"id": 1}]}
         base.createIndex()
-        judge = COCOeval(base, base.loadRes(found), "segm")
+        judge = COCOeval(base, base.loadRes(predicted), "segm")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
@@ -76,21 +82,21 @@ def random_photo(rng, *, apart: bool):
 def test_greedy_matching_is_cocos(seed):
     rng = np.random.default_rng(seed)
     rows = [random_photo(rng, apart=False) for _ in range(25)]
-    found = region_scores.block(rows)
+    scores = matched(rows)
     ap50, average = coco_eval(rows)
-    assert found["coco"] == pytest.approx({"ap50": ap50, "map": average})
+    assert scores["coco"] == pytest.approx({"ap50": ap50, "map": average})
     assert 0.05 < average < 0.9
-    assert found["hungarian"] != found["coco"]
+    assert scores["hungarian"] != scores["coco"]
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_both_matchings_agree_where_nothing_competes(seed):
     rng = np.random.default_rng(seed)
     rows = [random_photo(rng, apart=True) for _ in range(25)]
-    found = region_scores.block(rows)
-    assert found["hungarian"] == found["coco"]
+    scores = matched(rows)
+    assert scores["hungarian"] == scores["coco"]
     ap50, average = coco_eval(rows)
-    assert found["hungarian"] == pytest.approx({"ap50": ap50, "map": average})
+    assert scores["hungarian"] == pytest.approx({"ap50": ap50, "map": average})
 
 
 def test_the_assignment_overlaps_most_and_greed_takes_what_it_can():
@@ -107,11 +113,11 @@ def test_the_assignment_overlaps_most_and_greed_takes_what_it_can():
 def test_precision_and_recall_of_regions_by_hand():
     rows = [row([(2, 2, 10, 10), (30, 20, 10, 10)], [(2, 2, 10, 10), (0, 30, 5, 5)], [0.9, 0.8]),
             row([], [])]
-    found = region_scores.block(rows)
-    assert found["precision50"] == found["recall50"] == 0.5
-    assert found["matched_iou"] == pytest.approx(0.5)
-    assert found["hungarian"]["ap50"] == pytest.approx(51 / 101)
-    assert (found["num_photos"], found["num_predicted"], found["num_true"]) == (2, 2, 2)
+    scores = matched(rows)
+    assert scores["precision50"] == scores["recall50"] == 0.5
+    assert scores["matched_iou"] == pytest.approx(0.5)
+    assert scores["hungarian"]["ap50"] == pytest.approx(51 / 101)
+    assert (scores["num_photos"], scores["num_predicted"], scores["num_true"]) == (2, 2, 2)
 
 
 def test_legions_helper_looks_at_components_of_the_union():
@@ -120,25 +126,25 @@ def test_legions_helper_looks_at_components_of_the_union():
     assert one["component_ious"] == [1.0]
     clean = row([], [(0, 0, 3, 3)])
     assert clean["component_ious"] == []
-    assert region_scores.block([one])["legion"] == {"ap50": 1, "map": 1}
-    assert region_scores.block([one, clean])["legion"] == {"ap50": 0.5, "map": 0.5}
+    assert matched([one])["legion"] == {"ap50": 1, "map": 1}
+    assert matched([one, clean])["legion"] == {"ap50": 0.5, "map": 0.5}
     assert region_scores.component_pairs(np.eye(4, dtype=bool), np.eye(4, dtype=bool)) == [1.0]
 
 
 def test_an_overlap_of_components_by_hand():
-    found = region_scores.component_pairs(box(0, 0, 10, 10) | box(30, 0, 4, 4), box(0, 0, 10, 5))
-    assert found == [0.5]
-    share = region_scores.block([row([(0, 0, 10, 5)], [(0, 0, 10, 10)])])["legion"]
+    overlap = region_scores.component_pairs(box(0, 0, 10, 10) | box(30, 0, 4, 4), box(0, 0, 10, 5))
+    assert overlap == [0.5]
+    share = matched([row([(0, 0, 10, 5)], [(0, 0, 10, 10)])])["legion"]
     assert share == pytest.approx({"ap50": 1, "map": 0.1})
 
 
 def test_photos_without_single_regions_do_not_count():
     unmarked = row([(2, 2, 9, 9)], [(2, 2, 9, 9)], has_masks=False)
-    assert region_scores.of_row(unmarked) is None and region_scores.block([unmarked]) is None
+    assert region_scores.of_row(unmarked) is None and matched([unmarked]) == {}
     together = row([(2, 2, 9, 9)], [(2, 2, 9, 9)])
     together["truth"] = []  # only the union was published
     assert region_scores.of_row(together) is None
-    clean = region_scores.block([row([], [(2, 2, 9, 9)])])
+    clean = matched([row([], [(2, 2, 9, 9)])])
     assert clean["coco"] == {"ap50": None, "map": None}
     assert clean["recall50"] is clean["matched_iou"] is None and clean["precision50"] == 0
 

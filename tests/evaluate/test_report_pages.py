@@ -14,7 +14,7 @@ import pytest
 from html_page import Page
 from PIL import Image
 
-from legion_jax.evaluate import bootstrap, run, settings, summary
+from legion_jax.evaluate import intervals, run, settings, summary
 from legion_jax.evaluate.report import gallery, items, page as page_lib, write_report
 from legion_jax.evaluate.settings import DEFAULT
 
@@ -110,8 +110,8 @@ def test_what_the_evaluation_writes_is_shown(tmp_path):
     result = {"checkpoint": "x", "data": "ufd/all", "split": "all",
               "settings": dataclasses.asdict(DEFAULT) | {"question": {"mask_slots": 4}},
               "conventions": settings.conventions(DEFAULT, resamples=20), **summary.summary(rows),
-              "intervals": bootstrap.intervals(rows, resamples=20), "robustness": []}
-    run.write(tmp_path, result, rows)
+              "intervals": intervals.bootstrap_intervals(rows, resamples=20), "robustness": []}
+    run.finish(tmp_path, result, rows)
     write_report(tmp_path, {})
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     failed = [row["id"] for row in rows if row["failed"]]

@@ -1,14 +1,15 @@
 """Where the photos of a page come from, and how small they become."""
 
 import base64
+import dataclasses
 import io
 
 import numpy as np
 import pytest
+from made_rows import record
 from PIL import Image
 from sheet_pages import make_source
 
-from input_pipeline.batches import examples
 from input_pipeline.errors import UserError
 from input_pipeline.records import builder, prepared
 from legion_jax.evaluate.report import photos
@@ -30,7 +31,7 @@ def test_records_are_read_once_when_asked_in_order():
     class Split(list):
         def __getitem__(self, number):
             reads.append(number)
-            return {"id": f"test/{number}".encode(), "image": str(number).encode()}
+            return dataclasses.replace(record(f"test/{number}"), image=str(number).encode())
 
     lookup = photos.RecordPhotos(Split(range(5)), Split(range(0)))
     assert [lookup(f"test/{k}") for k in (0, 2, 4)] == [b"0", b"2", b"4"]
@@ -44,8 +45,8 @@ def test_photos_of_a_prepared_data_set(tmp_path, splits):
     builder.prepare(make_source("jsonl", tmp_path / "source"), tmp_path / "data")
     lookup = photos.of_data(tmp_path / "data", splits)
     for split in ("train", "test"):
-        for record in prepared.open_split(tmp_path / "data", split):
-            assert lookup(examples.record_id(record)) == record["image"]
+        for stored in prepared.open_split(tmp_path / "data", split):
+            assert lookup(stored.id) == stored.image
     assert lookup("nowhere") is None
 
 

@@ -5,9 +5,10 @@ import types
 
 import numpy as np
 import pytest
+from made_rows import random_rows
 
 from input_pipeline.errors import UserError
-from legion_jax.evaluate import text_scores
+from legion_jax.evaluate import summary, text_scores
 
 
 @pytest.mark.parametrize(
@@ -32,8 +33,8 @@ def letters(texts_: list[str]) -> np.ndarray:
 
 
 def test_cosines_by_hand():
-    found = text_scores.cosines(["aab", "a", "", "c"], ["ab", "b", "ab", "cc"], letters)
-    assert found == pytest.approx([3 / np.sqrt(10), 0, 0, 1])
+    cosines = text_scores.cosines(["aab", "a", "", "c"], ["ab", "b", "ab", "cc"], letters)
+    assert cosines == pytest.approx([3 / np.sqrt(10), 0, 0, 1])
     assert text_scores.cosines([], [], letters) == []
     with pytest.raises(ValueError, match="2 predictions, but 1 references"):
         text_scores.cosines(["a", "b"], ["a"], letters)
@@ -77,3 +78,11 @@ def test_the_encoder_is_asked_for_by_name(monkeypatch):
     assert text_scores.cosines(["ab"], ["ab"], text_scores.encoder("mini")) == pytest.approx([1])
     with pytest.raises(UserError, match="--css_model=large: large is not a local folder and not"):
         text_scores.encoder("large")
+
+
+def test_an_encoder_adds_css():
+    rows = random_rows(4, 30)
+    text_scores.add_css(rows, lambda group: np.array([[len(text), 1.0] for text in group]))
+    assert all((row["css"] is None) == (row["rouge_l"] is None) for row in rows)
+    scored = [row["css"] for row in rows if row["css"] is not None]
+    assert summary.summary(rows)["text"]["css"] == pytest.approx(np.mean(scored)) and scored

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from repository import ROOT
 
 from input_pipeline.photos.regions import polygons_to_mask
-from input_pipeline.scarred_photos import __main__ as scarred_photos
-from input_pipeline.scarred_photos.__main__ import (
+from input_pipeline.scarred_photos import dataset_folder
+from input_pipeline.scarred_photos.dataset_folder import (
     NO_ARTIFACT,
     PHOTOS,
     ScarredPhotosError,
@@ -140,14 +143,14 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scarred_photos, "tqdm", fail)
+    monkeypatch.setattr(dataset_folder, "tqdm", fail)
     with pytest.raises(KeyboardInterrupt):
         make_dataset(tmp_path / "out", num_train=2, num_test=1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_photos_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(scarred_photos.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(dataset_folder.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ScarredPhotosError, match="pip install scikit-image"):
         make_dataset(tmp_path / "out", num_train=1, num_test=1)
 
@@ -209,3 +212,15 @@ def test_place_words_follow_the_centre():
             assert "lower" in words or "bottom" in words
         if 0.38 < x < 0.62 and 0.38 < y < 0.62:
             assert scar.phrase == "patch in the centre"
+
+
+@pytest.mark.parametrize(("flags", "code", "message"), [
+    (("--num_train=2", "--num_test=1", "--size=64"), 0, "out: 2 train and 1 test images\n"),
+    (("there",), 1, "error: unexpected argument 'there'; every argument is a --flag\n")])
+def test_the_command(tmp_path, flags, code, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "input_pipeline.scarred_photos", f"--output={tmp_path}/out", *flags],
+        cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code
+    assert (done.stderr if code else done.stdout).endswith(message)
+    assert (tmp_path / "out").exists() != bool(code) and len(list(tmp_path.iterdir())) == 1 - code

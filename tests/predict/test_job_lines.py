@@ -182,7 +182,7 @@ def test_a_full_disk_stops_whoever_adds(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("legion_jax.train.metrics_log.write_bytes", full)
+    monkeypatch.setattr("input_pipeline.files.write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         with Parts(epath.Path(tmp_path), Share(), flush_seconds=0.01) as parts:
             for _ in range(500):

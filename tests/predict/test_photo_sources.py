@@ -13,7 +13,7 @@ from input_pipeline.datasets import open_dataset
 from input_pipeline.photos.images import ImageError
 from input_pipeline.records import builder
 from input_pipeline.records.record import DataError
-from input_pipeline.scarred_photos import __main__ as scarred_photos
+from input_pipeline.scarred_photos import dataset_folder
 from legion_jax.predict.photo_sources import (
     FileSource,
     RecordSource,
@@ -178,7 +178,7 @@ def test_a_bucket(bucket, tmp_path):
 
 
 def test_a_prepared_data_set(tmp_path):
-    scarred_photos.make_dataset(tmp_path / "photos", num_train=6, num_test=3)
+    dataset_folder.make_dataset(tmp_path / "photos", num_train=6, num_test=3)
     builder.prepare(open_dataset("synthscars/photos", str(tmp_path / "photos")), tmp_path / "data")
     source = RecordSource(tmp_path / "data", "test[:2]")
     assert source.names == ["00000000", "00000001"]

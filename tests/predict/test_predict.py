@@ -14,7 +14,7 @@ from stub_predict import lines, make_checkpoint, run
 from input_pipeline.datasets import open_dataset
 from input_pipeline.photos import regions
 from input_pipeline.records import builder, prepared
-from input_pipeline.scarred_photos import __main__ as scarred_photos
+from input_pipeline.scarred_photos import dataset_folder
 
 checkpoint, many, unbroken = predict_jobs.checkpoint, predict_jobs.many, predict_jobs.unbroken
 
@@ -40,7 +40,7 @@ def test_every_photo_has_its_line_in_order_and_its_files(many, unbroken):
 
 
 def test_a_split_of_a_data_set(checkpoint, tmp_path):
-    scarred_photos.make_dataset(tmp_path / "photos", num_train=6, num_test=4)
+    dataset_folder.make_dataset(tmp_path / "photos", num_train=6, num_test=4)
     builder.prepare(open_dataset("synthscars/photos", str(tmp_path / "photos")), tmp_path / "data")
     command = (f"--checkpoint={checkpoint}", f"--data_dir={tmp_path / 'data'}", "--split=test[1:]",
                f"--output={tmp_path / 'out'}", "--write=")
@@ -48,9 +48,8 @@ def test_a_split_of_a_data_set(checkpoint, tmp_path):
     assert code == 0, log
     records = prepared.open_split(tmp_path / "data", "test[1:]")
     results = lines(tmp_path / "out/results.jsonl")
-    assert [r["image"] for r in results] == [record["id"].decode() for record in records]
-    assert [r["size"] for r in results] == [[record["height"], record["width"]]
-                                            for record in records]
+    assert [r["image"] for r in results] == [record.id for record in records]
+    assert [r["size"] for r in results] == [[record.height, record.width] for record in records]
     assert set(everything(tmp_path / "out")) == {"results.jsonl"}
     code, log = run(*command, "--split=test[:2]", log=tmp_path / "log")
     assert code == 1 and "source: split was test[1:], is now test[:2]" in log

@@ -62,7 +62,7 @@ def check_converted(root: pathlib.Path, output: pathlib.Path, roles: dict[str, s
     folders = {role: str(root / name) for role, name in roles.items()}
     sources = open_sources(folders.pop("main"), **folders)
     values, params = values_of(sources), parameters(output)
-    config = checkpoint.read_meta(output)["config"]
+    config = checkpoint.read_meta(output).config
     table = rules(config, len(values["model.embed_tokens.weight"])) + lora_rules(config)
     assert params.keys() == {rule.path for rule in table}
     assert params.keys() == param_tree.abstract_params(config).keys()
@@ -98,7 +98,7 @@ def check_exported(root: pathlib.Path, output: pathlib.Path, layout: str) -> Non
     """Compare an export with the converted checkpoint root/jax, tensor by tensor."""
     folder, values = root / "jax", exported(output, layout)
     params = parameters(folder, partly=layout == "adapter")  # which needs some of them alone
-    config = checkpoint.read_meta(folder)["config"]
+    config = checkpoint.read_meta(folder).config
     table = rules(config) + lora_rules(config)
     assert values
     assert layout == "adapter" or params.keys() == {rule.path for rule in table}

@@ -23,7 +23,7 @@ from sklearn.metrics import (
 
 from input_pipeline.photos.perturbations import GRID
 from input_pipeline.photos.regions import mask_to_rle
-from legion_jax.evaluate import mask_scores
+from legion_jax.evaluate import mask_scores, weighted
 
 WORDS = ("the left hand", "a melted ear", "letters on the sign", "two shadows", "the sky's edge",
          "a sixth finger", "the chair's legs", "a reflection")
@@ -207,7 +207,8 @@ def _blocks(rows: list[dict]) -> dict:
                              for name in GENERATORS if (at := np.array(
                                  [r["generator"] == name for r in rows])).any()}
     text = {"rouge_l": float(np.mean([r["rouge_l"] for r in rows])), "num": len(rows)}
-    return {"localisation": mask_scores.localisation(np.array([r["counts"] for r in rows])),
+    masks = mask_scores.localisation(np.array([r["counts"] for r in rows]))
+    return {"localisation": weighted.values(masks, len(rows)),
             "detection": found,
             "text": text | {"css": 0.51, "css_model": "paraphrase-MiniLM-L6-v2"}}
 

@@ -13,7 +13,7 @@ from legion_jax.convert import from_torch
 from legion_jax.convert.plan import Options
 from legion_jax.convert.tensor_folder import read_json
 from legion_jax.models import param_tree
-from legion_jax.weights import checkpoint, run_checkpoints
+from legion_jax.weights import checkpoint, legion_json, run_checkpoints
 from tools.inspect_params import __main__ as inspect_params, listing
 from tools.inspect_params.inventory import Inventory, Parameter
 
@@ -44,7 +44,7 @@ def run(model: LegionConfig, converted: pathlib.Path, folder: pathlib.Path) -> p
     tree = param_tree.unflatten(trained)
     writer.save(3, tree, {"m": tree})
     writer.close()
-    checkpoint.write_meta(folder, model, base=checkpoint.base_of(converted),
+    legion_json.write_meta(folder, model, base=checkpoint.base_of(converted),
                           trained=sorted(trained))
     return folder
 

@@ -13,11 +13,11 @@ from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, MODEL_FILE, as_json
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.convert import config_files, from_torch, names, to_torch
+from legion_jax.convert.config_files import published_configs
 from legion_jax.convert.names import CLS_TOWER, LLAVA_OLD, SAM_ORIGINAL, Spelling
 from legion_jax.convert.plan import Options
-from legion_jax.convert.published_files import published_configs
 from legion_jax.models import param_tree
-from legion_jax.weights import checkpoint, params_files, run_checkpoints, tensor_file
+from legion_jax.weights import checkpoint, legion_json, params_files, run_checkpoints, tensor_file
 
 HEADS = ("model.text_hidden_fcs.", "prediction_head.")
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
@@ -71,7 +71,7 @@ def assert_same_arrays(left: dict[str, np.ndarray], right: dict[str, np.ndarray]
 
 def assert_same_checkpoint(left, right) -> None:
     """Parameters, architecture and tokenizer of two converted checkpoints."""
-    assert checkpoint.read_meta(left)["config"] == checkpoint.read_meta(right)["config"]
+    assert checkpoint.read_meta(left).config == checkpoint.read_meta(right).config
     assert_same_arrays(params(left), params(right))
     ours, theirs = (Tokenizer.from_folder(pathlib.Path(f) / "tokenizer") for f in (left, right))
     assert ours.added == theirs.added and ours.files[MODEL_FILE] == theirs.files[MODEL_FILE]
@@ -140,7 +140,7 @@ def detection(folder: pathlib.Path, legion: pathlib.Path, tensors: dict) -> path
 def trained_run(folder: pathlib.Path, base: pathlib.Path, *, rank: int = 2,
                 trainable: tuple[str, ...] = base.LOCALISATION) -> dict[str, np.ndarray]:
     """A run at step 1; returns what it trained, no value as in `base`."""
-    config = dataclasses.replace(checkpoint.read_meta(base)["config"],
+    config = dataclasses.replace(checkpoint.read_meta(base).config,
                                  lora=LoraConfig(rank, alpha=4.0))
     rng, before, trained = np.random.default_rng(7), params(base), {}
     _, train, _ = param_tree.split_params(param_tree.abstract_model(config), trainable)
@@ -156,7 +156,7 @@ def trained_run(folder: pathlib.Path, base: pathlib.Path, *, rank: int = 2,
     writer.save(1, param_tree.unflatten(trained), {"m": np.zeros(1)})
     writer.close()
     Tokenizer.from_folder(base / "tokenizer").save(folder / "tokenizer")
-    checkpoint.write_meta(folder, config, base=checkpoint.base_of(base), trained=sorted(trained))
+    legion_json.write_meta(folder, config, base=checkpoint.base_of(base), trained=sorted(trained))
     return trained
 
 

@@ -10,10 +10,10 @@ import torch
 
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax.config import LegionConfig
-from legion_jax.convert.carried import published_shapes
-from legion_jax.convert.published_files import published_configs
+from legion_jax.convert.config_files import published_configs
 from legion_jax.convert.table import rules
 from legion_jax.models import param_tree
+from tools.make_random_checkpoint import published_shapes
 
 TEXTS = ["A grainy patch at the upper left.", "Nothing here is wrong at all."] * 40
 

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import stored_params
 from random_models import randomized
 
 from input_pipeline.photos import images
@@ -12,7 +13,7 @@ from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax.models import param_tree
 from legion_jax.predict.prediction import Question
-from legion_jax.weights import checkpoint, params_files
+from legion_jax.weights import legion_json
 
 TEXTS = ["I have found a grainy patch in the centre.", "Nothing is wrong here."] * 30
 QUESTION = Question(instruction="Is it real?", max_new_tokens=12, mask_slots=3)
@@ -35,9 +36,9 @@ def folder(config, tokenizer, photos, tmp_path_factory):
     head = np.array(params["language/head/kernel"])
     head[:, tokenizer.seg_id] *= 5
     params |= {"language/head/kernel": head} | divided_verdict(sized, params, photos)
-    params_files.save_params(root, params)
+    stored_params.save_params(root, params)
     tokenizer.save(root / "tokenizer")
-    checkpoint.write_meta(root, sized, base=None, trained=[],
+    legion_json.write_meta(root, sized, base=None, trained=[],
                           question=dataclasses.asdict(QUESTION))
     return root
 

@@ -10,7 +10,7 @@ from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
-from input_pipeline.scarred_photos import __main__ as scarred_photos
+from input_pipeline.scarred_photos import dataset_folder
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax.config import tiny as tiny_model
 
@@ -22,7 +22,7 @@ SPEC = ExampleSpec(clip_size=32, sam_canvas=64, sam_longest=64, text_length=300,
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    scarred_photos.make_dataset(root / "photos", num_train=24, num_test=5, size=72)
+    dataset_folder.make_dataset(root / "photos", num_train=24, num_test=5, size=72)
     prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
     records = json.loads((root / "photos/train/annotations/train.json").read_text())
     train_tokenizer([next(iter(r.values()))["caption"] for r in records], 420, root / "tokenizer")

@@ -11,7 +11,7 @@ import pytest
 
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records.builder import prepare
-from input_pipeline.scarred_photos import __main__ as scarred_photos
+from input_pipeline.scarred_photos import dataset_folder
 from input_pipeline.text.tokenizer import train_tokenizer
 
 STEPS = 8
@@ -25,7 +25,7 @@ SMALL = [
 def data(tmp_path_factory):
     """A few scarred photos, prepared, and a tokenizer."""
     root = tmp_path_factory.mktemp("data")
-    scarred_photos.make_dataset(root / "photos", num_train=12, num_test=4, size=72)
+    dataset_folder.make_dataset(root / "photos", num_train=12, num_test=4, size=72)
     prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
     records = json.loads((root / "photos/train/annotations/train.json").read_text())
     captions = [next(iter(r.values()))["caption"] for r in records]

@@ -14,7 +14,7 @@ import numpy as np
 
 from legion_jax.predict.prediction import Prediction, Region
 from legion_jax.predict.predictor import Predictor
-from legion_jax.weights import checkpoint
+from legion_jax.weights import legion_json
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["legion_jax.predict.job", "legion_jax.distributed"])
@@ -62,7 +62,7 @@ def answer(photo: np.ndarray) -> Prediction:
 def make_checkpoint(folder: pathlib.Path, config) -> pathlib.Path:
     """As much of a checkpoint as a job looks at."""
     folder.mkdir()
-    checkpoint.write_meta(folder, config, base=None, trained=[])
+    legion_json.write_meta(folder, config, base=None, trained=[])
     return folder
 
 

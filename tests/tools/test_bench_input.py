@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
     synthetic.write(root / "source", 12, size=256)
     prepare(open_dataset("synthscars/published", str(root / "source")), root / "data")
     source = prepared.open_split(root / "data", "train")
-    captions = [source[i]["caption"].decode() for i in range(len(source))]
+    captions = [source[i].caption for i in range(len(source))]
     train_tokenizer([*captions, *[conversation.build_prompt()] * 20], 900, root / "tokenizer")
     return root
 
@@ -43,8 +43,9 @@ def test_synthetic_photos_are_like_the_published_ones(folder):
     source = prepared.open_split(folder / "data", "train")
     assert len(source) == 12
     for record in source:
-        assert 2 <= len(record["regions"]["start"]) <= 3 and min(record["regions"]["start"]) >= 0
-        assert Image.open(io.BytesIO(record["image"])).size == (256, 256)
+        assert 2 <= len(record.regions) <= 3
+        assert min(region.start for region in record.regions) >= 0
+        assert Image.open(io.BytesIO(record.image)).size == (256, 256)
     assert synthetic.photo(np.random.default_rng(1), 64) == synthetic.photo(
         np.random.default_rng(1), 64)
 
@@ -106,8 +107,8 @@ def test_turns_are_interleaved_and_compared_within_a_round():
     turns = input_contest.take_turns([Fake("floor", 160), Fake("ours", 80)], seconds=4, rounds=2)
     assert log == [("floor", 2), ("floor", 4), ("ours", 2), ("ours", 4),  # to warm up
                    ("floor", 40), ("ours", 20), ("ours", 20), ("floor", 40)]
-    found = input_contest.medians(turns["ours"])
-    assert found["images_per_s"] == pytest.approx(80) and found["cores"] == pytest.approx(2)
+    speed = input_contest.medians(turns["ours"])
+    assert speed["images_per_s"] == pytest.approx(80) and speed["cores"] == pytest.approx(2)
     assert input_contest.ratios(turns)["ours/floor"] == pytest.approx(
         {"images_per_s": 0.5, "images_per_core_s": 0.5})
 

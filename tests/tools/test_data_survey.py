@@ -2,6 +2,7 @@
 
 import base64
 import collections
+import dataclasses
 import io
 import json
 
@@ -14,6 +15,7 @@ from sheet_pages import make_source
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import builder, manifest
 from input_pipeline.records.prepared import open_split
+from input_pipeline.records.record import RecordError
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax.display import overlay
 from tools.inspect_data import bar_charts, contact_sheet, pages, survey, thumbnails
@@ -73,7 +75,7 @@ def test_statistics_equal_those_of_numpy(truth, source, tokenizer):
     counting = Counting(source)
     found = survey.survey(counting, title="", tokenizer=tokenizer)
     assert counting.reads == dict.fromkeys(range(40), 1) and found.problems == {}
-    by_id = {int(r["id"].decode().removeprefix("train_")) - 1: i for i, r in enumerate(source)}
+    by_id = {int(r.id.removeprefix("train_")) - 1: i for i, r in enumerate(source)}
     rows = found.rows[[by_id[k] for k in range(40)]]
     for name in ("label", "width", "height"):
         assert rows[name].tolist() == [line[name] for line, _ in truth]
@@ -180,27 +182,43 @@ def test_a_card_carries_photo_layer_and_colours(source):
     seen = {tuple(pixel[:3]) for pixel in layer[layer[..., 3] == 255]}
     assert {mark.colour for mark in card.marks} & seen and card.pixelated
     assert [mark.colour for mark in card.marks] == [overlay.colour(k) for k in range(3)]
-    assert "".join(piece for piece, _ in card.caption) == source[card.index]["caption"].decode()
+    assert "".join(piece for piece, _ in card.caption) == source[card.index].caption
+
+
+class Unreadable(list):
+    """A source that raises the errors among its records."""
+
+    def __getitem__(self, index):
+        record = super().__getitem__(index)
+        if isinstance(record, Exception):
+            raise record
+        return record
 
 
 def test_broken_records_are_cards_that_say_what_is_wrong(source):
     found = survey.survey(source, title="")
     good = source[survey.choose(found, number=1, pick="most_regions")[0]]
-    regions = good["regions"]
-    outside = regions | {"polygons": [b"[[99, 99, 95, 99, 95, 95]]", *regions["polygons"][1:]]}
+    first, *others = good.regions
+
+    def changed(**values):
+        return dataclasses.replace(good, **values)
+
+    def first_region(**values):
+        return changed(regions=[dataclasses.replace(first, **values), *others])
+
     bad = [
-        (good | {"image": b"no image"}, "image: not an image that PIL can read"),
-        (good | {"image": picture(1, size=(9, 9))}, "the image is 9 × 9, stored as"),
-        (good | {"regions": outside}, "region 1: polygon lies wholly outside"),
-        (good | {"regions": regions | {"start": [3, -1, -1], "end": [4, -1, -1]}},
-         "region 1: its phrase is not at 3 of the caption"),
-        (good | {"union_mask": b"text"}, "mask: mask is not an image"),
-        (good | {"union_mask": picture(1, size=(9, 9))}, "mask: 9 × 9 pixels on a photo of"),
-        (good | {"heatmap": b"text"}, "heat map: cannot identify image file"),
-        ({k: v for k, v in good.items() if k != "label"},
-         "unusable record: field 'label' is missing"),
-        (None, "unusable record: "), ({}, "unusable record: field 'id' is missing")]
-    broken = [record for record, _ in bad]
+        (changed(image=b"no image"), "image: not an image that PIL can read"),
+        (changed(image=picture(1, size=(9, 9))), "the image is 9 × 9, stored as"),
+        (first_region(polygons=[[99, 99, 95, 99, 95, 95]]),
+         "region 1: polygon lies wholly outside"),
+        (first_region(start=3, end=4), "region 1: its phrase is not at 3 of the caption"),
+        (changed(union_mask=b"text"), "mask: mask is not an image"),
+        (changed(union_mask=picture(1, size=(9, 9))), "mask: 9 × 9 pixels on a photo of"),
+        (changed(heatmap=b"text"), "heat map: cannot identify image file"),
+        (RecordError("unreadable record", "7: torn"),
+         "unusable record: unreadable record: 7: torn"),
+        (None, "unusable record: ")]
+    broken = Unreadable(record for record, _ in bad)
     for k, (_, words) in enumerate(bad):
         card = contact_sheet.make_card(broken, k)
         assert any(problem.startswith(words) for problem in card.problems), card.problems
@@ -208,18 +226,20 @@ def test_broken_records_are_cards_that_say_what_is_wrong(source):
         assert " at 0x" not in str(card.problems)
     assert contact_sheet.make_card(broken, 99).problems
     found = survey.survey(broken, title="")
-    assert sorted(found.problems) == [2, 4, 5, 7, 8, 9]
-    assert found.problems[7] == "field 'label' is missing"
+    assert sorted(found.problems) == [2, 4, 5, 7, 8]
+    assert found.problems[7] == "unreadable record: 7: torn"
     assert sorted(survey.choose(found, number=99)) == [0, 1, 3, 6]
 
 
 def test_long_texts_are_cut_and_wide_photos_keep_their_shape(source):
-    long = source[0] | {"caption": b"word " * 2000, "image": picture(1, size=(900, 5))}
+    long = dataclasses.replace(source[0], caption="word " * 2000,
+                               image=picture(1, size=(900, 5)))
     card = contact_sheet.make_card([long], 0)
     text = "".join(piece for piece, _ in card.caption)
     assert text.endswith(f" … ({10_000 - contact_sheet.MAX_TEXT:,} more characters)")
     assert card.ratio == 640 / 4 and len(text) < contact_sheet.MAX_TEXT + 40
-    assert len(contact_sheet.make_card([source[0] | {"group_id": b"a" * 64}], 0).facts[-1][1]) == 17
+    grouped = dataclasses.replace(source[0], group_id="a" * 64)
+    assert len(contact_sheet.make_card([grouped], 0).facts[-1][1]) == 17
 
 
 @pytest.mark.parametrize(

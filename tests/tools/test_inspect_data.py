@@ -58,7 +58,7 @@ def test_every_split_of_every_data_set_has_a_page_that_shows_each_record_once(da
         page = Page(folder / made.file)
         assert sorted(shown(page)) == list(range(len(source)))
         for record in source:
-            assert record["id"].decode() in page.texts
+            assert record.id in page.texts
         assert not page.all("ul", **{"class": "wrong"}) and made.problems == 0
 
 
@@ -121,7 +121,7 @@ def test_the_same_seed_gives_the_same_pages(own, tmp_path):
 
 
 def test_what_is_shown_can_be_chosen(own, tmp_path):
-    records = [r["id"].decode() for r in open_split(own, "train")]
+    records = [r.id for r in open_split(own, "train")]
     for pick, number, expected in (("largest_mask", 3, {"train_mute", "train_union", "train_heat"}),
                                    ("smallest_mask", 1, {"train_two"}),
                                    ("longest_text", 1, {"train_two"}),

@@ -72,7 +72,7 @@ def test_training_run(run, converted):
     assert "step 3" in found.title and str(converted) in found.title
     listed = by_path(found)
     assert {p for p, x in listed.items() if x.trainable} == set(
-        checkpoint.read_meta(run)["trained"])
+        checkpoint.read_meta(run).trained)
     assert "legion.json" in found.rule
     lora = listed["language/layers/query/lora_a"]
     assert lora.source == "model.layers.{0..2}.self_attn.q_proj.lora_A.weight"

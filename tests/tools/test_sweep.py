@@ -19,7 +19,7 @@ from repository import ROOT
 from experiments.sweeps import plan
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records.builder import prepare
-from input_pipeline.scarred_photos import __main__ as scarred_photos
+from input_pipeline.scarred_photos import dataset_folder
 from input_pipeline.text.tokenizer import train_tokenizer
 from tools.sweep import __main__ as sweep, process as process_lib, runs as runs_lib
 
@@ -225,7 +225,7 @@ def test_mistakes_are_one_sentence(go, tmp_path, fields, message):
 
 @pytest.mark.slow
 def test_a_real_sweep(tmp_path):
-    scarred_photos.make_dataset(tmp_path / "photos", num_train=12, num_test=4, size=72)
+    dataset_folder.make_dataset(tmp_path / "photos", num_train=12, num_test=4, size=72)
     prepare(open_dataset("synthscars/photos", str(tmp_path / "photos")), tmp_path / "data")
     records = json.loads((tmp_path / "photos/train/annotations/train.json").read_text())
     captions = [next(iter(record.values()))["caption"] for record in records]

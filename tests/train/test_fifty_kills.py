@@ -14,13 +14,14 @@ import killed_run
 import numpy as np
 import pytest
 import small_runs
+import stored_params
 from orbax.checkpoint import v1 as ocp
 from random_models import randomized
 
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LoraConfig
 from legion_jax.models import param_tree
-from legion_jax.weights import checkpoint, params_files
+from legion_jax.weights import checkpoint, legion_json
 
 KILLS, STEPS = 50, 240
 # Where a kill is aimed at: before the first new step, at any moment of stepping, into a save.
@@ -36,10 +37,10 @@ def base(config, data, tmp_path_factory):
     sized = dataclasses.replace(config, lora=LoraConfig(rank=0), language=dataclasses.replace(
         config.language, vocab=tokenizer.vocab_size, max_positions=512))
     model = randomized(param_tree.abstract_model(sized))
-    params_files.save_params(folder, param_tree.flatten(
+    stored_params.save_params(folder, param_tree.flatten(
         param_tree.split_params(model, param_tree.EVERYTHING)[1]))
     tokenizer.save(folder / "tokenizer")
-    checkpoint.write_meta(folder, sized, base=None, trained=[])
+    legion_json.write_meta(folder, sized, base=None, trained=[])
     return folder
 
 
@@ -104,7 +105,7 @@ def check(workdir: pathlib.Path, least: int, wanted: list[str]) -> int:
     step = newest(workdir)
     assert step >= least
     if step:
-        assert contents(workdir, step) and checkpoint.read_meta(workdir)["trained"]
+        assert contents(workdir, step) and checkpoint.read_meta(workdir).trained
     log = workdir / "metrics.jsonl"
     lines = log.read_text().splitlines() if log.exists() else []
     assert lines[:step] == wanted[:step]

@@ -6,18 +6,19 @@ import json
 import jax
 import numpy as np
 import pytest
+import stored_params
 from small_data import SPEC, damage, make_config
 
 from experiments import base
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
-from input_pipeline.scarred_photos import __main__ as scarred_photos
+from input_pipeline.scarred_photos import dataset_folder
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from legion_jax.config import tiny
 from legion_jax.models import param_tree
 from legion_jax.train import data as train_data, frozen_features, losses
-from legion_jax.weights import checkpoint, params_files
+from legion_jax.weights import checkpoint, legion_json, params_files
 
 SMALL = dataclasses.replace(SPEC, clip_size=128, sam_canvas=128, sam_longest=128)
 
@@ -26,7 +27,7 @@ SMALL = dataclasses.replace(SPEC, clip_size=128, sam_canvas=128, sam_longest=128
 def data(tmp_path_factory):
     """Prepared photos, a tokenizer and random weights to see them with."""
     root = tmp_path_factory.mktemp("data")
-    scarred_photos.make_dataset(root / "photos", num_train=10, num_test=5, size=72)
+    dataset_folder.make_dataset(root / "photos", num_train=10, num_test=5, size=72)
     prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
     records = json.loads((root / "photos/train/annotations/train.json").read_text())
     tokenizer = train_tokenizer([next(iter(r.values()))["caption"] for r in records], 420,
@@ -34,8 +35,8 @@ def data(tmp_path_factory):
     model = tiny(tokenizer.vocab_size)
     params = param_tree.flatten(param_tree.new_params(model, jax.random.key(0)))
     (root / "weights").mkdir()
-    params_files.save_params(root / "weights", params)
-    checkpoint.write_meta(root / "weights", model, base=None, trained=[])
+    stored_params.save_params(root / "weights", params)
+    legion_json.write_meta(root / "weights", model, base=None, trained=[])
     return root
 
 
@@ -47,7 +48,7 @@ def run_config(data, **knobs):
 
 
 def model_of(data):
-    return checkpoint.read_meta(data / "weights")["config"]
+    return checkpoint.read_meta(data / "weights").config
 
 
 def make(data, config, **options):

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import small_runs
+import stored_params
 from small_data import damage
 from small_runs import STEPS, command, environment, metrics, run
 
@@ -18,7 +19,7 @@ from experiments import base, tiny
 from legion_jax.config import from_dict, legion_7b, tiny as tiny_model, to_dict
 from legion_jax.models import param_tree
 from legion_jax.train import knobs, setup
-from legion_jax.weights import checkpoint, params_files
+from legion_jax.weights import checkpoint, legion_json
 
 data, unbroken = small_runs.data, small_runs.unbroken
 
@@ -138,29 +139,29 @@ def test_check_names_missing_and_unknown_knobs():
 def test_frozen_parameters_come_from_the_base_and_stay(data, unbroken, tmp_path):
     """Fine-tuning starts from a converted checkpoint and stores only what it trains."""
     meta = checkpoint.read_meta(unbroken)
-    abstract = param_tree.abstract_params(meta["config"])
-    params = checkpoint.load_params(unbroken, checkpoint.as_stored(unbroken, abstract))
+    abstract = param_tree.abstract_params(meta.config)
+    params = checkpoint.load_params(unbroken, stored_params.as_stored(unbroken, abstract))
     converted = tmp_path / "base"
     converted.mkdir()
-    params_files.save_params(converted, params)
-    checkpoint.write_meta(converted, meta["config"], base=None, trained=[])
+    stored_params.save_params(converted, params)
+    legion_json.write_meta(converted, meta.config, base=None, trained=[])
     done = run(data, tmp_path / "run", f"--config.init_from={converted}",
                "--config.trainable=('lora_','^verdict/')", "--config.model.lora_rank=2",
                "--config.frozen_dtype=float32", "--config.optimizer.total_steps=3")
     assert done.returncode == 0, done.stderr
     meta = checkpoint.read_meta(tmp_path / "run")
-    assert all("lora_" in p or p.startswith("verdict/") for p in meta["trained"])
-    tuned = checkpoint.load_params(tmp_path / "run", checkpoint.as_stored(
-        tmp_path / "run", param_tree.abstract_params(meta["config"])))
+    assert all("lora_" in p or p.startswith("verdict/") for p in meta.trained)
+    tuned = checkpoint.load_params(tmp_path / "run", stored_params.as_stored(
+        tmp_path / "run", param_tree.abstract_params(meta.config)))
     for path in abstract:
         same = np.array_equal(np.asarray(tuned[path]), np.asarray(params[path]))
-        assert same == (path not in meta["trained"]), path
+        assert same == (path not in meta.trained), path
     assert np.asarray(tuned["language/layers/query/lora_b"]).any()
     # The base is known by its hash.
-    checkpoint.write_meta(converted, meta["config"], base=None, trained=[], changed=True)
+    legion_json.write_meta(converted, meta.config, base=None, trained=[], changed=True)
     with pytest.raises(checkpoint.CheckpointError, match="not the checkpoint this run started"):
-        checkpoint.load_params(tmp_path / "run", checkpoint.as_stored(
-            tmp_path / "run", param_tree.abstract_params(meta["config"])))
+        checkpoint.load_params(tmp_path / "run", stored_params.as_stored(
+            tmp_path / "run", param_tree.abstract_params(meta.config)))
 
 
 def test_config_survives_json():
@@ -186,8 +187,8 @@ def test_verdict_stage_starts_from_a_run_and_trains_the_head_alone(data, unbroke
     assert lora.returncode == 0, lora.stderr
     lost = run(data, tmp_path / "lost", f"--config.init_from={tmp_path / 'lora'}")
     assert lost.returncode == 1 and "it would be lost" in lost.stderr
-    abstract = param_tree.abstract_params(checkpoint.read_meta(tmp_path / "run")["config"])
-    before, after = (checkpoint.load_params(f, checkpoint.as_stored(f, abstract))
+    abstract = param_tree.abstract_params(checkpoint.read_meta(tmp_path / "run").config)
+    before, after = (checkpoint.load_params(f, stored_params.as_stored(f, abstract))
                      for f in (unbroken, tmp_path / "run"))
     changed = {p for p in abstract
                if not np.array_equal(np.asarray(before[p]), np.asarray(after[p]))}

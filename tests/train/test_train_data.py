@@ -100,7 +100,7 @@ def test_a_damaged_file_costs_its_record_alone(data, tokenizer, tmp_path, caplog
     dataset = train_data.open_batches(config, tokenizer, SPEC, MODEL)
     bad = 0
     for step in range(6):
-        with caplog.at_level(logging.WARNING, "legion_jax"):
+        with caplog.at_level(logging.WARNING, "input_pipeline"):
             batch, wanted = dataset[step], sound[step]
         bad += batch["bad"].sum()
         for row in np.flatnonzero(batch["bad"] == 0):

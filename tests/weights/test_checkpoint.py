@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import several_hosts
+import stored_params
 from orbax.checkpoint import v1 as ocp
 
 from legion_jax import sharding
 from legion_jax.config import tiny
 from legion_jax.models import param_tree
 from legion_jax.train import metrics_log
-from legion_jax.weights import checkpoint, params_files, run_checkpoints
+from legion_jax.weights import checkpoint, legion_json, run_checkpoints
 
 
 def abstract(tree):
@@ -26,8 +27,8 @@ def test_params_return_in_the_asked_dtype_and_sharding(tmp_path):
     wanted = sharding.shard_abstract({"language": {"head": {"kernel": jax.ShapeDtypeStruct(
         (16, 8), jnp.float32)}}}, mesh)
     value = jnp.arange(128, dtype=jnp.bfloat16).reshape(16, 8)
-    checkpoint.write_meta(tmp_path, tiny(), base=None, trained=[])
-    params_files.save_params(tmp_path, {"language/head/kernel": value})
+    legion_json.write_meta(tmp_path, tiny(), base=None, trained=[])
+    stored_params.save_params(tmp_path, {"language/head/kernel": value})
     found = checkpoint.load_params(tmp_path, param_tree.flatten(wanted))["language/head/kernel"]
     assert found.dtype == jnp.float32
     assert found.sharding.spec == sharding.P("fsdp", "tensor")
@@ -78,7 +79,7 @@ def test_unusable_meta_is_named(tmp_path, text, message):
 
 
 def test_unknown_architecture_field_is_named(tmp_path):
-    checkpoint.write_meta(tmp_path, tiny())
+    legion_json.write_meta(tmp_path, tiny())
     meta = json.loads((tmp_path / checkpoint.META).read_text())
     meta["config"]["clip"]["widht"] = 3
     (tmp_path / checkpoint.META).write_text(json.dumps(meta))
@@ -87,7 +88,7 @@ def test_unknown_architecture_field_is_named(tmp_path):
 
 
 def test_run_without_a_finished_checkpoint(tmp_path):
-    checkpoint.write_meta(tmp_path, tiny(), base=None, trained=[])
+    legion_json.write_meta(tmp_path, tiny(), base=None, trained=[])
     with pytest.raises(checkpoint.CheckpointError, match="no finished checkpoint"):
         checkpoint.load_params(tmp_path, {})
 
@@ -106,8 +107,8 @@ def test_one_of_two_hosts_loads_without_waiting_for_the_other(tmp_path):
     converted, run = tmp_path / "converted", tmp_path / "run"
     for folder in (converted, run):
         folder.mkdir()
-        checkpoint.write_meta(folder, tiny(), base=None, trained=["a"])
-    params_files.save_params(converted, {"a": np.full(3, 2, np.float32)})
+        legion_json.write_meta(folder, tiny(), base=None, trained=["a"])
+    stored_params.save_params(converted, {"a": np.full(3, 2, np.float32)})
     writer = run_checkpoints.RunCheckpoints(run, every=1, keep=2)
     writer.save(1, {"a": jnp.full(3, 5.0)}, {"m": jnp.zeros(3)})
     writer.close()
@@ -119,7 +120,7 @@ def test_damaged_step_is_named(tmp_path):
     writer = run_checkpoints.RunCheckpoints(tmp_path, every=1, keep=2)
     writer.save(1, {"a": jnp.zeros(3)}, {"m": jnp.zeros(3)})
     writer.close()
-    checkpoint.write_meta(tmp_path, tiny(), base=None, trained=["a"])
+    legion_json.write_meta(tmp_path, tiny(), base=None, trained=["a"])
     (tmp_path / "checkpoints" / "9").mkdir()
     with pytest.raises(checkpoint.CheckpointError, match="checkpoints/9: damaged or incomplete"):
         checkpoint.load_params(tmp_path, abstract({"a": jnp.zeros(3)}))

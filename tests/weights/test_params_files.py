@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import several_hosts
+import stored_params
 import torch
 
 from legion_jax import sharding
 from legion_jax.config import tiny
 from legion_jax.convert.torch_file import TorchWriter
-from legion_jax.weights import checkpoint, params_files, tensor_file
+from legion_jax.weights import checkpoint, legion_json, params_files, tensor_file
 
 SHAPES = {"matrix": ((3, 5), "bfloat16"), "scalar": ((), "float32"), "empty": ((0, 4), "float16"),
           "stack": ((2, 3, 4), "float32")}
@@ -98,8 +99,8 @@ def test_each_of_several_hosts_reads_its_own_shards(tmp_path):
               "language/layers/down/kernel": rng.normal(size=(2, 600, 4096)),
               "language/norm/scale": rng.normal(size=512)}
     params = {path: value.astype(np.float32) for path, value in params.items()}
-    params_files.save_params(tmp_path, params)
-    checkpoint.write_meta(tmp_path, tiny(), base=None, trained=[])
+    stored_params.save_params(tmp_path, params)
+    legion_json.write_meta(tmp_path, tiny(), base=None, trained=[])
     total = sum(value.nbytes for value in params.values())
     for read, held, worst in several_hosts.run(bytes_read_by_this_host,
                                                str(tmp_path)):

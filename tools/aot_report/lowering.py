@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 import ml_collections
 
+from input_pipeline.batches import examples
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import ADDED_TOKENS
@@ -79,16 +80,9 @@ def make_mesh(text: str, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
 
 
 def batch_arrays(run: Run, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """The abstract batch of one update: the table of `batches.examples`, and `bad`."""
+    """The abstract batch of one update."""
     spec, model = run.examples, run.model
-    T, K, M = spec.text_length, spec.mask_slots, spec.mask_canvas
-    rows = {
-        "clip_image": ((*2 * (spec.clip_size,), 3), "uint8"),
-        "sam_image": ((*2 * (spec.sam_canvas,), 3), "uint8"),
-        "resized_size": ((2,), "int32"), "original_size": ((2,), "int32"),
-        "ids": ((T,), "int32"), "valid": ((T,), "bool"), "loss_mask": ((T,), "bool"),
-        "masks": ((K, M, M // 8), "uint8"), "mask_valid": ((K,), "bool"),
-        "label": ((), "int32"), "dropped": ((), "int32"), "bad": ((), "int32")}
+    rows = examples.fields(spec)
     for name in train_data.cached_towers(run.config, model, spec):
         tower = frozen_features.TOWERS[name]
         del rows[tower.image]

@@ -16,6 +16,7 @@ import ml_collections
 import numpy as np
 
 from experiments import base
+from input_pipeline.batches.examples import ExampleSpec, fields
 from input_pipeline.text.tokenizer import ADDED_TOKENS
 from legion_jax.config import (
     ClipConfig,
@@ -177,17 +178,19 @@ def _views(rng, case: Case, rows: int) -> dict[str, np.ndarray]:
 def train_batch(case: Case, seed: int = 1) -> dict[str, np.ndarray]:
     """A batch as `input_pipeline.batches.examples` makes them; a mask is a half of its photo."""
     rng, B, K, C = np.random.default_rng(seed), case.batch, case.masks, case.canvas
+    spec = ExampleSpec(clip_size=case.model.clip.image_size, sam_canvas=C, sam_longest=C,
+                       text_length=case.text, mask_slots=K, mask_canvas=C, instruction="")
     ids = _words(rng, case, (B, case.text))
     ids[:, np.linspace(case.prompt + 1, case.text - 2, K).astype(int)] = case.seg_id
     masks = np.zeros((B, K, C, C), bool)
     for k in range(K):
         masks[:, k, k * case.photo[0] // (2 * K):][:, :case.photo[0] // 2, :case.photo[1]] = True
-    return _views(rng, case, B) | {
-        "ids": ids, "valid": np.ones(ids.shape, bool),
-        "loss_mask": np.broadcast_to(np.arange(case.text) >= case.prompt, ids.shape).copy(),
-        "masks": np.packbits(masks, axis=-1), "mask_valid": np.ones((B, K), bool),
-        "label": np.ones(B, np.int32), "dropped": np.zeros(B, np.int32),
-        "bad": np.zeros(B, np.int32)}
+    rows = {name: np.zeros((B, *shape), dtype) for name, (shape, dtype) in fields(spec).items()}
+    rows |= _views(rng, case, B) | {"ids": ids, "masks": np.packbits(masks, axis=-1)}
+    rows["loss_mask"] |= np.arange(case.text) >= case.prompt
+    for name in ("valid", "mask_valid", "label"):
+        rows[name][:] = 1
+    return rows
 
 
 def questions(case: Case, seed: int = 2) -> dict[str, np.ndarray]:

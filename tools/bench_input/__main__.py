@@ -33,6 +33,7 @@ from input_pipeline.batches.examples import (
 from input_pipeline.batches.stream import Stream
 from input_pipeline.errors import UserError
 from input_pipeline.records import prepared
+from input_pipeline.records.record import Record
 from input_pipeline.text.conversation import INSTRUCTION
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import command
@@ -83,7 +84,8 @@ def folder_of(options) -> Iterator[str]:
         yield f"{folder}/data"
 
 
-def make_example(tokenizer: Tokenizer, spec: ExampleSpec, record, length: int) -> dict:
+def make_example(tokenizer: Tokenizer, spec: ExampleSpec, record: Record, length: int) -> dict:
+    """`training_example` in the order that suits `functools.partial`, which workers can hold."""
     return training_example(record, tokenizer, spec, length)
 
 
@@ -94,18 +96,18 @@ def contestants(options, folder: str, source, tokenizer, spec,
     rows = loader.Rows(stream, [source], names=[f"{folder} {options.split}"],
                        prepare=functools.partial(make_example, tokenizer, spec),
                        blank=functools.partial(blank_example, tokenizer, spec))
-    files = [source[i]["image"] for i in range(min(len(source), _KEPT_FILES))]
-    found = [input_contest.Floor(files, size, threads),
-             input_contest.Ours(loader.train_batches(rows), threads=threads,
-                                workers=options.workers)]
+    files = [source[i].image for i in range(min(len(source), _KEPT_FILES))]
+    entered = [input_contest.Floor(files, size, threads),
+               input_contest.Ours(loader.train_batches(rows), threads=threads,
+                                  workers=options.workers)]
     if options.peer:
         try:
             from tools.bench_input.torch_loader import PlainDataset
         except ImportError as error:
             raise UserError(f"--peer: needs torch ({error})") from error
-        found.append(input_contest.Peer(PlainDataset(folder, options.split, tokenizer, spec),
-                                        len(source), batch_size=size, workers=os.cpu_count()))
-    return found
+        entered.append(input_contest.Peer(PlainDataset(folder, options.split, tokenizer, spec),
+                                          len(source), batch_size=size, workers=os.cpu_count()))
+    return entered
 
 
 def measure(options, folder: str) -> dict:
@@ -127,10 +129,11 @@ def measure(options, folder: str) -> dict:
     entered = contestants(options, folder, source, tokenizer, spec, stream)
     try:
         turns = input_contest.take_turns(entered, seconds=options.seconds, rounds=options.rounds)
-        sizes = {one.name: input_contest.bytes_per_image(one.batch) for one in entered[1:]}
+        sizes = {contestant.name: input_contest.bytes_per_image(contestant.batch)
+                 for contestant in entered[1:]}
     finally:
-        for one in entered:
-            one.close()
+        for contestant in entered:
+            contestant.close()
     result = {"photos": len(source), "cores": os.cpu_count(), "batch_size": options.batch_size,
               "threads": options.threads, "workers": options.workers, "rounds": options.rounds,
               "speed": {name: input_contest.medians(t) for name, t in turns.items()},
@@ -189,8 +192,8 @@ def verdict(checks: dict, console: Console) -> int:
     return 0 if passed else 1
 
 
-def main() -> int:
-    """Measures, prints tables and one line of JSON."""
+def run() -> int:
+    """Measures, prints tables and one line of JSON; exit code."""
     options, console = flags.FLAGS, Console()
     with folder_of(options) as folder:
         result = measure(options, folder)
@@ -200,6 +203,11 @@ def main() -> int:
     return code
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Measures as the command line says."""
     define_flags()
-    command.run(main)
+    command.run(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -133,16 +133,17 @@ def take_turns(contestants: list[Contestant], *, seconds: float,
                rounds: int) -> dict[str, list[Turn]]:
     """Interleaved turns of about `seconds / rounds` each, after one that only warms up."""
     counts = {}
-    for one in contestants:
-        one.turn(one.multiple)
-        trial = one.turn(2 * one.multiple)
+    for contestant in contestants:
+        contestant.turn(contestant.multiple)
+        trial = contestant.turn(2 * contestant.multiple)
         wanted = seconds / rounds * trial.images / trial.seconds  # images
-        per_batch = trial.images / (2 * one.multiple)
-        counts[one] = one.multiple * max(1, round(wanted / per_batch / one.multiple))
-    turns = {one.name: [] for one in contestants}
+        per_batch = trial.images / (2 * contestant.multiple)
+        counts[contestant] = contestant.multiple * max(
+            1, round(wanted / per_batch / contestant.multiple))
+    turns = {contestant.name: [] for contestant in contestants}
     for number in range(rounds):
-        for one in contestants[::-1] if number % 2 else contestants:
-            turns[one.name].append(one.turn(counts[one]))
+        for contestant in contestants[::-1] if number % 2 else contestants:
+            turns[contestant.name].append(contestant.turn(counts[contestant]))
     return turns
 
 
@@ -156,16 +157,16 @@ def medians(turns: list[Turn]) -> dict[str, float]:
 
 def ratios(turns: dict[str, list[Turn]]) -> dict[str, dict[str, float]]:
     """Ours over the others, per host and per CPU second: medians over turns of the same round."""
-    found = {}
+    ratios_to = {}
     for name, others in turns.items():
         if name != Ours.name:
             pairs = list(zip(turns[Ours.name], others, strict=True))
-            found[f"ours/{name}"] = {
+            ratios_to[f"ours/{name}"] = {
                 "images_per_s": float(np.median([
                     a.images / a.seconds * b.seconds / b.images for a, b in pairs])),
                 "images_per_core_s": float(np.median([
                     a.images / a.cpu * b.cpu / b.images for a, b in pairs]))}
-    return found
+    return ratios_to
 
 
 def bytes_per_image(batch: dict) -> float:

@@ -9,13 +9,14 @@ from input_pipeline.batches import examples, loader
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.batches.stream import WINDOW, Stream
 from input_pipeline.photos import images, regions
+from input_pipeline.records.record import Record
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 
 REPEATS = 3  # of every stage of every photo; the fastest counts
 
 
-def stage_times(source: Sequence, tokenizer: Tokenizer, spec: ExampleSpec, *, photos: int,
+def stage_times(source: Sequence[Record], tokenizer: Tokenizer, spec: ExampleSpec, *, photos: int,
                 length: int, batch_size: int) -> dict[str, float]:
     """Milliseconds per photo of every stage, the median over the first `photos` records."""
     times: dict[str, list[float]] = {}
@@ -33,7 +34,7 @@ def stage_times(source: Sequence, tokenizer: Tokenizer, spec: ExampleSpec, *, ph
     for index in range(min(photos, len(source))):
         record = timed("read record", lambda i=index: source[i])
         photo, size = timed("decode", lambda r=record: images.read_photo(
-            r["image"], at_least=needed))
+            r.image, at_least=needed))
         timed("CLIP view", lambda p=photo: images.clip_image(p, spec.clip_size))
         timed("SAM view", lambda p=photo: images.sam_image(p, spec.sam_longest, spec.sam_canvas))
         spans = timed("masks", lambda r=record, s=size: _masks(r, spec, s))
@@ -46,7 +47,7 @@ def stage_times(source: Sequence, tokenizer: Tokenizer, spec: ExampleSpec, *, ph
     return {stage: float(np.median(values)) for stage, values in times.items()}
 
 
-def _masks(record, spec: ExampleSpec, size: tuple[int, int]) -> list[tuple[int, int]]:
+def _masks(record: Record, spec: ExampleSpec, size: tuple[int, int]) -> list[tuple[int, int]]:
     spans, masks, _ = examples.ground_truth(record, spec, size)
     regions.place_bits(masks[:spec.mask_slots], spec.mask_slots, spec.mask_canvas)
     return spans[:spec.mask_slots]
@@ -54,14 +55,14 @@ def _masks(record, spec: ExampleSpec, size: tuple[int, int]) -> list[tuple[int, 
 
 def padding(stream: Stream, lengths: np.ndarray, text_length: int) -> dict[str, dict]:
     """Share of padding ids per bucket over a window of batches, and with one length for all."""
-    found = {str(length): {"share_of_batches": number / WINDOW, "padding": float(share)}
-             for length, (number, share) in stream.padding(WINDOW).items()}
-    kept = np.minimum(lengths, text_length)
-    return found | {"one length": {"share_of_batches": 1.0,
-                                   "padding": float(1 - kept.mean() / text_length)}}
+    buckets = {str(length): {"share_of_batches": number / WINDOW, "padding": float(share)}
+               for length, (number, share) in stream.padding(WINDOW).items()}
+    used = np.minimum(lengths, text_length)
+    return buckets | {"one length": {"share_of_batches": 1.0,
+                                     "padding": float(1 - used.mean() / text_length)}}
 
 
-def compare(source: Sequence, spec: ExampleSpec, *, photos: int) -> dict[str, float]:
+def compare(source: Sequence[Record], spec: ExampleSpec, *, photos: int) -> dict[str, float]:
     """Our views of the first photos against the peer's: both must come to the same inputs.
 
     Returns `clip_bytes_different`, before normalising, and `sam_largest_difference` of the values
@@ -71,7 +72,7 @@ def compare(source: Sequence, spec: ExampleSpec, *, photos: int) -> dict[str, fl
     from tools.bench_input import torch_loader
     wrong, largest = 0, 0.0
     for index in range(min(photos, len(source))):
-        content = source[index]["image"]
+        content = source[index].image
         photo, plain = images.read_photo(content)[0], torch_loader.decode(content)
         theirs = torch_loader.clip_pixels(plain, spec.clip_size)
         wrong += int((images.clip_image(photo, spec.clip_size) != theirs).sum())

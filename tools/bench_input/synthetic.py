@@ -36,10 +36,10 @@ MORE = ("No object of this kind is built like that, and its outline is not close
 
 @functools.cache
 def _load(name: str) -> Image.Image:
-    found = importlib.util.find_spec("skimage")  # only its folder is needed, not the library
-    if found is None:
+    package = importlib.util.find_spec("skimage")  # only its folder is needed, not the library
+    if package is None:
         raise UserError("--synthetic: needs scikit-image's photos: pip install scikit-image")
-    with Image.open(pathlib.Path(found.origin).parent / "data" / name) as image:
+    with Image.open(pathlib.Path(package.origin).parent / "data" / name) as image:
         return image.convert("RGB")
 
 
@@ -73,9 +73,9 @@ def annotation(rng: np.random.Generator, size: int) -> tuple[str, list[dict]]:
         refs.append({"sentence": f"The {subject} {PLACES[rng.integers(len(PLACES))]}.",
                      "explanation": f"The {subject} {flaw}. {extra}".strip(), "bbox": None,
                      "segmentation": [outline(rng, size)]})
-    found = "".join(f"{ref['sentence']}:{ref['explanation']}" for ref in refs)
+    artifacts = "".join(f"{ref['sentence']}:{ref['explanation']}" for ref in refs)
     return ("Upon examining the image. I have found: several places that no camera could have "
-            f"recorded.\nTo elaborate, I have found the following artifacts. {found}"), refs
+            f"recorded.\nTo elaborate, I have found the following artifacts. {artifacts}"), refs
 
 
 def write(folder: pathlib.Path, count: int, *, size: int = 1024, seed: int = 0) -> None:

@@ -6,7 +6,6 @@ those of our pipeline, so that both do the same job.
 """
 
 import io
-import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +16,7 @@ from pycocotools import mask as coco_mask
 from input_pipeline.batches import examples
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.records import prepared
+from input_pipeline.records.record import Region
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 
@@ -62,23 +62,21 @@ class PlainDataset(torch.utils.data.Dataset):
 
     def __init__(self, data_dir: str, split: str, tokenizer: Tokenizer, spec: ExampleSpec):
         """The folder is opened in the worker that reads it."""
-        self._place, self._source = (data_dir, split), None
+        self._data_dir, self._split, self._source = data_dir, split, None
         self._tokenizer, self._spec = tokenizer, spec
 
     def __getitem__(self, index: int) -> dict:
         if self._source is None:
-            self._source = prepared.open_split(*self._place)
+            self._source = prepared.open_split(self._data_dir, self._split)
         spec, record = self._spec, self._source[index]
-        photo = decode(record["image"])
+        photo = decode(record.image)
         *size, scale = examples.frame_size(photo.height, photo.width, spec.mask_canvas)
-        spans = list(zip(map(int, record["regions"]["start"]), map(int, record["regions"]["end"]),
-                         strict=True))
-        chosen = sorted((i for i, (start, _) in enumerate(spans) if start >= 0),
-                        key=lambda i: spans[i])[:spec.mask_slots]
+        chosen = sorted((region for region in record.regions if region.start >= 0),
+                        key=lambda region: region.start)[:spec.mask_slots]
         masks = np.zeros((spec.mask_slots, spec.mask_canvas, spec.mask_canvas), np.uint8)
-        for slot, number in enumerate(chosen):
-            masks[slot, :size[0], :size[1]] = mask(record, number, tuple(size), scale)
-        answer = examples.answer_of(record, [spans[i] for i in chosen])
+        for slot, region in enumerate(chosen):
+            masks[slot, :size[0], :size[1]] = mask(region, tuple(size), scale)
+        answer = examples.answer_of(record, [(region.start, region.end) for region in chosen])
         text = conversation.encode_example(
             self._tokenizer, examples.question_of(record, spec), answer, length=spec.text_length)
         return {"clip": clip_tensor(photo, spec.clip_size),
@@ -98,10 +96,9 @@ class Turns(torch.utils.data.Sampler):
         yield from self._rng.integers(self._records, size=self.count).tolist()
 
 
-def mask(record, number: int, size: tuple[int, int], scale: float) -> np.ndarray:
-    """Region `number` in a frame of `size`, uint8[H, W]."""
-    if record["regions"]["mask"][number]:
-        return examples.region_mask(record, number, size, scale)
-    polygons = json.loads(record["regions"]["polygons"][number])
-    codes = coco_mask.frPyObjects([[v * scale for v in p] for p in polygons], *size)
+def mask(region: Region, size: tuple[int, int], scale: float) -> np.ndarray:
+    """A region in a frame of `size`, uint8[H, W]."""
+    if region.mask:
+        return region.pixels(size, scale)
+    codes = coco_mask.frPyObjects([[v * scale for v in p] for p in region.polygons], *size)
     return coco_mask.decode(coco_mask.merge(codes))

@@ -19,18 +19,21 @@ from PIL import Image
 
 from experiments import tiny
 from input_pipeline.datasets import open_dataset
+from input_pipeline.photos import images
 from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
-from input_pipeline.scarred_photos import __main__ as scarred_photos
+from input_pipeline.scarred_photos import dataset_folder
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax import command, config as config_lib
 from legion_jax.convert import to_torch
 from legion_jax.display import numbers
-from legion_jax.evaluate import mask_scores, run as run_lib, settings
+from legion_jax.evaluate import mask_scores, run as run_lib, settings, weighted
+from legion_jax.evaluate.terminal import show
 from legion_jax.predict import result_files
 from legion_jax.predict.predictor import Predictor
 from legion_jax.train.run import train
+from legion_jax.weights.checkpoint import Checkpoint
 from tools.demo.demo_page import Aim, DemoReport, Example, ScoreRow, write_report
 
 NUM_TRAIN, NUM_TEST, PIECES = 4000, 120, 1024
@@ -39,7 +42,7 @@ WANTED_F1, WANTED_ACCURACY = 0.50, 0.90
 
 def make_data(root: pathlib.Path, config) -> None:
     """Photos, prepared data set and tokenizer."""
-    scarred_photos.make_dataset(root / "photos", num_train=NUM_TRAIN, num_test=NUM_TEST,
+    dataset_folder.make_dataset(root / "photos", num_train=NUM_TRAIN, num_test=NUM_TEST,
                                 progress=True)
     prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
     if not (root / "tokenizer").exists():
@@ -69,20 +72,21 @@ def score_row(name: str, result: dict, *, judged: bool = True) -> ScoreRow:
 
 def constant_mask(name: str, counts: np.ndarray) -> ScoreRow:
     """Score of a mask that does not look at the photo."""
-    return score_row(name, {"localisation": mask_scores.localisation(counts)}, judged=False)
+    scores = weighted.values(mask_scores.localisation(counts), len(counts))
+    return score_row(name, {"localisation": scores}, judged=False)
 
 
 def score(root: pathlib.Path, config, source) -> tuple[list[ScoreRow], list[dict], Predictor]:
     """Trained and untrained model and two constant masks on the held-out photos."""
     size, run, split = config.eval.batch_size, str(root / "run"), config.data.eval_split
-    trained = Predictor.from_folder(run, batch_size=size)
-    records = run_lib.open_source(root / "data", split)
-    task = run_lib.Task(records, run_lib.facts_of(run, str(root / "data"), split, records),
-                        lambda: trained)
+    checkpoint = Checkpoint.open(run)
+    trained = Predictor.from_checkpoint(checkpoint, batch_size=size)
+    data = run_lib.open_data(root / "data", split)
+    task = run_lib.Task(data.source, run_lib.facts_of(checkpoint, data), lambda: trained)
     result = run_lib.run(task, epath.Path(root / "evaluation"),
                          run_lib.Scoring(settings.DEFAULT), folder=run)
     rows = [json.loads(line) for line in (root / "evaluation/rows.jsonl").read_text().splitlines()]
-    run_lib.show(result)
+    show(result)
     untrained = Predictor.untrained(
         config_lib.tiny(trained.tokenizer.vocab_size),
         trained.tokenizer, question=trained.question, batch_size=size)
@@ -110,7 +114,7 @@ def choose(rows: list[dict]) -> tuple[list[int], int | None]:
 
 def example(root: pathlib.Path, predictor: Predictor, record, row: dict) -> Example:
     """Predict one held-out photo as tools.predict does and collect what the report shows."""
-    photo, truth = run_lib.truth_of(record)
+    photo = images.read_image(record.image, name=record.id)
     prediction = predictor([photo])[0]
     folder = root / "held_out"
     folder.mkdir(exist_ok=True)
@@ -119,7 +123,7 @@ def example(root: pathlib.Path, predictor: Predictor, record, row: dict) -> Exam
     line = result_files.as_json(str(path), row["id"], prediction)
     result_files.write(root / "predictions", line, photo, prediction)
     return Example(
-        name=row["id"], image=photo, truth=truth,
+        name=row["id"], image=photo, truth=record.marked(photo.shape[:2]),
         prediction=result_files.overlay(photo, prediction),
         verdict=prediction.verdict, probability=prediction.fake_probability,
         is_fake=row["label"] > 0, explanation=prediction.explanation, reference=row["reference"],
@@ -161,7 +165,7 @@ def run(root: pathlib.Path) -> list[Aim]:
 
 
 def _stems(split: str) -> list[str]:
-    return [pathlib.PurePath(name).stem for name in scarred_photos.PHOTOS[split]]
+    return [pathlib.PurePath(name).stem for name in dataset_folder.PHOTOS[split]]
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from input_pipeline.batches import examples
 from input_pipeline.photos import images
-from input_pipeline.photos.regions import RegionError, png_to_mask
-from input_pipeline.records.record import LABELS, SCORES
+from input_pipeline.photos.regions import RegionError, png_to_mask, union_of
+from input_pipeline.records.record import LABELS, SCORES, Record
 from legion_jax.display import overlay
 from tools.inspect_data import thumbnails
 from tools.inspect_data.bar_charts import percent
-from tools.inspect_data.survey import describe, text
+from tools.inspect_data.survey import describe
 
 MAX_TEXT = 3000  # characters shown of one text
 UNION_COLOUR = (70, 235, 150)  # of masks that tell no artifacts apart
@@ -82,25 +81,25 @@ def make_card(source: Sequence, index: int) -> Card:
     card = Card(index)
     try:
         record = source[index]
-        card.id = examples.record_id(record)
+        card.id = record.id
         _fill(card, record)
     except Exception as error:  # whatever is wrong with a record, the sheet goes on
         card.problems.append(f"unusable record: {describe(error)}")
     return card
 
 
-def _fill(card: Card, record: Mapping) -> None:
-    card.label = LABELS.get(int(record["label"]), f"label {record['label']}")
-    card.dataset, card.question = text(record["dataset"]), _cut(text(record["question"]))
-    stored = int(record["height"]), int(record["width"])
-    card.facts = [(name, text(value)) for name, value in (
-        ("file", record["file_name"]), ("id", card.id), ("size", f"{stored[1]} × {stored[0]}"),
-        ("category", record["category"]), ("generator", record["generator"]),
-        ("group", _short(text(record["group_id"])))) if value]
-    card.scores = [(name, float(record["scores"][name])) for name in SCORES
-                   if math.isfinite(record["scores"][name])]
+def _fill(card: Card, record: Record) -> None:
+    card.label = LABELS.get(record.label, f"label {record.label}")
+    card.dataset, card.question = record.dataset, _cut(record.question)
+    stored = record.height, record.width
+    card.facts = [(name, value) for name, value in (
+        ("file", record.file_name), ("id", card.id), ("size", f"{stored[1]} × {stored[0]}"),
+        ("category", record.category), ("generator", record.generator),
+        ("group", _short(record.group_id))) if value]
+    card.scores = [(name, record.scores[name]) for name in SCORES
+                   if math.isfinite(record.scores[name])]
     try:
-        photo = images.read_image(record["image"], name="image")
+        photo = images.read_image(record.image, name="image")
         if photo.shape[:2] != stored:
             card.problems.append(f"the image is {photo.shape[1]} × {photo.shape[0]}, stored as "
                                  f"{stored[1]} × {stored[0]}")
@@ -116,8 +115,8 @@ def _fill(card: Card, record: Mapping) -> None:
     card.state = _state(record, masks)
     if small is not None:
         _draw(card, small, photo, list(masks.values()))
-        if record["heatmap"]:
-            _add_heat(card, record["heatmap"], small)
+        if record.heatmap:
+            _add_heat(card, record.heatmap, small)
 
 
 def _draw(card: Card, small: Image.Image, photo: np.ndarray, masks: list) -> None:
@@ -133,18 +132,18 @@ def _draw(card: Card, small: Image.Image, photo: np.ndarray, masks: list) -> Non
         card.layer = thumbnails.data_uri(layer, "WEBP")
 
 
-def _read_masks(card: Card, record: Mapping, size: tuple[int, int]) -> dict:
+def _read_masks(card: Card, record: Record, size: tuple[int, int]) -> dict:
     """{number of the region, None for the union: bool[H, W], or None where it is unusable}."""
     masks = {}
-    for number in range(len(record["regions"]["start"])):
+    for number, region in enumerate(record.regions):
         try:
-            masks[number] = examples.region_mask(record, number, size).astype(bool)
+            masks[number] = region.pixels(size).astype(bool)
         except (RegionError, ValueError, images.ImageError) as error:
             card.problems.append(f"region {number + 1}: {describe(error)}")
             masks[number] = None
-    if record["union_mask"]:
+    if record.union_mask:
         try:
-            union = png_to_mask(record["union_mask"]).astype(bool)
+            union = png_to_mask(record.union_mask).astype(bool)
             if union.shape != size:
                 raise RegionError(f"{union.shape[1]} × {union.shape[0]} pixels on a photo of "
                                   f"{size[1]} × {size[0]}")
@@ -154,14 +153,14 @@ def _read_masks(card: Card, record: Mapping, size: tuple[int, int]) -> dict:
     return masks
 
 
-def _mark(record: Mapping, number: int | None, mask: np.ndarray | None, taken: list) -> Mark:
+def _mark(record: Record, number: int | None, mask: np.ndarray | None, taken: list) -> Mark:
     share = None if mask is None else float(mask.mean())
     if number is None:
         return Mark("", UNION_COLOUR, "", "", "all artifacts together", share, None)
     place = _place(mask, [other for other in taken if other]) if share else None
-    regions = record["regions"]
-    phrase, explanation, kind = (_cut(text(regions[name][number])) for name in (
-        "phrase", "explanation", "artifact_type"))
+    region = record.regions[number]
+    phrase, explanation, kind = map(_cut, (
+        region.phrase, region.explanation, region.artifact_type))
     return Mark(str(number + 1), overlay.colour(number), phrase, explanation, kind, share, place)
 
 
@@ -176,15 +175,15 @@ def _place(mask: np.ndarray, taken: Sequence[tuple[float, float]]) -> tuple[floa
     return round(float(np.clip(free[0] if free else middle, 4, 96)), 1), y
 
 
-def _caption(card: Card, record: Mapping) -> list[tuple[str, int | None]]:
+def _caption(card: Card, record: Record) -> list[tuple[str, int | None]]:
     """The caption in pieces, each phrase with the index of its mark."""
-    caption = text(record["caption"])
-    regions, spans = record["regions"], []
-    for k, (start, end) in enumerate(zip(regions["start"], regions["end"], strict=True)):
-        if start >= 0 and caption[start:end] != text(regions["phrase"][k]):
+    caption, spans = record.caption, []
+    for k, region in enumerate(record.regions):
+        start, end = region.start, region.end
+        if start >= 0 and caption[start:end] != region.phrase:
             card.problems.append(f"region {k + 1}: its phrase is not at {start} of the caption")
         elif start >= 0:
-            spans.append((int(start), int(end), k))
+            spans.append((start, end, k))
     pieces, done = [], 0
     for start, end, k in sorted(spans):
         if start >= done and end <= MAX_TEXT:
@@ -193,13 +192,13 @@ def _caption(card: Card, record: Mapping) -> list[tuple[str, int | None]]:
     return [piece for piece in [*pieces, (_cut(caption, done), None)] if piece[0]]
 
 
-def _state(record: Mapping, masks: Mapping) -> str:
-    if not record["has_masks"]:
+def _state(record: Record, masks: Mapping) -> str:
+    if not record.has_masks:
         return "no masks known"
     drawn = [mask for mask in masks.values() if mask is not None]
     if not any(mask.any() for mask in drawn):
         return "masks unusable" if len(drawn) < len(masks) else "checked, nothing marked"
-    return f"{percent(float(np.logical_or.reduce(drawn).mean()))} of the photo marked"
+    return f"{percent(float(union_of(drawn, drawn[0].shape).mean()))} of the photo marked"
 
 
 def _add_heat(card: Card, content: bytes, small: Image.Image) -> None:

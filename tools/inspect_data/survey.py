@@ -10,9 +10,8 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from input_pipeline.batches import examples
 from input_pipeline.records import manifest
-from input_pipeline.records.record import DataError
+from input_pipeline.records.record import DataError, Record
 from input_pipeline.text.tokenizer import Tokenizer
 
 PICKS = ("random", "largest_mask", "smallest_mask", "longest_text", "most_regions")
@@ -99,14 +98,13 @@ def survey(source: Sequence, *, title: str, limit: int | None = None, seed: int 
     return Survey(len(source), rows[good], problems)
 
 
-def measure(record: Mapping, tokenizer: Tokenizer | None = None) -> tuple:
+def measure(record: Record, tokenizer: Tokenizer | None = None) -> tuple:
     """The MEASURES of a record after its index. Raises whatever decoding its masks raises."""
-    size = int(record["height"]), int(record["width"])
-    union = examples.union_mask(record, size)
-    caption = text(record["caption"])
-    return (int(record["label"]), *size, np.nan if union is None else union.mean(),
-            len(record["regions"]["start"]), len(caption),
-            len(tokenizer.encode(caption, bos=False)) if tokenizer else -1)
+    size = record.height, record.width
+    union = record.marked(size)
+    return (record.label, *size, np.nan if union is None else union.mean(),
+            len(record.regions), len(record.caption),
+            len(tokenizer.encode(record.caption, bos=False)) if tokenizer else -1)
 
 
 def choose(found: Survey, *, number: int, pick: str = "random", label: int | None = None,
@@ -164,11 +162,6 @@ def account(folder: epath.PathLike) -> Account:
                    {pair: n for pair, n in both.items() if pair[0] != pair[1]},
                    {split: sum(n for bits, n in held.items() if bits >> i & 1 and bits != 1 << i)
                     for split, i in splits.items()})
-
-
-def text(value: bytes | str) -> str:
-    """A text field of a record, which may come as UTF-8."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def describe(error: Exception) -> str:

@@ -18,7 +18,7 @@ HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 2
 def thumbnail(source: Sequence, index: int) -> str:
     """A small square picture of a record as a data URI; '' where there is none."""
     try:
-        photo = images.read_image(source[index]["image"])
+        photo = images.read_image(source[index].image)
         side = min(photo.shape[:2])
         top, left = (photo.shape[0] - side) // 2, (photo.shape[1] - side) // 2
         small = Image.fromarray(photo[top:top + side, left:left + side])

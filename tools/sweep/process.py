@@ -1,7 +1,6 @@
 """One run of a sweep as processes of its own, and how far the whole sweep is."""
 
 import contextlib
-import fcntl
 import json
 import pathlib
 import signal
@@ -14,6 +13,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from experiments.sweeps.plan import SweepError
+from input_pipeline import files
 from legion_jax.display import numbers
 from tools.sweep.runs import Run
 
@@ -78,10 +78,7 @@ def held(run: Run) -> Iterator[BinaryIO]:
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     with (run.folder / "log.txt").open("ab") as log:
-        try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SweepError(f"{run.folder}: another process is at this run") from None
+        files.lock(log, SweepError(f"{run.folder}: another process is at this run"))
         yield log
 
 

@@ -8,7 +8,7 @@ from etils import epath
 from input_pipeline import files
 from input_pipeline.errors import UserError
 from legion_jax.display import numbers, web
-from legion_jax.evaluate.bootstrap import RESAMPLES, paired_difference
+from legion_jax.evaluate.intervals import RESAMPLES, paired_difference
 from legion_jax.evaluate.report import gallery, items, tables
 from legion_jax.evaluate.report.folder import Evaluation
 

@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from etils import epath
 from PIL import Image
 
-from input_pipeline.batches import examples
 from input_pipeline.errors import UserError
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
-from input_pipeline.records.record import RecordError
+from input_pipeline.records.record import Record, RecordError
 from legion_jax.display import web
 
 LOG = logging.getLogger("legion_jax")
@@ -68,7 +67,7 @@ class RecordPhotos:
     Asked for the ids in the order of the records, it reads every record once.
     """
 
-    def __init__(self, *splits: Sequence[Mapping]):
+    def __init__(self, *splits: Sequence[Record]):
         """`splits`: as `input_pipeline.records.prepared.open_split` gives them."""
         self._splits = splits
         self._places: dict[str, tuple[int, int]] = {}
@@ -78,16 +77,15 @@ class RecordPhotos:
         """The encoded photo, or None where no record has that id or its file is damaged."""
         if name in self._places:
             split, number = self._places[name]
-            return self._splits[split][number]["image"]
+            return self._splits[split][number].image
         for split, number in self._unread:
             try:
                 record = self._splits[split][number]
             except RecordError:
                 continue
-            found = examples.record_id(record)
-            self._places[found] = split, number
-            if found == name:
-                return record["image"]
+            self._places[record.id] = split, number
+            if record.id == name:
+                return record.image
         return None
 
 

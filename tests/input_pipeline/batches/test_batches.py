@@ -20,11 +20,11 @@ class BrokenError(UserError):
 def prepare(record, length):
     if record % 10 == 9:
         raise BrokenError(f"record {record}: torn")
-    return {"value": np.array([record, length]), "ids": np.full(length, record)}
+    return {"value": np.array([record, length]), "ids": np.full(length, record), "bad": 0}
 
 
 def blank(length):
-    return {"value": np.array([-1, length]), "ids": np.full(length, -1)}
+    return {"value": np.array([-1, length]), "ids": np.full(length, -1), "bad": 1}
 
 
 def rows(host=0, hosts=1, *, batch_size=8, sources=(range(37),)):
@@ -67,7 +67,7 @@ def test_worker_processes_give_the_same_batches():
 
 
 def test_a_bad_record_is_named_counted_and_replaced(caplog):
-    with caplog.at_level(logging.WARNING, "legion_jax"):
+    with caplog.at_level(logging.WARNING, "input_pipeline"):
         made = list(global_batches(1, 30))
     values = np.concatenate([batch["value"][:, 0] for batch in made])
     bad = np.concatenate([batch["bad"] for batch in made])

@@ -58,15 +58,15 @@ def test_a_resumed_run_on_more_processes_sees_the_same_batches(data, alone):
 
 def rows_held(*meshes) -> list[list[int]]:
     """Per mesh, which of eight rows this process holds, through a global array and back."""
-    found = []
+    held = []
     for shape in meshes:
         mesh = sharding.make_mesh(shape)
         rows = sharding.local_rows(mesh, 8)
         whole = sharding.from_local_rows(mesh, {"rows": rows}, 8)["rows"]
         for shard in whole.addressable_shards:
             assert shard.data.tolist() == list(range(8))[shard.index[0]]
-        found.append(rows.tolist())
-    return found
+        held.append(rows.tolist())
+    return held
 
 
 def test_hosts_that_share_rows_hold_the_same():

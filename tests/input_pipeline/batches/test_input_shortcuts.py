@@ -1,7 +1,6 @@
 """Shortcuts of the input pipeline: the pixels and bits of the plain way; reduced decoding."""
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from PIL import Image
 from experiments import base
 from input_pipeline.batches.examples import ExampleSpec, training_example
 from input_pipeline.photos import images, regions
+from input_pipeline.records.record import SYNTHETIC, Record, Region
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 
@@ -139,10 +139,9 @@ def tokenizer(tmp_path_factory):
 
 
 def record_of(content, polygon):
-    caption = b"The left hand has six fingers."
-    return {"id": b"train_0", "image": content, "caption": caption, "question": b"", "label": 1,
-            "regions": {"start": [0], "end": [13], "mask": [b""],
-                        "polygons": [json.dumps([polygon]).encode()]}}
+    return Record(id="train_0", dataset="made", file_name="0.jpg", group_id="0", image=content,
+                  caption="The left hand has six fingers.", label=SYNTHETIC, has_masks=True,
+                  regions=[Region("The left hand", 0, 13, polygons=[polygon])])
 
 
 @pytest.mark.parametrize("orientation", [None, 6, 3, 8])
@@ -154,11 +153,11 @@ def test_reduced_examples_differ_in_pixels_alone(tokenizer, orientation):
     full = ExampleSpec(336, 1024, 1024, 961, 2, 1024, conversation.INSTRUCTION)
     reduced = ExampleSpec(336, 1024, 1024, 961, 2, 1024, conversation.INSTRUCTION,
                           reduced_decoding=True)
-    one, two = (training_example(record, tokenizer, spec) for spec in (full, reduced))
-    for name in one.keys() - {"clip_image", "sam_image"}:
-        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
-    assert tuple(one["original_size"]) == (1024 * height // max(height, width),
-                                           1024 * width // max(height, width))
+    first, second = (training_example(record, tokenizer, spec) for spec in (full, reduced))
+    for name in first.keys() - {"clip_image", "sam_image"}:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    assert tuple(first["original_size"]) == (1024 * height // max(height, width),
+                                             1024 * width // max(height, width))
     for name in ("clip_image", "sam_image"):
-        difference = np.abs(one[name].astype(int) - two[name])
+        difference = np.abs(first[name].astype(int) - second[name])
         assert 0 < difference.mean() < 1.5 and difference.max() < 40, name

@@ -28,15 +28,15 @@ from input_pipeline.records.record import DataError, RecordError
 
 def read_all(source, config="published"):
     """{split: {id: record or the reason why there is none}}, the first of equal ids."""
-    dataset, found = open_dataset(f"fakeclue/{config}", str(source)), {}
+    dataset, entries = open_dataset(f"fakeclue/{config}", str(source)), {}
     for split, items in dataset.splits().items():
-        found[split] = {}
+        entries[split] = {}
         for item in items:
             try:
-                found[split].setdefault(item.id, dataset.read(item, Notes()))
+                entries[split].setdefault(item.id, dataset.read(item, Notes()))
             except RecordError as error:
-                found[split].setdefault(item.id, error.reason)
-    return found
+                entries[split].setdefault(item.id, error.reason)
+    return entries
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +51,20 @@ def prepared(tmp_path_factory):
 def test_every_record_is_exact(prepared, split):
     _, made, built = prepared
     good, files = made[split]
-    records = {r["id"].decode().removeprefix(f"{split}_"): r
+    records = {r.id.removeprefix(f"{split}_"): r
                for r in open_split(built.data_path, split)}
     for source, (label, category, generator, group) in good:
         name = source["image"].removeprefix("./").removeprefix(f"{split}/")
         record = records.pop(name)
-        assert record["image"] == files[name]
-        assert record["file_name"].decode() == source["image"]
-        assert (record["label"], record["category"].decode(), record["generator"].decode()) == (
+        assert record.image == files[name]
+        assert record.file_name == source["image"]
+        assert (record.label, record.category, record.generator) == (
             label, category, generator)
-        assert record["group_id"].decode() == (group or hashlib.sha256(files[name]).hexdigest())
-        assert record["question"].decode() == QUESTION
-        assert record["caption"].decode() == source["conversations"][1]["value"].strip()
-        assert (record["width"], record["height"]) == (source["width"], source["height"])
-        assert not record["has_masks"] and record["dataset"] == b"fakeclue"
+        assert record.group_id == (group or hashlib.sha256(files[name]).hexdigest())
+        assert record.question == QUESTION
+        assert record.caption == source["conversations"][1]["value"].strip()
+        assert (record.width, record.height) == (source["width"], source["height"])
+        assert not record.has_masks and record.dataset == "fakeclue"
     assert set(records) == ({r["image"] for r in REPAIRED} if split == "test" else set())
 
 
@@ -94,9 +94,9 @@ def test_every_place_of_the_images_gives_the_same(tmp_path):
     for packed, nested in [(True, 0), (True, 1), (True, 2), (False, 0), (False, 1)]:
         source = tmp_path / f"{packed}{nested}"
         make_fake(source, packed=packed, nested=nested, splits=("test",))
-        found = read_all(source)
-        expected = expected or found
-        assert found == expected and len(found["test"]) > 20
+        entries = read_all(source)
+        expected = expected or entries
+        assert entries == expected and len(entries["test"]) > 20
 
 
 def test_one_archive_and_a_folder_around_it_are_read_too(tmp_path):
@@ -134,9 +134,9 @@ def test_dedup_leaves_no_group_in_both_splits(tmp_path, packed):
     assert summary["splits"]["train"]["skipped"] == {}
     # Two videos that share faces with train and the document that is in both.
     assert summary["splits"]["test"]["skipped"]["group is also in train"] == 3
-    kept = {r["file_name"].decode() for r in open_split(built.data_path, "test")}
-    assert "test/ff++/fake/FaceSwap/c23/frames/300_400/7.png" in kept
-    assert "doc/fake/a.png" not in kept
+    names = {r.file_name for r in open_split(built.data_path, "test")}
+    assert "test/ff++/fake/FaceSwap/c23/frames/300_400/7.png" in names
+    assert "doc/fake/a.png" not in names
 
 
 def test_published_keeps_leaks_and_says_so(prepared):
@@ -166,9 +166,9 @@ def test_a_doubled_entry_and_a_spoilt_one(tmp_path):
             archive.writestr("doc/fake/a.png", content)
         archive.writestr("doc/fake/b.png", bytes(range(256)) * 40)
     spoil(tmp_path / "test.zip", "doc/fake/b.png")
-    found = read_all(tmp_path)["test"]
-    assert found["doc/fake/a.png"].image == picture(2)  # unpacking would leave the last one
-    assert found["doc/fake/b.png"] == "file unreadable"
+    entries = read_all(tmp_path)["test"]
+    assert entries["doc/fake/a.png"].image == picture(2)  # unpacking would leave the last one
+    assert entries["doc/fake/b.png"] == "file unreadable"
 
 
 def test_tool(tmp_path):

@@ -31,22 +31,22 @@ def progan(tmp_path_factory):
 
 def test_every_image_comes_back_with_label_class_and_bytes(progan):
     _, files, built = progan
-    train = {r["file_name"].decode(): r for r in open_split(built.data_path, "train")}
+    train = {r.file_name: r for r in open_split(built.data_path, "train")}
     home = "progan_train/airplane"
-    expected = {f"{home}/0_real/{name}": (0, b"airplane", b"") for name, _ in FORMS}
-    expected[f"{home}/1_fake/again.png"] = (1, b"airplane", b"progan")
-    expected |= {f"progan_train/train/0_real/0000{i}.png": (0, b"train", b"") for i in (0, 1)}
-    expected |= {f"progan_train/train/1_fake/0002{i}.png": (1, b"train", b"progan")
+    expected = {f"{home}/0_real/{name}": (0, "airplane", "") for name, _ in FORMS}
+    expected[f"{home}/1_fake/again.png"] = (1, "airplane", "progan")
+    expected |= {f"progan_train/train/0_real/0000{i}.png": (0, "train", "") for i in (0, 1)}
+    expected |= {f"progan_train/train/1_fake/0002{i}.png": (1, "train", "progan")
                  for i in (2, 3)}
-    assert {name: (r["label"], r["category"], r["generator"])
+    assert {name: (r.label, r.category, r.generator)
             for name, r in train.items()} == expected
     for name, record in train.items():
-        assert record["image"] == files[name]
-        assert record["group_id"].decode() == hashlib.sha256(files[name]).hexdigest()
-        assert record["id"].decode() == f"train_{name}" and record["dataset"] == b"progan"
-        assert not record["has_masks"] and not len(record["regions"]["phrase"])
+        assert record.image == files[name]
+        assert record.group_id == hashlib.sha256(files[name]).hexdigest()
+        assert record.id == f"train_{name}" and record.dataset == "progan"
+        assert not record.has_masks and not record.regions
     turned = train[f"{home}/0_real/turned.jpg"]
-    assert (turned["height"], turned["width"]) == (24, 16)
+    assert (turned.height, turned.width) == (24, 16)
 
 
 def test_defects_are_counted_beside_the_published_number(progan):
@@ -73,12 +73,12 @@ def test_an_archive_reads_like_the_folder(tmp_path, name):
     hostile = [("../out/progan/0_real/x.png", picture(1), False),
                ("test/deepfake/1_fake/link.png", b"/etc/passwd", True)]
     packed = zip_tree(tmp_path / "all.zip", files, hostile=hostile)
-    one, two = (open_dataset(name, str(p)) for p in (tmp_path / "folder", packed))
-    assert one.splits() == two.splits()
-    for items in two.splits().values():
+    first, second = (open_dataset(name, str(p)) for p in (tmp_path / "folder", packed))
+    assert first.splits() == second.splits()
+    for items in second.splits().values():
         for item in items:
             if not item.file.endswith((".db", "_Store")):
-                assert one.read(item, Notes()) == two.read(item, Notes())
+                assert first.read(item, Notes()) == second.read(item, Notes())
 
 
 @pytest.mark.parametrize(("layout", "splits"), [
@@ -90,9 +90,9 @@ def test_an_archive_reads_like_the_folder(tmp_path, name):
 def test_layouts_of_the_training_set(tmp_path, layout, splits):
     for home in layout:
         write_tree(tmp_path, pair(home))
-    found = splits_of("progan", tmp_path)
-    assert found.keys() == splits
-    assert {row[2] for rows in found.values() for row in rows} == {
+    rows_of = splits_of("progan", tmp_path)
+    assert rows_of.keys() == splits
+    assert {row[2] for rows in rows_of.values() for row in rows} == {
         home.split("/")[-1] for home in layout}
 
 
@@ -119,29 +119,29 @@ def test_nothing_there_is_named(tmp_path, name):
 
 def test_every_test_set_is_a_split(tmp_path):
     make_fake(tmp_path, "forensynths")
-    found = splits_of("forensynths", tmp_path)
-    assert list(found) == ["progan", "seeingdark", "deepfake"]
-    assert found["progan"][0] == ("test/progan/car/0_real/00000.png", 0, "car", "")
-    assert found["progan"][-1] == ("test/progan/train/1_fake/00013.png", 1, "train", "progan")
-    assert found["deepfake"][-1] == ("test/deepfake/1_fake/00034.png", 1, "", "deepfake")
-    assert {split: len(rows) for split, rows in found.items()} == {
+    splits = splits_of("forensynths", tmp_path)
+    assert list(splits) == ["progan", "seeingdark", "deepfake"]
+    assert splits["progan"][0] == ("test/progan/car/0_real/00000.png", 0, "car", "")
+    assert splits["progan"][-1] == ("test/progan/train/1_fake/00013.png", 1, "train", "progan")
+    assert splits["deepfake"][-1] == ("test/deepfake/1_fake/00034.png", 1, "", "deepfake")
+    assert {split: len(rows) for split, rows in splits.items()} == {
         "progan": 8, "seeingdark": 4, "deepfake": 5}
 
 
 def test_diffusion_models_share_their_real_images(tmp_path):
     make_fake(tmp_path, "ufd")
-    found = splits_of("ufd/all", tmp_path)
-    assert list(found) == ["progan", "deepfake", "sitd", "guided", "ldm_200", "dalle"]
+    splits = splits_of("ufd/all", tmp_path)
+    assert list(splits) == ["progan", "deepfake", "sitd", "guided", "ldm_200", "dalle"]
     homes = {split: {row[0].split("/")[1] for row in rows if row[1] == 0}
-             for split, rows in found.items()}
+             for split, rows in splits.items()}
     assert homes["guided"] == {"imagenet"} and homes["ldm_200"] == homes["dalle"] == {"laion"}
-    assert {row[3] for row in found["ldm_200"] if row[1] == 1} == {"ldm_200"}
-    assert {row[3] for row in found["sitd"] if row[1] == 1} == {"sitd"}
+    assert {row[3] for row in splits["ldm_200"] if row[1] == 1} == {"ldm_200"}
+    assert {row[3] for row in splits["sitd"] if row[1] == 1} == {"sitd"}
     built = builder.prepare(open_dataset("ufd/all", str(tmp_path)), tmp_path / "data")
     summary = manifest.read_summary(built.data_path)["splits"]
     assert summary["guided"]["published"] == 2000 and summary["guided"]["label"] == {
         "0": 3, "1": 3}
-    assert [r["label"] for r in open_split(built.data_path, "dalle")].count(0) == 3
+    assert [r.label for r in open_split(built.data_path, "dalle")].count(0) == 3
 
 
 def test_missing_real_images_are_named(tmp_path):

@@ -89,53 +89,52 @@ def prepared(tmp_path_factory):
 
 
 def by_id(built, split):
-    return {r["id"].decode(): r for r in open_split(built.data_path, split)}
+    return {r.id: r for r in open_split(built.data_path, split)}
 
 
 def test_every_field_comes_back(prepared):
     record = by_id(prepared[1], "train")["train_first"]
     for name in ("dataset", "file_name", "group_id", "category", "generator", "question",
                  "caption"):
-        assert record[name].decode() == FULL[name]
-    assert record["image"] == FILES["images/a.png"] and record["heatmap"] == FILES["heat.png"]
-    assert record["label"] == 2 and record["has_masks"]
-    assert (record["height"], record["width"]) == (16, 24)
-    np.testing.assert_array_equal(png_to_mask(record["union_mask"]), mask_array())
-    assert record["scores"]["overall"] == 0.5 and record["scores"]["artifact"] == 1
-    assert np.isnan([record["scores"]["aesthetic"], record["scores"]["misalignment"]]).all()
-    regions = record["regions"]
-    assert regions["phrase"] == [b"left hand", b"hand"]  # in the caption's order
-    assert list(regions["start"]) == [4, 22] and list(regions["end"]) == [13, 26]
-    assert regions["explanation"] == [b"six fingers", b""]
-    assert regions["artifact_type"] == [b"structure", b""]
-    assert np.isnan(regions["box"][0]).all() and regions["box"][1].tolist() == [1, 2, 3, 4]
-    assert [json.loads(text) for text in regions["polygons"]] == [SQUARE, []]
-    assert regions["mask"][0] == b""
-    np.testing.assert_array_equal(png_to_mask(regions["mask"][1]), mask_array())
+        assert getattr(record, name) == FULL[name]
+    assert record.image == FILES["images/a.png"] and record.heatmap == FILES["heat.png"]
+    assert record.label == 2 and record.has_masks
+    assert (record.height, record.width) == (16, 24)
+    np.testing.assert_array_equal(png_to_mask(record.union_mask), mask_array())
+    assert record.scores["overall"] == 0.5 and record.scores["artifact"] == 1
+    assert np.isnan([record.scores["aesthetic"], record.scores["misalignment"]]).all()
+    first, second = record.regions  # in the caption's order
+    assert (first.phrase, first.start, first.end) == ("left hand", 4, 13)
+    assert (second.phrase, second.start, second.end) == ("hand", 22, 26)
+    assert (first.explanation, second.explanation) == ("six fingers", "")
+    assert (first.artifact_type, second.artifact_type) == ("structure", "")
+    assert np.isnan(first.box).all() and second.box == (1, 2, 3, 4)
+    assert first.polygons == SQUARE and second.polygons == [] and first.mask == b""
+    np.testing.assert_array_equal(png_to_mask(second.mask), mask_array())
 
 
 def test_fields_left_out_have_defaults(prepared):
     record = by_id(prepared[1], "train")["train_2"]
-    assert record["label"] == -1 and not record["has_masks"] and record["dataset"] == b"jsonl"
-    assert record["file_name"] == b"images/b.png"
-    assert record["group_id"].decode() == hashlib.sha256(FILES["images/b.png"]).hexdigest()
+    assert record.label == -1 and not record.has_masks and record.dataset == "jsonl"
+    assert record.file_name == "images/b.png"
+    assert record.group_id == hashlib.sha256(FILES["images/b.png"]).hexdigest()
     test = by_id(prepared[1], "test")
     clean, union = test["test_3"], test["test_4"]
-    assert clean["label"] == 0 and clean["has_masks"] and clean["union_mask"] == b""
-    assert union["label"] == 1 and union["has_masks"]
-    np.testing.assert_array_equal(png_to_mask(union["union_mask"]), mask_array())
+    assert clean.label == 0 and clean.has_masks and clean.union_mask == b""
+    assert union.label == 1 and union.has_masks
+    np.testing.assert_array_equal(png_to_mask(union.union_mask), mask_array())
 
 
 def test_phrases_are_found_and_boxes_are_filled(prepared):
-    regions = by_id(prepared[1], "train")["train_5"]["regions"]
-    assert regions["phrase"] == [b"door", b"cat", b"dog"]
-    assert list(regions["start"]) == [2, 10, -1]
-    assert json.loads(regions["polygons"][1]) == [[2, 3, 12, 3, 12, 9, 2, 9]]
+    regions = by_id(prepared[1], "train")["train_5"].regions
+    assert [(region.phrase, region.start) for region in regions] == [
+        ("door", 2), ("cat", 10), ("dog", -1)]
+    assert regions[1].polygons == [[2, 3, 12, 3, 12, 9, 2, 9]]
 
 
 def test_every_form_of_image_is_read(prepared):
     records = by_id(prepared[1], "forms").values()
-    assert {r["file_name"].decode(): r["image"] for r in records} == {
+    assert {r.file_name: r.image for r in records} == {
         f"forms/{name}": content for name, content in FORMS}
 
 
@@ -163,11 +162,11 @@ def test_an_archive_reads_like_the_folder(tmp_path):
     write_manifest(tmp_path / "source", RECORDS)
     lines = (tmp_path / "source" / "manifest.jsonl").read_bytes()
     packed = zip_tree(tmp_path / "a.zip", FILES | {"manifest.jsonl": lines})
-    one, two = (open_dataset("jsonl", str(p)) for p in (tmp_path / "source", packed))
-    assert one.splits() == two.splits()
-    for items in one.splits().values():
+    first, second = (open_dataset("jsonl", str(p)) for p in (tmp_path / "source", packed))
+    assert first.splits() == second.splits()
+    for items in first.splits().values():
         for item in items:
-            assert str(one.read(item, Notes())) == str(two.read(item, Notes()))
+            assert str(first.read(item, Notes())) == str(second.read(item, Notes()))
 
 
 @pytest.mark.parametrize(("change", "message"), [

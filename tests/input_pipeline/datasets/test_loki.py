@@ -7,7 +7,6 @@ import subprocess
 import sys
 import zipfile
 
-import numpy as np
 import pytest
 from fake_loki import (
     HOME,
@@ -23,7 +22,6 @@ from fake_loki import (
     open_ended,
 )
 
-from input_pipeline.batches.examples import union_mask
 from input_pipeline.datasets import open_dataset
 from input_pipeline.datasets.loki import CATEGORIES
 from input_pipeline.records import builder, dataset, manifest
@@ -47,7 +45,7 @@ def regions(source, tmp_path_factory):
 
 
 def _by_id(made):
-    return {record["id"].decode(): record for record in open_split(made.data_path, "test")}
+    return {record.id: record for record in open_split(made.data_path, "test")}
 
 
 def _counts(made):
@@ -58,35 +56,34 @@ def _counts(made):
 
 def test_boxes_are_regions_with_their_own_explanation(regions):
     record = _by_id(regions)["test_a.png"]
-    assert record["image"] == IMAGES["a.png"] and record["label"] == 1 and record["has_masks"]
-    assert record["group_id"].decode() == image_hash(IMAGES["a.png"])
-    assert record["caption"] == b"It looks synthetic. Six legs. Melted tail."
-    assert record["question"] == b"What is wrong with this image?"
-    assert record["category"] == b"animal" and record["dataset"] == b"loki"
-    parts = record["regions"]
-    assert parts["phrase"] == [b"", b""] and list(parts["start"]) == [-1, -1]
-    assert parts["explanation"] == [b"Six legs.", b"Melted tail."]
-    assert np.array_equal(parts["box"], [[2, 3, 12.5, 9], [0, 0, 3, 3]])
-    assert json.loads(parts["polygons"][0]) == [[2, 3, 12.5, 3, 12.5, 9, 2, 9]]
-    union = union_mask(record, (16, 24))
+    assert record.image == IMAGES["a.png"] and record.label == 1 and record.has_masks
+    assert record.group_id == image_hash(IMAGES["a.png"])
+    assert record.caption == "It looks synthetic. Six legs. Melted tail."
+    assert record.question == "What is wrong with this image?"
+    assert record.category == "animal" and record.dataset == "loki"
+    assert [(region.phrase, region.start) for region in record.regions] == [("", -1)] * 2
+    assert [region.explanation for region in record.regions] == ["Six legs.", "Melted tail."]
+    assert [region.box for region in record.regions] == [(2, 3, 12.5, 9), (0, 0, 3, 3)]
+    assert record.regions[0].polygons == [[2, 3, 12.5, 3, 12.5, 9, 2, 9]]
+    union = record.marked((16, 24))
     assert union[5, 5] and union[1, 1] and not union[12, 12]
 
 
 def test_boxes_are_clipped_to_the_image_as_a_viewer_shows_it(regions):
     record = _by_id(regions)["test_turned.jpg"]
-    assert (record["height"], record["width"]) == (24, 16)
-    assert np.array_equal(record["regions"]["box"], [[1, 20, 16, 24]])
-    assert record["caption"] == b"Too tall."
+    assert (record.height, record.width) == (24, 16)
+    assert [region.box for region in record.regions] == [(1, 20, 16, 24)]
+    assert record.caption == "Too tall."
     odd = _by_id(regions)["test_été 照片.png"]
-    assert odd["file_name"].decode() == f"{HOME}/été 照片.png"
-    assert [t.decode() for t in odd["regions"]["explanation"]] == ["Über ✗.", "Wide."]
-    assert np.array_equal(odd["regions"]["box"], [[1, 1, 5, 5], [20, 0, 24, 6]])
+    assert odd.file_name == f"{HOME}/été 照片.png"
+    assert [region.explanation for region in odd.regions] == ["Über ✗.", "Wide."]
+    assert [region.box for region in odd.regions] == [(1, 1, 5, 5), (20, 0, 24, 6)]
 
 
 def test_an_image_without_boxes_has_no_masks(regions):
     record = _by_id(regions)["test_grey.jpg"]
-    assert not record["has_masks"] and record["category"] == b""
-    assert record["caption"] == b"It looks synthetic."
+    assert not record.has_masks and record.category == ""
+    assert record.caption == "It looks synthetic."
 
 
 def test_every_defect_of_open_ended_questions_is_counted(regions):
@@ -101,10 +98,10 @@ def test_every_defect_of_open_ended_questions_is_counted(regions):
 @pytest.mark.parametrize(("annotations", "home"), [("data_json/image", "image"), (".", ".")])
 def test_other_encodings_and_places_give_the_same(source, tmp_path, encoding, annotations, home):
     other = make_fake(tmp_path, encoding=encoding, annotations=annotations, home=home)
-    one, two = (open_dataset("loki", str(root)) for root in (source, other))
-    assert one.digest(one.splits()) == two.digest(two.splits())
-    item = two.splits()["test"][0]
-    assert dataset.read_item(two, "test", item)[1]["image"] == IMAGES["a.png"]
+    first, second = (open_dataset("loki", str(root)) for root in (source, other))
+    assert first.digest(first.splits()) == second.digest(second.splits())
+    item = second.splits()["test"][0]
+    assert dataset.read_item(second, "test", item)[1]["image"] == IMAGES["a.png"]
 
 
 def test_a_zip_with_a_folder_around_it_is_read(source, tmp_path):
@@ -118,11 +115,11 @@ def test_a_zip_with_a_folder_around_it_is_read(source, tmp_path):
 def test_both_askings_make_one_record(source, tmp_path):
     made = prepare(source, tmp_path, "tf")
     records, counts = _by_id(made), _counts(made)
-    found = {key: (int(r["label"]), r["category"]) for key, r in records.items()}
-    assert found == {"test_a.png": (0, b"document"), "test_turned.jpg": (1, b"scene"),
-                     "test_deep.png": (1, b"human")}
-    assert all(r["image"] == IMAGES[key.removeprefix("test_")] for key, r in records.items())
-    assert not any(r["has_masks"] or r["caption"] or r["question"] for r in records.values())
+    truths = {key: (r.label, r.category) for key, r in records.items()}
+    assert truths == {"test_a.png": (0, "document"), "test_turned.jpg": (1, "scene"),
+                      "test_deep.png": (1, "human")}
+    assert all(r.image == IMAGES[key.removeprefix("test_")] for key, r in records.items())
+    assert not any(r.has_masks or r.caption or r.question for r in records.values())
     assert counts["items"] == 8 and counts["published"] == 2_217
     assert counts["skipped"] == TF_SKIPPED and counts["label"] == {"0": 1, "1": 2}
 
@@ -130,9 +127,9 @@ def test_both_askings_make_one_record(source, tmp_path):
 def test_pairs_make_two_records(source, tmp_path):
     made = prepare(source, tmp_path, "mc")
     records, counts = _by_id(made), _counts(made)
-    found = {key.removeprefix("test_image_"): (r["file_name"].decode().rpartition("/")[2],
-                                               int(r["label"])) for key, r in records.items()}
-    assert found == {
+    truths = {key.removeprefix("test_image_"): (r.file_name.rpartition("/")[2],
+                                                r.label) for key, r in records.items()}
+    assert truths == {
         "real_from_fake_doc_mc_0_A": ("a.png", 0), "real_from_fake_doc_mc_0_B": ("cmyk.jpg", 1),
         "fake_from_real_doc_mc_0_A": ("a.png", 0), "fake_from_real_doc_mc_0_B": ("cmyk.jpg", 1),
         "real_from_fake_sence_mc_1_A": ("deep.png", 1), "real_from_fake_sence_mc_1_B": ("a.png", 0),

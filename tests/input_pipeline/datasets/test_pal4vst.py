@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from fake_pal4vst import LABELS, SKIPPED, TRAIN, label, make_fake
 
-from input_pipeline.batches.examples import union_mask
 from input_pipeline.datasets import open_dataset
 from input_pipeline.photos.regions import png_to_mask
 from input_pipeline.records import builder, manifest
@@ -33,7 +32,7 @@ def prepared(source, tmp_path_factory):
 
 
 def _by_id(made, split):
-    return {record["id"].decode(): record for record in open_split(made.data_path, split)}
+    return {record.id: record for record in open_split(made.data_path, split)}
 
 
 def test_labels_become_masks_that_can_be_seen(prepared):
@@ -44,22 +43,22 @@ def test_labels_become_masks_that_can_be_seen(prepared):
     assert set(records) == {f"train_{name}" for name in expected}
     for name, mask in expected.items():
         record = records[f"train_{name}"]
-        assert record["image"] == TRAIN[name]
-        assert record["file_name"].decode() == f"images/train/{name}.jpg"
-        assert record["label"] == 1 and record["has_masks"] and not record["regions"]["phrase"]
-        assert (record["height"], record["width"]) == mask.shape
-        assert np.array_equal(png_to_mask(record["union_mask"]), mask)
-        assert np.array_equal(union_mask(record, mask.shape), mask.astype(bool))
+        assert record.image == TRAIN[name]
+        assert record.file_name == f"images/train/{name}.jpg"
+        assert record.label == 1 and record.has_masks and not record.regions
+        assert (record.height, record.width) == mask.shape
+        assert np.array_equal(png_to_mask(record.union_mask), mask)
+        assert np.array_equal(record.marked(mask.shape), mask.astype(bool))
         if mask.any():
-            assert record["union_mask"] != LABELS[name]  # 0 and 255 instead of 0 and 1
-        assert record["group_id"].decode() == image_hash(TRAIN[name])
+            assert record.union_mask != LABELS[name]  # 0 and 255 instead of 0 and 1
+        assert record.group_id == image_hash(TRAIN[name])
 
 
 def test_an_empty_label_means_a_clean_image(prepared):
     records = _by_id(prepared, "test")
-    marked = {key: bool(png_to_mask(r["union_mask"]).any()) for key, r in records.items()}
+    marked = {key: bool(png_to_mask(r.union_mask).any()) for key, r in records.items()}
     assert marked == {"test_clean": False, "test_bad": True}
-    assert all(record["has_masks"] for record in records.values())
+    assert all(record.has_masks for record in records.values())
 
 
 def test_every_defect_is_counted_and_named(prepared):
@@ -87,7 +86,7 @@ def test_a_zip_with_a_folder_around_it_is_read(source, tmp_path):
         for path in source.rglob("*.*"):
             archive.write(path, f"unified/{path.relative_to(source)}")
     items = open_dataset("pal4vst", str(tmp_path / "pal4vst.zip")).splits()
-    assert {split: len(found) for split, found in items.items()} == {
+    assert {split: len(listed) for split, listed in items.items()} == {
         "train": 10, "val": 1, "test": 2}
 
 

@@ -24,11 +24,10 @@ from fake_richhf import (
 from PIL import Image
 from tensorboardX.crc32c import crc32c
 
-from input_pipeline.batches.examples import union_mask
 from input_pipeline.datasets import open_dataset, tfrecord
 from input_pipeline.photos.regions import png_to_mask
 from input_pipeline.records import builder, manifest
-from input_pipeline.records.dataset import image_hash
+from input_pipeline.records.dataset import image_hash, read_item
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError, RecordError
 
@@ -48,11 +47,11 @@ def published(source, tmp_path_factory):
 
 
 def _by_id(made, split="train"):
-    return {record["id"].decode(): record for record in open_split(made.data_path, split)}
+    return {record.id: record for record in open_split(made.data_path, split)}
 
 
 def _heat(record):
-    with Image.open(io.BytesIO(record["heatmap"])) as image:
+    with Image.open(io.BytesIO(record.heatmap)) as image:
         assert image.mode == "L" and image.format == "PNG"
         return np.asarray(image)
 
@@ -64,13 +63,13 @@ def test_images_are_found_by_name_or_by_stem(published):
     assert sorted(records) == [f"train_{number}" for number in range(len(names))]
     for number, name in enumerate(names):
         record = records[f"train_{number}"]
-        assert record["image"] == IMAGES[name] and record["label"] == 1 and record["has_masks"]
-        assert record["group_id"].decode() == image_hash(IMAGES[name])
-        assert not record["caption"] and not record["regions"]["phrase"]
-    assert records["train_0"]["file_name"] == b"train/0a1b.png"
-    assert records["train_5"]["file_name"].decode() == "train/été 照片.png"
-    assert records["train_0"]["group_id"] == records["train_6"]["group_id"]
-    assert (records["train_1"]["height"], records["train_1"]["width"]) == (24, 16)
+        assert record.image == IMAGES[name] and record.label == 1 and record.has_masks
+        assert record.group_id == image_hash(IMAGES[name])
+        assert not record.caption and not record.regions
+    assert records["train_0"].file_name == "train/0a1b.png"
+    assert records["train_5"].file_name == "train/été 照片.png"
+    assert records["train_0"].group_id == records["train_6"].group_id
+    assert (records["train_1"].height, records["train_1"].width) == (24, 16)
 
 
 def test_maps_stay_as_they_are_in_all_three_encodings(published):
@@ -83,19 +82,19 @@ def test_maps_stay_as_they_are_in_all_three_encodings(published):
 
 def test_union_mask_has_the_size_of_the_image(published):
     records = _by_id(published)
-    mask = png_to_mask(records["train_0"]["union_mask"])
+    mask = png_to_mask(records["train_0"].union_mask)
     expected = np.zeros((32, 48), np.uint8)
     expected[:8, :24] = expected[16:, 12:24] = 1
     assert np.array_equal(mask, expected)
-    assert png_to_mask(records["train_1"]["union_mask"]).shape == (24, 16)
-    assert not union_mask(records["train_3"], (16, 24)).any()
+    assert png_to_mask(records["train_1"].union_mask).shape == (24, 16)
+    assert not records["train_3"].marked((16, 24)).any()
 
 
 def test_scores_are_read_and_bad_ones_left_out(published):
     records = _by_id(published)
-    assert records["train_0"]["scores"] == {"aesthetic": .25, "artifact": .5, "misalignment": .75,
-                                            "overall": 1.0}
-    scores = records["train_4"]["scores"]
+    assert records["train_0"].scores == {"aesthetic": .25, "artifact": .5, "misalignment": .75,
+                                         "overall": 1.0}
+    scores = records["train_4"].scores
     assert scores["aesthetic"] == .25 and np.isnan([scores["artifact"], scores["overall"]]).all()
 
 
@@ -115,15 +114,15 @@ def test_every_defect_is_counted(published):
 
 def test_flavours_differ_in_what_counts_as_marked(source, tmp_path):
     half = prepare(source, tmp_path, "half")
-    mask = png_to_mask(_by_id(half)["train_0"]["union_mask"])
+    mask = png_to_mask(_by_id(half)["train_0"].union_mask)
     expected = np.zeros((32, 48), np.uint8)
     expected[16:, 12:24] = 1
     assert np.array_equal(mask, expected)
     dataset = open_dataset("richhf/marked", str(source))
     items = dataset.splits()["train"]
-    kept = [dataset.read_item(dataset, "train", item)[0]["status"] for item in items[:5]]
-    assert kept == ["kept", "kept", "kept", "skipped", "kept"]
-    assert dataset.read_item(dataset, "train", items[3])[0]["reason"] == "nothing marked"
+    statuses = [read_item(dataset, "train", item)[0]["status"] for item in items[:5]]
+    assert statuses == ["kept", "kept", "kept", "skipped", "kept"]
+    assert read_item(dataset, "train", items[3])[0]["reason"] == "nothing marked"
 
 
 @pytest.mark.parametrize("place", [".", "images/train", "zip", "all in one zip"])
@@ -142,9 +141,9 @@ def test_images_may_lie_elsewhere(source, published, tmp_path, place):
             other = tmp_path / "images.zip"
     dataset = pickle.loads(pickle.dumps(open_dataset("richhf", str(other))))
     items = dataset.splits()["train"]
-    made = [dataset.read_item(dataset, "train", item)[1] for item in items[:7]]
-    assert [m["image"] for m in made] == [
-        _by_id(published)[f"train_{n}"]["image"] for n in range(7)]
+    features = [read_item(dataset, "train", item)[1] for item in items[:7]]
+    assert [stored["image"] for stored in features] == [
+        _by_id(published)[f"train_{n}"].image for n in range(7)]
 
 
 def test_a_data_set_travels_without_the_file_it_read(source):
@@ -199,10 +198,10 @@ def test_the_checksum_is_crc32c():
 def test_a_cut_anywhere_is_a_truncated_file(tmp_path, cut):
     content = write_records(tmp_path / "a.tfrecord", [b"first", b"second"])
     first = 12 + len(b"first") + 4
-    one, two = tfrecord.frames(content[:first + cut])
-    assert tfrecord.read_frame(content, one) == b"first"
+    whole, broken = tfrecord.frames(content[:first + cut])
+    assert tfrecord.read_frame(content, whole) == b"first"
     with pytest.raises(RecordError, match="truncated file"):
-        tfrecord.read_frame(content, two)
+        tfrecord.read_frame(content, broken)
 
 
 def test_a_broken_length_ends_a_file(tmp_path):

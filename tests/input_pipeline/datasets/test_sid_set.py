@@ -40,33 +40,33 @@ def parquet(tmp_path_factory):
 
 def check_record(record, kind, content, name):
     """Every field that both layouts have."""
-    assert record["image"] == content and record["label"] == KINDS.index(kind)
-    assert record["group_id"].decode() == hashlib.sha256(content).hexdigest()
-    assert record["category"] == record["generator"] == record["question"] == b""
-    assert record["dataset"] == b"sid_set" and not len(record["regions"]["phrase"])
+    assert record.image == content and record.label == KINDS.index(kind)
+    assert record.group_id == hashlib.sha256(content).hexdigest()
+    assert record.category == record.generator == record.question == ""
+    assert record.dataset == "sid_set" and not record.regions
     expected = MASKS[name][1] if kind == "tampered" else None
-    assert bool(record["has_masks"]) == (kind == "real" or expected is not None)
+    assert bool(record.has_masks) == (kind == "real" or expected is not None)
     if expected is None:
-        assert record["union_mask"] == b""
+        assert record.union_mask == b""
     else:
-        np.testing.assert_array_equal(png_to_mask(record["union_mask"]), expected)
+        np.testing.assert_array_equal(png_to_mask(record.union_mask), expected)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_every_record_of_the_folders_is_exact(folders, split):
     _, made, built = folders
-    records = {r["file_name"].decode(): r for r in open_split(built.data_path, split)}
+    records = {r.file_name: r for r in open_split(built.data_path, split)}
     for kind, files in made[split].items():
         for name, content in files.items():
             record = records.pop(f"{split}/{kind}/{name}")
             check_record(record, kind, content, name)
-            assert record["id"].decode() == f"{split}_{kind}/{name}"
+            assert record.id == f"{split}_{kind}/{name}"
     assert not records
 
 
 def test_descriptions_are_captions(folders):
-    captions = {r["file_name"].decode().split("/", 1)[1]: r["caption"].decode()
-                for r in open_split(folders[2].data_path, "train") if r["caption"]}
+    captions = {r.file_name.split("/", 1)[1]: r.caption
+                for r in open_split(folders[2].data_path, "train") if r.caption}
     assert captions == {"real/plain.png": "A plain photo.", "tampered/ok.png": "Its left half.",
                         "full_synthetic/syn_0.png": "By a machine."}
 
@@ -74,9 +74,9 @@ def test_descriptions_are_captions(folders):
 def test_every_defect_of_the_folders_is_counted(folders):
     _, made, built = folders
     train = manifest.read_summary(built.data_path)["splits"]["train"]
-    kept = sum(map(len, made["train"].values()))
-    assert train["published"] == 210_000 and train["records"] == kept
-    assert train["items"] == kept + len(BROKEN) + 1
+    usable = sum(map(len, made["train"].values()))
+    assert train["published"] == 210_000 and train["records"] == usable
+    assert train["items"] == usable + len(BROKEN) + 1
     assert train["skipped"] == {"file missing": 1, "not an image file": 2, "unreadable image": 3}
     assert train["repaired"] == {"mask resized": 2}
     assert train["dropped"] == {"mask missing": 1, "unusable mask": 3}
@@ -124,24 +124,24 @@ def test_an_archive_reads_like_the_folder(folders, tmp_path, start):
     hostile = [("../train/real/out.png", picture(1), False),
                (f"{start}train/real/link.png", b"/etc/passwd", True)]
     packed = zip_tree(tmp_path / "all.zip", files, start=start, hostile=hostile)
-    one, two = (open_dataset("sid_set/folders", str(p)) for p in (source, packed))
-    for items, others in zip(one.splits().values(), two.splits().values(), strict=True):
+    first, second = (open_dataset("sid_set/folders", str(p)) for p in (source, packed))
+    for items, others in zip(first.splits().values(), second.splits().values(), strict=True):
         assert [item.id for item in items] == [item.id for item in others]
         for item, other in zip(items, others, strict=True):
             if "gone" not in item.id and not item.file.endswith((".db", "_Store", "bad_empty.jpg")):
-                record = two.read(other, Notes())
+                record = second.read(other, Notes())
                 assert vars(record) | {"file_name": ""} == vars(
-                    one.read(item, Notes())) | {"file_name": ""}
+                    first.read(item, Notes())) | {"file_name": ""}
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_every_record_of_the_parquet_files_is_exact(parquet, split):
     _, made, built = parquet
-    records = {r["id"].decode().removeprefix(f"{split}_"): r
+    records = {r.id.removeprefix(f"{split}_"): r
                for r in open_split(built.data_path, split)}
     assert records.keys() == made[split].keys()
     for key, (kind, content) in made[split].items():
-        name = records[key]["file_name"].decode()
+        name = records[key].file_name
         assert key == f"{kind}_{name[:-4]}"
         check_record(records[key], kind, content, name)
 

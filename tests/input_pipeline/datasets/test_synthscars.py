@@ -1,7 +1,6 @@
 """SynthScars as TFDS: what is read back, which defects are tolerated, and how they are counted."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from fake_synthscars import (
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import builder, manifest, record as common
 from input_pipeline.records.prepared import open_split
-from input_pipeline.scarred_photos.__main__ import make_dataset
+from input_pipeline.scarred_photos.dataset_folder import make_dataset
 
 
 def prepare(source, data_dir, config):
@@ -41,48 +40,49 @@ def published(source, tmp_path_factory):
 
 
 def _by_id(builder, split="train"):
-    return {record["id"].decode(): record for record in open_split(builder.data_path, split)}
+    return {record.id: record for record in open_split(builder.data_path, split)}
 
 
 def test_usable_records_come_back_with_their_bytes(published):
     records = _by_id(published)
     assert sorted(records) == [f"train_{i}" for i in range(5)]
-    names = {key: record["file_name"].decode() for key, record in records.items()}
+    names = {key: record.file_name for key, record in records.items()}
     for key, name in names.items():
-        assert records[key]["image"] == IMAGES[name]
-        assert records[key]["label"] == 1
-    sizes = {key: (int(r["height"]), int(r["width"])) for key, r in records.items()}
+        assert records[key].image == IMAGES[name]
+        assert records[key].label == 1
+    sizes = {key: (r.height, r.width) for key, r in records.items()}
     assert sizes["train_0"] == (16, 24) and sizes["train_2"] == (24, 16)
 
 
 def test_record_has_exactly_the_documented_features(published):
     record = _by_id(published)["train_0"]
-    assert set(record) == set(common.features())
-    assert set(record["regions"]) == {f.name for f in dataclasses.fields(common.Region)}
+    assert {f.name for f in dataclasses.fields(record)} == set(common.features())
+    assert {f.name for f in dataclasses.fields(common.Region)} == set(
+        common.features()["regions"].feature)
     for field in set(common.features()) - {"regions", "scores"}:
         assert f"| {field}" in common.__doc__ or f", {field} |" in common.__doc__
-    assert record["dataset"] == b"synthscars" and record["has_masks"]
-    assert np.isnan(list(record["scores"].values())).all()
+    assert record.dataset == "synthscars" and record.has_masks
+    assert np.isnan(list(record.scores.values())).all()
 
 
 def test_regions_follow_the_cleaned_caption(published):
     record = _by_id(published)["train_0"]
-    caption, regions = record["caption"].decode(), record["regions"]
+    caption, regions = record.caption, record.regions
     # Quotes go first, then spaces: a quote behind a space stays, as in the published code.
     assert caption == '"The hand and the left foot. "'
-    assert regions["phrase"] == [b"hand", b"left foot"]
-    spans = zip(regions["start"], regions["end"], strict=True)
-    assert [caption[start:end] for start, end in spans] == ["hand", "left foot"]
-    assert [json.loads(text) for text in regions["polygons"]] == [SQUARE, SQUARE]
+    assert [region.phrase for region in regions] == ["hand", "left foot"]
+    assert [caption[region.start:region.end] for region in regions] == ["hand", "left foot"]
+    assert [region.polygons for region in regions] == [SQUARE, SQUARE]
 
 
 def test_quotes_are_stripped_and_an_empty_explanation_is_kept(published):
     record = _by_id(published)["train_1"]
-    assert record["caption"] == b"A sign." and record["regions"]["explanation"] == [b""]
+    assert record.caption == "A sign."
+    assert [region.explanation for region in record.regions] == [""]
 
 
 def test_group_is_the_image_itself(published):
-    groups = {key: record["group_id"] for key, record in _by_id(published).items()}
+    groups = {key: record.group_id for key, record in _by_id(published).items()}
     assert groups["train_0"] == groups["train_3"] == groups["train_4"]
     assert len({groups["train_0"], groups["train_1"], groups["train_2"]}) == 3
 
@@ -101,8 +101,8 @@ def test_every_defect_is_named(published):
     assert skipped["7"]["file"] == "gone.png"
     assert skipped["8"]["reason"] == skipped["9"]["reason"] == "unreadable image"
     assert skipped["#15"]["reason"] == "malformed record"
-    (kept,) = (e for e in entries if e["status"] == "kept" and e["id"] == "4")
-    notes = {note["region"]: note for note in kept["notes"]}
+    (entry,) = (e for e in entries if e["status"] == "kept" and e["id"] == "4")
+    notes = {note["region"]: note for note in entry["notes"]}
     assert notes[1]["detail"] == "sign"
     assert notes[3]["detail"] == "polygon has fewer than 3 points: 2"
     assert "wholly outside the 24x16 image" in notes[4]["detail"]
@@ -118,11 +118,11 @@ def test_photos_are_real_or_tampered(tmp_path):
         records = _by_id(builder, split).values()
         assert len(records) == number
         for record in records:
-            assert record["label"] == (2 if record["regions"]["phrase"] else 0)
-            assert record["group_id"] == record["file_name"].rpartition(b"_")[0]
-            stored = made / split / "images" / record["file_name"].decode()
-            assert record["image"] == stored.read_bytes()
-        assert sorted({int(record["label"]) for record in records}) == [0, 2]
+            assert record.label == (2 if record.regions else 0)
+            assert record.group_id == record.file_name.rpartition("_")[0]
+            stored = made / split / "images" / record.file_name
+            assert record.image == stored.read_bytes()
+        assert sorted({record.label for record in records}) == [0, 2]
 
 
 def test_a_photo_whose_refs_are_all_broken_is_not_called_real(tmp_path):
@@ -141,4 +141,4 @@ def test_image_bytes_may_hold_zeros_at_the_end(tmp_path):
     content = IMAGES["a.png"] + b"\0\0\0"  # fixed-width byte strings would lose them
     source = write_split(tmp_path / "s", "train", GOOD[:1], images={"a.png": content})
     builder = prepare(source, tmp_path / "data", config="published")
-    assert np.array_equal(open_split(builder.data_path, "train")[0]["image"], content)
+    assert np.array_equal(open_split(builder.data_path, "train")[0].image, content)

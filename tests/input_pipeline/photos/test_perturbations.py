@@ -19,20 +19,20 @@ def test_levels_repeat_and_grow(photo, name):
     worst = 0.0
     for level in GRID[name]:
         before = photo.copy()
-        one, two = (perturb(photo, name, level, record_id="a") for _ in range(2))
-        np.testing.assert_array_equal(one, two)
+        first, second = (perturb(photo, name, level, record_id="a") for _ in range(2))
+        np.testing.assert_array_equal(first, second)
         np.testing.assert_array_equal(photo, before)
-        assert one.shape == photo.shape and one.dtype == np.uint8
-        error = np.abs(one.astype(float) - photo).mean()
+        assert first.shape == photo.shape and first.dtype == np.uint8
+        error = np.abs(first.astype(float) - photo).mean()
         assert error > worst or name == "web" and error > 0
         worst = error
 
 
 def test_noise_belongs_to_the_record_and_has_its_sigma():
     grey = np.full((200, 200, 3), 128, np.uint8)
-    one, two = (perturb(grey, "noise", 0.05, record_id=i).astype(float) for i in "ab")
-    assert abs((one - 128).std() / 255 - 0.05) < 0.001 and abs((one - 128).mean()) < 0.2
-    assert abs(np.corrcoef(one.ravel(), two.ravel())[0, 1]) < 0.01
+    first, second = (perturb(grey, "noise", 0.05, record_id=i).astype(float) for i in "ab")
+    assert abs((first - 128).std() / 255 - 0.05) < 0.001 and abs((first - 128).mean()) < 0.2
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.01
 
 
 def test_blur_is_the_gaussian_of_its_kernel():

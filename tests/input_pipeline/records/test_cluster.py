@@ -1,5 +1,6 @@
 """Reading by Apache Beam: the same records and manifest as without, and nothing half done."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -44,10 +45,11 @@ def assert_same(plain, other):
     """The same records in the same order, manifest and summary; no other files."""
     assert sorted(other.info.splits) == sorted(plain.info.splits)
     for split in plain.info.splits:
-        one, two = (open_split(made.data_path, split) for made in (plain, other))
-        assert len(one) == len(two)
-        for number in range(len(one)):
-            np.testing.assert_equal(one[number], two[number])  # equal where both are NaN
+        first, second = (open_split(made.data_path, split) for made in (plain, other))
+        assert len(first) == len(second)
+        for number in range(len(first)):
+            np.testing.assert_equal(  # equal where both are NaN
+                dataclasses.asdict(first[number]), dataclasses.asdict(second[number]))
     assert _lines(plain) == _lines(other)
     assert manifest.read_summary(plain.data_path) == manifest.read_summary(other.data_path)
     names = [{path.name.partition("-0")[0] for path in made.data_path.iterdir()}

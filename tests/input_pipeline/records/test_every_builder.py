@@ -75,7 +75,7 @@ def kill_all(sources: list[list[str]], root: str) -> None:
     builder_lib.read_item = die
     for name, path in sources:
         dataset = open_dataset(name, path)
-        items = [(split, item.id) for split, found in dataset.splits().items() for item in found]
+        items = [(split, item.id) for split, listed in dataset.splits().items() for item in listed]
         middle = items[len(items) // 2]
         if not (child := os.fork()):
             builder_lib.prepare(dataset, f"{root}/{dataset.name}")

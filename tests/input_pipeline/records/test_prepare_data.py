@@ -49,9 +49,9 @@ def test_other_annotations_are_not_taken_for_the_same(published, tmp_path):
 def test_two_builds_give_the_same_records_in_the_same_order(published, source, tmp_path):
     again = prepare(source, tmp_path, config="published")
     first, second = (open_split(b.data_path, "train") for b in (published, again))
-    assert [r["id"] for r in first] == [r["id"] for r in second]
-    one, two = (list(manifest.read_manifest(b.data_path)) for b in (published, again))
-    assert one == two
+    assert [r.id for r in first] == [r.id for r in second]
+    first, second = (list(manifest.read_manifest(b.data_path)) for b in (published, again))
+    assert first == second
 
 
 def test_test_annotations_beside_train_are_found(tmp_path):

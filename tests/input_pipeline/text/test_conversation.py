@@ -61,11 +61,11 @@ def test_located_phrases_never_overlap_and_are_the_phrases():
         caption = "".join(rng.choices("ab ", k=rng.randrange(20)))
         phrases = ["".join(rng.choices("ab ", k=rng.randrange(4))) for _ in range(5)]
         spans = locate_phrases(caption, phrases)
-        found = [span for span in spans if span]
+        located = [span for span in spans if span]
         for phrase, span in zip(phrases, spans, strict=True):
             assert span is None or caption[slice(*span)] == phrase
-        tagged = tag_phrases(caption, rng.sample(found, len(found)))  # raises on overlap
-        assert tagged.count("[SEG]") == len(found)
+        tagged = tag_phrases(caption, rng.sample(located, len(located)))  # raises on overlap
+        assert tagged.count("[SEG]") == len(located)
         assert tagged.replace("<p> ", "").replace(" </p> [SEG]", "") == caption
 
 

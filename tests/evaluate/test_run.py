@@ -1,6 +1,7 @@
 """The whole evaluation: its command, what a stop costs, damaged photos, and several hosts."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -14,10 +15,18 @@ from made_rows import prediction, record
 from input_pipeline.errors import UserError
 from input_pipeline.photos import regions
 from input_pipeline.records import prepared
-from legion_jax.evaluate import chunks, run as run_lib, settings as settings_lib, summary
+from legion_jax.evaluate import (
+    __main__ as evaluate_command,
+    chunks,
+    run as run,
+    summary,
+    terminal,
+)
 from legion_jax.evaluate.photo_rows import Source
-from legion_jax.evaluate.settings import DEFAULT
+from legion_jax.evaluate.settings import DEFAULT, compatible
 from legion_jax.predict.predictor import Predictor
+from legion_jax.weights import checkpoint
+from legion_jax.weights.checkpoint import Checkpoint
 
 data = small_data.data
 folder, tokenizer, photos = (
@@ -56,10 +65,10 @@ def made_up(number: int) -> Source:
     return Source([("test", records)])
 
 
-def run(source, output, finder, *, facts=None, settings=DEFAULT, damage=()):
-    task = run_lib.Task(source, facts or FACTS, lambda: finder)
-    return run_lib.run(task, epath.Path(output), run_lib.Scoring(settings, resamples=20),
-                       folder="weights", damage=damage)
+def evaluate_into(source, output, finder, *, facts=None, settings=DEFAULT, damage=()):
+    task = run.Task(source, facts or FACTS, lambda: finder)
+    return run.run(task, epath.Path(output), run.Scoring(settings, resamples=20),
+                   folder="weights", damage=damage)
 
 
 def lines(output):
@@ -68,7 +77,7 @@ def lines(output):
 
 def test_every_record_counts_once_at_its_own_size():
     source = made_up(5)
-    result, rows = run_lib.evaluate(Finder(), source.parts[0][1], progress=False)
+    result, rows = run.evaluate(Finder(), source.parts[0][1])
     assert [r["id"] for r in rows] == [f"r{i}" for i in range(5)]
     assert all(sum(r["counts"]) == 320 for r in rows)
     assert result["localisation"]["mean"]["f1"] == result["matching"]["coco"]["map"] == 1
@@ -77,7 +86,7 @@ def test_every_record_counts_once_at_its_own_size():
 
 
 def test_both_files_say_the_same(tmp_path, capsys):
-    result = run(made_up(7), tmp_path / "out", Finder())
+    result = evaluate_into(made_up(7), tmp_path / "out", Finder())
     assert json.loads((tmp_path / "out/metrics.json").read_text()) == result
     rows = lines(tmp_path / "out")
     assert summary.summary(rows)["localisation"] == result["localisation"]
@@ -87,7 +96,7 @@ def test_both_files_say_the_same(tmp_path, capsys):
     assert result["intervals"]["localisation.mean.f1"] == [1, 1]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "metrics.json", "report.html", "rows.jsonl", "settings.json"]
-    run_lib.show(result)
+    terminal.show(result)
     assert "1.00-1.00" in capsys.readouterr().out
 
 
@@ -97,51 +106,51 @@ def small_chunks(monkeypatch):
 
 
 def test_a_stopped_evaluation_goes_on(tmp_path, small_chunks):
-    whole = run(made_up(10), tmp_path / "whole", Finder())
+    whole = evaluate_into(made_up(10), tmp_path / "whole", Finder())
     with pytest.raises(KeyboardInterrupt):
-        run(made_up(10), tmp_path / "out", Finder(stop=7))
+        evaluate_into(made_up(10), tmp_path / "out", Finder(stop=7))
     assert not (tmp_path / "out/rows.jsonl").exists()
     second = Finder()
-    assert run(made_up(10), tmp_path / "out", second) == whole
+    assert evaluate_into(made_up(10), tmp_path / "out", second) == whole
     assert second.seen == 4  # two chunks of three were done
     assert lines(tmp_path / "out") == lines(tmp_path / "whole")
     third = Finder()
-    assert run(made_up(10), tmp_path / "out", third) == whole and third.seen == 0
+    assert evaluate_into(made_up(10), tmp_path / "out", third) == whole and third.seen == 0
 
 
 @pytest.mark.parametrize("facts, settings, message", [
     (FACTS | {"step": 4}, DEFAULT, r"made with step 3 \(now 4\)"),
-    (FACTS, settings_lib.compatible("legion"),
+    (FACTS, compatible("legion"),
      r"made with pixel_rule 'exact' \(now 'legion'\), rasteriser 'coco' \(now 'fillpoly'\)")])
 def test_other_settings_are_refused(tmp_path, small_chunks, facts, settings, message):
     with pytest.raises(KeyboardInterrupt):
-        run(made_up(10), tmp_path, Finder(stop=7))
+        evaluate_into(made_up(10), tmp_path, Finder(stop=7))
     with pytest.raises(UserError, match=message):
-        run(made_up(10), tmp_path, Finder(), facts=facts, settings=settings)
+        evaluate_into(made_up(10), tmp_path, Finder(), facts=facts, settings=settings)
 
 
 def test_damaged_photos_are_evaluated_level_by_level(tmp_path, small_chunks):
     damage = [("noise", 0.02), ("noise", 1.0)]
     with pytest.raises(KeyboardInterrupt):
-        run(made_up(4), tmp_path, Finder(stop=10), damage=damage)
+        evaluate_into(made_up(4), tmp_path, Finder(stop=10), damage=damage)
     finder = Finder()
-    result = run(made_up(4), tmp_path, finder, damage=damage)
+    result = evaluate_into(made_up(4), tmp_path, finder, damage=damage)
     assert finder.seen == 4  # the whole photos, one level, and one of two chunks were done...
     mild, strong = result["robustness"]
     assert (mild["name"], mild["level"], strong["level"]) == ("noise", 0.02, 1.0)
     assert mild["localisation"]["mean"]["f1"] == 1 > strong["localisation"]["mean"]["f1"]
     assert {"localisation", "detection", "text"} <= set(mild)
-    place = tmp_path / "robustness" / "noise_1"
-    assert len(lines(place)) == 4
-    own = json.loads((place / "metrics.json").read_text())
+    strongest = tmp_path / "robustness" / "noise_1"
+    assert len(lines(strongest)) == 4
+    own = json.loads((strongest / "metrics.json").read_text())
     assert own["settings"]["perturbation"] == "noise" and own["settings"]["level"] == 1
-    assert run(made_up(4), tmp_path, Finder(stop=0), damage=damage) == result
-    run_lib.show(result)
+    assert evaluate_into(made_up(4), tmp_path, Finder(stop=0), damage=damage) == result
+    terminal.show(result)
 
 
 def test_the_published_rule_changes_the_truth(tmp_path):
-    settings = settings_lib.compatible("legion")
-    result = run(made_up(4), tmp_path, Finder(), settings=settings)
+    settings = compatible("legion")
+    result = evaluate_into(made_up(4), tmp_path, Finder(), settings=settings)
     mean = result["localisation"]["mean"]
     assert mean["f1"] == pytest.approx((1 + 1 + 2 * (2 * 100 / 221)) / 4)
     assert mean["miou"] == pytest.approx(
@@ -158,7 +167,7 @@ def test_the_command(folder, data, tmp_path):
     result = json.loads((tmp_path / "out/metrics.json").read_text())
     rows = lines(tmp_path / "out")
     splits = [prepared.open_split(data / "data", name) for name in ("train[:6]", "test")]
-    assert [r["id"] for r in rows] == [split[i]["id"].decode() for split in splits
+    assert [r["id"] for r in rows] == [split[i].id for split in splits
                                        for i in range(len(split))]
     assert [r["split"] for r in rows] == ["train"] * 6 + ["test"] * 5
     assert set(result["detection"]["by_split"]) == {"train", "test"}
@@ -177,6 +186,25 @@ def test_the_command(folder, data, tmp_path):
     assert "Traceback" not in again.stderr
 
 
+def test_the_command_reads_the_checkpoints_legion_json_once(folder, data, tmp_path, monkeypatch):
+    parsed, loaded = [], []
+    parse_meta = checkpoint.parse_meta
+
+    def counted(path, content):
+        parsed.append(str(path))
+        return parse_meta(path, content)
+
+    monkeypatch.setattr(checkpoint, "parse_meta", counted)
+    monkeypatch.setattr(evaluate_command, "run",
+                        lambda task, *_, **__: loaded.extend([task.predictor, task.predictor]))
+    evaluate_command.evaluate(types.SimpleNamespace(
+        checkpoint=str(folder), data_dir=str(data / "data"), split="test", output=str(tmp_path),
+        compat="", robustness="", css_model="", batch_size=2, int8=False, resamples=0,
+        bootstrap_seed=0))
+    assert parsed == [str(folder / "legion.json")]
+    assert loaded[0] is loaded[1] and loaded[0].batch_size == 2
+
+
 def test_a_typing_error_costs_no_minutes(folder, data, tmp_path):
     for flag, message in (("--css_model=mini", "pip install -e '.[css]'"),
                           ("--split=holdout", "no split 'holdout'")):
@@ -190,20 +218,21 @@ def test_a_typing_error_costs_no_minutes(folder, data, tmp_path):
 def on_this_host(folder: str, data_dir: str, output: str) -> int:
     """Evaluate a split into `output` as the command does; how many photos this host predicted."""
     chunks.SIZE, chunks.POLL_SECONDS = 2, 0.05
-    source, seen = run_lib.open_source(data_dir, "test"), []
+    data, seen = run.open_data(data_dir, "test"), []
+    opened = Checkpoint.open(folder)
 
     class Counted:
         def __init__(self):
-            self.predictor = Predictor.from_folder(folder, batch_size=2)
+            self.predictor = Predictor.from_checkpoint(opened, batch_size=2)
 
         def stream(self, items, *, explain):
-            for key, found in self.predictor.stream(items, explain=explain):
+            for key, answer in self.predictor.stream(items, explain=explain):
                 seen.append(key)
-                yield key, found
+                yield key, answer
 
-    task = run_lib.Task(source, run_lib.facts_of(folder, data_dir, "test", source), Counted)
-    run_lib.run(task, epath.Path(output), run_lib.Scoring(DEFAULT, resamples=20), folder=folder,
-                damage=[("jpeg", 50.0)])
+    task = run.Task(data.source, run.facts_of(opened, data), Counted)
+    run.run(task, epath.Path(output), run.Scoring(DEFAULT, resamples=20), folder=folder,
+            damage=[("jpeg", 50.0)])
     return len(seen)
 
 
@@ -215,8 +244,8 @@ def test_two_hosts_share_the_photos_and_agree_with_one(folder, data, tmp_path, m
                              str(tmp_path / "two"), hosts=2)
     assert seen == [6, 4]  # chunks of 2, 2 and 1, twice
     assert on_this_host(str(folder), str(data / "data"), str(tmp_path / "one")) == 10
-    for place in ("", "robustness/jpeg_50"):
-        ours, theirs = (lines(tmp_path / name / place) for name in ("two", "one"))
+    for output in ("", "robustness/jpeg_50"):
+        ours, theirs = (lines(tmp_path / name / output) for name in ("two", "one"))
         for one, other in zip(ours, theirs, strict=True):
             for name in ("probability", "fake_probability"):
                 assert one.pop(name) == pytest.approx(other.pop(name), abs=1e-5)

@@ -7,7 +7,8 @@ import pytest
 from made_rows import random_rows
 
 from input_pipeline.errors import UserError
-from legion_jax.evaluate import bootstrap, intervals, mask_scores, summary
+from legion_jax.evaluate import mask_scores, summary, weighted
+from legion_jax.evaluate.intervals import bootstrap_intervals, paired_difference
 
 
 def at(result: dict, path: str):
@@ -16,34 +17,33 @@ def at(result: dict, path: str):
     return result
 
 
+def scores_of(rows, rule="exact") -> dict:
+    return dict(weighted.scores(summary.blocks(rows, rule=rule)))
+
+
 @pytest.mark.parametrize("rule", mask_scores.RULES)
 @pytest.mark.parametrize("seed", range(8))
-def test_every_statistic_is_the_number_of_the_report(seed, rule):
+def test_every_score_is_a_number_of_the_report(seed, rule):
     rows = random_rows(seed, 60)
-    result = summary.summary(rows, rule=rule)
-    found = intervals.of_rows(rows, rule=rule)
-    for path, statistic in found.items():
-        value, wanted = statistic(intervals.once(rows))[0], at(result, path)
-        if wanted is None:
-            assert np.isnan(value), path
-        else:
-            assert value == pytest.approx(wanted), path
-    assert len(found) > 35
+    result, scores = summary.summary(rows, rule=rule), scores_of(rows, rule)
+    assert {path: at(result, path) for path in scores} == weighted.values(scores, len(rows))
+    assert len(scores) > 35
 
 
+@pytest.mark.parametrize("rule", mask_scores.RULES)
 @pytest.mark.parametrize("seed", range(3))
-def test_a_photo_drawn_twice_counts_twice(seed):
+def test_a_photo_drawn_twice_counts_twice(seed, rule):
     rows = random_rows(seed, 40)
     draws = np.random.default_rng(seed).multinomial(40, np.full(40, 1 / 40), size=3)
-    found = intervals.of_rows(rows)
+    scores = scores_of(rows, rule)
     for number, drawn in enumerate(draws):
         # Their regions must stay side by side: where scores tie, the first row comes first.
         result = summary.summary([row for row, n in zip(rows, drawn, strict=True)
-                                  for _ in range(n)])
-        for path, statistic in found.items():
+                                  for _ in range(n)], rule=rule)
+        for path, score in scores.items():
             if path.startswith(("matching.hungarian", "matching.coco")):
                 continue  # repeats of a tie are drawn as one block here, and one by one there
-            value, wanted = statistic(draws)[number], at(result, path)
+            value, wanted = score(draws)[number], at(result, path)
             assert value == pytest.approx(np.nan if wanted is None else wanted, nan_ok=True), path
 
 
@@ -51,27 +51,27 @@ def test_rare_rows_alone():
     for rows in (random_rows(1, 1), random_rows(2, 1), [
             row for row in random_rows(3, 80) if row["failed"]]):
         result = summary.summary(rows)
-        for path, (low, high) in bootstrap.intervals(rows, resamples=20).items():
+        for path, (low, high) in bootstrap_intervals(rows, resamples=20).items():
             assert low <= at(result, path) + 1e-9 and at(result, path) <= high + 1e-9
-    assert bootstrap.intervals([], resamples=20) == {}
-    assert bootstrap.intervals(random_rows(0, 5), resamples=0) == {}
+    assert bootstrap_intervals([], resamples=20) == {}
+    assert bootstrap_intervals(random_rows(0, 5), resamples=0) == {}
 
 
 def test_intervals_hold_their_number_and_repeat():
     rows = random_rows(5, 120)
-    result, found = summary.summary(rows), bootstrap.intervals(rows, resamples=200)
-    for path, (low, high) in found.items():
+    result, intervals = summary.summary(rows), bootstrap_intervals(rows, resamples=200)
+    for path, (low, high) in intervals.items():
         assert low <= high
         if "average_precision" not in path and "ece" not in path and "matching" not in path:
             assert low <= at(result, path) <= high, path  # the others are biased in resamples
-    assert found == bootstrap.intervals(rows, resamples=200)
-    assert found != bootstrap.intervals(rows, resamples=200, seed=1)
+    assert intervals == bootstrap_intervals(rows, resamples=200)
+    assert intervals != bootstrap_intervals(rows, resamples=200, seed=1)
 
 
 def test_the_interval_of_a_mean_is_the_normal_one():
     rows = random_rows(6, 400)
     values = np.array([r["rouge_l"] for r in rows if r["rouge_l"] is not None])
-    low, high = bootstrap.intervals(rows, resamples=2000)["text.rouge_l"]
+    low, high = bootstrap_intervals(rows, resamples=2000)["text.rouge_l"]
     half = 1.96 * values.std() / np.sqrt(len(values))
     assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
     assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
@@ -81,12 +81,12 @@ def test_pairs_are_more_certain_than_either_alone():
     rows_a = random_rows(7, 200)
     rows_b = [row | {"rouge_l": None if row["rouge_l"] is None else row["rouge_l"] + 0.05}
               for row in rows_a]
-    found = bootstrap.paired_difference(rows_a, rows_b[::-1], resamples=200)["text.rouge_l"]
-    assert [found[name] for name in ("difference", "low", "high")] == pytest.approx([0.05] * 3)
-    assert found["b"] - found["a"] == pytest.approx(0.05) and found["share_above_zero"] == 1
-    low, high = bootstrap.intervals(rows_a, resamples=200)["text.rouge_l"]
+    change = paired_difference(rows_a, rows_b[::-1], resamples=200)["text.rouge_l"]
+    assert [change[name] for name in ("difference", "low", "high")] == pytest.approx([0.05] * 3)
+    assert change["b"] - change["a"] == pytest.approx(0.05) and change["share_above_zero"] == 1
+    low, high = bootstrap_intervals(rows_a, resamples=200)["text.rouge_l"]
     assert high - low > 0.02
-    nothing = bootstrap.paired_difference(rows_a, rows_a, resamples=50)
+    nothing = paired_difference(rows_a, rows_a, resamples=50)
     assert all(v["difference"] == v["low"] == v["high"] == v["share_above_zero"] == 0
                for v in nothing.values()) and len(nothing) > 30
 
@@ -94,17 +94,17 @@ def test_pairs_are_more_certain_than_either_alone():
 def test_other_photos_or_another_truth_are_no_pair():
     rows = random_rows(8, 6)
     with pytest.raises(UserError, match="6 and 5 rows; r5 is in the first alone"):
-        bootstrap.paired_difference(rows, rows[:5])
+        paired_difference(rows, rows[:5])
     with pytest.raises(UserError, match="not of the same photos: 5 and 6"):
-        bootstrap.paired_difference(rows[:5], rows)
+        paired_difference(rows[:5], rows)
     with pytest.raises(UserError, match="r3: the two evaluations differ in its label"):
-        bootstrap.paired_difference(rows, [*rows[:3], rows[3] | {"label": 9}, *rows[4:]])
+        paired_difference(rows, [*rows[:3], rows[3] | {"label": 9}, *rows[4:]])
     with pytest.raises(UserError, match="not of the same photos"):
-        bootstrap.paired_difference([], [])
+        paired_difference([], [])
 
 
 def test_a_thousand_resamples_of_a_thousand_photos_take_seconds():
     rows = random_rows(9, 1000)
     started = time.monotonic()
-    bootstrap.intervals(rows)
+    bootstrap_intervals(rows)
     assert time.monotonic() - started < 30

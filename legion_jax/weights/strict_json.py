@@ -1,0 +1,60 @@
+"""JSON files beside weights, read strictly: whoever wrote or damaged them, refused in one line."""
+
+import json
+import os
+import pathlib
+
+from input_pipeline.errors import UserError
+
+
+class CheckpointError(UserError):
+    """A folder of weights, ours or PyTorch's, that cannot be used; the message names what is wrong.
+
+    The message is one line of fewer than 600 characters, because names and values of a damaged
+    file may have any length and any line breaks.
+    """
+
+    def __init__(self, message: str):
+        line = " ".join(message.split())
+        super().__init__(line if len(line) < 600 else f"{line[:390]} ... {line[-200:]}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def read_json(path: pathlib.Path) -> dict:
+    """Parse a file that holds a JSON object. Raises CheckpointError naming the file."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: not found") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    return parse_json(path, content)
+
+
+def parse_json(path: str | os.PathLike, content: bytes) -> dict:
+    """The JSON object that `content`, read from `path`, holds.
+
+    Raises CheckpointError naming the file: it is no JSON, no object, or names something twice.
+    """
+    def unique(pairs):
+        value = {}
+        for name, item in pairs:
+            if name in value:
+                raise CheckpointError(f"{path}: {name} is there twice")
+            value[name] = item
+        return value
+
+    try:
+        value = json.loads(content, object_pairs_hook=unique)
+        json.dumps(value, ensure_ascii=False).encode()  # half a character could not be recorded
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({first_line(error)})") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value

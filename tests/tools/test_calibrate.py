@@ -1,0 +1,60 @@
+"""The command that fits and keeps a temperature."""
+
+import json
+
+import empty_run
+import numpy as np
+import pytest
+import small_checkpoint
+import small_data
+from commands import run_tool
+
+from input_pipeline.records import prepared
+from legion_jax.predict import calibration
+from legion_jax.predict.predictor import Predictor
+from legion_jax.weights.checkpoint import Checkpoint
+from tools import calibrate
+
+data, run = small_data.data, empty_run.run
+folder, tokenizer, photos = (
+    small_checkpoint.folder, small_checkpoint.tokenizer, small_checkpoint.photos)
+
+
+class StubPredictor:
+    """Right about four photos of five, and far too sure."""
+
+    batch_size = 5
+
+    def __init__(self, labels):
+        self.labels, self.seen = labels, 0
+
+    def verdict_logits(self, images):
+        assert 0 < len(images) <= self.batch_size
+        numbers = range(self.seen, self.seen + len(images))
+        self.seen += len(images)
+        signs = [(1 if self.labels[i] else -1) * (-1 if i % 5 == 0 else 1) for i in numbers]
+        return np.array([[9.0 * sign, 0] for sign in signs], np.float32)
+
+
+def test_the_command_fits_all_labelled_photos(run, data, monkeypatch, capsys):
+    source = prepared.open_split(data / "data", "train")
+    labels = [source[i].label for i in range(24)]
+    monkeypatch.setattr(Predictor, "from_checkpoint",
+                        lambda checkpoint, batch_size: StubPredictor(labels))
+    facts = calibrate.calibrate(str(run), str(data / "data"), "train", batch_size=5)
+    # 19 of 24 are right, each with a margin of 9 / T: the optimum is log(19 / 5).
+    assert calibration.load(Checkpoint.open(run)) == pytest.approx(9 / np.log(19 / 5), rel=1e-4)
+    assert facts["num_photos"] == 24 and facts["num_failed"] == 0
+    assert facts["after"]["nll"] < facts["before"]["nll"]
+    assert facts["after"]["ece"] == pytest.approx(0, abs=1e-4) and facts["before"]["ece"] > 0.2
+    saved = json.loads((run / "calibration.json").read_text())
+    assert saved["data"] == "synthscars/photos" and len(saved["content"]) == 64
+    calibrate.show(facts)
+    assert "24 photos of synthscars/photos, train" in capsys.readouterr().out
+
+
+def test_a_split_of_one_class_is_refused(folder, data, tmp_path):
+    done = run_tool("tools.calibrate", "--checkpoint", folder, "--data_dir", data / "data",
+                    "--split", "test[:1]")
+    assert done.returncode == 1 and "split test[:1]: 1 labelled photos of 1 class" in done.stderr
+    assert not (folder / "calibration.json").exists()
