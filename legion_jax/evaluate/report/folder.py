@@ -70,8 +70,8 @@ class Evaluation:
 
     def interval(self, *path: str) -> tuple[float, float] | None:
         """The 95 % interval of `number`, or None."""
-        found = self.block("intervals").get(".".join(path))
-        return None if found is None or None in found else (found[0], found[1])
+        ends = self.block("intervals").get(".".join(path))
+        return None if ends is None or None in ends else (ends[0], ends[1])
 
 
 def open_evaluation(folder: epath.PathLike) -> Evaluation:
