@@ -26,6 +26,7 @@ SERIES = ("blue", "orange", "green", "purple", "amber", "sky", "ink")
 LEFT, RIGHT, TOP, BOTTOM = 46, 18, 24, 38  # px kept free around the axes, for ticks and titles
 TITLED = 52  # px kept free above the axes where title and legend stand there
 TEXT_SIZE = 10.5  # px
+TURN = 35  # degrees by which long labels are turned
 LEAST_BAR = 1.5  # px; few are not none, so one among thousands still shows
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "chart", "text.parse_math": False,
          "path.simplify": False, "font.size": TEXT_SIZE}
@@ -87,8 +88,8 @@ class Dot:
 class Chart:
     """A chart of `size` (width, height) px.
 
-    name, note: its title and what to know of it. legend: (tone, words). bottom: px kept free below
-    the axes.
+    name, note: its title and what to know of it. legend: (tone, words). left, bottom: px kept free
+    beside and below the axes.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Chart:
     dots: Sequence[Dot] = ()
     legend: Sequence[tuple[str, str]] = ()
     size: tuple[int, int] = (340, 210)
+    left: int = LEFT
     bottom: int = BOTTOM
 
 
@@ -185,8 +187,8 @@ def _figure(chart: Chart, top: int):
     width, height = chart.size
     figure = Figure(figsize=(width / 72, height / 72), dpi=72)  # a point is a pixel
     figure.patch.set_visible(False)
-    tall = height - top - chart.bottom
-    axes = figure.add_axes((LEFT / width, chart.bottom / height, (width - LEFT - RIGHT) / width,
+    wide, tall = width - chart.left - RIGHT, height - top - chart.bottom
+    axes = figure.add_axes((chart.left / width, chart.bottom / height, wide / width,
                             tall / height))
     _set_axes(axes, chart, tall)
     labels: dict[str, str] = {}
@@ -201,8 +203,7 @@ def _figure(chart: Chart, top: int):
     for bar in chart.bars:
         if bar.value:
             least = LEAST_BAR / tall * (chart.y.high - chart.y.low)
-            gap = min(1.0, 60 * (bar.right - bar.left) / (chart.x.high - chart.x.low)) / (
-                width - LEFT - RIGHT) * (chart.x.high - chart.x.low)
+            gap = min((chart.x.high - chart.x.low) / wide, (bar.right - bar.left) / 4)  # 1 px
             add(Rectangle((bar.left, 0), bar.right - bar.left - gap, max(bar.value, least),
                           facecolor=TONES[bar.tone], alpha=bar.opacity, linewidth=0), bar.label)
     for line in chart.lines:
@@ -228,7 +229,7 @@ def _set_axes(axes, chart: Chart, tall: int) -> None:
     axes.set_ylim(chart.y.low, chart.y.high)
     axes.minorticks_off()
     axes.set_axisbelow(True)
-    turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if chart.x.turned else {}
+    turned = {"rotation": TURN, "ha": "right", "rotation_mode": "anchor"} if chart.x.turned else {}
     axes.set_xticks(*zip(*chart.x.ticks, strict=True), **turned)
     axes.set_yticks(*zip(*chart.y.ticks, strict=True))
     axes.tick_params(length=0, labelcolor=TONES["soft"], pad=7)
@@ -239,7 +240,7 @@ def _set_axes(axes, chart: Chart, tall: int) -> None:
         axes.plot([value, value], [0, -4 / tall], transform=axes.get_xaxis_transform(),
                   color=TONES["soft"], linewidth=1, clip_on=False)
     width, height = chart.size
-    axes.figure.text((width + LEFT - RIGHT) / 2 / width, 5 / height, chart.x.title, ha="center",
+    axes.figure.text((width + chart.left - RIGHT) / 2 / width, 5 / height, chart.x.title, ha="center",
                      color=TONES["soft"])
     axes.figure.text(4 / width, 1 - 12 / height, chart.y.title, color=TONES["soft"])
 
@@ -251,7 +252,7 @@ def _add_title(figure, chart: Chart) -> None:
 
     width, height = chart.size
     figure.patch.set(visible=True, facecolor=TONES["card"])
-    figure.text(12 / width, 1 - 18 / height, chart.name, color=TONES["ink"], weight=600, size=12)
+    figure.text(12 / width, 1 - 18 / height, chart.name, color=TONES["ink"], weight="bold", size=12)
     for number, (tone, words) in enumerate(chart.legend):
         left = LEFT + number * (width - LEFT - RIGHT) / len(chart.legend)
         figure.add_artist(Circle((left, height - 34), 4.5, color=TONES[tone],

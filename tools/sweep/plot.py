@@ -13,7 +13,7 @@ from legion_jax.display.charts import Axis, Chart, Dot, Line
 
 WIDTH, HEIGHT = 640, 380  # px
 BELOW = 56  # px kept free below the axis, more where labels are turned
-LETTER = 6.6  # px, about the mean width of a letter of a label
+LETTER = 5.9  # px, about the mean width of a letter of a label
 MIN_SPAN = 0.05
 
 
@@ -73,7 +73,11 @@ def draw(points: Sequence[Point], *, metric: str, best: str | None) -> str:
     title, labels, places = layout(points)
     longest = max(map(len, labels)) * LETTER
     turned = longest > (WIDTH - charts.LEFT - charts.RIGHT) / len(labels)
-    below = BELOW + (round(min(longest, 260) * math.sin(math.radians(35))) if turned else 0)
+    left, below = charts.LEFT, BELOW
+    if turned:
+        angle = math.radians(charts.TURN)
+        below += round(min(longest, 260) * math.sin(angle))
+        left = max(left, round(min(longest, 260) * math.cos(angle)))
     names = list(dict.fromkeys(series for series, _ in places))
     dots, lines, legend = [], [], []
     for number, name in enumerate(names):
@@ -90,4 +94,4 @@ def draw(points: Sequence[Point], *, metric: str, best: str | None) -> str:
     return charts.draw(Chart(
         metric, "", axis, value_axis([p.value for p in points if p.drawn] or [0.0]),
         lines=lines, dots=dots, legend=legend if len(names) > 1 else (),
-        size=(WIDTH, HEIGHT - BELOW + below), bottom=below), standalone=True)
+        size=(WIDTH, HEIGHT - BELOW + below), left=left, bottom=below), standalone=True)
