@@ -36,8 +36,8 @@ def pictures(data_dir: str | None, a: Evaluation, b: Evaluation):
 def show(result: dict, run: Evaluation) -> None:
     """Print the differences, named as in the report of `run`."""
     table = Table("", "A", "B", "B - A", "95 % interval", "better")
-    for one in comparison.forest(result["differences"], run):
-        table.add_row(one.term.name, one.a, one.b, one.difference, one.interval, one.better or "-")
+    for row in comparison.forest(result["differences"], run):
+        table.add_row(row.term.name, row.a, row.b, row.difference, row.interval, row.better or "-")
     console = Console()
     console.print(table)
     console.print(f"{result['num_shared']} photos both scored; left out: {result['num_only_a']} "
@@ -57,8 +57,8 @@ if __name__ == "__main__":
         """Compares the two folders on the command line."""
         output = paths.folder(OUTPUT.value, "--output")
         a, b = open_evaluation(first), open_evaluation(second)
-        found = comparison.compare(a, b, resamples=SAMPLES.value, seed=SEED.value)
-        result = comparison.write_comparison(output, found, max_photos=MAX_PHOTOS.value,
+        compared = comparison.compare(a, b, resamples=SAMPLES.value, seed=SEED.value)
+        result = comparison.write_comparison(output, compared, max_photos=MAX_PHOTOS.value,
                                              picture=pictures(DATA_DIR.value, a, b))
         show(result, a)
         print(f"{output / 'compare.html'}")

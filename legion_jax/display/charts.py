@@ -211,12 +211,12 @@ def _figure(chart: Chart, top: int):
                    alpha=line.opacity, linestyle=(0, line.dash) if line.dash else "-",
                    solid_joinstyle="round"))
     for dot in chart.dots:
-        place = axes.transData.transform((dot.x, dot.y))
+        middle = axes.transData.transform((dot.x, dot.y))
         shape = {"transform": IdentityTransform(), "alpha": dot.opacity}
         if dot.ring:
-            add(Circle(place, 2 * dot.radius, facecolor="none", edgecolor=TONES[dot.tone],
+            add(Circle(middle, 2 * dot.radius, facecolor="none", edgecolor=TONES[dot.tone],
                        linewidth=1.5, **shape), owner=figure)
-        add(Circle(place, dot.radius, facecolor=TONES[dot.tone], edgecolor=TONES["card"],
+        add(Circle(middle, dot.radius, facecolor=TONES[dot.tone], edgecolor=TONES["card"],
                    linewidth=1, **shape), dot.label, owner=figure)
     return figure, labels
 
@@ -240,8 +240,8 @@ def _set_axes(axes, chart: Chart, tall: int) -> None:
         axes.plot([value, value], [0, -4 / tall], transform=axes.get_xaxis_transform(),
                   color=TONES["soft"], linewidth=1, clip_on=False)
     width, height = chart.size
-    axes.figure.text((width + chart.left - RIGHT) / 2 / width, 5 / height, chart.x.title, ha="center",
-                     color=TONES["soft"])
+    axes.figure.text((width + chart.left - RIGHT) / 2 / width, 5 / height, chart.x.title,
+                     ha="center", color=TONES["soft"])
     axes.figure.text(4 / width, 1 - 12 / height, chart.y.title, color=TONES["soft"])
 
 

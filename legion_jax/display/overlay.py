@@ -116,8 +116,8 @@ def paint_masks(image: np.ndarray, masks: Sequence[np.ndarray], *,
     thick = max(2, round(min(picture.shape[:2]) / 180))
     layers = [(_surroundings(mask), np.array(colours[k % len(colours)], np.float32))
               for k, mask in enumerate(masks)]
-    layers = [(picture[place], mask[place], tone)  # the first is a view: it writes to the picture
-              for mask, (place, tone) in zip(masks, layers, strict=True)]
+    layers = [(picture[box], mask[box], tone)  # the first is a view: it writes to the picture
+              for mask, (box, tone) in zip(masks, layers, strict=True)]
     for part, mask, tone in layers:
         part[mask] += fill * (tone - part[mask])
     for part, mask, _ in layers:

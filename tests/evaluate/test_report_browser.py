@@ -17,13 +17,7 @@ CARDS = "[...document.querySelectorAll('.card h3')].map(e => e.textContent)"
 NUMBER = 30  # more than the gallery makes at once
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    path = browser.find()
-    if path is None:
-        pytest.skip("no Chromium found: install chromium, or name one by CHROMIUM")
-    with browser.Browser(path, tmp_path_factory.mktemp("profile")) as page:
-        yield page
+chromium = browser.chromium
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import browser
 import pytest
 from PIL import Image
 from sheet_pages import EVIL, make_source, read_page
@@ -17,6 +18,8 @@ from input_pipeline.records import builder, manifest
 from input_pipeline.records.prepared import open_split
 from tools.inspect_data import __main__ as inspect_data, survey
 from tools.inspect_data.pages import Request
+
+chromium = browser.chromium
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +151,28 @@ def test_what_is_shown_can_be_chosen(own, tmp_path):
     page = write(own, tmp_path, "train", label=2)["train"]
     assert {records[index] for index in shown(page)} == {"train_two", "train_mute"}
     assert "None fits." in " ".join(write(own, tmp_path, "test", label=0)["test"].texts)
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_records_are_shown_in_a_browser(chromium, sheet, width):
+    chromium.errors.clear()
+    chromium.view(width, phone=width < 500)
+    chromium.open((sheet[0] / "jsonl-records-train.html").as_uri())
+    cards = "Object.fromEntries([...document.querySelectorAll('.card')].map(c => " \
+            "[c.querySelector('h3').textContent, [...c.querySelectorAll('figcaption b')]" \
+            ".map(b => b.textContent)]))"
+    assert chromium.run(cards) == {
+        "train_two": ["Photo", "Masks"], "train_union": ["Photo", "Masks"],
+        "train_heat": ["Photo", "Masks", "Heat map"], "train_plain": ["Photo"],
+        "train_clean": ["Photo"], "train_mute": ["Photo", "Masks"]}
+    assert chromium.run("document.documentElement.scrollWidth") <= width
+    chromium.run("location.hash = '#/photo/train_two'")
+    chromium.wait("document.querySelector('#photo h1')")
+    shown = chromium.run("document.querySelector('#photo').textContent")
+    for words in ("cheese", "physics, 21 % of the photo", "a.png", "Record"):
+        assert words in shown, words
+    assert chromium.run("document.documentElement.scrollWidth") <= width
+    assert chromium.errors == []
 
 
 def test_statistics_need_no_script(sheet):

@@ -27,13 +27,13 @@ def charts_of(rows: Sequence[dict]) -> list[Chart]:
 
     Values that are missing, None, NaN or infinite are skipped; a term without any has no chart.
     """
-    made = []
+    drawn = []
     for name, meaning in TERMS.items():
         pairs = [(row["step"], row[name]) for row in rows
                  if row.get(name) is not None and math.isfinite(row[name])]
         if pairs:
-            made.append(_chart(name, meaning, np.array(sorted(pairs), np.float64)))
-    return made
+            drawn.append(_chart(name, meaning, np.array(sorted(pairs), np.float64)))
+    return drawn
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:

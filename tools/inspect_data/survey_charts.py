@@ -26,19 +26,19 @@ def charts_of(survey: Survey, *, tokens: bool) -> list[Chart]:
     unmarked = ", ".join(filter(None, (
         _without(int((area == 0).sum()), "nothing marked"),
         _without(int(np.isnan(area).sum()), "not looked for"))))
-    made = []
+    drawn = []
     if (area > 0).any():
-        made.append(shares("Mask area", "share of the photo", area[area > 0], unmarked))
+        drawn.append(shares("Mask area", "share of the photo", area[area > 0], unmarked))
     if (rows["regions"] > 0).any():
-        made.append(counts("Regions", "regions per image", rows["regions"]))
+        drawn.append(counts("Regions", "regions per image", rows["regions"]))
     if len(texts):
-        made.append(counts("Caption length", "characters", texts["characters"], silent))
+        drawn.append(counts("Caption length", "characters", texts["characters"], silent))
         if tokens:
-            made.append(counts("Caption length", "tokens of the caption alone", texts["tokens"],
-                               silent))
+            drawn.append(counts("Caption length", "tokens of the caption alone",
+                                texts["tokens"], silent))
     if len(rows):
-        made.append(sizes("Image size", rows["width"], rows["height"]))
-    return made
+        drawn.append(sizes("Image size", rows["width"], rows["height"]))
+    return drawn
 
 
 def _without(count: int, what: str) -> str:
