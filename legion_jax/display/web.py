@@ -52,6 +52,6 @@ def base64_picture(picture: Image.Image, form: str, **options) -> str:
 
 
 def data_uri(picture: Image.Image, form: str, **options) -> markupsafe.Markup:
-    """The same as a data URI."""
+    """A picture encoded as by `base64_picture`, as a data URI for the `src` of an image."""
     return markupsafe.Markup(
         f"data:image/{form.lower()};base64,{base64_picture(picture, form, **options)}")

@@ -96,7 +96,7 @@ class Example:
 
     @property
     def right(self) -> bool:
-        """Whether the verdict is."""
+        """Whether the verdict is right, real against not real."""
         return (self.verdict != "real") == self.is_fake
 
     @property

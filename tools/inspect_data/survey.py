@@ -44,6 +44,7 @@ class Survey:
 
     @property
     def looked_at(self) -> int:
+        """Number of records that were looked at, usable or not."""
         return len(self.rows) + len(self.problems)
 
 

@@ -88,7 +88,7 @@ def compare(a: Evaluation, b: Evaluation, *, resamples: int = RESAMPLES,
 
 
 def check_same(a: Evaluation, b: Evaluation) -> None:
-    """Raises UserError, naming both values, where numbers of two evaluations mean not the same."""
+    """Raises UserError, naming both values, where numbers of two evaluations differ in meaning."""
     def value(run, path):
         return run.block(*path[:-1]).get(path[-1]) if path[:-1] else run.metrics.get(path[-1])
 

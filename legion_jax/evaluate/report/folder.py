@@ -34,8 +34,8 @@ class Evaluation:
     def rows(self) -> Iterator[dict]:
         """Every row of rows.jsonl in order, with what `UNKNOWN` has for keys it lacks.
 
-        Raises UserError naming the line that is no JSON object or has no id, or the second one
-        with an id.
+        Raises UserError naming a line that is no JSON object, has no id, or has the id of an
+        earlier line.
         """
         path, seen = self.path / "rows.jsonl", {}
         with path.open("rb") as file:

@@ -53,7 +53,7 @@ def answer(row: Mapping, title: str = "Prediction") -> dict:
 
 
 def right(row: Mapping) -> bool | None:
-    """Whether the verdict, real or not, is; None without a verdict or a known truth."""
+    """Whether the verdict is right, real against not real; None without a verdict or a truth."""
     if row["verdict"] is None or row["label"] == UNKNOWN:
         return None
     return (row["verdict"] == "real") == (row["label"] == REAL)
@@ -78,7 +78,7 @@ def sort_keys(row: Mapping) -> dict[str, list | float | str | None]:
 
 
 def marks(row: Mapping) -> list[str]:
-    """The names of MARKS that hold of a photo."""
+    """The names in MARKS of what is true of a photo and its answer."""
     tp, fp, fn, _ = row["counts"] or (0, 0, 0, 0)
     holds = {"wrong": right(row) is False, "disagree": row["words_agree"] is False,
              "missed": tp == 0 and fn > 0, "invented": tp + fn == 0 and fp > 0,
