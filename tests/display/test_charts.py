@@ -7,8 +7,8 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
-import numpy as np
 import pytest
+from svg_shapes import boxes, elements, middles
 
 from legion_jax.display import charts
 from legion_jax.display.charts import Axis, Bar, Chart, Dot, Line
@@ -23,32 +23,18 @@ CHART = Chart(
 WIDE, TALL = 300 - charts.LEFT - charts.RIGHT, 200 - charts.TOP - charts.BOTTOM
 
 
-def box(group) -> tuple[float, ...]:
-    """Left, top, right and bottom of a shape in px."""
-    points = np.array(re.findall(r"(-?[\d.]+) (-?[\d.]+)(?= [A-Za-z]|$)",
-                                 group.find("path").get("d")), float)
-    return (*points.min(0), *points.max(0))
-
-
-def shapes(text: str) -> dict:
-    """{label: what carries it}."""
-    return {group.find("title").text: group
-            for group in ElementTree.fromstring(text).iter("g")}
-
-
 def test_values_stand_at_their_places():
-    drawn = shapes(charts.draw(CHART))
+    drawn = boxes(charts.draw(CHART))
     assert list(drawn) == ["half", "few", "corner", "origin"]  # in order, and no bar of nobody
     floor = 200 - charts.BOTTOM
-    left, top, right, bottom = box(drawn["half"])
+    left, top, right, bottom = drawn["half"]
     assert (left, top, bottom) == (charts.LEFT, floor - TALL / 2, floor)
     assert right == pytest.approx(charts.LEFT + WIDE / 5 - 1, abs=0.1)
-    assert box(drawn["few"])[3] - box(drawn["few"])[1] == pytest.approx(charts.LEAST_BAR, abs=0.1)
+    assert drawn["few"][3] - drawn["few"][1] == pytest.approx(charts.LEAST_BAR, abs=0.1)
     for name, place in (("corner", (300 - charts.RIGHT, charts.TOP)),
                         ("origin", (charts.LEFT, floor))):
-        left, top, right, bottom = box(drawn[name])
-        assert ((left + right) / 2, (top + bottom) / 2) == pytest.approx(place, abs=0.1)
-    line = next(path for path in ElementTree.fromstring(charts.draw(CHART)).iter("path")
+        assert middles(charts.draw(CHART))[name] == pytest.approx(place, abs=0.1)
+    line = next(path for path in elements(charts.draw(CHART), "path")
                 if "--orange" in path.get("style"))
     assert line.get("d") == (f"M {charts.LEFT} {floor} L {charts.LEFT + WIDE / 2:g} {charts.TOP} "
                              f"L {300 - charts.RIGHT} {floor - TALL / 4:g}")
@@ -56,7 +42,7 @@ def test_values_stand_at_their_places():
 
 def test_a_chart_on_a_page_has_its_colours_its_font_and_no_ids():
     text = charts.draw(CHART)
-    root = ElementTree.fromstring(text)
+    [root] = elements(text, "svg")
     assert root.attrib == {"viewBox": "0 0 300 200", "role": "img",
                            "aria-label": "name, note: up over across"}
     assert not re.search(r"#|font-family|url\(|https?:| id=|<style", text)
@@ -67,10 +53,10 @@ def test_a_chart_on_a_page_has_its_colours_its_font_and_no_ids():
 
 
 def test_a_chart_of_its_own_has_everything_inside():
-    root = ElementTree.fromstring(charts.draw(CHART, standalone=True))
     text = charts.draw(CHART, standalone=True)
     assert "var(" not in text and charts.TONES["blue"] in text
-    words = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    words = [element.text for element in elements(text, "text")]
+    [root] = elements(text, "svg")
     assert {"name", "bars", "across", "none"} <= set(words)
     assert (root.get("width"), root.get("height")) == ("300", "200")
 
@@ -127,5 +113,4 @@ def test_logarithmic_axes_have_few_ticks():
     assert len(charts.log_axis("", 1e-9, 1e9).ticks) <= 7
     chart = dataclasses.replace(CHART, y=charts.log_axis("", 0.01, 1), bars=(),
                                 dots=[Dot(0, 0.1, "middle")])
-    _, top, _, bottom = box(shapes(charts.draw(chart))["middle"])
-    assert (top + bottom) / 2 == pytest.approx(charts.TOP + TALL / 2, abs=0.1)
+    assert middles(charts.draw(chart))["middle"][1] == pytest.approx(charts.TOP + TALL / 2, abs=0.1)
