@@ -15,6 +15,7 @@ from input_pipeline.records.record import LABELS
 from legion_jax.display import overlay, web
 
 SIDE = 640  # px of a picture's longer side, at most
+SMALL = 128  # px; smaller photos are shown magnified, so their pixels are kept as they are
 
 
 def config(sorts: Mapping[str, tuple[str, bool]], marks: Mapping[str, str], *,
@@ -93,7 +94,8 @@ def jpeg(photo: Image.Image, size: Sequence[int]) -> str:
     """A photo, whose whole is of `size` (height, width), as a JPEG in base64 of at most SIDE px."""
     sides = _reduced(size)
     small = photo if photo.size == sides else photo.resize(sides, Image.Resampling.LANCZOS)
-    return web.base64_picture(small, "JPEG", quality=75, optimize=True)
+    options = {"quality": 95, "subsampling": 0} if max(size) < SMALL else {"quality": 75}
+    return web.base64_picture(small, "JPEG", optimize=True, **options)
 
 
 def _reduced(size: Sequence[int]) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 const config = JSON.parse(document.getElementById("config").textContent);
 const items = JSON.parse(document.getElementById("items").textContent);
 const DASH = "–";
-const SMALL = 128;  // px; smaller photos show their pixels
+const SMALL = 128;  // px, as in gallery.py; smaller photos show their pixels
 
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -61,8 +61,8 @@ function answerWords(answer) {
 // A photo, with masks on it when there are any. `kind`: "plain", "truth", "said" or "heat".
 function stage(item, kind, title, words, masks) {
   const [tall, wide] = item.size || [1, 1], drawn = masks.length ? `, ${title}: ${words}` : "";
-  const small = Math.max(tall, wide) < SMALL ? "photo pixelated" : "photo";
-  const photo = make("div", {class: small, style: `--ratio:${wide / tall}`},
+  const small = item.size && Math.max(tall, wide) < SMALL;
+  const photo = make("div", {class: small ? "photo pixelated" : "photo", style: `--ratio:${wide / tall}`},
     make("img", {alt: `Photo ${item.id}${drawn}`, decoding: "async"}));
   const figure = make("figure", {class: `stage ${kind}`}, photo,
     make("figcaption", {}, make("b", {}, title), words ? ` ${words}` : ""));
