@@ -69,8 +69,8 @@ def wrap(text: str, width: float, size: int) -> list[str]:
 def spell(text: str) -> str:
     """The text in letters the built-in font has; accents are dropped, the rest becomes "?"."""
     plain = unicodedata.normalize("NFKD", text.translate(_SPELLED))
-    kept = (c for c in plain if not unicodedata.combining(c))
-    return "".join(c if c.isspace() or _has_glyph(c) else "?" for c in kept)
+    letters = (c for c in plain if not unicodedata.combining(c))
+    return "".join(c if c.isspace() or _has_glyph(c) else "?" for c in letters)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ PALETTE = (
     (213, 94, 0), (86, 180, 233), (240, 228, 66), (0, 158, 115),
     (204, 121, 167), (230, 159, 0), (0, 114, 178), (136, 34, 85),
 )
+UNION = (70, 235, 150)  # of a mask that tells no artifacts apart
 MIN_WIDTH = 480  # px; narrower photos are enlarged so that tags and phrases can be read
 MAX_ENLARGED_HEIGHT = 1600  # px; a tall narrow photo stops growing here and is centred instead
 GAP = 6  # px between photos side by side
@@ -115,8 +116,8 @@ def paint_masks(image: np.ndarray, masks: Sequence[np.ndarray], *,
     thick = max(2, round(min(picture.shape[:2]) / 180))
     layers = [(_surroundings(mask), np.array(colours[k % len(colours)], np.float32))
               for k, mask in enumerate(masks)]
-    layers = [(picture[place], mask[place], tone)  # the first is a view: it writes to the picture
-              for mask, (place, tone) in zip(masks, layers, strict=True)]
+    layers = [(picture[box], mask[box], tone)  # the first is a view: it writes to the picture
+              for mask, (box, tone) in zip(masks, layers, strict=True)]
     for part, mask, tone in layers:
         part[mask] += fill * (tone - part[mask])
     for part, mask, _ in layers:

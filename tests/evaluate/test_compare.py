@@ -83,9 +83,9 @@ def test_nothing_in_common_is_refused(folders, tmp_path):
 
 
 def test_the_page_shows_what_differs_most_with_the_pictures_of_a_report(folders, tmp_path):
-    found = _compared(folders)
+    compared = _compared(folders)
     pictures = photos.ReportPictures(folders[0] / "report.html")
-    result = comparison.write_comparison(tmp_path, found, picture=pictures, max_photos=4)
+    result = comparison.write_comparison(tmp_path, compared, picture=pictures, max_photos=4)
     assert json.loads((tmp_path / "compare.json").read_text()) == result
     text = (tmp_path / "compare.html").read_text(encoding="utf-8")
     page = Page(text)
@@ -136,12 +136,12 @@ def test_places_lie_on_the_line_whatever_the_unit(folders):
     def value(low, high):
         return {"a": 0.0, "b": 0.0, "difference": (low + high) / 2, "low": low, "high": high}
 
-    found = {row.term.name: row for row in comparison.forest(
+    rows = {row.term.name: row for row in comparison.forest(
         {"detection.auc": value(-0.1, 0.2), "detection.nll": value(-3, 3),
          "text.css": value(0.0, 0.0)}, open_evaluation(folders[0]))}
-    assert (found["AUC"].low, found["AUC"].zero, found["AUC"].high) == (26, 50, 98)
-    assert (found["NLL"].low, found["NLL"].place, found["NLL"].high) == (2, 50, 98)
-    assert found["CSS"].equal and not found["AUC"].equal
+    assert (rows["AUC"].low, rows["AUC"].zero, rows["AUC"].high) == (26, 50, 98)
+    assert (rows["NLL"].low, rows["NLL"].place, rows["NLL"].high) == (2, 50, 98)
+    assert rows["CSS"].equal and not rows["AUC"].equal
 
 
 def test_the_terminal_names_every_number(folders, capsys):
@@ -150,6 +150,6 @@ def test_the_terminal_names_every_number(folders, capsys):
     out = capsys.readouterr().out
     flat = re.sub(r"[\s│]+", "", out)
     assert "10photosbothscored;leftout:2thatonlyAhas,0thatonlyBhas" in flat
-    assert all(one.term.name.split()[0] in out for one in comparison.forest(
+    assert all(row.term.name.split()[0] in out for row in comparison.forest(
         result["differences"], open_evaluation(folders[0])))
     assert f"{result['differences']['localisation.mean.f1']['a']:.3f}" in out

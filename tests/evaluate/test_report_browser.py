@@ -17,13 +17,7 @@ CARDS = "[...document.querySelectorAll('.card h3')].map(e => e.textContent)"
 NUMBER = 30  # more than the gallery makes at once
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    path = browser.find()
-    if path is None:
-        pytest.skip("no Chromium found: install chromium, or name one by CHROMIUM")
-    with browser.Browser(path, tmp_path_factory.mktemp("profile")) as found:
-        yield found
+chromium = browser.chromium
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +37,10 @@ def page(chromium, folder):
     assert [url for url in chromium.requests if not url.startswith(("file:", "blob:"))] == []
 
 
-def _open(found: browser.Browser, path, width: int = 1280, *, mark: str = "", **options) -> None:
-    found.view(width, **options)
-    found.open("about:blank")
-    found.open(path.as_uri() + mark)
+def _open(page: browser.Browser, path, width: int = 1280, *, mark: str = "", **options) -> None:
+    page.view(width, **options)
+    page.open("about:blank")
+    page.open(path.as_uri() + mark)
 
 
 def _rows(folder) -> list[dict]:
@@ -218,9 +212,9 @@ def test_nothing_is_wider_than_the_screen(page, folder, tmp_path_factory, width,
     if what == "compare.html":
         path = tmp_path_factory.mktemp("compared")
         fake_evaluation.write(path / "b", 20, seed=1, side=320)
-        found = comparison.compare(open_evaluation(folder), open_evaluation(path / "b"),
-                                   resamples=20)
-        comparison.write_comparison(path, found,
+        compared = comparison.compare(open_evaluation(folder), open_evaluation(path / "b"),
+                                      resamples=20)
+        comparison.write_comparison(path, compared,
                                     picture=photos.ReportPictures(folder / "report.html"))
     _open(page, path / what, width, phone=width < 500)
     page.wait("document.querySelector('.card')")

@@ -1,6 +1,5 @@
-"""Where the photos of a page come from, and how small they become."""
+"""Where the photos of a page come from."""
 
-import base64
 import dataclasses
 import io
 
@@ -13,16 +12,6 @@ from sheet_pages import make_source
 from input_pipeline.errors import UserError
 from input_pipeline.records import builder, prepared
 from legion_jax.evaluate.report import photos
-
-
-def test_large_photos_are_reduced():
-    buffer = io.BytesIO()
-    Image.fromarray(np.zeros((1500, 3000, 3), np.uint8)).save(buffer, "JPEG")
-    code = photos.picture(buffer.getvalue(), "a", (1500, 3000))
-    with Image.open(io.BytesIO(base64.b64decode(code))) as picture:
-        assert picture.size == (photos.SIDE, photos.SIDE // 2)
-    with pytest.raises(UserError, match="photo a: 3000x1500 pixels, but rows.jsonl tells 3000x15"):
-        photos.picture(buffer.getvalue(), "a", (15, 3000))
 
 
 def test_records_are_read_once_when_asked_in_order():

@@ -1,13 +1,12 @@
-"""Tables, published results and curves of a report, from metrics.json alone."""
+"""Tables, published results and items of a report, from metrics.json and rows alone."""
 
 import json
 import re
 
-import numpy as np
 import pytest
 from etils import epath
 
-from legion_jax.evaluate.report import curves, items, published_results, standing, tables
+from legion_jax.evaluate.report import items, published_results, tables
 from legion_jax.evaluate.report.folder import UNKNOWN, Evaluation
 from legion_jax.evaluate.report.tables import Cell
 
@@ -55,14 +54,14 @@ def test_parts_of_a_data_set_have_tables():
         detection={"by_split": {"only": {"accuracy": 1.0, "num": 3}}},
         groups={"GANs": {"accuracy": 0.75, "sets": ["progan"], "missing": ["biggan", "gaugan"]},
                 "CRN": {"accuracy": 0.5, "sets": ["crn"], "missing": []}})
-    found = {table.title: table for table in tables.slices(run)}
-    assert list(found) == ["By category", "By group of test sets"]  # one split is no part
-    names = [column.name for column in found["By category"].columns]
+    parts = {table.title: table for table in tables.slices(run)}
+    assert list(parts) == ["By category", "By group of test sets"]  # one split is no part
+    names = [column.name for column in parts["By category"].columns]
     assert names == ["photos", "F1", "accuracy"]
-    assert [[c.text for c in cells] for _, cells in found["By category"].rows] == [
+    assert [[c.text for c in cells] for _, cells in parts["By category"].rows] == [
         ["3", "0.500", "1.000"], ["1,200", "–", "–"]]
-    assert [c.name for c in found["By group of test sets"].columns] == ["accuracy"]
-    assert found["By group of test sets"].note == "GANs is without biggan, gaugan."
+    assert [c.name for c in parts["By group of test sets"].columns] == ["accuracy"]
+    assert parts["By group of test sets"].note == "GANs is without biggan, gaugan."
 
 
 def test_changes_of_damaged_photos_are_against_the_clean_ones():
@@ -76,53 +75,6 @@ def test_changes_of_damaged_photos_are_against_the_clean_ones():
     assert tables.robustness(_run()) is None
 
 
-def test_levels_go_from_mild_to_hard_and_begin_with_the_clean_value():
-    def at(name, level, f1):
-        return {"name": name, "level": level, "localisation": {"mean": {"f1": f1}}}
-
-    run = _run(localisation={"mean": {"f1": 1.0}}, robustness=[
-        at("jpeg", 35, 0.25), at("jpeg", 90, 0.5), at("noise", 0.2, 0.0), at("noise", 0.02, 0.5)])
-    jpeg, noise = curves.robustness(run)
-    assert [label for _, label in jpeg.x_ticks] == ["clean", "90", "35"]
-    assert [label for _, label in noise.x_ticks] == ["clean", "0.02", "0.2"]
-    [line] = jpeg.lines
-    top, bottom = curves.WIDE.y(1), curves.WIDE.y(0)
-    assert [y for _, y, _ in line.dots] == [top, (top + bottom) / 2, (top + 3 * bottom) / 4]
-    assert line.level == top and "F1 at 90: 0.500" in line.dots[1][2]
-
-
-def test_reliability_and_roc_and_histogram_lie_in_their_canvas():
-    bins = [{"low": 0.5, "high": 0.75, "num": 3, "confidence": 0.6, "accuracy": 1.0},
-            {"low": 0.75, "high": 1.0, "num": 0, "confidence": None, "accuracy": None}]
-    run = _run(detection={"ece": 0.4, "reliability": bins})
-    diagram, counts = curves.reliability(run)
-    assert diagram.note == "ECE 0.400" and len(diagram.bars) == len(counts.bars) == 1
-    assert diagram.bars[0].x == curves.SQUARE.x(0.5) and diagram.bars[0].y == curves.SQUARE.y(1)
-    fake = np.array([0.0, 0.2, 0.8, 1.0, 0.5])
-    truth = np.array([False, False, True, True, True])
-    curve = curves.roc(fake, truth, 1.0)
-    points = [tuple(map(float, p.split(","))) for p in curve.lines[0].points.split()]
-    assert points[0] == (curves.SQUARE.x(0), curves.SQUARE.y(0))
-    assert (curves.SQUARE.x(0), curves.SQUARE.y(1)) in points  # no real photo above any fake one
-    assert points[-1] == (curves.SQUARE.x(1), curves.SQUARE.y(1))
-    assert curves.roc(fake, truth | True, None) is None
-    chart = curves.histogram(fake, truth)
-    assert chart.note == "2 real, 3 fake photos" and len(chart.bars) == 5
-    assert curves.histogram(fake[:0], truth[:0]) is None
-    for bar in (*chart.bars, *diagram.bars, *counts.bars):
-        assert curves.SQUARE.LEFT <= bar.x <= bar.x + bar.width <= curves.SQUARE.WIDTH
-        assert bar.y + bar.height == pytest.approx(curves.SQUARE.y(0), abs=0.11)
-
-
-def test_large_curves_are_thinned_but_keep_their_ends():
-    rng = np.random.default_rng(0)
-    truth = rng.random(5000) < 0.5
-    curve = curves.roc(rng.random(5000), truth, 0.5)
-    points = curve.lines[0].points.split()
-    assert len(points) <= curves.MAX_POINTS
-    assert points[-1] == f"{float(curves.SQUARE.x(1))},{float(curves.SQUARE.y(1))}"
-
-
 @pytest.mark.parametrize(("data", "split", "titles", "reason"), [
     ("synthscars/photos", "test", 3, ""),
     ("/data/SynthScars/photos/2.0.0", "test[:100]", 3, "Not strictly comparable: test[:100] is a"),
@@ -134,9 +86,9 @@ def test_large_curves_are_thinned_but_keep_their_ends():
     ("", "", 0, "Not comparable: no published table is of unknown data"),
 ])
 def test_published_tables_are_of_the_same_data(data, split, titles, reason):
-    found = standing.standing(_run(data=data, split=split))
-    assert len(found.tables) == titles
-    assert found.reason.startswith(reason) and bool(found.reason) == bool(reason)
+    standing = published_results.standing(_run(data=data, split=split))
+    assert len(standing.tables) == titles
+    assert standing.reason.startswith(reason) and bool(standing.reason) == bool(reason)
 
 
 def test_this_run_stands_in_the_unit_of_the_published_table():
@@ -144,7 +96,7 @@ def test_this_run_stands_in_the_unit_of_the_published_table():
                categories={"Human": {"localisation": {"mean": {"miou": 0.6082},
                                                       "pooled": {"miou": 0.5}}}},
                localisation={"mean": {"f1": 0.3211}})
-    content, whole, texts = standing.standing(run).tables
+    content, whole, texts = published_results.standing(run).tables
     columns = [column.name for column in content.columns]
     rows = {term.name: [c.text for c in cells] for term, cells in content.rows}
     place = columns.index("human mIoU")
@@ -159,11 +111,11 @@ def test_this_run_stands_in_the_unit_of_the_published_table():
 
 def test_one_test_set_is_its_column():
     run = _run(data="ufd/all", split="crn", detection={"accuracy": 0.75}, groups={})
-    [table] = standing.standing(run).tables
+    [table] = published_results.standing(run).tables
     assert [c.text for c in table.rows[0][1]] == ["–", "–", "75.00", "–", "–", "–", "–"]
     run = _run(data="ufd/all", split="all", groups={
         "GANs": {"accuracy": 0.5, "missing": []}, "SAN": {"accuracy": 0.5, "missing": ["san"]}})
-    texts = [c.text for c in standing.standing(run).tables[0].rows[0][1]]
+    texts = [c.text for c in published_results.standing(run).tables[0].rows[0][1]]
     assert texts[0] == "50.00" and texts[5] == "–"
 
 
@@ -193,16 +145,9 @@ def test_marks(values, marks):
     assert items.marks(_row(**values)) == marks
 
 
-def test_pieces_count_characters_and_leave_overlaps_out():
-    text = "🦊 an ear, an eye"
-    assert items.pieces(text, [[2, 8], None, [5, 12], [10, 16], [90, 95], [3, 3]]) == [
-        ["🦊 ", None], ["an ear", 0], [", ", None], ["an eye", 3]]
-    assert items.pieces("", []) == []
-
-
 def test_phrases_are_found_in_any_case_and_never_twice_in_one_place():
-    found = items.find_phrases("The ear and an ear", ["the EAR", "ear", "EAR", " ", "İ"])
-    assert found == [[0, 7], [15, 18], None, None, None]
+    spans = items.find_phrases("The ear and an ear", ["the EAR", "ear", "EAR", " ", "İ"])
+    assert spans == [[0, 7], [15, 18], None, None, None]
     assert items.find_phrases("İ the ear", ["ear"]) == [[6, 9]]
 
 

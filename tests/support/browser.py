@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # The protocol speaks on descriptors 3 and 4; ours are moved there, by way of others.
 START = """import os, sys
@@ -17,6 +19,16 @@ ends = [os.dup(os.dup(os.dup(int(number)))) for number in sys.argv[1:3]]
 for number, end in zip((3, 4), ends): os.dup2(end, number)
 os.execv(sys.argv[3], sys.argv[3:])"""
 KEYS = {"ArrowLeft": 37, "ArrowRight": 39, "Escape": 27, "Enter": 13, "Tab": 9}
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """A browser for the tests of a module, which are skipped where there is none."""
+    path = find()
+    if path is None:
+        pytest.skip("no Chromium found: install chromium, or name one by CHROMIUM")
+    with Browser(path, tmp_path_factory.mktemp("profile")) as page:
+        yield page
 
 
 def find() -> str | None:

@@ -46,11 +46,12 @@ CONVENTIONS = {
 @functools.cache
 def photographs() -> list[np.ndarray]:
     """Real photographs, uint8[H, W, 3]."""
-    found = [getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")]
+    pictures = [getattr(skimage.data, name)()
+                for name in ("astronaut", "chelsea", "coffee", "rocket")]
     for path in sorted((SHARED / "photos").glob("*.jpg")) if SHARED.is_dir() else []:
         with Image.open(path) as image:
-            found.append(np.asarray(image.convert("RGB")))
-    return found
+            pictures.append(np.asarray(image.convert("RGB")))
+    return pictures
 
 
 def write(folder: pathlib.Path, number: int, *, seed: int = 0, skill: float = 0.7,
@@ -86,8 +87,8 @@ def copy(written: tuple[pathlib.Path, dict], to: pathlib.Path, **changes) -> dic
     """The folder again, with other keys in metrics.json or none where the value is ...; photos."""
     path, encoded = written
     metrics = json.loads((path / "metrics.json").read_text()) | changes
-    kept = {name: value for name, value in metrics.items() if value is not ...}
-    (to / "metrics.json").write_text(json.dumps(kept))
+    metrics = {name: value for name, value in metrics.items() if value is not ...}
+    (to / "metrics.json").write_text(json.dumps(metrics))
     (to / "rows.jsonl").write_bytes((path / "rows.jsonl").read_bytes())
     return encoded
 
@@ -96,7 +97,7 @@ def summary(rows: list[dict], seed: int = 0) -> dict:
     """metrics.json of rows; intervals are made up, everything else is computed."""
     block = _blocks(rows)
     rng = np.random.default_rng(seed)
-    found = {
+    metrics = {
         "checkpoint": "runs/legion_7b", "data": "synthscars/photos", "split": "test",
         "settings": {"explain": "always", "max_new_tokens": 512, "sam_longest": 0,
                      "instruction": "Is this photo real? Explain."},
@@ -111,8 +112,8 @@ def summary(rows: list[dict], seed: int = 0) -> dict:
         "groups": {},
         "robustness": [_damaged(block, name, level, k + 1, rng)
                        for name, levels in GRID.items() for k, level in enumerate(levels)]}
-    found["intervals"] = dict(_intervals(found, rng))
-    return found
+    metrics["intervals"] = dict(_intervals(metrics, rng))
+    return metrics
 
 
 def _record(k: int, seed: int, skill: float, side: int) -> tuple[str, bytes, dict]:
@@ -187,29 +188,30 @@ def _moved(mask, rng, size) -> np.ndarray:
 def _blocks(rows: list[dict]) -> dict:
     fake = np.array([r["fake_probability"] for r in rows])
     truth, said = np.array([r["label"] > 0 for r in rows]), fake >= 0.5
-    found = {"accuracy": accuracy_score(truth, said), "f1": f1_score(truth, said, zero_division=0),
-             "accuracy_real": float((~said[~truth]).mean()) if not truth.all() else None,
-             "accuracy_fake": float(said[truth].mean()) if truth.any() else None,
-             "auc": None, "average_precision": None, "num": len(rows)}
+    verdicts = {"accuracy": accuracy_score(truth, said),
+                "f1": f1_score(truth, said, zero_division=0),
+                "accuracy_real": float((~said[~truth]).mean()) if not truth.all() else None,
+                "accuracy_fake": float(said[truth].mean()) if truth.any() else None,
+                "auc": None, "average_precision": None, "num": len(rows)}
     if truth.any() and not truth.all():
-        found |= {"auc": roc_auc_score(truth, fake),
-                  "average_precision": average_precision_score(truth, fake)}
+        verdicts |= {"auc": roc_auc_score(truth, fake),
+                     "average_precision": average_precision_score(truth, fake)}
     sure, right, bins = np.maximum(fake, 1 - fake), said == truth, []
     for low in np.arange(0.5, 1, 0.05):
         mine = (sure >= low) & (sure < low + 0.05)
         bins.append({"low": float(low), "high": float(low + 0.05), "num": int(mine.sum()),
                      "confidence": float(sure[mine].mean()) if mine.any() else None,
                      "accuracy": float(right[mine].mean()) if mine.any() else None})
-    found["ece"] = float(sum(b["num"] * abs(b["confidence"] - b["accuracy"])
-                             for b in bins if b["num"]) / max(1, len(rows)))
-    found["reliability"] = bins
-    found["by_generator"] = {name: {"accuracy": float(right[at].mean()), "num": int(at.sum())}
-                             for name in GENERATORS if (at := np.array(
+    verdicts["ece"] = float(sum(b["num"] * abs(b["confidence"] - b["accuracy"])
+                                for b in bins if b["num"]) / max(1, len(rows)))
+    verdicts["reliability"] = bins
+    verdicts["by_generator"] = {name: {"accuracy": float(right[at].mean()), "num": int(at.sum())}
+                                for name in GENERATORS if (at := np.array(
                                  [r["generator"] == name for r in rows])).any()}
     text = {"rouge_l": float(np.mean([r["rouge_l"] for r in rows])), "num": len(rows)}
     masks = mask_scores.localisation(np.array([r["counts"] for r in rows]))
     return {"localisation": weighted.values(masks, len(rows)),
-            "detection": found,
+            "detection": verdicts,
             "text": text | {"css": 0.51, "css_model": "paraphrase-MiniLM-L6-v2"}}
 
 
@@ -230,8 +232,8 @@ def _damaged(block: dict, name: str, level: float, step: int, rng) -> dict:
             "detection": scaled(block["detection"]), "text": scaled(block["text"])}
 
 
-def _intervals(found: dict, rng, path: str = ""):
-    for key, value in found.items():
+def _intervals(block: dict, rng, path: str = ""):
+    for key, value in block.items():
         where = f"{path}{key}"
         if where in ("robustness", "settings", "conventions"):
             continue

@@ -1,4 +1,4 @@
-"""A data set with every kind of record, sources of all others, and a parser for their pages."""
+"""A data set with every kind of record, sources of all others, and their pages."""
 
 import json
 import pathlib
@@ -37,17 +37,9 @@ FILES = {"half.png": encode_mask(mask_array()), "heat.png": picture(9, mode="L")
          **{f"{letter}.png": picture(shade) for shade, letter in enumerate("abcdefg")}}
 
 
-class Page(html_page.Page):
-    """Also keeps marked words with their style."""
-
-    def __init__(self, path: pathlib.Path):
-        self.marks = []
-        super().__init__(path.read_text(encoding="utf-8"))
-
-    def handle_data(self, data):
-        super().handle_data(data)
-        if self.open and self.open[-1][0] == "mark":
-            self.marks.append((data, self.tags[-1][1]["style"]))
+def read_page(path: pathlib.Path) -> html_page.Page:
+    """A page that was written."""
+    return html_page.Page(path.read_text(encoding="utf-8"))
 
 
 def make_source(kind, root):

@@ -1,8 +1,7 @@
-"""Statistics against plain numpy, charts that lose nothing, cards of broken records."""
+"""Statistics against plain numpy, charts that lose nothing, items of broken records."""
 
 import base64
 import collections
-import dataclasses
 import io
 import json
 
@@ -13,12 +12,12 @@ from PIL import Image
 from sheet_pages import make_source
 
 from input_pipeline.datasets import open_dataset
+from input_pipeline.photos.regions import rle_to_mask
 from input_pipeline.records import builder, manifest
 from input_pipeline.records.prepared import open_split
-from input_pipeline.records.record import RecordError
 from input_pipeline.text.tokenizer import train_tokenizer
-from legion_jax.display import overlay
-from tools.inspect_data import bar_charts, contact_sheet, pages, survey, thumbnails
+from legion_jax.display import gallery
+from tools.inspect_data import contact_sheet, survey, survey_charts
 
 WORDS = "The left ear of the dog merges with the wall, which is a clear artifact. "
 
@@ -73,10 +72,10 @@ class Counting(collections.UserList):
 
 def test_statistics_equal_those_of_numpy(truth, source, tokenizer):
     counting = Counting(source)
-    found = survey.survey(counting, title="", tokenizer=tokenizer)
-    assert counting.reads == dict.fromkeys(range(40), 1) and found.problems == {}
+    measured = survey.survey(counting, title="", tokenizer=tokenizer)
+    assert counting.reads == dict.fromkeys(range(40), 1) and measured.problems == {}
     by_id = {int(r.id.removeprefix("train_")) - 1: i for i, r in enumerate(source)}
-    rows = found.rows[[by_id[k] for k in range(40)]]
+    rows = measured.rows[[by_id[k] for k in range(40)]]
     for name in ("label", "width", "height"):
         assert rows[name].tolist() == [line[name] for line, _ in truth]
     np.testing.assert_allclose(rows["area"], [share for _, share in truth])
@@ -85,41 +84,43 @@ def test_statistics_equal_those_of_numpy(truth, source, tokenizer):
     assert rows["characters"].tolist() == list(map(len, captions))
     assert rows["tokens"].tolist() == [len(tokenizer.encode(c, bos=False)) for c in captions]
 
-    area, regions, characters, tokens, sizes = pages.charts(found, True)
+    area, regions, characters, tokens, sizes = survey_charts.charts_of(measured, tokens=True)
     marked = np.array([share for _, share in truth if share > 0])
-    assert [bar.count for bar in area.bars] == np.histogram(marked, bar_charts.SHARES)[0].tolist()
+    assert [bar.value for bar in area.bars] == np.histogram(
+        marked, survey_charts.SHARES)[0].tolist()
     clean, unknown = sum(s == 0 for _, s in truth), sum(np.isnan(s) for _, s in truth)
     assert area.note == f"{clean} nothing marked, {unknown} not looked for"
-    assert [bar.count for bar in regions.bars] == np.bincount(rows["regions"]).tolist()
+    assert [bar.value for bar in regions.bars] == np.bincount(rows["regions"]).tolist()
     for chart, name in ((characters, "characters"), (tokens, "tokens")):
         values = rows[name][rows["characters"] > 0]
-        edges = [bar.low for bar in chart.bars] + [chart.bars[-1].high]
-        assert [bar.count for bar in chart.bars] == np.histogram(values, edges)[0].tolist()
+        edges = [bar.left for bar in chart.bars] + [chart.bars[-1].right]
+        assert [bar.value for bar in chart.bars] == np.histogram(values, edges)[0].tolist()
     pairs = collections.Counter((line["width"], line["height"]) for line, _ in truth)
-    assert {d.label: d.count for d in sizes.dots} == {
-        f"{w} × {h}": n for (w, h), n in pairs.items()}
+    assert {(dot.x, dot.y): dot.label for dot in sizes.dots} == {
+        (w, h): f"{w} × {h}: {n}" for (w, h), n in pairs.items()}
+    assert len(survey_charts.charts_of(measured, tokens=False)) == 4
 
 
 def test_a_sample_is_read_once_and_only_it(source):
     counting = Counting(source)
-    found = survey.survey(counting, title="", limit=7, seed=3)
-    assert sorted(counting.reads) == found.rows["index"].tolist()
-    assert set(counting.reads.values()) == {1} and len(counting.reads) == found.looked_at == 7
-    assert set(survey.choose(found, number=99)) == set(counting.reads)
+    measured = survey.survey(counting, title="", limit=7, seed=3)
+    assert sorted(counting.reads) == measured.rows["index"].tolist()
+    assert set(counting.reads.values()) == {1} and len(counting.reads) == measured.looked_at == 7
+    assert set(survey.choose(measured, number=99)) == set(counting.reads)
     other = survey.survey(source, title="", limit=7, seed=4)
-    assert other.rows["index"].tolist() != found.rows["index"].tolist()
+    assert other.rows["index"].tolist() != measured.rows["index"].tolist()
     assert len(survey.survey(source, title="", limit=41).rows) == 40
 
 
 def test_choices_are_in_order(source):
-    found = survey.survey(source, title="")
-    rows = found.rows
+    measured = survey.survey(source, title="")
+    rows = measured.rows
     for pick, name, sign in (("largest_mask", "area", -1), ("smallest_mask", "area", 1),
                              ("longest_text", "characters", -1), ("most_regions", "regions", -1)):
-        chosen = survey.choose(found, number=9, pick=pick)
+        chosen = survey.choose(measured, number=9, pick=pick)
         fits = rows[name][rows[name] > 0] if name == "area" else rows[name]
         assert rows[name][chosen].tolist() == (sign * np.sort(sign * fits)[:9]).tolist()
-    chosen = survey.choose(found, number=99, label=2, seed=1)
+    chosen = survey.choose(measured, number=99, label=2, seed=1)
     assert sorted(chosen) == np.flatnonzero(rows["label"] == 2).tolist() != chosen
 
 
@@ -142,47 +143,42 @@ def test_charts_of_numbers_lose_nothing(top):
     rng = np.random.default_rng(top)
     values = rng.integers(0, top + 1, 1000)
     for tail in ([], [10 ** 6]):
-        chart = bar_charts.numbers("a", "b", np.append(values, tail).astype(int))
-        assert sum(bar.count for bar in chart.bars) == 1000 + len(tail)
-        assert len(chart.bars) <= bar_charts.MAX_BARS and len(chart.x_ticks) <= 8
-        assert [bar.rest for bar in chart.bars] == [False] * (len(chart.bars) - 1) + [bool(tail)]
-        for bar in chart.bars:
-            assert bar_charts.LEFT <= bar.x <= bar_charts.WIDTH - bar_charts.RIGHT - bar.width
-            assert bar_charts.TOP <= bar.y <= bar_charts.HEIGHT - bar_charts.BOTTOM
-            assert (bar.height > 0) == (bar.count > 0)
+        chart = survey_charts.counts("a", "b", np.append(values, tail).astype(int))
+        assert sum(bar.value for bar in chart.bars) == 1000 + len(tail)
+        assert len(chart.bars) <= survey_charts.MAX_BARS and len(chart.x.ticks) <= 8
+        assert ["more" in bar.label for bar in chart.bars] == (
+            [False] * (len(chart.bars) - 1) + [bool(tail)])
+        assert chart.bars[0].left == chart.x.low and chart.bars[-1].right == chart.x.high
+        assert chart.y.high >= max(bar.value for bar in chart.bars)
 
 
 def test_many_sizes_are_put_together():
     width, height = np.random.default_rng(0).integers(1, 4000, (2, 5000))
-    chart = bar_charts.sizes("a", width, height)
-    assert sum(dot.count for dot in chart.dots) == 5000
-    assert len(chart.dots) <= (bar_charts.GRID + 1) ** 2 and "grid" in chart.note
-    one = bar_charts.sizes("a", np.full(3, 512), np.full(3, 512))
-    assert [(d.label, d.count) for d in one.dots] == [("512 × 512", 3)]
-    assert one.note == "all of one size"
+    chart = survey_charts.sizes("a", width, height)
+    assert sum(int(dot.label.split(": ")[1].replace(",", "")) for dot in chart.dots) == 5000
+    assert len(chart.dots) <= (survey_charts.GRID + 1) ** 2 and "grid" in chart.note
+    same = survey_charts.sizes("a", np.full(3, 512), np.full(3, 512))
+    assert [dot.label for dot in same.dots] == ["512 × 512: 3"]
+    assert same.note == "all of one size"
 
 
-def test_the_layer_gives_what_painting_gives():
-    rng = np.random.default_rng(0)
-    photo = rng.integers(0, 256, (60, 80, 3), np.uint8)
-    masks = [np.zeros((60, 80), bool) for _ in range(3)]
-    masks[0][5:30, 5:40], masks[1][20:50, 20:60], masks[2][55:, 70:] = True, True, True
-    colours = [overlay.colour(k) for k in range(3)]
-    layer = thumbnails.marks_layer(masks, colours, (60, 80))
-    laid = Image.alpha_composite(Image.fromarray(photo).convert("RGBA"), layer).convert("RGB")
-    painted = np.asarray(overlay.paint_masks(photo, masks, colours=colours), int)
-    assert np.abs(np.asarray(laid, int) - painted).max() <= 3
-
-
-def test_a_card_carries_photo_layer_and_colours(source):
-    found = survey.survey(source, title="")
-    card = contact_sheet.make_card(source, survey.choose(
-        found, number=1, pick="most_regions")[0])
-    layer = np.asarray(Image.open(io.BytesIO(base64.b64decode(card.layer.split(",")[1]))))
-    seen = {tuple(pixel[:3]) for pixel in layer[layer[..., 3] == 255]}
-    assert {mark.colour for mark in card.marks} & seen and card.pixelated
-    assert [mark.colour for mark in card.marks] == [overlay.colour(k) for k in range(3)]
-    assert "".join(piece for piece, _ in card.caption) == source[card.index].caption
+def test_an_item_carries_photo_masks_and_phrases(source):
+    measured = survey.survey(source, title="")
+    [index] = survey.choose(measured, number=1, pick="most_regions")
+    record = source[index]
+    item, code = contact_sheet.record_item(source, index, 5)
+    assert item["n"] == 5 and item["problems"] == item["marks"] == [] and item["answers"] == []
+    assert "".join(words for words, _ in item["reference"]) == record.caption
+    assert item["size"] == [record.height, record.width]
+    with Image.open(io.BytesIO(base64.b64decode(code))) as photo:
+        assert [photo.height, photo.width] == item["size"]
+    assert len(item["truth"]) == 3
+    for shown, region in zip(item["truth"], record.regions, strict=True):
+        np.testing.assert_array_equal(rle_to_mask(shown["rle"]).astype(bool),
+                                      region.pixels(tuple(item["size"])) > 0)
+    assert item["keys"]["area"] == pytest.approx(
+        measured.rows["area"][measured.rows["index"] == index][0])
+    assert dict(item["facts"])["record"] == str(index)
 
 
 class Unreadable(list):
@@ -196,8 +192,8 @@ class Unreadable(list):
 
 
 def test_broken_records_are_cards_that_say_what_is_wrong(source):
-    found = survey.survey(source, title="")
-    good = source[survey.choose(found, number=1, pick="most_regions")[0]]
+    measured = survey.survey(source, title="")
+    good = source[survey.choose(measured, number=1, pick="most_regions")[0]]
     first, *others = good.regions
 
     def changed(**values):
@@ -220,30 +216,26 @@ def test_broken_records_are_cards_that_say_what_is_wrong(source):
         (None, "unusable record: ")]
     broken = Unreadable(record for record, _ in bad)
     for k, (_, words) in enumerate(bad):
-        card = contact_sheet.make_card(broken, k)
-        assert any(problem.startswith(words) for problem in card.problems), card.problems
-        assert bool(card.photo) == (k in (1, 2, 3, 4, 5, 6))
-        assert " at 0x" not in str(card.problems)
-    assert contact_sheet.make_card(broken, 99).problems
-    found = survey.survey(broken, title="")
-    assert sorted(found.problems) == [2, 4, 5, 7, 8]
-    assert found.problems[7] == "unreadable record: 7: torn"
-    assert sorted(survey.choose(found, number=99)) == [0, 1, 3, 6]
+        item, code = contact_sheet.record_item(broken, k, k)
+        problems = item["problems"]
+        assert any(problem.startswith(words) for problem in problems), problems
+        assert bool(code) == (k in (1, 2, 3, 4, 5, 6)) and item["marks"] == ["problem"]
+        assert " at 0x" not in str(problems)
+        json.dumps(item, allow_nan=False)
+    assert contact_sheet.record_item(broken, 99, 0)[0]["problems"]
+    told, _ = contact_sheet.record_item(source, 0, 0, "the tokenizer stumbled")
+    assert told["problems"] == ["the tokenizer stumbled"]
+    measured = survey.survey(broken, title="")
+    assert sorted(measured.problems) == [2, 4, 5, 7, 8]
+    assert measured.problems[7] == "unreadable record: 7: torn"
+    assert sorted(survey.choose(measured, number=99)) == [0, 1, 3, 6]
 
 
-def test_long_texts_are_cut_and_wide_photos_keep_their_shape(source):
-    long = dataclasses.replace(source[0], caption="word " * 2000,
+def test_long_groups_are_cut_and_wide_photos_keep_their_shape(source):
+    wide = dataclasses.replace(source[0], caption="word " * 2000, group_id="a" * 64,
                                image=picture(1, size=(900, 5)))
-    card = contact_sheet.make_card([long], 0)
-    text = "".join(piece for piece, _ in card.caption)
-    assert text.endswith(f" … ({10_000 - contact_sheet.MAX_TEXT:,} more characters)")
-    assert card.ratio == 640 / 4 and len(text) < contact_sheet.MAX_TEXT + 40
-    grouped = dataclasses.replace(source[0], group_id="a" * 64)
-    assert len(contact_sheet.make_card([grouped], 0).facts[-1][1]) == 17
-
-
-@pytest.mark.parametrize(
-    ("share", "text"), [(0, "0 %"), (1e-5, "< 0.01 %"), (2e-4, "0.02 %"), (0.0149, "1.5 %"),
-                        (0.37, "37 %"), (0.996, "100 %"), (1, "100 %")])
-def test_shares(share, text):
-    assert bar_charts.percent(share) == text
+    item, code = contact_sheet.record_item([wide], 0, 0)
+    assert "".join(words for words, _ in item["reference"]) == "word " * 2000
+    with Image.open(io.BytesIO(base64.b64decode(code))) as photo:
+        assert photo.size == (gallery.SIDE, 4)
+    assert dict(item["facts"])["group"] == "a" * 16 + "…"

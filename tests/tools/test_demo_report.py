@@ -10,6 +10,7 @@ import pytest
 from html_page import Page
 from PIL import Image
 
+from legion_jax.display import overlay
 from tools.demo import demo_page, loss_curves
 from tools.demo.demo_page import Aim, DemoReport, Example, ScoreRow
 
@@ -123,32 +124,33 @@ def test_aims(wanted, reached, outcome, met):
 def test_truth_is_outlined():
     example = _example()
     picture = example.truth_picture
-    np.testing.assert_array_equal(picture[5, 5:25], [demo_page.TRUTH_COLOUR] * 20)
+    np.testing.assert_array_equal(picture[5, 5:25], [overlay.UNION] * 20)
     np.testing.assert_array_equal(picture[20:], example.image[20:])
     with pytest.raises(ValueError, match=r"dog: truth needs bool\(30, 40\), got uint8\(30, 40\)"):
         _example(truth=example.truth.astype(np.uint8))
 
 
-def test_charts_lie_inside_their_canvas_and_keep_spikes():
+def test_charts_keep_spikes_and_are_logarithmic_where_values_fall_far():
     rng = np.random.default_rng(0)
     values = np.exp(rng.normal(size=5000)) * np.exp(-np.arange(5000) / 1000)
     values[3210] = 1000
     rows = [{"step": k, "loss": v, "ce": v / 40 - 5, "bce": 0.0} for k, v in enumerate(values)]
     rows[7] |= {"ce": math.nan, "dice": None}
-    charts = loss_curves.charts(rows)
-    assert [(chart.name, chart.log) for chart in charts] == [
+    charts = loss_curves.charts_of(rows)
+    assert [(chart.name, chart.y.log) for chart in charts] == [
         ("loss", True), ("ce", False), ("bce", False)]
     for chart in charts:
-        for line in (chart.raw, chart.smooth):
-            points = np.array([p.split(",") for p in line.split()], float)
+        for line in chart.lines:
+            points = np.array(line.points)
             assert 2 < len(points) <= 2 * loss_curves.BUCKETS + 2
             assert (np.diff(points[:, 0]) >= 0).all()
-            assert (points.min(0) >= [loss_curves.LEFT, loss_curves.TOP]).all()
-            assert (points.max(0) <= [loss_curves.WIDTH - loss_curves.RIGHT,
-                                      loss_curves.HEIGHT - loss_curves.BOTTOM]).all()
-        assert 2 <= len(chart.x_ticks) <= 7 and 2 <= len(chart.y_ticks) <= 7
-    highest = min(float(p.split(",")[1]) for p in charts[0].raw.split())
-    assert highest == loss_curves.TOP  # the spike reaches the top of its axis
+            assert (points.min(0) >= [chart.x.low, chart.y.low]).all()
+            assert (points.max(0) <= [chart.x.high, chart.y.high]).all()
+        assert 2 <= len(chart.x.ticks) <= 7 and 2 <= len(chart.y.ticks) <= 7
+    raw, means = charts[0].lines
+    assert (3210.0, 1000.0) in raw.points and raw.width < means.width
+    assert charts[0].note.startswith("sum of the next four, weights included, from ")
+    assert charts[0].note.endswith(", log scale")
 
 
 def test_smoothing_keeps_lines_and_does_not_lag():
@@ -157,12 +159,3 @@ def test_smoothing_keeps_lines_and_does_not_lag():
     np.testing.assert_allclose(loss_curves.smoothed(np.full(99, 0.1)), 0.1)
     noise = np.random.default_rng(0).normal(size=1000)
     assert loss_curves.smoothed(noise).std() < 0.3
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0"), (0.35, "0.35"), (12, "12"), (1500, "1.5k"), (2e5, "200k"), (2e-5, "2e-5"),
-     (1.25e-4, "1.25e-4"), (3e6, "3e6")],
-)
-def test_numbers_on_axes(value, text):
-    assert loss_curves.number(value) == text

@@ -1,19 +1,25 @@
-"""Pages of prepared data: all splits of all data sets, whole, escaped, coloured, deterministic."""
+"""Pages of prepared data: all splits of all data sets, whole, escaped, deterministic."""
 
+import base64
+import io
+import json
 import re
 import subprocess
 import sys
 
+import browser
 import pytest
-from sheet_pages import EVIL, Page, make_source
+from PIL import Image
+from sheet_pages import EVIL, make_source, read_page
 
 from input_pipeline.datasets import ALL
 from input_pipeline.errors import UserError
 from input_pipeline.records import builder, manifest
 from input_pipeline.records.prepared import open_split
-from legion_jax.display import overlay
 from tools.inspect_data import __main__ as inspect_data, survey
 from tools.inspect_data.pages import Request
+
+chromium = browser.chromium
 
 
 @pytest.fixture(scope="module")
@@ -39,34 +45,37 @@ def own(data):
 def write(folder, output, split=None, **changes):
     """{split: page} of one data set."""
     made = inspect_data.write_pages(folder, output, Request(**changes), split=split)
-    return {page.split: Page(output / page.file) for page in made}
+    return {page.split: read_page(output / page.file) for page in made}
 
 
 def shown(page):
-    return [int(a["data-index"]) for a in page.all("article", **{"class": "card"})]
+    """The records of a page by their number in the split, in order."""
+    return [item["record"] for item in page.items]
 
 
 def test_every_split_of_every_data_set_has_a_page_that_shows_each_record_once(data, sheet):
     folder, pages = sheet
     assert {page.folder.parent.parent.name for page in pages} == set(ALL)
-    index = Page(folder / "index.html")
+    index = read_page(folder / "index.html")
     assert [a["href"] for a in index.all("a")] == [page.file for page in pages]
     assert sorted(p.name for p in folder.iterdir()) == sorted(
         ["index.html", *(page.file for page in pages)])
     for made in pages:
         source = open_split(made.folder, made.split)
-        page = Page(folder / made.file)
+        page = read_page(folder / made.file)
         assert sorted(shown(page)) == list(range(len(source)))
-        for record in source:
-            assert record.id in page.texts
-        assert not page.all("ul", **{"class": "wrong"}) and made.problems == 0
+        for item in page.items:
+            assert item["id"] == source[item["record"]].id
+            assert item["problems"] == [] and page.scripts[f"jpeg-{item['n']}"]
+        assert made.problems == 0
 
 
 def test_pages_need_nothing_beside_them(sheet):
     folder, pages = sheet
     for file in ["index.html", *(page.file for page in pages)]:
-        page = Page(folder / file)
-        assert "://" not in re.sub(r"<bdi>.*?</bdi>", "", page.code) and "url(" not in page.code
+        page = read_page(folder / file)
+        static = re.sub(r"<bdi>.*?</bdi>|^\{.*$", "", page.code, flags=re.MULTILINE)
+        assert "://" not in static and "url(" not in static
         assert not {"link", "iframe"} & {tag for tag, _ in page.tags}
         for _, attributes in page.tags:
             for name in {"src", "href"} & set(attributes):
@@ -77,37 +86,48 @@ def test_pages_need_nothing_beside_them(sheet):
             "id" in a for _, a in page.tags)
 
 
-def test_phrases_have_the_colours_of_their_masks(sheet):
-    page = Page(sheet[0] / "jsonl-records-train.html")
-    tones = ["--tone:{} {} {}".format(*overlay.colour(k)) for k in (0, 1)]
-    assert page.marks == [("sun", tones[0]), ("moon", tones[1])]
-    assert [a["style"].split(";")[0] for a in page.all("b", **{"class": "tag"})].count(
-        tones[0]) == 2  # of `two` and of `mute`
-    for words in ("cheese", "no phrase", "no caption", "no masks known", "Real or fake?",
-                  "checked, nothing marked", "physics · 21 %", "all artifacts together · 50 %",
-                  "50 % of the photo marked", "42 % of the photo marked", "0.25", "1.00"):
-        assert words in page.texts, words
-    assert any(text.startswith("heat map: up to ") for text in page.texts)
+def test_records_are_items_of_the_gallery(sheet):
+    page = read_page(sheet[0] / "jsonl-records-train.html")
+    items = {item["id"].removeprefix("train_"): item for item in page.items}
+    assert items["two"]["reference"] == [
+        ["A ", None], ["sun", 0], [" and a ", None], ["moon", 1], [".", None]]
+    assert [(r["phrase"], r["detail"], r["kind"]) for r in items["two"]["truth"]] == [
+        ("sun", "", ""), ("moon", "cheese", "physics")]
+    assert {name: item["state"] for name, item in items.items()} == {
+        "two": "42 % of the photo marked", "union": "50 % of the photo marked",
+        "heat": "50 % of the photo marked", "plain": "no masks known",
+        "clean": "checked, nothing marked", "mute": "56 % of the photo marked"}
+    assert items["union"]["union"] and not items["union"]["truth"]
+    assert items["clean"]["question"] == "Real or fake?" and not items["plain"]["marked"]
+    assert items["heat"]["heat"]["words"].startswith("up to ")
+    assert Image.open(io.BytesIO(base64.b64decode(items["heat"]["heat"]["jpeg"]))).size == (24, 16)
+    assert [fact for fact in items["heat"]["facts"] if fact[0].startswith("score")] == [
+        ["score, artifact", "1.00"], ["score, overall", "0.25"]]
+    config = json.loads(page.scripts["config"])
+    assert (config["truth"], config["reference"]) == ("Masks", "Caption")
+    assert all(sort["key"] in items["two"]["keys"] for sort in config["sorts"])
 
 
 def test_texts_are_escaped(sheet):
-    page = Page(sheet[0] / "jsonl-records-test.html")
-    assert len(page.all("script")) == 2 and "<script>alert" not in page.code
-    assert "onload" not in page.code.replace("&#34;onload=&#34;", "")
-    assert page.marks[0][0] == EVIL and page.texts.count(EVIL) >= 9
+    page = read_page(sheet[0] / "jsonl-records-test.html")
+    assert "<script>alert" not in page.code
+    assert not any("onload" in attributes for _, attributes in page.tags)
+    [item] = page.items
+    assert item["reference"][1] == [EVIL, 0] and item["truth"][0]["detail"] == EVIL
+    assert page.texts.count(EVIL) >= 2  # the category and the generator
 
 
 def test_numbers_of_summary_and_manifest_are_told(data, sheet):
     folder, pages = sheet
     for made in pages:
         counts = manifest.read_summary(made.folder)["splits"][made.split]
-        texts = Page(folder / made.file).texts
+        texts = read_page(folder / made.file).texts
         for kind in ("skipped", "repaired", "dropped"):
             for reason, number in counts[kind].items():
                 assert texts[texts.index(reason) + 1] == f"{number:,}"
         if counts["published"] is not None:
             assert texts[texts.index("published") + 1] == f"{counts['published']:,}"
-    assert "gone.png" in Page(folder / "jsonl-records-test.html").texts
+    assert "gone.png" in read_page(folder / "jsonl-records-test.html").texts
     leaked = [page for page in pages if page.name == "fakeclue/published"]
     assert [page.shared for page in leaked] == [2, 2]
 
@@ -121,7 +141,7 @@ def test_the_same_seed_gives_the_same_pages(own, tmp_path):
 
 
 def test_what_is_shown_can_be_chosen(own, tmp_path):
-    records = [r.id for r in open_split(own, "train")]
+    records = [record.id for record in open_split(own, "train")]
     for pick, number, expected in (("largest_mask", 3, {"train_mute", "train_union", "train_heat"}),
                                    ("smallest_mask", 1, {"train_two"}),
                                    ("longest_text", 1, {"train_two"}),
@@ -133,14 +153,32 @@ def test_what_is_shown_can_be_chosen(own, tmp_path):
     assert "None fits." in " ".join(write(own, tmp_path, "test", label=0)["test"].texts)
 
 
-def test_without_javascript_everything_is_there(sheet):
-    page = Page(sheet[0] / "jsonl-records-train.html")
-    assert "class" not in page.all("html")[0]
-    assert not [a for a in page.all("article") if "hidden" in a]
-    for tag, attributes in page.tags:  # what only a script moves is for scripts only
-        if tag == "output" or attributes.get("id") == "words" or attributes.get("role") == "group":
-            assert "script" in attributes["class"].split()
-    assert "html:not(.js) .script { display: none; }" in page.code
+@pytest.mark.parametrize("width", [320, 1280])
+def test_records_are_shown_in_a_browser(chromium, sheet, width):
+    chromium.errors.clear()
+    chromium.view(width, phone=width < 500)
+    chromium.open((sheet[0] / "jsonl-records-train.html").as_uri())
+    cards = "Object.fromEntries([...document.querySelectorAll('.card')].map(c => " \
+            "[c.querySelector('h3').textContent, [...c.querySelectorAll('figcaption b')]" \
+            ".map(b => b.textContent)]))"
+    assert chromium.run(cards) == {
+        "train_two": ["Photo", "Masks"], "train_union": ["Photo", "Masks"],
+        "train_heat": ["Photo", "Masks", "Heat map"], "train_plain": ["Photo"],
+        "train_clean": ["Photo"], "train_mute": ["Photo", "Masks"]}
+    assert chromium.run("document.documentElement.scrollWidth") <= width
+    chromium.run("location.hash = '#/photo/train_two'")
+    chromium.wait("document.querySelector('#photo h1')")
+    shown = chromium.run("document.querySelector('#photo').textContent")
+    for words in ("cheese", "physics, 21 % of the photo", "a.png", "Record"):
+        assert words in shown, words
+    assert chromium.run("document.documentElement.scrollWidth") <= width
+    assert chromium.errors == []
+
+
+def test_statistics_need_no_script(sheet):
+    page = read_page(sheet[0] / "jsonl-records-train.html")
+    assert "class" not in page.all("html")[0] and len(page.all("svg")) >= 4
+    assert any("which this browser does not run" in text for text in page.texts)
 
 
 def test_a_data_set_without_its_account_is_shown(own, tmp_path):
@@ -184,5 +222,5 @@ def test_the_command(own, tmp_path, flags, code, message):
     else:
         assert re.fullmatch(r".*index\.html: [0-2] records shown of 1 split\n", run.stdout)
         assert "4/4" in run.stderr  # the progress bar
-        page = Page(tmp_path / "sheet" / "jsonl-records-train.html")
+        page = read_page(tmp_path / "sheet" / "jsonl-records-train.html")
         assert "4 looked at, drawn at random" in page.texts

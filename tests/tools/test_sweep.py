@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 import types
-import xml.etree.ElementTree as ElementTree
 
 import pytest
 import stub_run
+import svg_shapes
 from repository import ROOT
 
 from experiments.sweeps import plan
@@ -77,14 +77,12 @@ def test_runs_all_compares_and_does_nothing_twice(go, tmp_path, capsys):
     assert go(path) == 0
     assert len(calls(tmp_path)) == 6
     assert files == {name: (tmp_path / "out" / name).read_bytes() for name in files}
-    found = rows(tmp_path)
-    assert float(found["lora_rank=4"]["localisation.mean.f1"]) == pytest.approx(0.4)
-    assert float(found["lora_rank=4"]["train.loss"]) == pytest.approx(1 / 6)
+    best = rows(tmp_path)["lora_rank=4"]
+    assert float(best["localisation.mean.f1"]) == pytest.approx(0.4)
+    assert float(best["train.loss"]) == pytest.approx(1 / 6)
     assert b"| **lora_rank=4** | 4 | 0.4 | finished |" in files["table.md"]
-    picture = ElementTree.fromstring(files["plot.svg"])
-    dots = [c for c in picture.iter("{http://www.w3.org/2000/svg}circle") if list(c)]
-    heights = [float(dot.get("cy")) for dot in dots]
-    assert len(dots) == 3 and heights == sorted(heights, reverse=True)
+    heights = [y for _, y in svg_shapes.middles(files["plot.svg"].decode()).values()]
+    assert len(heights) == 3 and heights == sorted(heights, reverse=True)
 
 
 def test_a_failed_run_is_named_and_the_others_go_on(go, tmp_path, capsys, monkeypatch):

@@ -25,10 +25,11 @@ from input_pipeline.records.builder import prepare
 from input_pipeline.scarred_photos import dataset_folder
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
-from legion_jax import command, config as config_lib
+from legion_jax import command
+from legion_jax.config import tiny as tiny_model
 from legion_jax.convert import to_torch
 from legion_jax.display import numbers
-from legion_jax.evaluate import mask_scores, run as run_lib, settings, weighted
+from legion_jax.evaluate import mask_scores, run as evaluation, settings, weighted
 from legion_jax.evaluate.terminal import show
 from legion_jax.predict import result_files
 from legion_jax.predict.predictor import Predictor
@@ -61,12 +62,13 @@ def make_config(root: pathlib.Path):
 
 
 def score_row(name: str, result: dict, *, judged: bool = True) -> ScoreRow:
-    places, found = result["localisation"], result.get("detection", {}) if judged else {}
-    artifacts = places["mean_with_artifacts"] or {}
+    """The demo's scores among those of an evaluation; of masks alone where nothing is `judged`."""
+    masks, verdicts = result["localisation"], result.get("detection", {}) if judged else {}
+    artifacts = masks["mean_with_artifacts"] or {}
     return ScoreRow(
-        name=name, f1=places["mean"]["f1"], f1_with_artifacts=artifacts.get("f1"),
-        miou=places["mean"]["miou"], fg_iou=places["mean"]["fg_iou"],
-        pooled_f1=places["pooled"]["f1"], accuracy=found.get("accuracy"), auc=found.get("auc"),
+        name=name, f1=masks["mean"]["f1"], f1_with_artifacts=artifacts.get("f1"),
+        miou=masks["mean"]["miou"], fg_iou=masks["mean"]["fg_iou"],
+        pooled_f1=masks["pooled"]["f1"], accuracy=verdicts.get("accuracy"), auc=verdicts.get("auc"),
         rouge_l=result["text"]["rouge_l"] if judged else None)
 
 
@@ -81,16 +83,16 @@ def score(root: pathlib.Path, config, source) -> tuple[list[ScoreRow], list[dict
     size, run, split = config.eval.batch_size, str(root / "run"), config.data.eval_split
     checkpoint = Checkpoint.open(run)
     trained = Predictor.from_checkpoint(checkpoint, batch_size=size)
-    data = run_lib.open_data(root / "data", split)
-    task = run_lib.Task(data.source, run_lib.facts_of(checkpoint, data), lambda: trained)
-    result = run_lib.run(task, epath.Path(root / "evaluation"),
-                         run_lib.Scoring(settings.DEFAULT), folder=run)
+    data = evaluation.open_data(root / "data", split)
+    task = evaluation.Task(data.source, evaluation.facts_of(checkpoint, data), lambda: trained)
+    result = evaluation.run(task, epath.Path(root / "evaluation"),
+                            evaluation.Scoring(settings.DEFAULT), folder=run)
     rows = [json.loads(line) for line in (root / "evaluation/rows.jsonl").read_text().splitlines()]
     show(result)
     untrained = Predictor.untrained(
-        config_lib.tiny(trained.tokenizer.vocab_size),
+        tiny_model(trained.tokenizer.vocab_size),
         trained.tokenizer, question=trained.question, batch_size=size)
-    baseline, _ = run_lib.evaluate(untrained, source)
+    baseline, _ = evaluation.evaluate(untrained, source)
     counts = np.array([row["counts"] for row in rows])
     return [score_row("trained model", result), score_row("untrained model", baseline),
             constant_mask("all-ones mask", mask_scores.all_ones_counts(counts)),

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 import markupsafe
 import numpy as np
+from etils import epath
 from PIL import Image
 
 from input_pipeline import files
 from legion_jax.display import overlay, web
 from tools.demo import loss_curves
 
-TRUTH_COLOUR = (70, 235, 150)
 MAX_WIDTH = 1000  # px; wider pictures are reduced, the report stays small enough to mail
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
@@ -96,14 +96,14 @@ class Example:
 
     @property
     def right(self) -> bool:
-        """Whether the verdict is."""
+        """Whether the verdict is right, real against not real."""
         return (self.verdict != "real") == self.is_fake
 
     @property
     def truth_picture(self) -> np.ndarray:
         """The photo with the true artifacts outlined, uint8[H, W, 3]."""
         return np.asarray(overlay.paint_masks(self.image, [self.truth], fill=0.15,
-                                              colours=[TRUTH_COLOUR]))
+                                              colours=[overlay.UNION]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ class DemoReport:
     """All a report shows.
 
     facts: (what, value) pairs for the top, such as ("training time", "5 min 12 s"). curve: rows
-    of metrics.jsonl, see `loss_curves.charts`. failure: a photo that went wrong, or None.
+    of metrics.jsonl, see `loss_curves.charts_of`. failure: a photo that went wrong, or None.
     """
 
     title: str
@@ -125,9 +125,7 @@ class DemoReport:
 
 def write_report(path: os.PathLike | str, report: DemoReport) -> None:
     """Writes the report as one HTML file: whole, or, if anything goes wrong, not at all."""
-    page = render(report)
-    with files.whole_file(path) as file:
-        file.write(page)
+    files.write_text(epath.Path(path), render(report))
 
 
 def render(report: DemoReport) -> str:
@@ -135,7 +133,7 @@ def render(report: DemoReport) -> str:
     environment = web.environment(_TEMPLATES)
     environment.filters["picture"] = data_uri
     return environment.get_template("demo.html").render(
-        report=report, charts=loss_curves.charts(report.curve), canvas=loss_curves,
+        report=report, charts=loss_curves.charts_of(report.curve),
         met=sum(aim.met for aim in report.aims))
 
 

@@ -3,8 +3,9 @@
     python -m tools.inspect_data --data_dir data --output sheet
 
 writes sheet/index.html, which opens from disk, and a page for each split of each data set in
-data_dir. Records are shown as they are stored: photo, masks, caption with its phrases in the
-colours of their masks, explanations, where it comes from; with what is wrong where one is broken.
+data_dir. Records are shown in the gallery of evaluations, as they are stored: photo, masks, caption
+with its phrases in the colours of their masks, explanations, where it comes from; with what is
+wrong where one is broken.
 Statistics read each record once; the manifest tells what was repaired and left out.
 
 --label and --pick choose what is shown. With --stats_limit, records are also chosen from those
@@ -18,16 +19,13 @@ import re
 from absl import flags
 from etils import epath
 
-from input_pipeline import files
 from input_pipeline.errors import UserError
 from input_pipeline.records import prepared
 from input_pipeline.records.record import LABELS, DataError
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import command
-from tools.inspect_data import pages as pages_lib, survey
-from tools.inspect_data.pages import Page, Request
-
-STRIP = 8  # photos of a split on the index
+from tools.inspect_data import survey
+from tools.inspect_data.pages import Page, Request, write_index, write_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,15 +83,9 @@ def write_pages(data_dir: epath.PathLike, output: str, request: Request, *,
         if not number or pages[number - 1].folder != page.folder:
             account = survey.account(page.folder)
         siblings = [other for other in pages if other.folder == page.folder]
-        html = pages_lib.split_page(page, siblings, account, request, strip=STRIP)
-        _write(folder / page.file, html)
-    _write(folder / "index.html", pages_lib.index_page(pages, str(data_dir)))
+        write_split(folder / page.file, page, siblings, account, request)
+    write_index(folder / "index.html", pages, str(data_dir))
     return pages
-
-
-def _write(path: pathlib.Path, html: str) -> None:
-    with files.whole_file(path) as file:
-        file.write(html)
 
 
 if __name__ == "__main__":

@@ -1,224 +1,186 @@
-"""Cards of a contact sheet: a record's photo, its masks as a layer on it, and its texts."""
+"""A record as the gallery shows it: its photo, masks, texts, and what is wrong with it."""
 
-import dataclasses
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 from input_pipeline.photos import images
-from input_pipeline.photos.regions import RegionError, png_to_mask, union_of
-from input_pipeline.records.record import LABELS, SCORES, Record
-from legion_jax.display import overlay
-from tools.inspect_data import thumbnails
-from tools.inspect_data.bar_charts import percent
+from input_pipeline.photos.regions import RegionError, mask_to_rle, png_to_mask, union_of
+from input_pipeline.records.record import LABELS, SCORES, UNKNOWN, Record, Region
+from legion_jax.display import gallery, web
+from legion_jax.display.numbers import percent
 from tools.inspect_data.survey import describe
 
-MAX_TEXT = 3000  # characters shown of one text
-UNION_COLOUR = (70, 235, 150)  # of masks that tell no artifacts apart
+SQUARE = 96  # px of the pictures on the index
+# Order of the records: name -> (words, whether the largest comes first).
+SORTS = {"order": ("as chosen", False), "area": ("largest mask first", True),
+         "regions": ("most regions first", True), "characters": ("longest caption first", True),
+         "id": ("id", False)}
+MARKS = {"problem": "something is wrong"}
+# How bad a place of a heat map is, from not at all to very.
+HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)])
 
 
-@dataclasses.dataclass(frozen=True)
-class Mark:
-    """One mask of a card, or a region whose mask cannot be drawn (share None).
+def record_item(source: Sequence, index: int, number: int, problem: str = "") -> tuple[dict, str]:
+    """Record `index` as item `number` of a page, and its picture, a JPEG in base64 or "".
 
-    number: as on the photo and in the caption, '' of the union. colour: of its layer, RGB. place:
-    (left, top) of its number in percent of the photo, None without pixels. share: of the photo.
+    What is wrong with the record is in the item's `problems`, and not raised; `problem` is already
+    known of it. The item has more than those of evaluations: problems, state (what is known of its
+    masks, in words), facts ([name, value]), question and heat ({"words", "jpeg"} or None).
     """
-
-    number: str
-    colour: tuple[int, int, int]
-    phrase: str
-    explanation: str
-    kind: str
-    share: float | None
-    place: tuple[float, float] | None
-
-    @property
-    def tone(self) -> str:
-        """The colour for CSS: `213 94 0`."""
-        return " ".join(map(str, self.colour))
-
-    @property
-    def listed(self) -> bool:
-        """Whether there is anything to say of it; not of a union of nothing."""
-        return bool(self.number or self.share)
-
-
-@dataclasses.dataclass
-class Card:
-    """What the sheet shows of one record; with `problems` alone where nothing can be read.
-
-    caption: (piece, index of its mark or None) in order. photo, layer, heat: data URIs or ''.
-    layer: the marks, transparent elsewhere. ratio: width over height. pixelated: magnified.
-    state: what is known of masks, in words.
-    """
-
-    index: int
-    id: str = ""
-    problems: list[str] = dataclasses.field(default_factory=list)
-    label: str = ""
-    photo: str = ""
-    layer: str = ""
-    heat: str = ""
-    heat_text: str = ""
-    ratio: float = 1.0
-    pixelated: bool = False
-    state: str = ""
-    question: str = ""
-    caption: list[tuple[str, int | None]] = dataclasses.field(default_factory=list)
-    marks: list[Mark] = dataclasses.field(default_factory=list)
-    dataset: str = ""
-    facts: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    scores: list[tuple[str, float]] = dataclasses.field(default_factory=list)
-
-
-def make_card(source: Sequence, index: int) -> Card:
-    """The card of record `index`; what is wrong with it is on the card, not raised."""
-    card = Card(index)
+    problems = []
+    item, code = gallery.truth_item(number, f"record {index}", label=UNKNOWN, size=None,
+                                    reference=[], regions=[], state="unusable", marked=False), ""
     try:
         record = source[index]
-        card.id = record.id
-        _fill(card, record)
+        item["id"] = record.id
+        content, code = _content(record, problems)
+        item |= content
     except Exception as error:  # whatever is wrong with a record, the sheet goes on
-        card.problems.append(f"unusable record: {describe(error)}")
-    return card
+        problems.append(f"unusable record: {describe(error)}")
+    if problem and not problems:
+        problems.append(problem)
+    item["keys"] |= {"order": number, "id": item["id"]}
+    item["facts"] = [*item.get("facts", ()), ("record", f"{index:,}")]
+    return item | {"record": index, "problems": problems,
+                   "marks": ["problem"] if problems else []}, code
 
 
-def _fill(card: Card, record: Record) -> None:
-    card.label = LABELS.get(record.label, f"label {record.label}")
-    card.dataset, card.question = record.dataset, _cut(record.question)
-    stored = record.height, record.width
-    card.facts = [(name, value) for name, value in (
-        ("file", record.file_name), ("id", card.id), ("size", f"{stored[1]} × {stored[0]}"),
-        ("category", record.category), ("generator", record.generator),
-        ("group", _short(record.group_id))) if value]
-    card.scores = [(name, record.scores[name]) for name in SCORES
-                   if math.isfinite(record.scores[name])]
+def _content(record: Record, problems: list[str]) -> tuple[dict, str]:
+    """The values of a readable record's item, and its picture."""
+    size = record.height, record.width
+    photo, code = None, ""
     try:
-        photo = images.read_image(record.image, name="image")
-        if photo.shape[:2] != stored:
-            card.problems.append(f"the image is {photo.shape[1]} × {photo.shape[0]}, stored as "
-                                 f"{stored[1]} × {stored[0]}")
-        stored = photo.shape[:2]
-        small = thumbnails.scaled(photo)
+        photo, actual = images.read_photo(record.image, name="image")
+        code = gallery.jpeg(photo, actual)
+        if actual != size:
+            problems.append(f"the image is {actual[1]} × {actual[0]}, stored as "
+                            f"{size[1]} × {size[0]}")
+        size = actual
     except images.ImageError as error:
-        card.problems.append(describe(error))
-        small = None
-    masks = _read_masks(card, record, stored)
-    for number, mask in masks.items():
-        card.marks.append(_mark(record, number, mask, [mark.place for mark in card.marks]))
-    card.caption = _caption(card, record)
-    card.state = _state(record, masks)
-    if small is not None:
-        _draw(card, small, photo, list(masks.values()))
-        if record.heatmap:
-            _add_heat(card, record.heatmap, small)
+        problems.append(describe(error))
+    masks = [_region_mask(region, number, size, problems)
+             for number, region in enumerate(record.regions, 1)]
+    union = _union_mask(record, size, problems)
+    drawn = [mask for mask in [*masks, union] if mask is not None]
+    area = float(union_of(drawn, size).mean()) if drawn else None
+    return {
+        "label": LABELS.get(record.label, f"label {record.label}"), "size": list(size),
+        "category": record.category, "generator": record.generator,
+        "question": record.question,
+        "reference": gallery.pieces(record.caption, _spans(record, problems)),
+        "truth": [{"phrase": region.phrase, "detail": region.explanation,
+                   "kind": region.artifact_type,
+                   "rle": None if mask is None else mask_to_rle(mask)}
+                  for region, mask in zip(record.regions, masks, strict=True)],
+        "union": None if union is None or not union.any() else mask_to_rle(union),
+        "marked": record.has_masks, "facts": _facts(record),
+        "state": _state(record, area, len(masks) + bool(record.union_mask) > len(drawn)),
+        "keys": {"area": area, "regions": len(masks), "characters": len(record.caption)},
+        "heat": _heat(record, photo, problems)}, code
 
 
-def _draw(card: Card, small: Image.Image, photo: np.ndarray, masks: list) -> None:
-    card.photo = thumbnails.data_uri(small, "JPEG")
-    card.ratio = round(small.width / small.height, 4)
-    card.pixelated = max(photo.shape[:2]) < thumbnails.MIN_SIDE
-    shown = [(thumbnails.reduced(mask, small.size), mark.colour)
-             for mask, mark in zip(masks, card.marks, strict=True)
-             if mask is not None and mask.any()]
-    if shown:
-        layers, colours = zip(*shown, strict=True)
-        layer = thumbnails.marks_layer(layers, colours, small.size[::-1])
-        card.layer = thumbnails.data_uri(layer, "WEBP")
+def _region_mask(region: Region, number: int, size: tuple[int, int],
+                 problems: list[str]) -> np.ndarray | None:
+    """bool[H, W] of region `number`, None where it is unusable."""
+    try:
+        return region.pixels(size).astype(bool)
+    except (RegionError, ValueError, images.ImageError) as error:
+        problems.append(f"region {number}: {describe(error)}")
+        return None
 
 
-def _read_masks(card: Card, record: Record, size: tuple[int, int]) -> dict:
-    """{number of the region, None for the union: bool[H, W], or None where it is unusable}."""
-    masks = {}
-    for number, region in enumerate(record.regions):
-        try:
-            masks[number] = region.pixels(size).astype(bool)
-        except (RegionError, ValueError, images.ImageError) as error:
-            card.problems.append(f"region {number + 1}: {describe(error)}")
-            masks[number] = None
-    if record.union_mask:
-        try:
-            union = png_to_mask(record.union_mask).astype(bool)
-            if union.shape != size:
-                raise RegionError(f"{union.shape[1]} × {union.shape[0]} pixels on a photo of "
-                                  f"{size[1]} × {size[0]}")
-            masks[None] = union
-        except RegionError as error:
-            card.problems.append(f"mask: {describe(error)}")
-    return masks
+def _union_mask(record: Record, size: tuple[int, int], problems: list[str]) -> np.ndarray | None:
+    """bool[H, W] of all artifacts together, None where there is none or it is unusable."""
+    if not record.union_mask:
+        return None
+    try:
+        union = png_to_mask(record.union_mask).astype(bool)
+        if union.shape != size:
+            raise RegionError(f"{union.shape[1]} × {union.shape[0]} pixels on a photo of "
+                              f"{size[1]} × {size[0]}")
+        return union
+    except RegionError as error:
+        problems.append(f"mask: {describe(error)}")
+        return None
 
 
-def _mark(record: Record, number: int | None, mask: np.ndarray | None, taken: list) -> Mark:
-    share = None if mask is None else float(mask.mean())
-    if number is None:
-        return Mark("", UNION_COLOUR, "", "", "all artifacts together", share, None)
-    place = _place(mask, [other for other in taken if other]) if share else None
-    region = record.regions[number]
-    phrase, explanation, kind = map(_cut, (
-        region.phrase, region.explanation, region.artifact_type))
-    return Mark(str(number + 1), overlay.colour(number), phrase, explanation, kind, share, place)
+def _spans(record: Record, problems: list[str]) -> list[tuple[int, int] | None]:
+    """Where the phrase of each region stands in the caption, None where it does not."""
+    spans = []
+    for number, region in enumerate(record.regions, 1):
+        there = region.start >= 0
+        fits = there and record.caption[region.start:region.end] == region.phrase
+        if there and not fits:
+            problems.append(f"region {number}: its phrase is not at {region.start} of the caption")
+        spans.append((region.start, region.end) if fits else None)
+    return spans
 
 
-def _place(mask: np.ndarray, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Above the middle of a mask's top row, in percent; within the photo, beside other numbers."""
-    top = int(np.flatnonzero(mask.any(axis=1))[0])
-    y = round(max(8.0, 100 * top / mask.shape[0]), 1)
-    middle = 100 * (float(np.median(np.flatnonzero(mask[top]))) + 0.5) / mask.shape[1]
-    spots = [x for shift in range(0, 100, 7) for x in (middle + shift, middle - shift)]
-    free = [x for x in spots if 4 <= x <= 96
-            and not any(abs(x - a) < 7 and abs(y - b) < 7 for a, b in taken)]
-    return round(float(np.clip(free[0] if free else middle, 4, 96)), 1), y
+def _facts(record: Record) -> list[tuple[str, str]]:
+    """(name, value) of where a record comes from, and of its scores."""
+    group = record.group_id
+    if re.fullmatch("[0-9a-f]{64}", group):
+        group = f"{group[:16]}…"  # of the hash of an image as much as tells it apart
+    facts = [(name, value) for name, value in (
+        ("data set", record.dataset), ("file", record.file_name), ("group", group)) if value]
+    return facts + [(f"score, {name}", f"{record.scores[name]:.2f}") for name in SCORES
+                    if math.isfinite(record.scores[name])]
 
 
-def _caption(card: Card, record: Record) -> list[tuple[str, int | None]]:
-    """The caption in pieces, each phrase with the index of its mark."""
-    caption, spans = record.caption, []
-    for k, region in enumerate(record.regions):
-        start, end = region.start, region.end
-        if start >= 0 and caption[start:end] != region.phrase:
-            card.problems.append(f"region {k + 1}: its phrase is not at {start} of the caption")
-        elif start >= 0:
-            spans.append((start, end, k))
-    pieces, done = [], 0
-    for start, end, k in sorted(spans):
-        if start >= done and end <= MAX_TEXT:
-            pieces += [(caption[done:start], None), (caption[start:end], k)]
-            done = end
-    return [piece for piece in [*pieces, (_cut(caption, done), None)] if piece[0]]
+def _state(record: Record, area: float | None, unusable: bool) -> str:
+    """What is known of the masks, in words.
 
-
-def _state(record: Record, masks: Mapping) -> str:
+    area: the share of the photo that is marked. unusable: whether a mask could not be read.
+    """
     if not record.has_masks:
         return "no masks known"
-    drawn = [mask for mask in masks.values() if mask is not None]
-    if not any(mask.any() for mask in drawn):
-        return "masks unusable" if len(drawn) < len(masks) else "checked, nothing marked"
-    return f"{percent(float(union_of(drawn, drawn[0].shape).mean()))} of the photo marked"
+    if not area:
+        return "masks unusable" if unusable else "checked, nothing marked"
+    return f"{percent(area)} of the photo marked"
 
 
-def _add_heat(card: Card, content: bytes, small: Image.Image) -> None:
+def _heat(record: Record, photo: Image.Image | None, problems: list[str]) -> dict | None:
+    """The heat map of a record on its photo, None without one."""
+    if photo is None or not record.heatmap:
+        return None
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(record.heatmap)) as image:
             heat = np.asarray(image.convert("L"))
     except Exception as error:  # broken files make PIL's decoders raise nearly anything
-        card.problems.append(f"heat map: {describe(error)}")
-        return
-    card.heat = thumbnails.data_uri(thumbnails.heat_picture(small, heat), "JPEG")
-    card.heat_text = (f"heat map: up to {heat.max()} of 255, above 0 on "
-                      f"{percent(float((heat > 0).mean()))}" if heat.any() else "heat map: all 0")
+        problems.append(f"heat map: {describe(error)}")
+        return None
+    small = photo.copy()
+    small.thumbnail((gallery.SIDE, gallery.SIDE))
+    words = (f"up to {heat.max()} of 255, above 0 on {percent(float((heat > 0).mean()))}"
+             if heat.any() else "all 0")
+    return {"words": words, "jpeg": web.base64_picture(_heat_picture(small, heat), "JPEG",
+                                                       quality=82)}
 
 
-def _short(group: str) -> str:
-    """A group as it is, of the hash of an image as much as tells it apart."""
-    return f"{group[:16]}…" if re.fullmatch("[0-9a-f]{64}", group) else group
+def _heat_picture(photo: Image.Image, heat: np.ndarray) -> Image.Image:
+    """The photo, dim and grey, under the colours of its heat map uint8[H, W] of any size."""
+    values = np.asarray(Image.fromarray(heat).resize(photo.size, Image.Resampling.BILINEAR))
+    values = values.astype(np.float32)[..., None] / 255
+    steps = np.linspace(0, 1, len(HEAT))
+    colours = np.stack([np.interp(values[..., 0], steps, channel) for channel in HEAT.T], -1)
+    grey = np.asarray(photo.convert("L"), np.float32)[..., None] * 0.5
+    cover = np.minimum(1, 1.2 * np.sqrt(values)) * 0.85
+    return Image.fromarray(np.rint(grey + cover * (colours - grey)).astype(np.uint8))
 
 
-def _cut(value: str, start: int = 0) -> str:
-    shown = value[start:max(start, MAX_TEXT)]
-    left = len(value) - start - len(shown)
-    return f"{shown} … ({left:,} more characters)" if left else shown
+def thumbnail(source: Sequence, index: int) -> str:
+    """A small square picture of a record as a data URI; "" where there is none."""
+    try:
+        photo = images.read_photo(source[index].image)[0]
+        side = min(photo.size)
+        left, top = (photo.width - side) // 2, (photo.height - side) // 2
+        small = photo.resize((SQUARE, SQUARE), Image.Resampling.LANCZOS,
+                             box=(left, top, left + side, top + side))
+        return web.data_uri(small, "JPEG", quality=82)
+    except Exception:  # the record's item says what is wrong
+        return ""

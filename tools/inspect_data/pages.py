@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
+from input_pipeline import files
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import LABELS
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.display import web
-from tools.inspect_data import bar_charts, contact_sheet, survey, thumbnails
-from tools.inspect_data.bar_charts import Chart
+from legion_jax.display import gallery, web
+from tools.inspect_data import contact_sheet, survey, survey_charts
 from tools.inspect_data.survey import Account, Survey
 
 MAX_VALUES = 12  # categories or generators listed
 MAX_PROBLEMS = 12  # unusable records shown beside those asked for
+STRIP = 8  # photos of a split on the index
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
@@ -59,72 +60,58 @@ class Page:
     source: str = ""
 
 
-def split_page(page: Page, siblings: Sequence[Page], account: Account, request: Request, *,
-               strip: int) -> str:
-    """The page of a split as HTML; fills in `page`. `strip`: photos of it for the index."""
+def write_split(path: pathlib.Path, page: Page, siblings: Sequence[Page], account: Account,
+                request: Request) -> None:
+    """Writes the page of a split, whole or not at all; fills in `page`."""
     source = open_split(page.folder, page.split)
-    found = survey.survey(source, title=f"{page.name} {page.split}", limit=request.limit,
-                          seed=request.seed, tokenizer=request.tokenizer)
-    chosen = survey.choose(found, number=request.number, pick=request.pick,
+    measured = survey.survey(source, title=f"{page.name} {page.split}", limit=request.limit,
+                             seed=request.seed, tokenizer=request.tokenizer)
+    chosen = survey.choose(measured, number=request.number, pick=request.pick,
                            label=request.label, seed=request.seed)
-    cards = [contact_sheet.make_card(source, index) for index in chosen]
-    broken = [contact_sheet.make_card(source, index) for index in list(found.problems)[
-        :MAX_PROBLEMS]]
-    for card in broken:
-        if not card.problems:  # what the survey met need not stop the card
-            card.problems.append(found.problems[card.index])
-    page.records, page.shown, page.problems = found.total, len(cards), len(found.problems)
-    page.counts, page.source = account.counts(page.split), account.summary.get("source", "")
-    page.labels = _labels(page.counts.get("label"), found)
-    page.strip = [uri for index in chosen[:strip] if (uri := thumbnails.thumbnail(source, index))]
+    _fill(page, measured, account, source, chosen)
+    broken = list(measured.problems)[:MAX_PROBLEMS]
+    items, pictures = zip(*(
+        contact_sheet.record_item(source, index, number, measured.problems.get(index, ""))
+        for number, index in enumerate([*chosen, *broken])), strict=True) if (
+            chosen or broken) else ((), ())
     shared = {other: n for (split, other), n in account.shared.items() if split == page.split}
+    html = web.environment(_TEMPLATES).get_template("data_split.html").render(
+        page=page, siblings=siblings, account=account, request=request, survey=measured,
+        charts=survey_charts.charts_of(measured, tokens=request.tokenizer is not None),
+        lists=_lists(page), notes=_notes(page, account), shared=shared, broken=len(broken),
+        config=gallery.config(contact_sheet.SORTS, contact_sheet.MARKS, truth="Masks",
+                              reference="Caption"))
+    with files.whole_file(path) as file:
+        file.write(html)
+        gallery.write_items(file, items)
+        gallery.write_pictures(file, pictures)
+
+
+def _fill(page: Page, measured: Survey, account: Account, source: Sequence,
+          chosen: Sequence[int]) -> None:
+    """What the index shows of a page, once its split is measured."""
+    page.records, page.shown, page.problems = measured.total, len(chosen), len(measured.problems)
+    page.counts, page.source = account.counts(page.split), account.summary.get("source", "")
+    page.labels = _labels(page.counts.get("label"), measured)
+    page.strip = [uri for index in chosen[:STRIP]
+                  if (uri := contact_sheet.thumbnail(source, index))]
     page.shared = account.leaked.get(page.split, 0)
-    return _environment().get_template("data_split.html").render(
-        page=page, siblings=siblings, account=account, request=request, found=found, cards=cards,
-        broken=broken, charts=charts(found, request.tokenizer is not None), canvas=bar_charts,
-        lists=_lists(page), notes=_notes(page, account), shared=shared)
 
 
-def index_page(pages: Sequence[Page], data_dir: str) -> str:
-    """The page that links all others, whose splits must be made before."""
+def write_index(path: pathlib.Path, pages: Sequence[Page], data_dir: str) -> None:
+    """Writes the page that links all others, which must be written before."""
     sets = {}
     for page in pages:
         sets.setdefault(page.folder, []).append(page)
-    return _environment().get_template("data_index.html").render(
-        sets=list(sets.values()), pages=pages, data_dir=data_dir)
+    with files.whole_file(path) as file:
+        file.write(web.environment(_TEMPLATES).get_template("data_index.html").render(
+            sets=list(sets.values()), pages=pages, data_dir=data_dir))
 
 
-def charts(found: Survey, tokens: bool) -> list[Chart]:
-    """Histograms of all records looked at; one without a single value is left out."""
-    rows = found.rows
-    area, clean = rows["area"], int((rows["area"] == 0).sum())
-    unknown = int(np.isnan(area).sum())
-    texts = rows[rows["characters"] > 0]
-    silent = _without(len(rows) - len(texts), "no caption")
-    drawn = [
-        (area > 0, lambda: bar_charts.shares(
-            "Mask area", "share of the photo", area[area > 0],
-            ", ".join(filter(None, (_without(clean, "nothing marked"),
-                                    _without(unknown, "not looked for")))))),
-        (rows["regions"] > 0, lambda: bar_charts.numbers(
-            "Regions", "regions per image", rows["regions"])),
-        (texts["characters"] > 0, lambda: bar_charts.numbers(
-            "Caption length", "characters", texts["characters"], silent)),
-        ((texts["tokens"] >= 0) & tokens, lambda: bar_charts.numbers(
-            "Caption length", "tokens of the caption alone", texts["tokens"], silent)),
-        (rows["width"] > 0, lambda: bar_charts.sizes("Image size", rows["width"],
-                                                     rows["height"]))]
-    return [make() for some, make in drawn if some.any()]
-
-
-def _without(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count else ""
-
-
-def _labels(counted: Mapping[str, int] | None, found: Survey) -> list[tuple[str, int]]:
+def _labels(counted: Mapping[str, int] | None, measured: Survey) -> list[tuple[str, int]]:
     """(name, number) of each label: of the summary, or of the records looked at."""
     if counted is None:
-        values, numbers = np.unique(found.rows["label"], return_counts=True)
+        values, numbers = np.unique(measured.rows["label"], return_counts=True)
         counted = {str(v): int(n) for v, n in zip(values, numbers, strict=True)}
     return [(name, counted[str(label)]) for label, name in LABELS.items() if str(label) in counted]
 
@@ -150,9 +137,3 @@ def _notes(page: Page, account: Account) -> list[tuple[str, str, list]]:
                               for reason, n in sorted(page.counts[kind].items(),
                                                       key=lambda pair: -pair[1])])
             for kind, title, meaning in kinds if page.counts.get(kind)]
-
-
-def _environment():
-    environment = web.environment(_TEMPLATES)
-    environment.filters["percent"] = bar_charts.percent
-    return environment

@@ -43,6 +43,7 @@ class Survey:
 
     @property
     def looked_at(self) -> int:
+        """Number of records that were looked at, usable or not."""
         return len(self.rows) + len(self.problems)
 
 
@@ -66,8 +67,8 @@ class Account:
 
     def counts(self, split: str) -> Mapping:
         """The summary of one split, {} where there is none or one of another version."""
-        found = self.summary.get("splits", {}).get(split, {})
-        return found if COUNTED <= found.keys() else {}
+        counts = self.summary.get("splits", {}).get(split, {})
+        return counts if COUNTED <= counts.keys() else {}
 
 
 def survey(source: Sequence, *, title: str, limit: int | None = None, seed: int = 0,
@@ -78,7 +79,7 @@ def survey(source: Sequence, *, title: str, limit: int | None = None, seed: int 
         looked = np.sort(np.random.default_rng(seed).choice(looked, limit, replace=False))
     rows, problems = np.zeros(len(looked), MEASURES), {}
 
-    def one(index):
+    def row_or_problem(index):
         try:
             return int(index), *measure(source[int(index)], tokenizer)
         except Exception as error:  # whatever is wrong with a record, the others are looked at
@@ -88,12 +89,12 @@ def survey(source: Sequence, *, title: str, limit: int | None = None, seed: int 
     with ThreadPoolExecutor(4) as pool, tqdm(desc=title, total=len(looked), unit="record") as bar:
         for start in range(0, len(looked), CHUNK):
             part = looked[start:start + CHUNK]
-            for place, found in enumerate(pool.map(one, part), start):
-                good[place] = not isinstance(found, str)
-                if good[place]:
-                    rows[place] = found
+            for k, measured in enumerate(pool.map(row_or_problem, part), start):
+                good[k] = not isinstance(measured, str)
+                if good[k]:
+                    rows[k] = measured
                 else:
-                    problems[int(looked[place])] = found
+                    problems[int(looked[k])] = measured
                 bar.update()
     return Survey(len(source), rows[good], problems)
 
@@ -107,14 +108,14 @@ def measure(record: Record, tokenizer: Tokenizer | None = None) -> tuple:
             len(tokenizer.encode(record.caption, bos=False)) if tokenizer else -1)
 
 
-def choose(found: Survey, *, number: int, pick: str = "random", label: int | None = None,
+def choose(measured: Survey, *, number: int, pick: str = "random", label: int | None = None,
            seed: int = 0) -> list[int]:
     """Indices of at most `number` usable records, in the order they are to be shown.
 
     `label` leaves only its records, `largest_mask` and `smallest_mask` only those with something
     marked. Equals come in the order of the split.
     """
-    rows = found.rows
+    rows = measured.rows
     if label is not None:
         rows = rows[rows["label"] == label]
     if pick in ("largest_mask", "smallest_mask"):

@@ -1,27 +1,20 @@
-"""The plot of a sweep as SVG: the metric over the first knob, or over the runs by name.
-
-Geometry is computed here; tools/sweep/templates/sweep.svg draws it.
-"""
+"""The plot of a sweep as SVG: the metric over the first knob, or over the runs by name."""
 
 import dataclasses
 import math
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from experiments.sweeps import plan
-from legion_jax.display import web
-from tools.inspect_data import bar_charts
+from legion_jax.display import charts
+from legion_jax.display.charts import Axis, Chart, Dot, Line
 
-WIDTH, HEIGHT = 640, 380
-LEFT, RIGHT, TOP, BOTTOM = 70, 24, 44, 56  # px kept free of points, for ticks and labels
-LETTER = 6.6  # px, about the mean width of a letter of a label
+WIDTH, HEIGHT = 640, 380  # px
+BELOW = 56  # px kept free below the axis, more where labels are turned
+LETTER = 5.9  # px, about the mean width of a letter of a label
 MIN_SPAN = 0.05
-# Okabe and Ito (2008): told apart by readers of every colour vision.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333")
-_TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,29 +28,6 @@ class Point:
     @property
     def drawn(self) -> bool:
         return self.value is not None and math.isfinite(self.value)
-
-
-@dataclasses.dataclass(frozen=True)
-class Dot:
-    """A point in pixels, y pointing down."""
-
-    x: float
-    y: float
-    label: str
-    best: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Series:
-    """Points that differ in the first knob only; `line` is the `points` of an SVG polyline.
-
-    Repeats, runs that differ in their seed, are dots of their own on a line through their means.
-    """
-
-    label: str
-    colour: str
-    dots: list[Dot]
-    line: str
 
 
 def layout(points: Sequence[Point]) -> tuple[str, list[str], list[tuple[str, int]]]:
@@ -83,57 +53,45 @@ def layout(points: Sequence[Point]) -> tuple[str, list[str], list[tuple[str, int
             [(s, places.index(v)) for s, v in zip(series, values, strict=True)])
 
 
-def ticks(values: Sequence[float]) -> list[tuple[float, str]]:
-    """Round numbers around the values, not always down to 0, with their labels.
+def value_axis(values: Sequence[float]) -> Axis:
+    """The axis of the metric: round numbers around the values, not always down to 0.
 
-    They span MIN_SPAN of the values at least, so that runs that hardly differ look it.
+    It spans MIN_SPAN of the values at least, so that runs that hardly differ look it.
     """
     low, high = min(values), max(values)
     missing = (MIN_SPAN * max(abs(low), abs(high)) or 0.1) - (high - low)
     if missing > 0:
         low, high = low - missing / 2, high + missing / 2
-    step = bar_charts.round_step((high - low) / 4)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    return [(k * step, f"{k * step:.{digits}f}") for k in range(first, last + 1)]
+    return charts.value_axis("", low, high)
 
 
 def draw(points: Sequence[Point], *, metric: str, best: str | None) -> str:
-    """The plot as the text of an SVG file; `best` is the name of the run to mark."""
+    """The plot as the text of an SVG file; `best` is the name of the run to mark.
+
+    Repeats, runs that differ in their seed, are dots of their own on a line through their means.
+    """
     title, labels, places = layout(points)
-    y_ticks = ticks([p.value for p in points if p.drawn] or [0.0])
-    # Labels too long for their place are turned.
-    room = (WIDTH - LEFT - RIGHT) / len(labels)
     longest = max(map(len, labels)) * LETTER
-    turned = longest > room
-    below = BOTTOM + (min(longest, 260) * math.sin(math.radians(35)) if turned else 0)
-    low, high = y_ticks[0][0], y_ticks[-1][0]
-
-    def x(place: int) -> float:
-        return round(LEFT + (place + 0.5) * room, 1)
-
-    def y(value: float) -> float:
-        return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
-
-    return web.environment(_TEMPLATES).get_template("sweep.svg").render(
-        width=WIDTH, height=round(HEIGHT - BOTTOM + below), left=LEFT, right=WIDTH - RIGHT,
-        top=TOP, floor=HEIGHT - BOTTOM, title=title, metric=metric, turned=turned,
-        x_ticks=[(x(k), label) for k, label in enumerate(labels)],
-        y_ticks=[(y(value), label) for value, label in y_ticks],
-        series=_series(points, places, x, y, best, joined=bool(title)),
-        legend_step=(WIDTH - LEFT - RIGHT) / max(1, len({s for s, _ in places})))
-
-
-def _series(points, places, x, y, best: str | None, *, joined: bool) -> list[Series]:
-    found = []
-    for number, name in enumerate(dict.fromkeys(s for s, _ in places)):
-        mine = [(place, p) for (s, place), p in zip(places, points, strict=True)
-                if s == name and p.drawn]
-        means = {place: float(np.mean([p.value for q, p in mine if q == place]))
-                 for place, _ in sorted(mine, key=lambda pair: pair[0])}
-        line = " ".join(f"{x(place)},{y(value)}" for place, value in means.items())
-        found.append(Series(
-            name, COLOURS[number % len(COLOURS)],
-            [Dot(x(place), y(p.value), f"{p.name}: {p.value:.4g}", p.name == best)
-             for place, p in mine], line if joined else ""))
-    return found
+    turned = longest > (WIDTH - charts.LEFT - charts.RIGHT) / len(labels)
+    left, below = charts.LEFT, BELOW
+    if turned:
+        angle = math.radians(charts.TURN)
+        below += round(min(longest, 260) * math.sin(angle))
+        left = max(left, round(min(longest, 260) * math.cos(angle)))
+    names = list(dict.fromkeys(series for series, _ in places))
+    dots, lines, legend = [], [], []
+    for number, name in enumerate(names):
+        tone = charts.SERIES[number % len(charts.SERIES)]
+        drawn = [(at, point) for (series, at), point in zip(places, points, strict=True)
+                 if series == name and point.drawn]
+        dots += [Dot(at, point.value, f"{point.name}: {point.value:.4g}", tone, radius=4.5,
+                     ring=point.name == best) for at, point in drawn]
+        if title and drawn:
+            lines.append(Line([(at, float(np.mean([p.value for other, p in drawn if other == at])))
+                               for at in sorted({at for at, _ in drawn})], tone, width=2))
+        legend.append((tone, name))
+    axis = Axis(title, -0.5, len(labels) - 0.5, list(enumerate(labels)), turned=turned)
+    return charts.draw(Chart(
+        metric, "", axis, value_axis([p.value for p in points if p.drawn] or [0.0]),
+        lines=lines, dots=dots, legend=legend if len(names) > 1 else (),
+        size=(WIDTH, HEIGHT - BELOW + below), left=left, bottom=below), standalone=True)

@@ -101,13 +101,13 @@ def scores_of(run: Run) -> dict[str, float | None]:
 
 
 def _flat(block: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
-    found = {}
+    numbers = {}
     for name, value in block.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
+            numbers |= _flat(value, f"{prefix}{name}.")
         elif value is None or isinstance(value, (int, float)):
-            found[prefix + name] = value
-    return found
+            numbers[prefix + name] = value
+    return numbers
 
 
 def best_of(sweep: Sweep, rows: Sequence[Row]) -> str | None:

@@ -1,18 +1,21 @@
 """Two evaluations on the photos both scored: differences with intervals, and where they differ."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
 from input_pipeline import files
 from input_pipeline.errors import UserError
-from legion_jax.display import numbers, web
+from legion_jax.display import gallery, numbers, web
+from legion_jax.display.numbers import signed
 from legion_jax.evaluate.intervals import RESAMPLES, paired_difference
-from legion_jax.evaluate.report import gallery, items, tables
+from legion_jax.evaluate.report import items, tables
 from legion_jax.evaluate.report.folder import Evaluation
 
 MAX_PHOTOS = 60
+_TEMPLATES = pathlib.Path(__file__).parent / "templates"
 # What has to be the same, or numbers mean different things. The path of each in metrics.json.
 SAME = (("data",), ("settings", "content"), ("settings", "rasteriser"), ("settings", "pixel_rule"),
         ("text", "css_model"))
@@ -52,9 +55,9 @@ class Comparison:
         categories = {name: {"num_photos": len(part), "differences": paired_difference(
             [self.rows_a[k] for k in part], [self.rows_b[k] for k in part], **how)}
             for name, part in sorted(parts.items())}
-        told = {name: {"folder": str(run.path)} | {key: run.metrics.get(key) for key in (
+        runs = {name: {"folder": str(run.path)} | {key: run.metrics.get(key) for key in (
             "checkpoint", "split", "num_photos")} for name, run in (("a", self.a), ("b", self.b))}
-        return {**told, "data": self.a.metrics.get("data"), "num_shared": len(self.rows_a),
+        return {**runs, "data": self.a.metrics.get("data"), "num_shared": len(self.rows_a),
                 "num_only_a": self.num_only_a, "num_only_b": self.num_only_b,
                 "conventions": dict(self.a.block("conventions")) | {
                     "differences": f"b - a on the photos both scored; 95 % percentile intervals of "
@@ -85,7 +88,7 @@ def compare(a: Evaluation, b: Evaluation, *, resamples: int = RESAMPLES,
 
 
 def check_same(a: Evaluation, b: Evaluation) -> None:
-    """Raises UserError, naming both values, where numbers of two evaluations mean not the same."""
+    """Raises UserError, naming both values, where numbers of two evaluations differ in meaning."""
     def value(run, path):
         return run.block(*path[:-1]).get(path[-1]) if path[:-1] else run.metrics.get(path[-1])
 
@@ -99,7 +102,7 @@ def check_same(a: Evaluation, b: Evaluation) -> None:
                             f"{theirs!r} in {b.path}")
 
 
-def write_comparison(output: epath.PathLike, found: Comparison, *,
+def write_comparison(output: epath.PathLike, compared: Comparison, *,
                      picture: Callable[[Mapping], str] | None,
                      max_photos: int = MAX_PHOTOS) -> dict:
     """Writes compare.json and compare.html; the photos that differ most are in the page.
@@ -113,16 +116,16 @@ def write_comparison(output: epath.PathLike, found: Comparison, *,
     """
     output = epath.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    result = found.result()
-    pairs = sorted(zip(found.rows_a, found.rows_b, strict=True), key=lambda pair: -abs(
+    result = compared.result()
+    pairs = sorted(zip(compared.rows_a, compared.rows_b, strict=True), key=lambda pair: -abs(
         _change(*pair, items.quality) or 0.0))[:max_photos]
-    page = web.environment(gallery.TEMPLATES).get_template("compare.html").render(
+    page = web.environment(_TEMPLATES).get_template("compare.html").render(
         result=result, shown=len(pairs), pictures=picture is not None, items=items,
-        overall=forest(result["differences"], found.a),
+        overall=forest(result["differences"], compared.a),
         categories={name: (part["num_photos"], forest(
             {key: value for key, value in part["differences"].items() if key in HEADLINES},
-            found.a)) for name, part in result["categories"].items()},
-        changed=settings_that_differ(found), config=gallery.config(SORTS, MARKS))
+            compared.a)) for name, part in result["categories"].items()},
+        changed=settings_that_differ(compared), config=gallery.config(SORTS, MARKS))
     with files.whole_file(output / "compare.html") as file:
         file.write(page)
         gallery.write_items(file, (pair(*rows, number) for number, rows in enumerate(pairs)))
@@ -189,14 +192,9 @@ def better(path: str, value: Mapping) -> str:
     return "B" if (value["low"] > 0) != less else "A"
 
 
-def signed(value: float) -> str:
-    """+0.012 or −0.012, with the sign that minus has."""
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def settings_that_differ(found: Comparison) -> list[tuple[str, str, str]]:
+def settings_that_differ(compared: Comparison) -> list[tuple[str, str, str]]:
     """(setting, value in a, value in b) of the settings the two were not made with alike."""
-    a, b = (dict(tables.settings(run)) for run in (found.a, found.b))
+    a, b = (dict(tables.settings(run)) for run in (compared.a, compared.b))
     return [(name, a.get(name, "–"), b.get(name, "–")) for name in dict.fromkeys([*a, *b])
             if a.get(name) != b.get(name)]
 

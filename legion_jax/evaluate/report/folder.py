@@ -34,8 +34,8 @@ class Evaluation:
     def rows(self) -> Iterator[dict]:
         """Every row of rows.jsonl in order, with what `UNKNOWN` has for keys it lacks.
 
-        Raises UserError naming the line that is no JSON object or has no id, or the second one
-        with an id.
+        Raises UserError naming a line that is no JSON object, has no id, or has the id of an
+        earlier line.
         """
         path, seen = self.path / "rows.jsonl", {}
         with path.open("rb") as file:
@@ -70,8 +70,8 @@ class Evaluation:
 
     def interval(self, *path: str) -> tuple[float, float] | None:
         """The 95 % interval of `number`, or None."""
-        found = self.block("intervals").get(".".join(path))
-        return None if found is None or None in found else (found[0], found[1])
+        ends = self.block("intervals").get(".".join(path))
+        return None if ends is None or None in ends else (ends[0], ends[1])
 
 
 def open_evaluation(folder: epath.PathLike) -> Evaluation:

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from input_pipeline.records.record import LABELS, REAL, UNKNOWN
-from legion_jax.display import overlay
+from input_pipeline.records.record import REAL, UNKNOWN
+from legion_jax.display import gallery
 
 # Order of the cards: name -> (words, whether the largest comes first).
 SORTS = {
@@ -30,14 +30,13 @@ def item(row: Mapping, number: int) -> dict:
 def photo(row: Mapping, number: int) -> dict:
     """What is true of a photo, whoever answers."""
     reference, phrases = row["reference"], [region["phrase"] for region in row["truth"]]
-    truth = [{"phrase": region["phrase"], "rle": region.get("rle")} for region in row["truth"]]
-    return {
-        "n": number, "id": row["id"], "label": LABELS[row["label"]], "category": row["category"],
-        "generator": row["generator"], "size": row["size"],
-        "reference": pieces(reference, find_phrases(reference, phrases)), "truth": truth,
+    regions = [{"phrase": region["phrase"], "rle": region.get("rle")} for region in row["truth"]]
+    return gallery.truth_item(
+        number, row["id"], label=row["label"], size=row["size"],
+        category=row["category"], generator=row["generator"], regions=regions,
+        reference=gallery.pieces(reference, find_phrases(reference, phrases)),
         # The union says nothing new where every artifact has its own mask, or there is none.
-        "union": row["truth_rle"] if _has_union(row) else None,
-        "marked": row["counts"] is not None}
+        union=row["truth_rle"] if _has_union(row) else None, marked=row["counts"] is not None)
 
 
 def answer(row: Mapping, title: str = "Prediction") -> dict:
@@ -46,15 +45,15 @@ def answer(row: Mapping, title: str = "Prediction") -> dict:
     regions = [{"phrase": region["phrase"], "detail": region.get("detail", ""),
                 "rle": region.get("rle"), "score": region.get("score")}
                for region in row["regions"]]
-    told = ("failed", "verdict", "probability", "fake_probability", "words", "words_agree",
-            "finished", "answer", "rouge_l", "css", "counts", "fg_iou", "bg_iou", "miou", "f1",
-            "num_regions", "num_masks")
-    return {"title": title, "explanation": pieces(row["explanation"], spans),
-            "regions": regions, "right": right(row)} | {name: row[name] for name in told}
+    shown = ("failed", "verdict", "probability", "fake_probability", "words", "words_agree",
+             "finished", "answer", "rouge_l", "css", "counts", "fg_iou", "bg_iou", "miou", "f1",
+             "num_regions", "num_masks")
+    return {"title": title, "explanation": gallery.pieces(row["explanation"], spans),
+            "regions": regions, "right": right(row)} | {name: row[name] for name in shown}
 
 
 def right(row: Mapping) -> bool | None:
-    """Whether the verdict, real or not, is; None without a verdict or a known truth."""
+    """Whether the verdict is right, real against not real; None without a verdict or a truth."""
     if row["verdict"] is None or row["label"] == UNKNOWN:
         return None
     return (row["verdict"] == "real") == (row["label"] == REAL)
@@ -79,26 +78,12 @@ def sort_keys(row: Mapping) -> dict[str, list | float | str | None]:
 
 
 def marks(row: Mapping) -> list[str]:
-    """The names of MARKS that hold of a photo."""
+    """The names in MARKS of what is true of a photo and its answer."""
     tp, fp, fn, _ = row["counts"] or (0, 0, 0, 0)
-    found = {"wrong": right(row) is False, "disagree": row["words_agree"] is False,
+    holds = {"wrong": right(row) is False, "disagree": row["words_agree"] is False,
              "missed": tp == 0 and fn > 0, "invented": tp + fn == 0 and fp > 0,
              "cut": not row["finished"] and not row["failed"], "failed": bool(row["failed"])}
-    return [name for name, holds in found.items() if holds]
-
-
-def pieces(text: str, spans: Sequence[Sequence[int] | None]) -> list[list]:
-    """A text in pieces [words, number of the span or None]; spans that overlap others are left out.
-
-    spans: [start, end) in characters, None for one that is nowhere in the text.
-    """
-    found, done = [], 0
-    places = sorted((span[0], span[1], k) for k, span in enumerate(spans) if span is not None)
-    for start, end, k in places:
-        if done <= start < end <= len(text):
-            found += [[text[done:start], None], [text[start:end], k]]
-            done = end
-    return [piece for piece in [*found, [text[done:], None]] if piece[0]]
+    return [name for name, is_so in holds.items() if is_so]
 
 
 def find_phrases(text: str, phrases: Sequence[str]) -> list[list[int] | None]:
@@ -114,11 +99,6 @@ def find_phrases(text: str, phrases: Sequence[str]) -> list[list[int] | None]:
             at = low.find(wanted, at + 1)
         spans.append([at, at + len(wanted)] if at >= 0 else None)
     return spans
-
-
-def palette() -> list[str]:
-    """The colours of regions by number, as CSS has them."""
-    return [",".join(map(str, colour)) for colour in overlay.PALETTE]
 
 
 def _has_union(row: Mapping) -> bool:

@@ -1,6 +1,7 @@
 """The report of an evaluation: one HTML file with tables, curves and every photo."""
 
 import logging
+import pathlib
 
 import numpy as np
 from etils import epath
@@ -8,19 +9,13 @@ from etils import epath
 from input_pipeline import files
 from input_pipeline.errors import UserError
 from input_pipeline.records.record import LABELS
-from legion_jax.display import web
-from legion_jax.evaluate.report import (
-    curves as curves_lib,
-    gallery,
-    items,
-    photos,
-    standing,
-    tables,
-)
+from legion_jax.display import gallery, web
+from legion_jax.evaluate.report import curves, items, photos, published_results, tables
 from legion_jax.evaluate.report.folder import Evaluation, open_evaluation
 
 LOG = logging.getLogger("legion_jax")
 MAX_PHOTOS = 1000
+_TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
 def write_report(output: epath.PathLike, source: photos.Photos, *,
@@ -44,21 +39,20 @@ def write_report(output: epath.PathLike, source: photos.Photos, *,
     if max_photos < 0:
         raise UserError(f"max_photos: at least 0, got {max_photos}")
     run = open_evaluation(output)
-    found = overview(run)
-    chosen = worst(found, max_photos)
+    columns = overview(run)
+    chosen = worst(columns, max_photos)
     path = run.path / "report.html"
-    environment = web.environment(gallery.TEMPLATES)
+    template = web.environment(_TEMPLATES).get_template("report.html")
     with files.whole_file(path) as file:
-        for part in environment.get_template("report.html").generate(
-                view=view(run, found, len(chosen)), items=items,
-                config=gallery.config(items.SORTS, items.MARKS)):
+        for part in template.generate(view=view(run, columns, len(chosen)), items=items,
+                                      config=gallery.config(items.SORTS, items.MARKS)):
             file.write(part)
         gallery.write_items(file, (items.item(row, number) for number, row in enumerate(
             row for row in run.rows() if row["id"] in chosen)))
         gallery.write_pictures(file, (photos.picture_of(source, row) for row in run.rows()
                                       if row["id"] in chosen))
     LOG.info("%s: %.1f MB, %d of %d photos", path, file.num_bytes / 1e6, len(chosen),
-             len(found["id"]))
+             len(columns["id"]))
     return path
 
 
@@ -86,19 +80,19 @@ def overview(run: Evaluation) -> dict[str, np.ndarray]:
             for name, column in columns.items()}
 
 
-def worst(found: dict[str, np.ndarray], number: int) -> set[str]:
-    """Ids of the `number` worst photos; those that cannot be judged come last."""
-    order = np.lexsort([np.nan_to_num(found["rouge_l"]), np.nan_to_num(found["quality"], nan=2.0)])
-    return set(found["id"][order[:number]].tolist())
+def worst(columns: dict[str, np.ndarray], number: int) -> set[str]:
+    """Ids of the `number` worst photos of an `overview`; those that cannot be judged come last."""
+    order = np.lexsort([np.nan_to_num(columns["rouge_l"]),
+                        np.nan_to_num(columns["quality"], nan=2.0)])
+    return set(columns["id"][order[:number]].tolist())
 
 
-def view(run: Evaluation, found: dict[str, np.ndarray], shown: int) -> dict:
+def view(run: Evaluation, columns: dict[str, np.ndarray], shown: int) -> dict:
     """Everything the static part of the page shows."""
-    judged = (found["label"] >= 0) & ~np.isnan(found["fake"])
-    fake, truth = found["fake"][judged], found["label"][judged] > 0
-    curves = [curves_lib.roc(fake, truth, run.number("detection", "auc")),
-              curves_lib.histogram(fake, truth)]
-    standard = standing.standing(run)
+    judged = (columns["label"] >= 0) & ~np.isnan(columns["fake"])
+    fake, truth = columns["fake"][judged], columns["label"][judged] > 0
+    verdicts = [*curves.reliability(run), curves.roc(fake, truth, run.number("detection", "auc")),
+                curves.histogram(fake, truth)]
     main = [tables.masks(run),
             tables.block(run, "Verdict", "detection", keys=tables.DETECTION),
             tables.block(run, "Explanation", "text", keys=("rouge_l", "css")),
@@ -109,15 +103,14 @@ def view(run: Evaluation, found: dict[str, np.ndarray], shown: int) -> dict:
             "data", "split", "checkpoint", "num_failed", "failures", "num_unfinished",
             "intervals")},
         "tiles": tiles(run), "shown": shown,
-        "total": len(found["id"]), "settings": tables.settings(run),
+        "total": len(columns["id"]), "settings": tables.settings(run),
         "tables": [table for table in main if table], "silent": silent(run),
         "slices": tables.slices(run),
-        "standing": standard, "robustness": curves_lib.robustness(run),
-        "levels": tables.robustness(run),
-        "calibration": curves_lib.reliability(run), "curves": [c for c in curves if c],
+        "standing": published_results.standing(run), "robustness": curves.robustness(run),
+        "levels": tables.robustness(run), "verdicts": [chart for chart in verdicts if chart],
         "conventions": dict(run.block("conventions")),
-        "labels": {name: int((found["label"] == label).sum()) for label, name in LABELS.items()
-                   if (found["label"] == label).any()}}
+        "labels": {name: int((columns["label"] == label).sum()) for label, name in LABELS.items()
+                   if (columns["label"] == label).any()}}
 
 
 def tiles(run: Evaluation) -> list[tuple[tables.Term, tables.Cell, str]]:

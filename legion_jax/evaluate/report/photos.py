@@ -1,4 +1,4 @@
-"""Photos as small pictures inside a page, and where they come from."""
+"""Where the pictures of a page come from: encoded photos, prepared data, or another report."""
 
 import json
 import logging
@@ -6,16 +6,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
-from PIL import Image
 
-from input_pipeline.errors import UserError
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import Record, RecordError
-from legion_jax.display import web
+from legion_jax.display import gallery
 
 LOG = logging.getLogger("legion_jax")
-SIDE = 640  # px of a picture's longer side, at most
 # id -> the encoded file, as a record's `image`.
 Photos = Mapping[str, bytes] | Callable[[str], bytes | None]
 
@@ -29,36 +26,10 @@ def picture_of(source: Photos, row: Mapping) -> str:
     if content is None:
         return ""
     try:
-        return picture(content, row["id"], row["size"])
+        return gallery.picture(content, row["id"], row["size"])
     except images.ImageError as error:
         LOG.warning("%s", error)
         return ""
-
-
-def picture(content: bytes, name: str, size: tuple[int, int] | None) -> str:
-    """A photo as a JPEG in base64, its longer side at most SIDE pixels.
-
-    Args:
-        content: the encoded file.
-        name: id of the photo, for errors.
-        size: (height, width) that masks of it have; None where nothing tells.
-
-    Raises:
-        ImageError: not readable as a photo.
-        UserError: the photo has another size.
-    """
-    needed = None
-    if size is not None:
-        scale = min(1.0, SIDE / max(size))
-        needed = (max(1, round(scale * min(size))), max(1, round(scale * max(size))))
-    photo, found = images.read_photo(content, name=f"photo {name}", at_least=needed)
-    if size is not None and tuple(size) != tuple(found):
-        raise UserError(f"photo {name}: {found[1]}x{found[0]} pixels, but rows.jsonl tells "
-                        f"{size[1]}x{size[0]}; are these photos of another data set?")
-    scale = min(1.0, SIDE / max(found))
-    sides = max(1, round(scale * found[1])), max(1, round(scale * found[0]))
-    small = photo if photo.size == sides else photo.resize(sides, Image.Resampling.LANCZOS)
-    return web.base64_picture(small, "JPEG", quality=75, optimize=True)
 
 
 class RecordPhotos:
@@ -94,11 +65,11 @@ def of_data(data_dir: epath.PathLike, splits: Sequence[str]) -> RecordPhotos:
 
     Raises DataError where there is no such data set or split.
     """
-    place = prepared.find_version(data_dir)
+    folder = prepared.find_version(data_dir)
     names = []
     for split in splits:
-        names += manifest.read_summary(place)["splits"] if split == "all" else split.split("+")
-    return RecordPhotos(*(prepared.open_split(place, name) for name in dict.fromkeys(names)))
+        names += manifest.read_summary(folder)["splits"] if split == "all" else split.split("+")
+    return RecordPhotos(*(prepared.open_split(folder, name) for name in dict.fromkeys(names)))
 
 
 class ReportPictures:
@@ -112,9 +83,9 @@ class ReportPictures:
                 if line.startswith(b'{"n":'):
                     item = json.loads(line.rstrip(b",\n"))
                     names[item["n"]] = item["id"]
-                elif found := re.match(rb'<script type="text/plain" id="jpeg-(\d+)">(.*)</script>',
-                                       line):
-                    self._codes[names[int(found[1])]] = found[2]
+                elif script := re.match(rb'<script type="text/plain" id="jpeg-(\d+)">(.*)</script>',
+                                        line):
+                    self._codes[names[int(script[1])]] = script[2]
 
     def __call__(self, row: Mapping) -> str:
         """The picture of a row's photo in base64, or "" where the report has none."""

@@ -119,23 +119,17 @@ def masks(run: Evaluation) -> Table | None:
         ("num_images", "photos"), ("num_with_artifacts", "with artifacts"),
         ("num_empty_both", "with nothing marked by either side"))
         if run.number("localisation", key) is not None]
-    facts += [f"{percent(run.number('localisation', key))} of the area marked on {words}"
+    facts += [f"{numbers.percent(run.number('localisation', key))} of the area marked on {words}"
               for key, words in FALSE_AREAS.items()
               if run.number("localisation", key) is not None]
     return Table("Masks", [Term(MEANS[way], convention(run, "localisation", way)) for way in ways],
                  rows, note=f"{'; '.join(facts)}.")
 
 
-def percent(share: float) -> str:
-    """A share in per cent with two digits that count: 0.02 %, 1.5 %, 37 %."""
-    value = 100 * share
-    return "< 0.01 %" if 0 < value < 0.01 else f"{value:.2g} %" if value < 99.5 else "100 %"
-
-
 def block(run: Evaluation, title: str, *path: str, keys: Sequence[str] = ()) -> Table | None:
     """Every number of a block, those of `keys` first; None where it has none but counts."""
-    found = run.block(*path)
-    names = [*(key for key in keys if key in found), *(key for key in found if key not in keys)]
+    values = run.block(*path)
+    names = [*(key for key in keys if key in values), *(key for key in values if key not in keys)]
     rows = []
     for key in names:
         inner = run.block(*path, key)
@@ -144,7 +138,7 @@ def block(run: Evaluation, title: str, *path: str, keys: Sequence[str] = ()) -> 
                 inside = term(run, name, *path, key)
                 rows.append((dataclasses.replace(inside, name=f"{inside.name}, {key}"),
                              [cell(run, *path, key, name)]))
-        if key != "num" and (found[key] is None or run.number(*path, key) is not None):
+        if key != "num" and (values[key] is None or run.number(*path, key) is not None):
             rows.append((term(run, key, *path), [cell(run, *path, key)]))
     if all(cells == [DASH] for _, cells in rows):
         return None
@@ -154,16 +148,16 @@ def block(run: Evaluation, title: str, *path: str, keys: Sequence[str] = ()) -> 
 
 def categories(run: Evaluation) -> Table | None:
     """What is to be seen -> masks and verdicts; None without categories."""
-    found = run.block("categories")
+    names = run.block("categories")
     measures = [(("localisation", "mean"), "f1"), (("localisation", "mean"), "miou"),
                 (("localisation", "mean_with_artifacts"), "f1"), (("detection",), "accuracy"),
                 (("detection",), "auc")]
     used = [(path, key) for path, key in measures
-            if any(run.number("categories", name, *path, key) is not None for name in found)]
+            if any(run.number("categories", name, *path, key) is not None for name in names)]
     if not used:
         return None
     rows = []
-    for name in found:
+    for name in names:
         num = run.number("categories", name, "num_photos")
         cells = [Cell("–" if num is None else f"{num:,.0f}")]
         cells += [cell(run, "categories", name, *path, key) for path, key in used]
@@ -177,15 +171,15 @@ def categories(run: Evaluation) -> Table | None:
 
 def accuracies(run: Evaluation, title: str, *path: str) -> Table | None:
     """Accuracy by generator, split or group of test sets; None with less than two of them."""
-    found = run.block(*path)
-    if len(found) < 2:
+    parts = run.block(*path)
+    if len(parts) < 2:
         return None
-    missing = {name: part.get("missing") or () for name, part in found.items()}
+    missing = {name: part.get("missing") or () for name, part in parts.items()}
     left_out = [f"{name} is without {', '.join(sets)}" for name, sets in missing.items() if sets]
-    counted = all("num" in part for part in found.values())
+    counted = all("num" in part for part in parts.values())
     rows = [(Term(name or "not told"), [
         *([cell(run, *path, name, "num")] if counted else []), cell(run, *path, name, "accuracy")])
-        for name in found]
+        for name in parts]
     columns = [*([Term("photos")] if counted else []), term(run, "accuracy", *path)]
     return Table(title, columns, rows, note=f"{'; '.join(left_out)}." if left_out else "")
 
@@ -194,8 +188,9 @@ def slices(run: Evaluation) -> list[Table]:
     """The scores of parts of the data set, as far as it has parts."""
     parts = {"By generator, its fakes": ("detection", "by_generator"),
              "By split": ("detection", "by_split"), "By group of test sets": ("groups",)}
-    found = [categories(run), *(accuracies(run, title, *path) for title, path in parts.items())]
-    return [table for table in found if table]
+    candidates = [categories(run),
+                  *(accuracies(run, title, *path) for title, path in parts.items())]
+    return [table for table in candidates if table]
 
 
 def settings(run: Evaluation) -> list[tuple[str, str]]:

@@ -2,7 +2,8 @@
 
 function regionList(regions, figure, none) {
   const list = regions.map((region, number) => {
-    const facts = [region.rle ? `${share(area(region.rle))} of the photo` : "no mask"];
+    const facts = [region.rle ? `${percent(area(region.rle))} of the photo` : "no mask"];
+    if (region.kind) facts.unshift(region.kind);
     if (typeof region.score === "number") facts.push(`score ${score(region.score)}`);
     const entry = make("li", {style: `--tone:${tone(number)}`},
       make("span", {class: "swatch"}, String(number + 1)),
@@ -38,17 +39,19 @@ function answerFacts(answer) {
 }
 
 function panel(title, ...children) {
-  return make("section", {class: "panel", "aria-label": title}, make("h3", {}, title), children);
+  return make("section", {class: "panel", "aria-label": title}, make("h3", {}, title), children.flat());
 }
 
 function photoPage(item) {
   const stages = stagesOf(item), figures = [...stages.children];
-  const truth = panel("Truth", factsOf([["label", item.label], ["category", item.category],
-    ["generator", item.generator], ["size", item.size && `${item.size[1]} × ${item.size[0]}`]]),
-    make("h4", {}, "Reference"),
+  const truth = panel(item.answers.length ? config.truth : "Record", factsOf([["label", item.label], ["category", item.category],
+    ["generator", item.generator], ["size", item.size && `${item.size[1]} × ${item.size[0]}`],
+    ...(item.facts || [])]),
+    item.question ? [make("h4", {}, "Question"), make("p", {dir: "auto"}, item.question)] : null,
+    make("h4", {}, config.reference),
     make("div", {class: "texts"}, textOf(item.reference, truthMasks(item), figures[1], "(none)")),
     make("h4", {}, "Artifacts"), regionList(item.truth, figures[1], item.union
-      ? `marked all together, ${share(area(item.union))} of the photo` : truthWords(item)));
+      ? `marked all together, ${percent(area(item.union))} of the photo` : truthWords(item)));
   const answers = item.answers.map((answer, k) => panel(answer.title, make("h4", {}, "Explanation"),
     make("div", {class: "texts"},
       textOf(answer.explanation, answerMasks(answer), figures[2 + k], "(it said nothing)")),

@@ -2,8 +2,8 @@
 
 const config = JSON.parse(document.getElementById("config").textContent);
 const items = JSON.parse(document.getElementById("items").textContent);
-const UNION_TONE = "70,235,150";
 const DASH = "–";
+const SMALL = 128;  // px, as in gallery.py; smaller photos show their pixels
 
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -20,6 +20,11 @@ function share(value) {
   if (value >= 0.995 && value < 1) return "> 99 %";
   return `${Math.round(100 * value)} %`;
 }
+// Of areas: two digits that count.
+function percent(value) {
+  if (value > 0 && value < 1e-4) return "< 0.01 %";
+  return value < 0.995 ? `${Number((100 * value).toPrecision(2))} %` : `${Math.round(100 * value)} %`;
+}
 const route = item => `#/photo/${encodeURIComponent(item.id)}`;
 
 // The picture of an item as the address of a blob, which the caller gives back; null without one.
@@ -33,13 +38,14 @@ function pictureUrl(item) {
 // What is drawn on a picture: [{rle, number, tone}].
 function truthMasks(item) {
   const masks = item.truth.map((region, number) => ({rle: region.rle, number, tone: tone(number)}));
-  if (item.union) masks.push({rle: item.union, number: -1, tone: UNION_TONE});
+  if (item.union) masks.push({rle: item.union, number: -1, tone: config.union});
   return masks.filter(mask => mask.rle);
 }
 const answerMasks = answer => answer.regions.map((region, number) =>
   ({rle: region.rle, number, tone: tone(number)})).filter(mask => mask.rle);
 
 function truthWords(item) {
+  if (item.state) return item.state;
   if (!item.marked && !truthMasks(item).length) return "nobody marked artifacts";
   const masks = truthMasks(item).length;
   if (!masks) return "no artifact";
@@ -52,10 +58,11 @@ function answerWords(answer) {
   return answer.f1 === null ? words : `${words}, F1 ${score(answer.f1)}`;
 }
 
-// A photo, with masks on it when there are any. `kind`: "plain", "truth" or "said".
+// A photo, with masks on it when there are any. `kind`: "plain", "truth", "said" or "heat".
 function stage(item, kind, title, words, masks) {
   const [tall, wide] = item.size || [1, 1], drawn = masks.length ? `, ${title}: ${words}` : "";
-  const photo = make("div", {class: "photo", style: `--ratio:${wide / tall}`},
+  const small = item.size && Math.max(tall, wide) < SMALL;
+  const photo = make("div", {class: small ? "photo pixelated" : "photo", style: `--ratio:${wide / tall}`},
     make("img", {alt: `Photo ${item.id}${drawn}`, decoding: "async"}));
   const figure = make("figure", {class: `stage ${kind}`}, photo,
     make("figcaption", {}, make("b", {}, title), words ? ` ${words}` : ""));
@@ -66,13 +73,20 @@ function stage(item, kind, title, words, masks) {
   return figure;
 }
 
+// The photo alone, with its true masks, and with those of each answer. A photo that has neither
+// stands once.
 function stagesOf(item) {
-  const number = item.answers.length;
-  const box = make("div", {class: number > 1 ? "stages" : "stages one", style: `--stages:${2 + number}`},
-    stage(item, "plain", "Photo", "", []),
-    stage(item, "truth", "Truth", truthWords(item), truthMasks(item)),
-    item.answers.map(answer =>
-      stage(item, "said", answer.title, answerWords(answer), answerMasks(answer))));
+  const masks = truthMasks(item), plain = !masks.length && !item.answers.length;
+  const figures = [stage(item, "plain", "Photo", plain ? truthWords(item) : "", [])];
+  if (!plain) figures.push(stage(item, "truth", config.truth, truthWords(item), masks));
+  figures.push(...item.answers.map(answer =>
+    stage(item, "said", answer.title, answerWords(answer), answerMasks(answer))));
+  if (item.heat) {
+    figures.push(stage(item, "heat", "Heat map", item.heat.words, []));
+    figures[figures.length - 1].source = `data:image/jpeg;base64,${item.heat.jpeg}`;
+  }
+  const box = make("div", {class: item.answers.length === 1 ? "stages one" : "stages",
+    style: `--stages:${Math.max(2, figures.length)}`}, figures);
   box.item = item;
   return box;
 }
@@ -83,7 +97,8 @@ function draw(box) {
   box.drawn = true;
   box.url = pictureUrl(box.item);
   for (const figure of box.children) {
-    if (box.url) figure.querySelector("img").src = box.url;
+    const source = figure.source || box.url;
+    if (source) figure.querySelector("img").src = source;
     else {
       figure.querySelector("img").hidden = true;
       figure.photo.append(make("span", {class: "lost"}, "no picture"));
@@ -150,8 +165,9 @@ function lights(element, number, figure) {
 
 function badges(item) {
   const list = [], add = (kind, words) => list.push(make("li", {class: kind}, words));
-  add("", `truth: ${item.label}`);
+  add("", item.answers.length ? `truth: ${item.label}` : item.label);
   if (item.category) add("", item.category);
+  for (const problem of item.problems || []) add("bad", `✗ ${problem}`);
   for (const answer of item.answers) {
     const who = item.answers.length > 1 ? `${answer.title}: ` : "";
     if (answer.verdict !== null) {
@@ -174,8 +190,12 @@ function card(item) {
   const texts = item.answers.map((answer, k) => make("div", {},
     make("h4", {}, item.answers.length > 1 ? answer.title : "Explanation"),
     textOf(answer.explanation, answerMasks(answer), figures[2 + k], "(it said nothing)")));
-  texts.push(make("div", {}, make("h4", {}, "Reference"),
+  texts.push(make("div", {}, make("h4", {}, config.reference),
     textOf(item.reference, truthMasks(item), figures[1], "(none)")));
+  if (!item.answers.length && item.truth.length) {
+    texts.push(make("div", {}, make("h4", {}, config.truth),
+      regionList(item.truth, figures[1], "(none)")));
+  }
   const article = make("article", {class: "card", "data-n": item.n},
     make("header", {}, make("h3", {}, make("a", {href: route(item)}, make("bdi", {}, item.id))),
       badges(item)),

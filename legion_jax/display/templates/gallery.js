@@ -14,7 +14,8 @@ function textFor(item) {
     const text = pieces => pieces.map(([words]) => words).join("");
     const phrases = regions => regions.map(region => region.phrase);
     const words = [item.id, item.category, item.generator, text(item.reference),
-      ...phrases(item.truth), ...item.answers.flatMap(answer =>
+      ...phrases(item.truth), ...item.truth.flatMap(region => [region.detail, region.kind]),
+      item.question, ...(item.problems || []), ...(item.facts || []).flat(), ...item.answers.flatMap(answer =>
         [text(answer.explanation), ...phrases(answer.regions)])];
     texts.set(item.n, words.join("\n").toLowerCase());
   }
