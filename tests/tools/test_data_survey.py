@@ -2,6 +2,7 @@
 
 import base64
 import collections
+import dataclasses
 import io
 import json
 
@@ -15,6 +16,7 @@ from input_pipeline.datasets import open_dataset
 from input_pipeline.photos.regions import rle_to_mask
 from input_pipeline.records import builder, manifest
 from input_pipeline.records.prepared import open_split
+from input_pipeline.records.record import RecordError
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax.display import gallery
 from tools.inspect_data import contact_sheet, survey, survey_charts
