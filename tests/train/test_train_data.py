@@ -117,8 +117,8 @@ def peak_memory(data: str, workers: int, steps: list[int]) -> list[float]:
     """Peak resident memory of a fresh process and its workers after each number of batches."""
     code = f"""
 import resource, small_data as t
-from input_pipeline.tokenizer import Tokenizer
-from legion_jax import train_data
+from input_pipeline.text.tokenizer import Tokenizer
+from legion_jax.train import data as train_data
 root = t.pathlib.Path({data!r})
 config = t.make_config(root, workers={workers}, text_buckets=(200,))
 tokenizer = Tokenizer.from_folder(root / "tokenizer")
