@@ -135,7 +135,7 @@ def question_of(record: Record, spec: ExampleSpec) -> str:
     return spec.own_questions and record.question or spec.instruction
 
 
-def training_example(record: Record, tokenizer: Tokenizer, spec: ExampleSpec,
+def training_example(tokenizer: Tokenizer, spec: ExampleSpec, record: Record,
                      length: int | None = None) -> dict[str, np.ndarray]:
     """The example of a record (see `fields`); `length` instead of `spec.text_length`.
 

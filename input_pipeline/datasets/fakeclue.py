@@ -16,14 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from input_pipeline.datasets.checks import home, note_size, shown_size
-from input_pipeline.records.dataset import (
-    DataSet,
-    Item,
-    Notes,
-    image_hash,
-    parse_json,
-    read_annotations,
-)
+from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.records.record import (
     REAL,
     SYNTHETIC,
@@ -62,8 +55,7 @@ class FakeClue(DataSet):
             places = [f"{root}data_json/{split}.json", f"{root}{split}.json"]
             if path := next((p for p in places if self.tree.has(p)), None):
                 self._images[split] = self._open_images(root, split)
-                records[split] = parse_json(read_annotations(self.tree, path),
-                                            f"{self.source}/{path}", list)
+                records[split] = self.read_json(path, list)
                 names[split] = [_plain_name(record, split) for record in records[split]]
         if not records:
             raise DataError(f"{self.source}: found no data_json/train.json or data_json/test.json")

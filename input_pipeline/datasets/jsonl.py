@@ -30,7 +30,7 @@ from typing import Any
 
 from input_pipeline.datasets.checks import fit_mask, note_size, shown_size
 from input_pipeline.photos.regions import RegionError, mask_to_png, png_to_mask
-from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash, read_annotations
+from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.records.record import (
     LABELS,
     NO_BOX,
@@ -57,7 +57,7 @@ class Jsonl(DataSet):
         if not self.tree.has(MANIFEST):
             raise DataError(f"{self.source}: found no {MANIFEST}")
         splits = {}
-        lines = read_annotations(self.tree, MANIFEST).removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        lines = self.read_annotations(MANIFEST).removeprefix(b"\xef\xbb\xbf").split(b"\n")
         for number, line in enumerate(lines, 1):
             if line.strip():
                 fields = _parse(line, f"{self.source}/{MANIFEST} line {number}")

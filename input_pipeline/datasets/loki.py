@@ -14,20 +14,12 @@ The first file is published in UTF-16, the others in UTF-8; either is read.
   two images is meant. Each question makes two records, ID_A and ID_B, as images are compared.
 """
 
-import json
 import math
 import posixpath
 import re
 
 from input_pipeline.datasets.checks import shown_size
-from input_pipeline.records.dataset import (
-    DataSet,
-    Item,
-    Notes,
-    image_hash,
-    parse_json,
-    read_annotations,
-)
+from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.records.record import (
     REAL,
     SYNTHETIC,
@@ -64,9 +56,7 @@ class Loki(DataSet):
         root, path = next((p for p in places if self.tree.has(p[1])), ("", ""))
         if not path:
             raise DataError(f"{self.source}: found no image/{file}")
-        content = read_annotations(self.tree, path)
-        entries = parse_json(content, f"{self.source}/{path}", list,
-                             encoding=json.detect_encoding(content))
+        entries = self.read_json(path, list)
         make = {"regions": _region_items, "tf": _tf_items, "mc": _mc_items}[self.config]
         return {"test": [Item(i.id, i.file, [root, i.data]) for i in make(entries)]}
 

@@ -24,7 +24,7 @@ from input_pipeline.datasets.checks import is_image, shown_size
 from input_pipeline.datasets.tfrecord import Frame
 from input_pipeline.photos.images import FORMATS
 from input_pipeline.photos.regions import mask_to_png, resized
-from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash, read_annotations
+from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.records.record import SYNTHETIC, DataError, Record, RecordError
 from input_pipeline.records.tree import Tree
 
@@ -108,7 +108,7 @@ class RichHF(DataSet):
     def _content(self, path: str) -> bytes:
         held, content = self._held
         if held != path:
-            content = read_annotations(self.tree, path)
+            content = self.read_annotations(path)
             self._held = path, content
         return content
 

@@ -21,14 +21,7 @@ from input_pipeline.datasets.checks import (
     shown_size,
 )
 from input_pipeline.datasets.parquet import Rows
-from input_pipeline.records.dataset import (
-    DataSet,
-    Item,
-    Notes,
-    image_hash,
-    parse_json,
-    read_annotations,
-)
+from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.records.record import (
     REAL,
     SYNTHETIC,
@@ -90,9 +83,7 @@ class SidSet(DataSet):
 
     def _descriptions(self, split: str, kind: str) -> dict[str, str]:
         path = f"{self._home}text_label_images/{split}/description/{kind}_GT.json"
-        if not self.tree.has(path):
-            return {}
-        return parse_json(read_annotations(self.tree, path), f"{self.source}/{path}", dict)
+        return self.read_json(path, dict) if self.tree.has(path) else {}
 
     def _row_items(self) -> dict[str, list[Item]]:
         splits, texts = {}, {}

@@ -10,14 +10,7 @@ polygons; one bad record never stops the rest.
 import posixpath
 from collections.abc import Sequence
 
-from input_pipeline.records.dataset import (
-    DataSet,
-    Item,
-    Notes,
-    image_hash,
-    parse_json,
-    read_annotations,
-)
+from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.records.record import (
     REAL,
     SYNTHETIC,
@@ -29,6 +22,7 @@ from input_pipeline.records.record import (
     check_text,
     image_size,
 )
+from input_pipeline.records.tree import clean
 from input_pipeline.text.conversation import locate_phrases
 
 FOLDERS = ("annotations", "annoations")  # the published README spells the second
@@ -60,13 +54,11 @@ class SynthScars(DataSet):
         return splits
 
     def _items(self, root: str, split: str, path: str) -> list[Item]:
-        records = parse_json(read_annotations(self.tree, path), f"{self.source}/{path}", list)
+        records = self.read_json(path, list)
         homes = [f"{root}{home}/images" for home in (split, "train")]
         images = next((h for h in homes if self.tree.names(h)), homes[0])
-        categories = {}
-        if self.tree.has(root + CATEGORIES):
-            content = read_annotations(self.tree, root + CATEGORIES)
-            categories = parse_json(content, f"{self.source}/{root}{CATEGORIES}", dict)
+        has_categories = self.tree.has(root + CATEGORIES)
+        categories = self.read_json(root + CATEGORIES, dict) if has_categories else {}
         items = []
         for position, record in enumerate(records):
             key, file = f"#{position}", ""
@@ -84,10 +76,7 @@ class SynthScars(DataSet):
             raise RecordError("malformed record", "not an object with 'refs'")
         for field in ("img_file_name", "caption"):
             check_text(record.get(field), field)
-        plain = posixpath.normpath(item.file.replace("\\", "/"))
-        if plain.startswith(("/", "../")) or plain in (".", ".."):
-            raise RecordError("name outside the source", item.file)
-        content = self.tree.read(f"{images}/{plain}")
+        content = self.tree.read(f"{images}/{clean(item.file)}")
         caption = record["caption"].strip('"').strip()
         size = image_size(content, item.file)
         regions = place_phrases(

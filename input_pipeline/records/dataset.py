@@ -91,6 +91,28 @@ class DataSet(abc.ABC):
         """{split: number of items as published}; {} where nothing was published."""
         return {}
 
+    def read_annotations(self, name: str) -> bytes:
+        """Content of an annotation file, whose absence is an error of the whole source."""
+        try:
+            return self.tree.read(name)
+        except RecordError as error:
+            raise DataError(f"{self.source}/{name}: {error}") from error
+
+    def read_json(self, name: str, kind: type) -> Any:
+        """JSON of an annotation file, in UTF-8 or UTF-16.
+
+        Raises DataError naming the file when its value is not of type `kind`.
+        """
+        content = self.read_annotations(name)
+        try:
+            value = json.loads(content.decode(json.detect_encoding(content)))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self.source}/{name}: not valid JSON: {error}") from error
+        if not isinstance(value, kind):
+            raise DataError(f"{self.source}/{name}: expected a {kind.__name__}, found "
+                            f"{type(value).__name__}")
+        return value
+
     def digest(self, splits: dict[str, list[Item]]) -> str:
         """Hash that changes when the items do."""
         sha = hashlib.sha256()
@@ -99,25 +121,6 @@ class DataSet(abc.ABC):
                 line = [split, item.id, item.file, item.data]
                 sha.update(json.dumps(line, sort_keys=True).encode("utf-8", "surrogatepass"))
         return sha.hexdigest()
-
-
-def parse_json(content: bytes, name: str, kind: type, *, encoding: str = "utf-8-sig") -> Any:
-    """JSON of an annotation file. Raises DataError naming it when it is not `kind`."""
-    try:
-        value = json.loads(content.decode(encoding))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}: not valid JSON: {error}") from error
-    if not isinstance(value, kind):
-        raise DataError(f"{name}: expected a {kind.__name__}, found {type(value).__name__}")
-    return value
-
-
-def read_annotations(tree: Tree, name: str) -> bytes:
-    """Content of an annotation file, whose absence is an error of the whole source."""
-    try:
-        return tree.read(name)
-    except RecordError as error:
-        raise DataError(f"{tree.path}/{name}: {error}") from error
 
 
 def image_hash(content: bytes) -> str:

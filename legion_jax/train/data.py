@@ -103,13 +103,9 @@ def open_rows(config: ml_collections.ConfigDict, tokenizer: Tokenizer, spec: Exa
                      for cache in row} for row, source in zip(kept, sources, strict=True)]
     return loader.Rows(
         stream, sources, [f"{folder} {split}" for folder, split, _ in parts],
-        prepare=functools.partial(_prepare, tokenizer, spec),
+        prepare=functools.partial(training_example, tokenizer, spec),
         blank=functools.partial(blank_example, tokenizer, spec),
         places=places, features=features, replaced=replaced)
-
-
-def _prepare(tokenizer: Tokenizer, spec: ExampleSpec, record, length: int) -> dict:
-    return training_example(record, tokenizer, spec, length)
 
 
 def from_step(config: ml_collections.ConfigDict, dataset: grain.MapDataset,

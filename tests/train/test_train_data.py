@@ -29,7 +29,7 @@ def tokenizer(data):
 
 def test_batches_hold_what_the_records_say(data, tokenizer):
     source = prepared.open_split(data / "data", "train")
-    wanted = [training_example(source[i], tokenizer, SPEC) for i in range(24)]
+    wanted = [training_example(tokenizer, SPEC, source[i]) for i in range(24)]
     dataset = train_data.open_batches(make_config(data), tokenizer, SPEC, MODEL)
     seen = []
     for step in range(6):
@@ -76,7 +76,7 @@ def test_a_mixture_takes_turns(data, tokenizer):
     config = make_config(data, mixture=((folder, "train", 3), (folder, "test", 1)))
     dataset = train_data.open_batches(config, tokenizer, SPEC, MODEL)
     test = prepared.open_split(folder, "test")
-    views = [training_example(test[i], tokenizer, SPEC)["clip_image"] for i in range(5)]
+    views = [training_example(tokenizer, SPEC, test[i])["clip_image"] for i in range(5)]
     rows = np.concatenate([dataset[step]["clip_image"] for step in range(20)])
     share = np.mean([any(np.array_equal(row, view) for view in views) for row in rows])
     assert share == pytest.approx(0.25, abs=0.02)
@@ -117,8 +117,8 @@ def peak_memory(data: str, workers: int, steps: list[int]) -> list[float]:
     """Peak resident memory of a fresh process and its workers after each number of batches."""
     code = f"""
 import resource, small_data as t
-from input_pipeline.tokenizer import Tokenizer
-from legion_jax import train_data
+from input_pipeline.text.tokenizer import Tokenizer
+from legion_jax.train import data as train_data
 root = t.pathlib.Path({data!r})
 config = t.make_config(root, workers={workers}, text_buckets=(200,))
 tokenizer = Tokenizer.from_folder(root / "tokenizer")

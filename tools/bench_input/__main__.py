@@ -33,7 +33,6 @@ from input_pipeline.batches.examples import (
 from input_pipeline.batches.stream import Stream
 from input_pipeline.errors import UserError
 from input_pipeline.records import prepared
-from input_pipeline.records.record import Record
 from input_pipeline.text.conversation import INSTRUCTION
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import command
@@ -84,17 +83,12 @@ def folder_of(options) -> Iterator[str]:
         yield f"{folder}/data"
 
 
-def make_example(tokenizer: Tokenizer, spec: ExampleSpec, record: Record, length: int) -> dict:
-    """`training_example` in the order that suits `functools.partial`, which workers can hold."""
-    return training_example(record, tokenizer, spec, length)
-
-
 def contestants(options, folder: str, source, tokenizer, spec,
                 stream) -> list[input_contest.Contestant]:
     """All that take turns."""
     threads, size = options.threads, options.batch_size
     rows = loader.Rows(stream, [source], names=[f"{folder} {options.split}"],
-                       prepare=functools.partial(make_example, tokenizer, spec),
+                       prepare=functools.partial(training_example, tokenizer, spec),
                        blank=functools.partial(blank_example, tokenizer, spec))
     files = [source[i].image for i in range(min(len(source), _KEPT_FILES))]
     entered = [input_contest.Floor(files, size, threads),

@@ -40,7 +40,7 @@ def stage_times(source: Sequence[Record], tokenizer: Tokenizer, spec: ExampleSpe
         spans = timed("masks", lambda r=record, s=size: _masks(r, spec, s))
         timed("text", lambda r=record, s=spans: conversation.encode_example(
             tokenizer, examples.question_of(r, spec), examples.answer_of(r, s), length=length))
-    rows = [examples.training_example(source[i % len(source)], tokenizer, spec, length)
+    rows = [examples.training_example(tokenizer, spec, source[i % len(source)], length)
             for i in range(batch_size)]
     for _ in range(REPEATS):
         timed("stack", lambda: loader.stack(rows), batch_size)

@@ -113,8 +113,9 @@ class Case:
     def batch(self, name: str, numbers: list[int], masks: list[np.ndarray]) -> dict:
         """Training batch from the ids `{name}_input_ids`, photos and masks per row."""
         slots = max((len(m) for m in masks), default=1) or 1
-        packed, valid = zip(*(regions.pack_masks(m, slots, self.canvas()) for m in masks),
-                            strict=True)
+        packed, valid = zip(*(
+            regions.place_bits(regions.mask_to_bits(m), slots, self.canvas()) for m in masks),
+            strict=True)
         rows = len(numbers)
         return self.photos(numbers, self.meta["train_image_size"]) | {
             "ids": self.inputs[f"{name}_input_ids"].astype(np.int32),

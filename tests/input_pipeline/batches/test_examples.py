@@ -43,7 +43,7 @@ def record(*regions, content=None, **values):
 @pytest.mark.parametrize("length", [None, 650])
 def test_examples_have_the_fields_of_the_list(tokenizer, length):
     listed = fields(SPEC, length)
-    for example in (training_example(record(), tokenizer, SPEC, length),
+    for example in (training_example(tokenizer, SPEC, record(), length),
                     blank_example(tokenizer, SPEC, length)):
         assert {name: (np.shape(value), value.dtype) for name, value in example.items()} == {
             name: (shape, np.dtype(dtype)) for name, (shape, dtype) in listed.items()}
@@ -61,9 +61,9 @@ def test_a_blank_example_counts_for_no_loss(tokenizer):
 def test_masks_follow_their_phrases(tokenizer):
     marked = np.zeros((16, 24), np.uint8)
     marked[3:5, 20:] = 1
-    example = training_example(record(
+    example = training_example(tokenizer, SPEC, record(
         Region("moon", 12, 16, mask=mask_to_png(marked)), Region("sun", 2, 5, polygons=[LEFT]),
-        Region("elsewhere", polygons=[RIGHT])), tokenizer, SPEC)
+        Region("elsewhere", polygons=[RIGHT])))
     first, second, empty = unpack_masks(example["masks"])
     assert example["mask_valid"].tolist() == [True, True, False] and example["dropped"] == 1
     assert first.sum() == 7 * 11 and first[1:12, 1:8].all() and not empty.any()
@@ -72,7 +72,7 @@ def test_masks_follow_their_phrases(tokenizer):
 
 def test_an_unusable_record_is_named(tokenizer):
     with pytest.raises(ExampleError, match="record train_0: train_0: not an image"):
-        training_example(record(content=b"text"), tokenizer, SPEC)
+        training_example(tokenizer, SPEC, record(content=b"text"))
     with pytest.raises(ExampleError, match="record train_0: polygon lies wholly outside"):
-        training_example(record(Region("sun", 2, 5, polygons=[[30, 1, 40, 1, 40, 9]])),
-                         tokenizer, SPEC)
+        training_example(tokenizer, SPEC,
+                         record(Region("sun", 2, 5, polygons=[[30, 1, 40, 1, 40, 9]])))

@@ -153,7 +153,7 @@ def test_reduced_examples_differ_in_pixels_alone(tokenizer, orientation):
     full = ExampleSpec(336, 1024, 1024, 961, 2, 1024, conversation.INSTRUCTION)
     reduced = ExampleSpec(336, 1024, 1024, 961, 2, 1024, conversation.INSTRUCTION,
                           reduced_decoding=True)
-    first, second = (training_example(record, tokenizer, spec) for spec in (full, reduced))
+    first, second = (training_example(tokenizer, spec, record) for spec in (full, reduced))
     for name in first.keys() - {"clip_image", "sam_image"}:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
     assert tuple(first["original_size"]) == (1024 * height // max(height, width),

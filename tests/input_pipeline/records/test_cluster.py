@@ -116,7 +116,7 @@ def test_other_failures_are_not_taken_for_missing_records(source, tmp_path, monk
 
 KILLED = """
 import os, signal, sys
-from input_pipeline import builder
+from input_pipeline.records import builder
 from input_pipeline.datasets import open_dataset
 complete = builder.read_item
 def read_item(dataset, split, item):

@@ -153,7 +153,7 @@ def test_tool_fails_in_one_sentence(tmp_path):
 def test_reading_imports_neither_tensorflow_nor_jax(published):
     code = (
         "import sys; from input_pipeline.records.prepared import open_split;"
-        f"print(len(open_split({str(published.data_path)!r}, 'train')[0]['image']) > 0,"
+        f"print(len(open_split({str(published.data_path)!r}, 'train')[0].image) > 0,"
         " [m for m in ('tensorflow', 'jax', 'torch', 'cv2') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
