@@ -7,13 +7,14 @@ import layouts
 import numpy as np
 import published
 import pytest
+from stored_params import read_params
 
 from input_pipeline.text.conversation import encode_prompt
 from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_ID, IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE
 from legion_jax.convert import names as names_lib, verify
-from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.weights import checkpoint
+from legion_jax.weights.strict_json import CheckpointError
 
 SPARE = 64  # rows of a LLaVA of the hub behind its pieces
 WITHOUT_SAM = ["sam_encoder", "mask_decoder", "text_projection", "prompt_encoder"]
@@ -48,7 +49,7 @@ def tokenizer(folders):
 
 def test_parameters_are_the_tensors_of_the_files(sized, tensors, converted):
     """An anchor for the comparisons below, written without the conversion's own layouts."""
-    found, query = layouts.params(converted), "model.layers.{}.self_attn.q_proj.weight"
+    found, query = read_params(converted), "model.layers.{}.self_attn.q_proj.weight"
     np.testing.assert_array_equal(found["language/layers/query/kernel"], np.stack(
         [tensors[query.format(i)].T for i in range(sized.language.layers)]))
     vocab = sized.language.vocab
@@ -137,7 +138,7 @@ def test_llava_of_the_hub(sized, tensors, tokenizer, tmp_path, names, spare):
     found = Tokenizer.from_folder(tmp_path / "out" / "tokenizer")
     assert found.added == ids | {name: pieces + i for i, name in enumerate(names)}
     assert summary.config.language.vocab == first + len(ADDED_TOKENS) == found.vocab_size
-    stored = layouts.params(tmp_path / "out")
+    stored = read_params(tmp_path / "out")
     for name, value in (("model.embed_tokens.weight", stored["language/embed/embedding"]),
                         ("lm_head.weight", stored["language/head/kernel"].T)):
         np.testing.assert_array_equal(value[:len(rows[name])], rows[name])
@@ -180,7 +181,7 @@ def test_run_on_a_llava_of_the_hub_keeps_its_rows(sized, tensors, tokenizer, tmp
 
 def test_llava_alone_needs_partial(sized, tensors, tokenizer, tmp_path):
     source = layouts.llava(tmp_path / "llava", sized, tensors, tokenizer)
-    with pytest.raises(SourceError) as error:
+    with pytest.raises(CheckpointError) as error:
         layouts.convert(source, tmp_path / "out")
     for name in (*WITHOUT_SAM, "--sam", "--head", "--partial"):
         assert name in str(error.value)
@@ -188,7 +189,7 @@ def test_llava_alone_needs_partial(sized, tensors, tokenizer, tmp_path):
     summary = layouts.convert(source, tmp_path / "out", partial=True)
     assert sorted(summary.absent) == sorted(WITHOUT_SAM)
     assert sorted(checkpoint.read_meta(tmp_path / "out").absent) == sorted(WITHOUT_SAM)
-    assert {p.split("/")[0] for p in layouts.params(tmp_path / "out")} == {
+    assert {p.split("/")[0] for p in read_params(tmp_path / "out")} == {
         "clip", "language", "projector"}
     layouts.write(tmp_path / "out", tmp_path / "hf", "hf")
     assert sorted(p.name for p in (tmp_path / "hf").iterdir()) == [
@@ -211,7 +212,7 @@ def test_ids_of_the_prompt_go_with_the_export(sized, converted, tmp_path):
 def test_half_a_tower_is_missing_even_with_partial(sized, tensors, tokenizer, tmp_path):
     lost = "mask_decoder.iou_token.weight"
     half = {k: v for k, v in tensors.items() if not k.endswith(lost)}
-    with pytest.raises(SourceError, match=f"{lost}: missing"):
+    with pytest.raises(CheckpointError, match=f"{lost}: missing"):
         layouts.convert(layouts.llava(tmp_path / "llava", sized, tensors, tokenizer),
                         tmp_path / "out", config=sized, partial=True,
                         sam=layouts.sam_original(tmp_path / "sam.pth", half))
@@ -232,5 +233,5 @@ def test_rope_base_of_another_vicuna_survives_every_layout(sized, tensors, token
 
 def test_same_tensor_in_two_folders(sized, tensors, folders, tmp_path):
     again = shutil.copytree(folders[1], tmp_path / "again")
-    with pytest.raises(SourceError, match=r"vision_model\.\S+: in \S+ and again in \S+"):
+    with pytest.raises(CheckpointError, match=r"vision_model\.\S+: in \S+ and again in \S+"):
         layouts.convert(folders[0], tmp_path / "out", config=sized, clip=folders[1], head=again)

@@ -81,7 +81,7 @@ def bytes_read_by_this_host(folder: str) -> list[float]:
     before = consumed()
     params = checkpoint.load_params(folder, abstract)
     after = consumed()
-    reader = params_files.Reader(folder)
+    reader = params_files.Reader(checkpoint.Checkpoint.open(folder))
     worst, held = 0.0, 0
     for path, array in params.items():
         whole = reader.read(path)

@@ -27,7 +27,7 @@ from input_pipeline.errors import UserError
 from legion_jax import command, sharding
 from legion_jax.convert.roles import open_sources
 from legion_jax.weights import checkpoint
-from tools.inspect_params import inventory, listing, torch_folders
+from tools.inspect_params import inventory, listing
 from tools.inspect_params.inventory import Inventory
 
 HAS_PROBLEMS = 2
@@ -94,12 +94,12 @@ def of_checkpoint(folder: str) -> Inventory:
 
 
 def of_torch(folder: str, **added: str | None) -> Inventory:
-    """As `survey.of_sources`, naming the flag in errors."""
+    """As `inventory.of_sources`, naming the flag in errors."""
     if (pathlib.Path(folder) / checkpoint.META).exists():
         raise UserError(f"--torch {folder}: holds {checkpoint.META}, so no PyTorch weights but "
                         f"something for --checkpoint")
     try:
-        return torch_folders.of_sources(open_sources(folder, **added))
+        return inventory.of_sources(open_sources(folder, **added))
     except UserError as error:
         flags_given = "".join(f" --{name} {value}" for name, value in added.items() if value)
         raise UserError(f"--torch {folder}{flags_given}: {error}") from error
