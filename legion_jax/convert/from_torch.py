@@ -10,8 +10,9 @@ from etils import epath
 
 from input_pipeline import files
 from legion_jax.config import LegionConfig
-from legion_jax.convert import streaming
+from legion_jax.convert import layout_json, streaming
 from legion_jax.convert.config_files import encode
+from legion_jax.convert.layout_json import CARRIED, LAYOUT
 from legion_jax.convert.names import is_known
 from legion_jax.convert.plan import Options, Plan, make_plan
 from legion_jax.convert.roles import Sources, open_sources, reopen
@@ -21,8 +22,6 @@ from legion_jax.weights import legion_json, params_files, tensor_file
 from legion_jax.weights.checkpoint import Checkpoint
 from legion_jax.weights.legion_json import META
 from legion_jax.weights.strict_json import CheckpointError
-
-LAYOUT, CARRIED = "layout.json", "carried.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,21 +138,15 @@ def carried_name(sources: Sources, name: str) -> str:
 
 def source_files(plan: Plan, options: Options) -> dict[str, bytes]:
     """{name below source/: content} of what export needs to write the folders back, but tensors."""
-    described, small = {}, {}
-    for role, source in plan.sources.roles.items():
-        published = {key: name for name, key in source.names.items()}
-        described[role] = {
-            "spelling": source.spelling, "files": source.folder.files,
-            "index_name": source.folder.index_name, "index": source.folder.index,
-            "tensors": {key: dataclasses.asdict(entry) | {"published": published.get(key)}
-                        for key, entry in source.folder.entries.items()}}
-        small |= {f"{role}/{name}": path.read_bytes()
-                  for name, path in source.small_files.items()}
+    roles = plan.sources.roles
+    small = {f"{role}/{name}": path.read_bytes() for role, source in roles.items()
+             for name, path in source.small_files.items()}
     if options.config:
         small["main/config.json"] = pathlib.Path(options.config).read_bytes()
     if options.sam:
         small["main/sam_config.json"] = encode(options.sam)
-    return small | {LAYOUT: encode(described)}
+    return small | {LAYOUT: layout_json.as_json(
+        {role: layout_json.record(source) for role, source in roles.items()})}
 
 
 def verify(folder: epath.PathLike, *, progress: bool = True) -> list[str]:

@@ -7,25 +7,27 @@ back with every field checked.
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from etils import epath
 
 from legion_jax.convert import streaming
-from legion_jax.convert.from_torch import CARRIED, LAYOUT
+from legion_jax.convert.layout_json import (
+    CARRIED,
+    LAYOUT,
+    RecordedFolder,
+    RecordedTensor,
+    read_layout,
+)
 from legion_jax.convert.lora import with_lora
 from legion_jax.convert.roles import LORA
 from legion_jax.convert.table import Rule, lora_rules, rules
-from legion_jax.convert.tensor_folder import INDEXES, open_safetensors
+from legion_jax.convert.tensor_folder import open_safetensors
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, params_files, tensor_file
 from legion_jax.weights.checkpoint import Checkpoint
-from legion_jax.weights.strict_json import CheckpointError, read_json
-
-ROLES = ("main", "clip", "sam", "head", "adapter", "modules")
+from legion_jax.weights.strict_json import CheckpointError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,18 +37,18 @@ class Origin:
     Attributes:
         opened: the checkpoint.
         first: the converted checkpoint, or the run from scratch, that its chain of runs began with.
-        roles: {role: record of its files in layout.json}; {} of a model that came from no files.
+        roles: {role: the folder as layout.json has it}; {} of a model that came from no files.
     """
 
     opened: Checkpoint
     first: Checkpoint
-    roles: dict[str, dict[str, Any]]
+    roles: dict[str, RecordedFolder]
 
     @classmethod
     def read(cls, opened: Checkpoint) -> "Origin":
         """Raises CheckpointError when a base is not there, or layout.json is damaged."""
         first = opened.chain[-1]
-        return cls(opened, first, _read_layout(epath.Path(first.folder) / "source" / LAYOUT))
+        return cls(opened, first, read_layout(epath.Path(first.folder) / "source" / LAYOUT))
 
     @property
     def source(self) -> epath.Path:
@@ -56,54 +58,7 @@ class Origin:
     @property
     def spelling(self) -> str:
         """Layout that the language model came in; "" when it came from no files."""
-        return self.roles["main"]["spelling"] if "main" in self.roles else ""
-
-
-def _read_layout(path: epath.Path) -> dict[str, dict[str, Any]]:
-    if not path.exists():
-        return {}
-    roles = read_json(path)
-    for role, described in roles.items():
-        if role not in ROLES:
-            raise CheckpointError(f"{path}: {role!r} is none of {', '.join(ROLES)}")
-        if problem := _problem_of_role(described):
-            raise CheckpointError(f"{path}: {role}: {problem}")
-    return roles
-
-
-def _problem_of_role(described: Any) -> str | None:
-    """What a conversion would not have recorded."""
-    fields = {"spelling", "files", "index_name", "index", "tensors"}
-    if not isinstance(described, dict) or not fields <= described.keys():
-        return f"not an object with {', '.join(sorted(fields))}"
-    files, tensors, index = described["files"], described["tensors"], described["index"]
-    if not isinstance(described["spelling"], str) or not isinstance(tensors, dict):
-        return "spelling must be a name and tensors an object"
-    if not isinstance(files, list) or len(set(map(str, files))) < len(files):
-        return "files must be a list without repetition"
-    for name in files:
-        if not isinstance(name, str) or "\0" in name or pathlib.PurePath(name).name != name:
-            return f"{name!r} is not a file name"
-    published = set()
-    for key, tensor in tensors.items():
-        if not _is_tensor(tensor, files) or tensor["published"] in published:
-            return f"tensors: {key} cannot be {tensor!r}"
-        published |= {tensor["published"]} - {None}
-    if index is None and described["index_name"] is None:
-        return None
-    if not isinstance(index, dict) or described["index_name"] not in INDEXES:
-        return f"index_name {described['index_name']!r} with an index of {type(index).__name__}"
-    if index.get("weight_map") != {key: tensor["file"] for key, tensor in tensors.items()}:
-        return "index and tensors disagree about the files"
-    return None
-
-
-def _is_tensor(value: Any, files: list[str]) -> bool:
-    return (isinstance(value, dict) and {"file", "shape", "dtype", "published"} <= value.keys()
-            and value["file"] in files and isinstance(value["shape"], list)
-            and all(type(n) is int and n >= 0 for n in value["shape"])
-            and isinstance(value["dtype"], str) and value["dtype"] in tensor_file.NAMES
-            and isinstance(value["published"], str | None))
+        return self.roles["main"].spelling if "main" in self.roles else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +105,8 @@ class Values:
         _check_params(origin.opened, {*origin.opened.meta.absent, *origin.first.meta.absent})
         # Merged, a tensor is back in the base's files, in their dtype; apart, in the adapter's.
         order = [*origin.roles.values()][::-1 if merge else 1]
-        self._dtypes = {t["published"]: t["dtype"] for role in order
-                        for t in role["tensors"].values() if t["published"]}
+        self._dtypes = {tensor.published: tensor.dtype for folder in order
+                        for tensor in folder.tensors.values() if tensor.published}
         self.tensors = self._table(rules(self.config, rows), merge)
         if not merge:
             self.tensors |= self._table(lora_rules(self.config), merge)
@@ -159,9 +114,8 @@ class Values:
 
     def published_carried(self) -> dict[str, Tensor]:
         """`carried` under its published names."""
-        names = {f"{role}/{key}": t["published"] for role, described in self.origin.roles.items()
-                 for key, t in described["tensors"].items()}
-        return {names[name]: t for name, t in self.carried.items() if names.get(name)}
+        names = {name: recorded.published for name, recorded in _carried_names(self.origin)}
+        return {names[name]: t for name, t in self.carried.items() if names[name]}
 
     def main_dtype(self) -> str:
         """Name of the dtype that most of the language model is in."""
@@ -205,11 +159,16 @@ class Values:
         file = _open_carried(self.origin, self.tensors.keys())
         if file is None:
             return {}
-        names = [(f"{role}/{key}", t) for role, described in self.origin.roles.items()
-                 for key, t in described["tensors"].items() if f"{role}/{key}" in file.tensors]
-        return {name: Tensor(tuple(t["shape"]), t["dtype"], functools.partial(file.read, name),
+        return {name: Tensor(recorded.shape, recorded.dtype, functools.partial(file.read, name),
                              len(self.tensors) + number)
-                for number, (name, t) in enumerate(names)}
+                for number, (name, recorded) in enumerate(_carried_names(self.origin))
+                if name in file.tensors}
+
+
+def _carried_names(origin: Origin) -> list[tuple[str, RecordedTensor]]:
+    """(name that a tensor would have in carried.safetensors, the tensor) of all files."""
+    return [(f"{role}/{key}", tensor) for role, folder in origin.roles.items()
+            for key, tensor in folder.tensors.items()]
 
 
 def _check_params(opened: Checkpoint, absent: set[str]) -> None:
@@ -249,17 +208,16 @@ def _open_carried(origin: Origin, modelled: set[str]) -> tensor_file.Safetensors
     path = origin.source / CARRIED
     file = open_safetensors(path) if path.exists() else None
     carried = file.tensors if file else {}
-    owner = {t["published"]: role for role, described in origin.roles.items()
-             for t in described["tensors"].values()}  # an adapter's tensors come last
-    for role, described in origin.roles.items():
-        for key, t in described["tensors"].items():
-            name, published = f"{role}/{key}", t["published"]
-            if name in carried and carried[name] != (tuple(t["shape"]), t["dtype"]):
-                raise CheckpointError(f"{path}: {name}: {carried[name]}, recorded as {t['dtype']} "
-                                      f"{t['shape']}")
-            if published and not (name in carried or published in modelled
-                                  or owner[published] != role or LORA.match(published)):
-                raise CheckpointError(f"{path}: {name}: missing")
+    owner = {tensor.published: role for role, folder in origin.roles.items()
+             for tensor in folder.tensors.values()}  # an adapter's tensors come last
+    for name, tensor in _carried_names(origin):
+        role, published = name.split("/", 1)[0], tensor.published
+        if name in carried and carried[name] != (tensor.shape, tensor.dtype):
+            raise CheckpointError(f"{path}: {name}: {carried[name]}, recorded as {tensor.dtype} "
+                                  f"{list(tensor.shape)}")
+        if published and not (name in carried or published in modelled
+                              or owner[published] != role or LORA.match(published)):
+            raise CheckpointError(f"{path}: {name}: missing")
     return file
 
 

@@ -225,9 +225,9 @@ def _shape(entries: Mapping[str, Entry], key: str, axes: int) -> tuple[int, ...]
 
 def _count(entries: Mapping[str, Entry], pattern: str) -> int:
     """How many numbers the pattern finds in the keys; they must run from 0 without a gap."""
-    found = {m[1]: key for key in entries if (m := re.match(pattern, key))}
-    for number in range(len(found)):
-        if str(number) not in found:
-            last = found[max(found, key=lambda digits: (len(digits), digits))]
-            raise CheckpointError(f"{last}: number {number} of {len(found)} is missing")
-    return len(found)
+    key_of = {m[1]: key for key in entries if (m := re.match(pattern, key))}
+    for number in range(len(key_of)):
+        if str(number) not in key_of:
+            last = key_of[max(key_of, key=lambda digits: (len(digits), digits))]
+            raise CheckpointError(f"{last}: number {number} of {len(key_of)} is missing")
+    return len(key_of)

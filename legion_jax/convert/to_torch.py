@@ -7,6 +7,7 @@ from input_pipeline import files
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.convert import lora, to_hf
 from legion_jax.convert.config_files import published_configs
+from legion_jax.convert.layout_json import RecordedFolder
 from legion_jax.convert.model_folder import WEIGHTS, ModelFolder, encode
 from legion_jax.convert.names import LLAVA_NEW, PUBLISHED, is_llava
 from legion_jax.convert.origin import Origin, Tensor, Values, split_tower
@@ -71,33 +72,34 @@ def _tokenizer(opened: Checkpoint) -> Tokenizer:
 
 def legion_layout(values: Values, file_format: str | None) -> ModelFolder:
     """The published layout; as it came, if it came so and every tensor has a place there."""
-    base = {role: described for role, described in values.origin.roles.items() if role not in ADDED}
-    main = base.get("main", {"spelling": None, "tensors": {}, "files": []})
-    recorded = {t["published"] for role in base.values() for t in role["tensors"].values()}
-    as_it_came = (main["spelling"] == PUBLISHED.name and values.tensors.keys() <= recorded
-                  and all(t["published"] in values.tensors or f"main/{key}" in values.carried
-                          for key, t in main["tensors"].items()))  # LoRA and PEFT's copies
-    if as_it_came:
+    base = {role: folder for role, folder in values.origin.roles.items() if role not in ADDED}
+    main = base.get("main")
+    recorded = {t.published for folder in base.values() for t in folder.tensors.values()}
+    if main and (
+            main.spelling == PUBLISHED.name and values.tensors.keys() <= recorded
+            and all(t.published in values.tensors or f"main/{key}" in values.carried
+                    for key, t in main.tensors.items())):  # LoRA and PEFT's copies
         return _as_it_came(values, base, file_format)
-    came = {pathlib.PurePath(file).suffix for file in main["files"]}
+    came = {pathlib.PurePath(file).suffix for file in main.files} if main else set()
     return _anew(values, file_format or ("safetensors" if came == {".safetensors"} else "bin"))
 
 
-def _as_it_came(values: Values, roles: dict[str, dict], file_format: str | None) -> ModelFolder:
+def _as_it_came(values: Values, roles: dict[str, RecordedFolder],
+                file_format: str | None) -> ModelFolder:
     written = ModelFolder()
-    for role, described in roles.items():
-        renamed = {file: in_format(file, file_format) for file in described["files"]}
+    for role, recorded in roles.items():
+        renamed = {file: in_format(file, file_format) for file in recorded.files}
         if len(set(renamed.values())) < len(renamed):
             raise CheckpointError(f"{role}: {', '.join(renamed)} would have the same names as "
                                   f"{file_format}; leave --format out")
         folder = "" if role == "main" else f"{role}/"
-        for file in described["files"]:
+        for file in recorded.files:
             written.weights[folder + renamed[file]] = {
-                key: values.tensors.get(t["published"]) or values.carried[f"{role}/{key}"]
-                for key, t in described["tensors"].items() if t["file"] == file}
-        if index := described["index"]:
+                key: values.tensors.get(t.published) or values.carried[f"{role}/{key}"]
+                for key, t in recorded.tensors.items() if t.file == file}
+        if index := recorded.index:
             weight_map = {key: renamed[file] for key, file in index["weight_map"].items()}
-            written.small[folder + in_format(described["index_name"], file_format)] = encode(
+            written.small[folder + in_format(recorded.index_name, file_format)] = encode(
                 index | {"weight_map": weight_map})
         written.add_small(folder, {file.name: file.read_bytes()
                                    for file in (values.origin.source / role).iterdir()})
@@ -124,9 +126,9 @@ def in_format(file: str, file_format: str | None) -> str:
 
 def _anew(values: Values, file_format: str) -> ModelFolder:
     written = ModelFolder()
-    tensors, main = dict(values.tensors), values.origin.roles.get("main", {"tensors": {}})
-    own = ({t["published"] for t in main["tensors"].values()}
-           if main.get("spelling") == PUBLISHED.name else set())
+    tensors, own = dict(values.tensors), set()
+    if values.origin.spelling == PUBLISHED.name:
+        own = {t.published for t in values.origin.roles["main"].tensors.values()}
     for name, tensor in values.published_carried().items():
         if name in own or PUBLISHED.from_published(name) or name.startswith("vision_model."):
             tensors.setdefault(name, tensor)
@@ -178,6 +180,6 @@ def _trained(values: Values) -> dict[str, Tensor]:
     paths = {path for run in runs for path in run.meta.trained}
     names = {key for rule in rules(values.config) if rule.path in paths
              for key in rule.keys.ravel()}
-    names |= {t["published"] for role in ADDED
-              for t in values.origin.roles.get(role, {"tensors": {}})["tensors"].values()}
+    names |= {t.published for role, folder in values.origin.roles.items() if role in ADDED
+              for t in folder.tensors.values()}
     return {name: t for name, t in values.tensors.items() if name in names}

@@ -14,7 +14,8 @@ from stored_params import read_params
 
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LoraConfig
-from legion_jax.convert import names, verify
+from legion_jax.convert import names
+from legion_jax.convert.from_torch import verify
 from legion_jax.weights.strict_json import CheckpointError
 
 KERNEL = "model.layers.0.self_attn.q_proj"
@@ -74,7 +75,7 @@ def test_adapter_folder_of_peft(sized, folders, adapter, wanted, tmp_path):
     assert summary.config.lora == LoraConfig(RANK, float(ALPHA), DROPOUT)
     assert not summary.unknown
     layouts.assert_same_arrays(read_params(tmp_path / "out"), wanted)
-    assert verify.verify(tmp_path / "out", progress=False) == []
+    assert verify(tmp_path / "out", progress=False) == []
     layouts.write(tmp_path / "out", tmp_path / "legion")
     assert_merged(tmp_path / "legion", adapter[2])
 
@@ -132,7 +133,7 @@ def test_adapters_elsewhere_are_only_merged(sized, tensors, folders, tmp_path):
     summary = layouts.convert(folders[0], tmp_path / "out", merge_lora=True, **arguments)
     assert summary.config.lora == LoraConfig()
     assert not any("lora" in path for path in read_params(tmp_path / "out"))
-    assert verify.verify(tmp_path / "out", progress=False) == []
+    assert verify(tmp_path / "out", progress=False) == []
     layouts.write(tmp_path / "out", tmp_path / "legion")
     assert_merged(tmp_path / "legion", model.merge_and_unload().state_dict())
 

@@ -34,7 +34,8 @@ def read_back(exported: pathlib.Path, layout: str, folder: pathlib.Path) -> None
 def test_parameters_come_back_bit_for_bit(converted, tmp_path, layout):
     to_torch.export(str(converted), str(tmp_path / "out"), layout=layout, progress=False)
     read_back(tmp_path / "out", layout, tmp_path / "again")
-    before, after = (params_files.Reader(Checkpoint.open(f)) for f in (converted, tmp_path / "again"))
+    before, after = (params_files.Reader(Checkpoint.open(folder))
+                     for folder in (converted, tmp_path / "again"))
     assert before.entries.keys() == after.entries.keys()
     for path in before.entries:
         one, two = before.read(path), after.read(path)

@@ -12,7 +12,8 @@ from stored_params import read_params
 from input_pipeline.text.conversation import encode_prompt
 from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_ID, IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE
-from legion_jax.convert import names as names_lib, verify
+from legion_jax.convert import names as names_lib
+from legion_jax.convert.from_torch import verify
 from legion_jax.weights import checkpoint
 from legion_jax.weights.strict_json import CheckpointError
 
@@ -99,7 +100,7 @@ def test_llava_with_the_original_sam(sized, tensors, tokenizer, converted, tmp_p
         head=layouts.heads(tmp_path / "heads.bin", tensors))
     assert not summary.unknown and not summary.absent
     layouts.assert_same_checkpoint(tmp_path / "out", converted)
-    assert verify.verify(tmp_path / "out", progress=False) == []
+    assert verify(tmp_path / "out", progress=False) == []
 
 
 def test_llava_with_the_sam_of_transformers(sized, tensors, tokenizer, converted, tmp_path):

@@ -6,7 +6,7 @@ import layouts
 import published
 import pytest
 
-from legion_jax.convert import from_torch
+from legion_jax.convert import from_torch, layout_json
 from legion_jax.weights import checkpoint
 from legion_jax.weights.strict_json import CheckpointError
 
@@ -48,7 +48,7 @@ def test_every_file_of_a_conversion_is_compared(output, name, change, named):
 
 
 def test_no_export_without_the_record_of_the_source(output, tmp_path):
-    (output / "source" / from_torch.LAYOUT).unlink()
+    (output / "source" / layout_json.LAYOUT).unlink()
     with pytest.raises(CheckpointError, match=r"layout\.json: not there"):
         layouts.write(output, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -70,7 +70,8 @@ def test_saved_arrays_may_be_donated_at_once(tmp_path):
 @pytest.mark.parametrize("text, message", [
     (None, "neither a converted checkpoint nor a training run"), ("{", "legion.json"),
     ('{"format": 9}', "format 9, this version reads 3"), ('{"format": 3}', "config"),
-    ("[]", "expected a JSON object, found list"), ('{"format": 3, "base": null, "config": {"clip": 1}}', "missing field")])
+    ("[]", "expected a JSON object, found list"),
+    ('{"format": 3, "base": null, "config": {"clip": 1}}', "missing field")])
 def test_unusable_meta_is_named(tmp_path, text, message):
     if text is not None:
         (tmp_path / checkpoint.META).write_text(text)

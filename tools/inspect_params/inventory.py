@@ -174,9 +174,9 @@ def padding(model: LegionConfig) -> list[str]:
 
 def recorded(opened: Checkpoint) -> dict[str, tuple[str, str]]:
     """{published name: (name in its file, "role/file")} as a conversion recorded it."""
-    return {t["published"]: (key, f"{role}/{t['file']}")
-            for role, described in Origin.read(opened).roles.items()
-            for key, t in described["tensors"].items() if t["published"]}
+    return {tensor.published: (key, f"{role}/{tensor.file}")
+            for role, folder in Origin.read(opened).roles.items()
+            for key, tensor in folder.tensors.items() if tensor.published}
 
 
 def entries(described: Mapping[str, tuple[tuple[int, ...], str]], trained: Iterable[str],
