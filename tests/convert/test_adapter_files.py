@@ -72,11 +72,11 @@ def test_peft_opens_an_exported_adapter(sized, tensors, exported):
         update = state[name.replace("lora_A", "lora_B")] @ state[name]
         by_hand[kernel] = by_hand[kernel] + np.float32(ALPHA / RANK) * update
     model = peft.PeftModel.from_pretrained(peft_side.llama(sized, base), exported)
-    found, wanted = logits(model.eval()), logits(peft_side.llama(sized, by_hand))
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    adapted, wanted = logits(model.eval()), logits(peft_side.llama(sized, by_hand))
+    np.testing.assert_allclose(adapted, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
     unmerged = logits(peft_side.llama(sized, base | {
         name: by_hand[name] for name in ("model.embed_tokens.weight", "lm_head.weight")}))
-    assert np.abs(found - unmerged).max() > 0.05 * np.abs(wanted).max()
+    assert np.abs(adapted - unmerged).max() > 0.05 * np.abs(wanted).max()
 
 
 def test_exported_adapter_is_the_one_that_came(adapter, exported):
@@ -100,8 +100,8 @@ def test_adapter_of_a_run_holds_all_that_was_trained(sized, folders, tmp_path):
     exported = layouts.write(tmp_path / "run", tmp_path / "adapter", "adapter")
     layouts.convert(folders[0], tmp_path / "out", config=sized, clip=folders[1], adapter=exported)
     layouts.assert_same_arrays(read_params(tmp_path / "out"), read_params(tmp_path / "run"))
-    found, wanted = (checkpoint.read_meta(tmp_path / f).config.lora for f in ("out", "run"))
-    assert found == wanted == LoraConfig(2, 4.0)
+    converted, wanted = (checkpoint.read_meta(tmp_path / f).config.lora for f in ("out", "run"))
+    assert converted == wanted == LoraConfig(2, 4.0)
 
 
 def test_no_adapter_without_lora(sized, folders, tmp_path):
@@ -156,8 +156,7 @@ def test_lora_that_replaces_its_kernels_is_refused(sized, folders, adapter, tmp_
      "model.layers.7.self_attn.q_proj.weight: missing")])
 def test_contradictory_adapters_are_refused(sized, folders, adapter, tmp_path, settings, change,
                                             message):
-    found = refused(sized, folders, adapter, tmp_path, settings=settings, change=change)
-    assert message in found
+    assert message in refused(sized, folders, adapter, tmp_path, settings=settings, change=change)
 
 
 def test_layers_without_lora_are_named(sized, folders, adapter, tmp_path):

@@ -63,9 +63,9 @@ def wanted(sized, tensors, folders, adapter, tmp_path_factory):
 
 def assert_merged(folder, state, tolerance=1e-6):
     """Language model of a LEGION folder against PEFT's own merge."""
-    found = layouts.raw(folder)
+    exported = layouts.raw(folder)
     for name, value in state.items():
-        difference = np.abs(found[name] - value.numpy()).max()
+        difference = np.abs(exported[name] - value.numpy()).max()
         assert difference <= tolerance * np.abs(value.numpy()).max(), name
 
 
@@ -117,8 +117,8 @@ def test_adapter_of_a_llava(sized, tensors, folders, adapter, wanted, tmp_path):
         {root + table.from_published(k.removeprefix(root)): v for k, v in state.items()
          if ".lora_" in k}, own / "adapter_model.safetensors")
     layouts.convert(source, tmp_path / "out", adapter=own, partial=True)
-    found = read_params(tmp_path / "out")
-    layouts.assert_same_arrays({k: v for k, v in found.items() if "lora_" in k},
+    params = read_params(tmp_path / "out")
+    layouts.assert_same_arrays({k: v for k, v in params.items() if "lora_" in k},
                                {k: v for k, v in wanted.items() if "lora_" in k})
 
 
@@ -147,7 +147,7 @@ def test_merge_is_rounded_once(sized, folders, adapter, tmp_path):
     a, b = (state[f"base_model.model.{KERNEL}.lora_{f}.default.weight"] for f in "AB")
     base = layouts.raw(legion)[f"{KERNEL}.weight"]
     exact = base.astype(np.float64) + ALPHA / RANK * b.astype(np.float64) @ a.astype(np.float64)
-    found = read_params(tmp_path / "out")["language/layers/query/kernel"][0].T
-    assert found.dtype == base.dtype
-    error = np.abs(found.astype(np.float64) - exact)
+    merged = read_params(tmp_path / "out")["language/layers/query/kernel"][0].T
+    assert merged.dtype == base.dtype
+    error = np.abs(merged.astype(np.float64) - exact)
     assert (error <= 2.0 ** -8 * np.abs(exact) + 1e-6).all()  # half a unit in the last place

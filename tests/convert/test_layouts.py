@@ -12,8 +12,8 @@ from stored_params import read_params
 from input_pipeline.text.conversation import encode_prompt
 from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_ID, IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE
-from legion_jax.convert import names as names_lib
 from legion_jax.convert.from_torch import verify
+from legion_jax.convert.names import LLAVA_5_FILE, LLAVA_NEW, LLAVA_OLD
 from legion_jax.weights import checkpoint
 from legion_jax.weights.strict_json import CheckpointError
 
@@ -50,14 +50,14 @@ def tokenizer(folders):
 
 def test_parameters_are_the_tensors_of_the_files(sized, tensors, converted):
     """An anchor for the comparisons below, written without the conversion's own layouts."""
-    found, query = read_params(converted), "model.layers.{}.self_attn.q_proj.weight"
-    np.testing.assert_array_equal(found["language/layers/query/kernel"], np.stack(
+    params, query = read_params(converted), "model.layers.{}.self_attn.q_proj.weight"
+    np.testing.assert_array_equal(params["language/layers/query/kernel"], np.stack(
         [tensors[query.format(i)].T for i in range(sized.language.layers)]))
     vocab = sized.language.vocab
-    embedding = found["language/embed/embedding"]
+    embedding = params["language/embed/embedding"]
     np.testing.assert_array_equal(embedding[:vocab], tensors["model.embed_tokens.weight"])
     assert len(embedding) == sized.language.padded_vocab and not embedding[vocab:].any()
-    np.testing.assert_array_equal(found["sam_encoder/position"], tensors[
+    np.testing.assert_array_equal(params["sam_encoder/position"], tensors[
         "model.grounding_encoder.image_encoder.pos_embed"][0])
 
 
@@ -90,8 +90,8 @@ def test_given_vision_tower_goes_before_the_one_inside(sized, tensors, folders, 
     layouts.assert_same_checkpoint(tmp_path / "out", converted)
 
 
-@pytest.mark.parametrize("table", [names_lib.LLAVA_OLD, names_lib.LLAVA_NEW,
-                                   names_lib.LLAVA_5_FILE], ids=lambda table: table.name)
+@pytest.mark.parametrize("table", [LLAVA_OLD, LLAVA_NEW,
+                                   LLAVA_5_FILE], ids=lambda table: table.name)
 def test_llava_with_the_original_sam(sized, tensors, tokenizer, converted, tmp_path, table):
     summary = layouts.convert(
         layouts.llava(tmp_path / "llava", sized, tensors, tokenizer, table=table),
@@ -120,7 +120,7 @@ def test_hf_export_comes_back(converted, tmp_path):
 def of_the_hub(folder, config, tensors, tokenizer, names, spare=SPARE):
     """A LLaVA that knows nothing of `[SEG]`: its tokens, then rows that belong to none."""
     pieces = tokenizer.vocab_size - len(tokenizer.added)
-    added = {name: pieces + place for place, name in enumerate(names)}
+    added = {name: pieces + index for index, name in enumerate(names)}
     rng = np.random.default_rng(1)
     rows = {k: rng.normal(size=(pieces + spare, tensors[k].shape[1])).astype(tensors[k].dtype)
             for k in layouts.VOCABULARY}
@@ -135,10 +135,10 @@ def test_llava_of_the_hub(sized, tensors, tokenizer, tmp_path, names, spare):
     pieces, rows = of_the_hub(tmp_path / "llava", sized, tensors, tokenizer, names, spare)
     summary = layouts.convert(tmp_path / "llava", tmp_path / "out", partial=True)
     first = pieces + len(names)
-    ids = {token: first + place for place, token in enumerate(ADDED_TOKENS)}
-    found = Tokenizer.from_folder(tmp_path / "out" / "tokenizer")
-    assert found.added == ids | {name: pieces + i for i, name in enumerate(names)}
-    assert summary.config.language.vocab == first + len(ADDED_TOKENS) == found.vocab_size
+    ids = {token: first + index for index, token in enumerate(ADDED_TOKENS)}
+    extended = Tokenizer.from_folder(tmp_path / "out" / "tokenizer")
+    assert extended.added == ids | {name: pieces + i for i, name in enumerate(names)}
+    assert summary.config.language.vocab == first + len(ADDED_TOKENS) == extended.vocab_size
     stored = read_params(tmp_path / "out")
     for name, value in (("model.embed_tokens.weight", stored["language/embed/embedding"]),
                         ("lm_head.weight", stored["language/head/kernel"].T)):
@@ -147,9 +147,9 @@ def test_llava_of_the_hub(sized, tensors, tokenizer, tmp_path, names, spare):
     layouts.write(tmp_path / "out", tmp_path / "hf", "hf")
     back = layouts.raw(tmp_path / "hf" / "llava")
     layouts.assert_same_arrays(layouts.raw(tmp_path / "llava"), back)
-    assert json.loads((tmp_path / "hf/llava" / ADDED_FILE).read_text()) == found.added
+    assert json.loads((tmp_path / "hf/llava" / ADDED_FILE).read_text()) == extended.added
     config = layouts.read_json(tmp_path / "hf/llava/config.json")
-    assert config["image_token_index"] == pieces == found.added[IMAGE_TOKEN]
+    assert config["image_token_index"] == pieces == extended.added[IMAGE_TOKEN]
     assert config["text_config"]["vocab_size"] == pieces + spare
     layouts.convert(tmp_path / "hf", tmp_path / "again", partial=True)
     layouts.assert_same_checkpoint(tmp_path / "again", tmp_path / "out")
@@ -164,8 +164,8 @@ def test_llava_of_the_hub_through_the_published_layout(sized, tensors, tokenizer
     layouts.convert(legion, tmp_path / "again", clip=legion / "clip", partial=True)
     layouts.write(tmp_path / "again", tmp_path / "hf", "hf")
     vocab = pieces + len(names) + len(ADDED_TOKENS)
-    found = layouts.raw(tmp_path / "hf" / "llava")["language_model.lm_head.weight"]
-    np.testing.assert_array_equal(found, rows["lm_head.weight"][:vocab])
+    head = layouts.raw(tmp_path / "hf" / "llava")["language_model.lm_head.weight"]
+    np.testing.assert_array_equal(head, rows["lm_head.weight"][:vocab])
     config = layouts.read_json(tmp_path / "hf/llava/config.json")
     assert config["image_token_index"] == pieces
 

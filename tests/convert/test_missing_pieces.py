@@ -78,8 +78,8 @@ def test_an_adapter_is_no_checkpoint(folders, tmp_path):
 def test_listing_goes_on_without_the_heads_and_says_so(sized, folders, tmp_path):
     bare = shutil.copytree(folders[0], tmp_path / "legion")
     (bare / "sam_config.json").unlink()
-    found = inspect_params.of_torch(str(bare), clip=str(folders[1]))
-    assert not found.problems and any("--sam_config" in note for note in found.notes)
+    listed = inspect_params.of_torch(str(bare), clip=str(folders[1]))
+    assert not listed.problems and any("--sam_config" in note for note in listed.notes)
 
 
 @pytest.mark.parametrize("output", ["", "dangling"])
