@@ -10,9 +10,9 @@ from etils import epath
 
 from input_pipeline import files
 from legion_jax.config import LegionConfig
-from legion_jax.convert import layout_json, streaming
+from legion_jax.convert import streaming
 from legion_jax.convert.config_files import encode
-from legion_jax.convert.layout_json import CARRIED, LAYOUT
+from legion_jax.convert.layout_json import CARRIED, LAYOUT, record
 from legion_jax.convert.names import is_known
 from legion_jax.convert.plan import Options, Plan, make_plan
 from legion_jax.convert.roles import Sources, open_sources, reopen
@@ -76,10 +76,10 @@ def convert(main: str, output: str, *, clip: str | None = None, sam: str | None 
             options=dataclasses.asdict(options), sources={
                 role: {"path": str(source.folder.path.resolve()), "sha256": hashes[role]}
                 for role, source in plan.sources.roles.items()})
-    unknown = [name for name in plan.rest if not is_known(name)]
     return Summary(plan.config, sum(math.prod(shape) for shape, _ in plan.params.values()),
-                   [name for name in plan.rest if name not in unknown], unknown, plan.absent,
-                   nonfinite)
+                   carried=[name for name in plan.rest if is_known(name)],
+                   unknown=[name for name in plan.rest if not is_known(name)],
+                   absent=plan.absent, nonfinite=nonfinite)
 
 
 def jobs(plan: Plan) -> dict[str, Callable[[Callable], None]]:
@@ -145,8 +145,8 @@ def source_files(plan: Plan, options: Options) -> dict[str, bytes]:
         small["main/config.json"] = pathlib.Path(options.config).read_bytes()
     if options.sam:
         small["main/sam_config.json"] = encode(options.sam)
-    return small | {LAYOUT: layout_json.as_json(
-        {role: layout_json.record(source) for role, source in roles.items()})}
+    return small | {LAYOUT: encode(
+        {role: dataclasses.asdict(record(source)) for role, source in roles.items()})}
 
 
 def verify(folder: epath.PathLike, *, progress: bool = True) -> list[str]:

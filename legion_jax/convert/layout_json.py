@@ -1,7 +1,6 @@
 """layout.json of a converted checkpoint: every tensor of every file that it came from."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -53,12 +52,6 @@ def record(source: Source) -> RecordedFolder:
     return RecordedFolder(source.spelling, folder.files, folder.index_name, folder.index, {
         key: RecordedTensor(entry.file, entry.shape, entry.dtype, published.get(key))
         for key, entry in folder.entries.items()})
-
-
-def as_json(folders: dict[str, RecordedFolder]) -> bytes:
-    """Content of layout.json for {role: folder}."""
-    described = {role: dataclasses.asdict(folder) for role, folder in folders.items()}
-    return (json.dumps(described, indent=2) + "\n").encode()
 
 
 def read_layout(path: epath.Path) -> dict[str, RecordedFolder]:

@@ -35,6 +35,7 @@ class Entry:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the value."""
         return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
 
 
@@ -165,6 +166,7 @@ def is_text(name: str) -> bool:
 
 
 def open_safetensors(file: pathlib.Path) -> SafetensorsReader:
+    """Open a safetensors file. Raises CheckpointError when it is damaged."""
     try:
         reader = SafetensorsReader(file)
     except (safetensors.SafetensorError, OSError, ValueError) as error:

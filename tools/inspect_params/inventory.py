@@ -49,10 +49,12 @@ class Parameter:
 
     @property
     def count(self) -> int:
+        """Number of values."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all values."""
         return self.count * tensor_file.numpy_dtype(self.dtype).itemsize
 
 
