@@ -26,12 +26,11 @@ from legion_jax.convert.table import SAM, Rule, lora_rules, rules
 from legion_jax.convert.tensor_folder import Entry
 from legion_jax.models import param_tree
 from legion_jax.weights.legion_json import Vocabulary
-from legion_jax.weights.strict_json import CheckpointError, read_json
+from legion_jax.weights.strict_json import CheckpointError, first_of, read_json
 
 EMBEDDING = "model.embed_tokens.weight"
 # Stands in for a config.json that is not there: no shape depends on it.
 ANY_LANGUAGE = {"num_attention_heads": 1, "rms_norm_eps": LanguageConfig.norm_eps}
-SHOWN = 5  # problems in one message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +93,12 @@ class Plan:
     @property
     def problems(self) -> list[str]:
         """Why no conversion takes these files: a sentence per parameter, and one on orphans."""
-        return [_first_of(sentences) for sentences in self.misfits.values()] + self._orphans()
+        return [first_of(sentences) for sentences in self.misfits.values()] + self._orphans()
 
     def check(self) -> None:
         """Raises CheckpointError that names the tensors at fault, if there are any."""
         if self.misfits:
-            raise CheckpointError(_first_of([sentence for sentences in self.misfits.values()
+            raise CheckpointError(first_of([sentence for sentences in self.misfits.values()
                                              for sentence in sentences]))
         if orphans := self._orphans():
             raise CheckpointError(orphans[0])
@@ -119,11 +118,6 @@ class Plan:
             raise CheckpointError(f"config.json: image_token_index {image!r} is none of the {rows} "
                                   f"rows of {EMBEDDING}")
         return Vocabulary(rows, image)
-
-
-def _first_of(sentences: list[str]) -> str:
-    more = f" (and {len(sentences) - SHOWN} more)" if len(sentences) > SHOWN else ""
-    return "; ".join(sentences[:SHOWN]) + more
 
 
 def make_plan(sources: Sources, options: Options, *, assume: bool = False) -> Plan:

@@ -27,7 +27,7 @@ from orbax.checkpoint import v1 as ocp
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.models import param_tree
 from legion_jax.weights.legion_json import META, Base, Meta, parse_meta
-from legion_jax.weights.strict_json import CheckpointError
+from legion_jax.weights.strict_json import CheckpointError, first_line, first_of
 
 
 def absolute(folder: epath.PathLike) -> epath.Path:
@@ -41,9 +41,8 @@ def reading(folder: epath.Path):
     try:
         yield
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0][:200]
         raise CheckpointError(f"{folder}: damaged or incomplete checkpoint "
-                              f"({type(error).__name__}: {reason})") from error
+                              f"({type(error).__name__}: {first_line(error)[:200]})") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -192,8 +191,7 @@ def check_shapes(where: str, entries: dict[str, Any], wanted: dict[str, Any]) ->
     problems += [f"{path}: checkpoint {have[path]}, model {need[path]}"
                  for path in sorted(have.keys() & need.keys()) if have[path] != need[path]]
     if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise CheckpointError(f"{where}: " + "; ".join(problems[:5]) + more)
+        raise CheckpointError(f"{where}: {first_of(problems)}")
 
 
 def step_folder(run: epath.PathLike, step: int) -> epath.Path:
