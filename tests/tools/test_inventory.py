@@ -74,18 +74,18 @@ def test_gathered_names(names, text):
 def test_training_run(run, converted):
     listed = inventory.of_checkpoint(run)
     assert "step 3" in listed.title and str(converted) in listed.title
-    listed = by_path(listed)
-    assert {p for p, x in listed.items() if x.trainable} == set(
+    parameters = by_path(listed)
+    assert {p for p, x in parameters.items() if x.trainable} == set(
         checkpoint.read_meta(run).trained)
     assert "legion.json" in listed.rule
-    lora = listed["language/layers/query/lora_a"]
+    lora = parameters["language/layers/query/lora_a"]
     assert lora.source == "model.layers.{0..2}.self_attn.q_proj.lora_A.weight"
     assert (lora.dtype, lora.files) == ("float32", ())
-    assert listed["language/layers/query/kernel"].dtype == "bfloat16"
+    assert parameters["language/layers/query/kernel"].dtype == "bfloat16"
     stored = checkpoint.Checkpoint.open(run).entries.values()
     assert sums(listed)["total"]["bytes"] == sum(
         math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in stored)
-    assert len(listed) == len(by_path(inventory.of_checkpoint(converted))) + 4
+    assert len(parameters) == len(by_path(inventory.of_checkpoint(converted))) + 4
 
 
 def test_bytes_per_device_are_those_of_the_arrays(run):
