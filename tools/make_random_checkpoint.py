@@ -11,15 +11,16 @@ import ml_dtypes
 import numpy as np
 from absl import flags
 
+from input_pipeline import files
 from input_pipeline.text import tokenizer_files
 from input_pipeline.text.tokenizer import ADDED_TOKENS, Tokenizer
 from legion_jax import command, config
 from legion_jax.config import LegionConfig
 from legion_jax.convert.config_files import published_configs
-from legion_jax.convert.model_folder import Files
+from legion_jax.convert.model_folder import ModelFolder
 from legion_jax.convert.names import unused_prompts
+from legion_jax.convert.origin import Tensor, split_tower
 from legion_jax.convert.table import rules
-from legion_jax.convert.values import Tensor, split_tower
 from legion_jax.models import param_tree
 
 SIZES = {"legion_7b": config.legion_7b, "tiny": lambda: config.tiny(vocab=519)}
@@ -69,16 +70,16 @@ def _with_bias(key, shape):
 def shapes(model: LegionConfig) -> dict[str, tuple[int, ...]]:
     """{published name: shape} of everything in the two folders, unused tensors included."""
     abstract = param_tree.abstract_params(model)
-    out = published_shapes(model)
+    every = published_shapes(model)
     for rule in rules(model):
         shape = rule.layout.torch_shape(tuple(abstract[rule.path].shape[rule.keys.ndim:]))
-        out |= {key: shape for key in rule.keys.ravel()}
+        every |= {key: shape for key in rule.keys.ravel()}
     first = "vision_model.encoder.layers.0."
     for number in range(model.clip.depth, model.clip.layers):
-        out |= {key.replace(first, f"vision_model.encoder.layers.{number}."): shape
-                for key, shape in list(out.items()) if key.startswith(first)}
+        every |= {key.replace(first, f"vision_model.encoder.layers.{number}."): shape
+                for key, shape in list(every.items()) if key.startswith(first)}
     norm = "vision_model.post_layernorm."
-    return out | {f"{norm}weight": (model.clip.width,), f"{norm}bias": (model.clip.width,)}
+    return every | {f"{norm}weight": (model.clip.width,), f"{norm}bias": (model.clip.width,)}
 
 
 def random_tokenizer(vocab: int) -> Tokenizer:
@@ -95,48 +96,53 @@ def random_tokenizer(vocab: int) -> Tokenizer:
     number = vocab - len(ADDED_TOKENS) - len(pieces)
     pieces += [(chr(0x4E00 + i) if i < 20000 else f"\u2581{i}", kinds.NORMAL)
                for i in range(number)]
-    for place, (piece, kind) in enumerate(pieces):
-        model.pieces.add(piece=piece, score=-float(place), type=kind)
-    added = {token: len(pieces) + place for place, token in enumerate(ADDED_TOKENS)}
-    files = {tokenizer_files.MODEL_FILE: model.SerializeToString(),
-             tokenizer_files.ADDED_FILE: tokenizer_files.as_json(added),
-             **tokenizer_files.llama_settings()}
-    tokenizer = Tokenizer(files, name="random tokenizer")
+    for rank, (piece, kind) in enumerate(pieces):
+        model.pieces.add(piece=piece, score=-float(rank), type=kind)
+    added = {token: len(pieces) + rank for rank, token in enumerate(ADDED_TOKENS)}
+    content = {tokenizer_files.MODEL_FILE: model.SerializeToString(),
+               tokenizer_files.ADDED_FILE: tokenizer_files.as_json(added),
+               **tokenizer_files.llama_settings()}
+    tokenizer = Tokenizer(content, name="random tokenizer")
     tokenizer.check()
     return tokenizer
 
 
-def make_files(model: LegionConfig, *, dtype: str, file_format: str, seed: int) -> Files:
+def make_files(model: LegionConfig, *, dtype: str, file_format: str, seed: int) -> ModelFolder:
+    """Both folders with random values, to be written."""
     tensors = {}
     for number, (name, shape) in enumerate(sorted(shapes(model).items())):
         def read(shape=shape, number=number):
             return random_values(shape, dtype, seed + number)
         tensors[name] = Tensor(shape, dtype, read, number)
-    files, configs = Files(), published_configs(model, dtype)
+    folder, configs = ModelFolder(), published_configs(model, dtype)
     tower, legion = split_tower(tensors)
-    files.add_model("", legion, file_format=file_format)
-    files.add_model("clip/", tower, file_format=file_format)
-    files.add_small("", configs["legion"] | random_tokenizer(model.language.vocab).files)
-    files.add_small("clip/", configs["clip"])
-    return files
+    folder.add_model("", legion, file_format=file_format)
+    folder.add_model("clip/", tower, file_format=file_format)
+    folder.add_small("", configs["legion"] | random_tokenizer(model.language.vocab).files)
+    folder.add_small("clip/", configs["clip"])
+    return folder
+
+
+def main() -> None:
+    """Write what the command line asks for."""
+    size = flags.DEFINE_enum("size", "legion_7b", list(SIZES), "Which model.")
+    output = flags.DEFINE_string("output", None, "New folder.")
+    file_format = flags.DEFINE_enum("format", "bin", ["bin", "safetensors"], "Weights files.")
+    dtype = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float16", "float32"],
+                              "Of the weights.")
+    seed = flags.DEFINE_integer("seed", 0, "Of the values.")
+    flags.mark_flags_as_required(["output"])
+
+    def run() -> None:
+        written = make_files(SIZES[size.value](), dtype=dtype.value,
+                             file_format=file_format.value, seed=seed.value)
+        with files.new_folder(output.value) as folder:
+            written.write(folder, progress=True)
+        for file, tensors in written.weights.items():
+            print(f"{output.value}/{file}: {len(tensors)} tensors")
+
+    command.run(run)
 
 
 if __name__ == "__main__":
-    SIZE = flags.DEFINE_enum("size", "legion_7b", list(SIZES), "Which model.")
-    OUTPUT = flags.DEFINE_string("output", None, "New folder.")
-    FORMAT = flags.DEFINE_enum("format", "bin", ["bin", "safetensors"], "Weights files.")
-    DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float16", "float32"],
-                              "Of the weights.")
-    SEED = flags.DEFINE_integer("seed", 0, "Of the values.")
-
-    def main() -> None:
-        model = SIZES[SIZE.value]()
-        files = make_files(model, dtype=DTYPE.value, file_format=FORMAT.value,
-                           seed=SEED.value)
-        with files.new_folder(OUTPUT.value) as folder:
-            files.write(folder, progress=True)
-        for file, tensors in files.weights.items():
-            print(f"{OUTPUT.value}/{file}: {len(tensors)} tensors")
-
-    flags.mark_flags_as_required(["output"])
-    command.run(main)
+    main()

@@ -1,29 +1,41 @@
-"""PyTorch checkpoints -> a converted checkpoint (see `weights.checkpoint`), tensor by tensor."""
+"""PyTorch checkpoints -> a converted checkpoint, tensor by tensor, and the comparison of both."""
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
+from etils import epath
 
 from input_pipeline import files
 from legion_jax.config import LegionConfig
 from legion_jax.convert import streaming
+from legion_jax.convert.config_files import encode
+from legion_jax.convert.layout_json import CARRIED, LAYOUT, record
 from legion_jax.convert.names import is_known
 from legion_jax.convert.plan import Options, Plan, make_plan
-from legion_jax.convert.roles import Sources, open_sources
+from legion_jax.convert.roles import Sources, open_sources, reopen
 from legion_jax.convert.table import Rule
-from legion_jax.convert.tensor_folder import SourceError
+from legion_jax.convert.tensor_folder import open_safetensors, sha256
 from legion_jax.weights import legion_json, params_files, tensor_file
-
-LAYOUT, CARRIED = "layout.json", "carried.safetensors"
+from legion_jax.weights.checkpoint import Checkpoint
+from legion_jax.weights.legion_json import META
+from legion_jax.weights.strict_json import CheckpointError
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a conversion found: unmodelled tensors that are known, and those that are not."""
+    """What a conversion made.
+
+    Attributes:
+        config: architecture of the model.
+        parameters: number of values in all parameters.
+        carried: published names of tensors that no parameter is made of, known ones.
+        unknown: the same of tensors of which nothing is known.
+        absent: towers that are not there.
+        nonfinite: published names of tensors with NaN or infinite values.
+    """
 
     config: LegionConfig
     parameters: int
@@ -38,20 +50,21 @@ def convert(main: str, output: str, *, clip: str | None = None, sam: str | None 
             options: Options | None = None, progress: bool = True) -> Summary:
     """Write a converted checkpoint; `output` is a new folder, whole or not there at all.
 
-    The folders are those of `sources.open_sources`. Memory holds a few tensors at a time.
+    The folders are those of `roles.open_sources`. Memory holds a few tensors at a time.
 
     Raises:
-        SourceError, TokenizerError: naming file and tensor.
+        CheckpointError, TokenizerError: naming file and tensor.
     """
     options = (options or Options()).resolved()
     plan = make_plan(open_sources(main, clip=clip, sam=sam, head=head, adapter=adapter),
                      options)
+    plan.check()
     with files.new_folder(output) as folder:
         nonfinite, hashes = _write_tensors(plan, folder, progress)
         if nonfinite and not options.allow_nonfinite:
             more = f" and {len(nonfinite) - 5} more" if len(nonfinite) > 5 else ""
-            raise SourceError(f"NaN or infinite values in {', '.join(nonfinite[:5])}{more}; "
-                              f"--allow_nonfinite converts them as they are")
+            raise CheckpointError(f"NaN or infinite values in {', '.join(nonfinite[:5])}{more}; "
+                                  f"--allow_nonfinite converts them as they are")
         for role in plan.sources.roles:
             (folder / "source" / role).mkdir()
         for name, content in source_files(plan, options).items():
@@ -59,13 +72,14 @@ def convert(main: str, output: str, *, clip: str | None = None, sam: str | None 
         plan.tokenizer.save(folder / "tokenizer")
         legion_json.write_meta(
             folder, plan.config, base=None, trained=[], absent=plan.absent,
-            vocabulary=plan.vocabulary(), options=dataclasses.asdict(options), sources={
+            vocabulary=dataclasses.asdict(plan.vocabulary()),
+            options=dataclasses.asdict(options), sources={
                 role: {"path": str(source.folder.path.resolve()), "sha256": hashes[role]}
                 for role, source in plan.sources.roles.items()})
-    unknown = [name for name in plan.rest if not is_known(name)]
     return Summary(plan.config, sum(math.prod(shape) for shape, _ in plan.params.values()),
-                   [name for name in plan.rest if name not in unknown], unknown, plan.absent,
-                   nonfinite)
+                   carried=[name for name in plan.rest if is_known(name)],
+                   unknown=[name for name in plan.rest if not is_known(name)],
+                   absent=plan.absent, nonfinite=nonfinite)
 
 
 def jobs(plan: Plan) -> dict[str, Callable[[Callable], None]]:
@@ -73,7 +87,7 @@ def jobs(plan: Plan) -> dict[str, Callable[[Callable], None]]:
 
     The array has the layout and dtype of the parameter; index is () or its place in the stack.
     """
-    def one(rule: Rule, key: str, index: tuple[int, ...]):
+    def job_of(rule: Rule, key: str, index: tuple[int, ...]):
         dtype = plan.params[rule.path][1]
 
         def job(put):
@@ -83,7 +97,7 @@ def jobs(plan: Plan) -> dict[str, Callable[[Callable], None]]:
             put(rule.path, index, streaming.cast(rule.layout.to_jax(value), dtype))
         return job
 
-    return {key: one(rule, key, index) for rule in plan.table
+    return {key: job_of(rule, key, index) for rule in plan.table
             for index, key in np.ndenumerate(rule.keys)}
 
 
@@ -124,22 +138,102 @@ def carried_name(sources: Sources, name: str) -> str:
 
 def source_files(plan: Plan, options: Options) -> dict[str, bytes]:
     """{name below source/: content} of what export needs to write the folders back, but tensors."""
-    described, files = {}, {}
-    for role, source in plan.sources.roles.items():
-        published = {key: name for name, key in source.names.items()}
-        described[role] = {
-            "spelling": source.spelling, "files": source.folder.files,
-            "index_name": source.folder.index_name, "index": source.folder.index,
-            "tensors": {key: dataclasses.asdict(entry) | {"published": published.get(key)}
-                        for key, entry in source.folder.entries.items()}}
-        files |= {f"{role}/{name}": path.read_bytes()
-                  for name, path in source.small_files().items()}
+    roles = plan.sources.roles
+    small = {f"{role}/{name}": path.read_bytes() for role, source in roles.items()
+             for name, path in source.small_files.items()}
     if options.config:
-        files["main/config.json"] = pathlib.Path(options.config).read_bytes()
+        small["main/config.json"] = pathlib.Path(options.config).read_bytes()
     if options.sam:
-        files["main/sam_config.json"] = _json(options.sam)
-    return files | {LAYOUT: _json(described)}
+        small["main/sam_config.json"] = encode(options.sam)
+    return small | {LAYOUT: encode(
+        {role: dataclasses.asdict(record(source)) for role, source in roles.items()})}
 
 
-def _json(value: dict) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()
+def verify(folder: epath.PathLike, *, progress: bool = True) -> list[str]:
+    """Re-read sources and checkpoint; returns one sentence per difference.
+
+    Raises CheckpointError when there is nothing to compare with.
+    """
+    opened = Checkpoint.open(pathlib.Path(folder))
+    sources = opened.meta.sources
+    if not sources:
+        raise CheckpointError(f"{folder}: not converted from PyTorch files; nothing to compare "
+                              f"with")
+    for described in sources.values():
+        if not pathlib.Path(described["path"]).exists():
+            raise CheckpointError(f"{described['path']}: not there; {folder} came from it")
+    return _compare_hashes(sources) or _compare_values(opened, progress)
+
+
+def _compare_hashes(sources: dict) -> list[str]:
+    problems = []
+    for described in sources.values():
+        path = pathlib.Path(described["path"])
+        root = path.parent if path.is_file() else path
+        for name, wanted in described["sha256"].items():
+            if not (root / name).is_file():
+                problems.append(f"{root / name}: not there any more")
+            elif (now := sha256(root / name)) != wanted:
+                problems.append(f"{root / name}: SHA-256 {now[:16]}..., {wanted[:16]}... when it "
+                                f"was converted")
+    return problems
+
+
+def _compare_values(opened: Checkpoint, progress: bool) -> list[str]:
+    folder, meta = pathlib.Path(opened.folder), opened.meta
+    options = Options(**meta.options)
+    plan = make_plan(reopen({role: s["path"] for role, s in meta.sources.items()}), options)
+    plan.check()
+    reader = params_files.Reader(opened)
+    if meta.config != plan.config:
+        return [f"{folder / META}: another architecture than the sources have"]
+    if lost := sorted(plan.params.keys() - reader.entries.keys()):
+        return [f"{folder / 'params'}: {path} is not there" for path in lost]
+    work, problems = jobs(plan), []
+
+    def compare(name):
+        def put(path, index, array):
+            stored = reader.read(path, index)
+            if tensor_file.raw_bytes(stored) != tensor_file.raw_bytes(array):
+                number = "".join(f"[{i}]" for i in index)
+                problems.append(f"{path}{number}: other values than {name} in the sources")
+        work[name](put)
+
+    order = plan.sources.in_file_order(work)
+    streaming.run(compare, order, sizes=[plan.sources.entries[n].nbytes for n in order],
+                  beside={}, description="comparing", progress=progress)
+    problems += _compare_records(opened, plan, options) + _compare_carried(folder, plan)
+    return sorted(problems)
+
+
+def _compare_carried(folder: pathlib.Path, plan: Plan) -> list[str]:
+    """The tensors that the model does not hold."""
+    path, problems = folder / "source" / CARRIED, []
+    if not path.exists():
+        return [f"{path}: not there"]
+    carried = open_safetensors(path)
+    for name in plan.rest:
+        inside = carried_name(plan.sources, name)
+        if inside not in carried.tensors:
+            problems.append(f"{path}: {name} is not there")
+        elif tensor_file.raw_bytes(carried.read(inside)) != tensor_file.raw_bytes(
+                plan.sources.read(name)):
+            problems.append(f"{path}: {name}: other values than in the sources")
+    return problems
+
+
+def _compare_records(opened: Checkpoint, plan: Plan, options: Options) -> list[str]:
+    """The tokenizer, and what an export needs beside the tensors."""
+    folder = pathlib.Path(opened.folder)
+    wanted = {folder / "tokenizer" / name: content
+              for name, content in plan.tokenizer.files.items()}
+    wanted |= {folder / "source" / name: content
+               for name, content in source_files(plan, options).items()}
+    problems = [f"{path}: {'differs' if path.exists() else 'not there'}"
+                for path, content in wanted.items()
+                if not path.exists() or path.read_bytes() != content]
+    recorded, vocabulary = opened.meta.vocabulary, plan.vocabulary()
+    if recorded != vocabulary:
+        problems.append(f"{folder / META}: vocabulary {recorded and dataclasses.asdict(recorded)}, "
+                        f"of the sources {dataclasses.asdict(vocabulary)}")
+    return problems

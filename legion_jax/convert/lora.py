@@ -9,7 +9,7 @@ import numpy as np
 
 from legion_jax.config import LoraConfig
 from legion_jax.convert.roles import LORA, Sources
-from legion_jax.convert.tensor_folder import SourceError, read_json
+from legion_jax.weights.strict_json import CheckpointError, read_json
 
 CONFIG = "adapter_config.json"
 ADAPTED = re.compile(r"^model\.layers\.\d+\.self_attn\.[qv]_proj$")  # where the model has LoRA
@@ -42,27 +42,28 @@ def read(sources: Sources, *, alpha: float,
     holders = [role for role, source in sources.roles.items() if any(map(LORA.match, source.names))]
     if len(holders) > 1:
         paths = " and ".join(str(sources.roles[role].folder.path) for role in holders)
-        raise SourceError(f"LoRA in {paths}: only one can be kept; merge the first (--merge_lora), "
-                          f"export it, and start from there")
+        raise CheckpointError(f"LoRA in {paths}: only one can be kept; merge the first "
+                              f"(--merge_lora), export it, and start from there")
     config = _config(sources)
     if (added := sources.roles.get("adapter")) and "adapter" not in holders:
-        raise SourceError(f"{added.folder.path}: no LoRA in it, so not an adapter")
+        raise CheckpointError(f"{added.folder.path}: no LoRA in it, so not an adapter")
     if added and not config and added.folder.path.is_dir():
-        raise SourceError(f"{added.folder.path / CONFIG}: not found, and only it tells the scale "
-                          f"of an adapter")
+        raise CheckpointError(f"{added.folder.path / CONFIG}: not found, and only it tells the "
+                              f"scale of an adapter")
     if not factors:
         if merge or config:
-            raise SourceError("LoRA is asked for, but there is no lora_A and lora_B in the files")
+            raise CheckpointError("LoRA is asked for, but there is no lora_A and lora_B in the "
+                                  "files")
         return LoraConfig(), {}
     if not 0 < alpha < math.inf:
-        raise SourceError(f"lora_alpha must be a positive number, not {alpha}")
+        raise CheckpointError(f"lora_alpha must be a positive number, not {alpha}")
     ranks = {_check(sources, module, pair): module for module, pair in factors.items()}
     if len(ranks) > 1:
-        raise SourceError(f"LoRA of several ranks: "
-                          f"{', '.join(f'{module} {rank}' for rank, module in ranks.items())}")
+        raise CheckpointError(f"LoRA of several ranks: "
+                              f"{', '.join(f'{module} {rank}' for rank, module in ranks.items())}")
     rank = next(iter(ranks))
     if config.get("r", rank) != rank:
-        raise SourceError(f"{CONFIG}: r {config['r']!r}, the files have rank {rank}")
+        raise CheckpointError(f"{CONFIG}: r {config['r']!r}, the files have rank {rank}")
     lora = LoraConfig(rank, float(config.get("lora_alpha", alpha)),
                       float(config.get("lora_dropout", LoraConfig.dropout)))
     if merge:
@@ -70,7 +71,7 @@ def read(sources: Sources, *, alpha: float,
         return LoraConfig(), {f"{module}.weight": functools.partial(_product, sources, pair, scale)
                               for module, pair in factors.items()}
     if problem := must_merge(sources, factors):
-        raise SourceError(f"{problem}: --merge_lora folds all of it into the kernels")
+        raise CheckpointError(f"{problem}: --merge_lora folds all of it into the kernels")
     return lora, {}
 
 
@@ -88,25 +89,25 @@ def must_merge(sources: Sources, adapted: Iterable[str]) -> str | None:
 
 
 def _config(sources: Sources) -> dict:
-    """adapter_config.json, {} without one. Raises SourceError for a variant of LoRA."""
+    """adapter_config.json, {} without one. Raises CheckpointError for a variant of LoRA."""
     for source in sources.roles.values():
-        if path := source.small_files().get(CONFIG):
+        if path := source.small_files.get(CONFIG):
             config = read_json(path)
             for name, wanted in PLAIN.items():
                 if (config.get(name) or wanted) != wanted:
-                    raise SourceError(f"{path}: {name} {config[name]!r} is not supported, only "
-                                      f"{wanted!r}")
+                    raise CheckpointError(f"{path}: {name} {config[name]!r} is not supported, only "
+                                          f"{wanted!r}")
             if (initial := config.get("init_lora_weights")) not in INITIAL:
-                raise SourceError(f"{path}: init_lora_weights {initial!r} changes the kernels when "
-                                  f"PEFT opens it; let PEFT save it as plain LoRA "
-                                  f"(path_initial_model_for_weight_conversion)")
+                raise CheckpointError(f"{path}: init_lora_weights {initial!r} changes the kernels "
+                                      f"when PEFT opens it; let PEFT save it as plain LoRA "
+                                      f"(path_initial_model_for_weight_conversion)")
             for name in ("r", "lora_alpha"):
                 if type(config.get(name)) not in (int, float) or not 0 < config[name] < math.inf:
-                    raise SourceError(f"{path}: {name} must be a positive number, not "
-                                      f"{config.get(name)!r}")
+                    raise CheckpointError(f"{path}: {name} must be a positive number, not "
+                                          f"{config.get(name)!r}")
             dropout = config.get("lora_dropout", LoraConfig.dropout)
             if type(dropout) not in (int, float) or not 0 <= dropout < 1:
-                raise SourceError(f"{path}: lora_dropout must be from 0 to 1, not {dropout!r}")
+                raise CheckpointError(f"{path}: lora_dropout must be from 0 to 1, not {dropout!r}")
             return config
     return {}
 
@@ -115,14 +116,15 @@ def _check(sources: Sources, module: str, pair: dict[str, str]) -> int:
     """Rank of one pair of factors, compared with their kernel."""
     kernel = sources.entries.get(f"{module}.weight")
     if kernel is None:
-        raise SourceError(f"{module}.weight: missing, LoRA needs it; name its folder")
+        raise CheckpointError(f"{module}.weight: missing, LoRA needs it; name its folder")
     shapes = {factor: sources.entries[name].shape for factor, name in pair.items()}
     if set(shapes) != {"A", "B"}:
-        raise SourceError(f"{module}: lora_{next(iter(shapes))} without its other half")
+        raise CheckpointError(f"{module}: lora_{next(iter(shapes))} without its other half")
     (a, b) = shapes["A"], shapes["B"]
     if len(kernel.shape) != 2 or not a or not a[0] or a != (a[0], kernel.shape[1]) or (
             b != (kernel.shape[0], a[0])):
-        raise SourceError(f"{module}: lora_A {a} and lora_B {b} do not fit weight {kernel.shape}")
+        raise CheckpointError(f"{module}: lora_A {a} and lora_B {b} do not fit weight "
+                              f"{kernel.shape}")
     return a[0]
 
 
@@ -146,3 +148,9 @@ def config_file(lora: LoraConfig, *, base: str, layers: str, modules: list[str])
             "modules_to_save": modules,
             "fan_in_fan_out": False, "use_dora": False, "use_rslora": False,
             "inference_mode": True}
+
+
+def with_lora(kernel: np.ndarray, a: np.ndarray, b: np.ndarray, lora: LoraConfig) -> np.ndarray:
+    """W + alpha / rank * A B in float32; kernel[in, out], a[in, rank], b[rank, out] or stacks."""
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    return kernel.astype(np.float32) + lora.alpha / lora.rank * (a @ b)

@@ -1,4 +1,4 @@
-"""What an export writes: small files, and weights files laid out before any value is read."""
+"""A folder that an export writes: small files, and weights files laid out before any value."""
 
 import contextlib
 import dataclasses
@@ -8,17 +8,17 @@ import pathlib
 
 from input_pipeline.errors import UserError
 from legion_jax.convert import streaming
+from legion_jax.convert.origin import Tensor
 from legion_jax.convert.torch_file import TorchWriter
-from legion_jax.convert.values import Tensor
 from legion_jax.weights import tensor_file
 from legion_jax.weights.tensor_file import SafetensorsWriter
 
-NAMES = {"bin": "pytorch_model.bin", "safetensors": "model.safetensors"}
+WEIGHTS = {"bin": "pytorch_model.bin", "safetensors": "model.safetensors"}
 SHARD_BYTES = 10 * 10 ** 9  # as transformers 4.28 cuts them
 
 
 @dataclasses.dataclass
-class Files:
+class ModelFolder:
     """Contents of a folder by relative path.
 
     Attributes:
@@ -32,7 +32,7 @@ class Files:
     def add_model(self, folder: str, tensors: dict[str, Tensor], *, file_format: str,
                   shard_bytes: int = SHARD_BYTES) -> None:
         """Place a model's tensors as `save_pretrained` does: one file, or shards and an index."""
-        name = NAMES[file_format]
+        name = WEIGHTS[file_format]
         shards, room = [{}], shard_bytes
         for key, tensor in tensors.items():
             if nbytes(tensor) > room and shards[-1]:
@@ -53,6 +53,7 @@ class Files:
             {"metadata": {"total_size": total}, "weight_map": weight_map})
 
     def add_small(self, folder: str, files: dict[str, bytes]) -> None:
+        """Place small files, {name: content}, in a folder, which ends in a slash or is ""."""
         self.small |= {f"{folder}{name}": content for name, content in files.items()}
 
     def write(self, root: pathlib.Path, *, progress: bool) -> None:
@@ -77,6 +78,7 @@ class Files:
 
 
 def nbytes(tensor: Tensor) -> int:
+    """Bytes of a tensor's value."""
     return math.prod(tensor.shape) * tensor_file.numpy_dtype(tensor.dtype).itemsize
 
 

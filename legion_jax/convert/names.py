@@ -53,7 +53,7 @@ class Spelling:
 
     def to_published(self, key: str) -> str | None:
         """The published name of a tensor of this layout; None when the table has no such name."""
-        return _first_renamed(key, ((here, published) for published, here in self.pairs))
+        return _first_renamed(key, ((theirs, published) for published, theirs in self.pairs))
 
     def from_published(self, key: str) -> str | None:
         """The name here of a published tensor; None when the layout has no place for it."""

@@ -1,4 +1,4 @@
-"""What a conversion decides before it reads the first value: every tensor's place, or an error."""
+"""What a conversion decides before it reads the first value: every tensor's place, and problems."""
 
 import dataclasses
 import functools
@@ -9,13 +9,28 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.config import LegionConfig, LoraConfig
-from legion_jax.convert import carried, lora as lora_lib, sizes, vocabulary
-from legion_jax.convert.roles import LORA, Sources, read_configs
-from legion_jax.convert.table import Rule, lora_rules, rules
-from legion_jax.convert.tensor_folder import Entry, SourceError, read_json
+from input_pipeline.errors import UserError
+from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_TOKEN, Tokenizer
+from input_pipeline.text.tokenizer_files import (
+    ADDED_FILE,
+    MODEL_FILE,
+    as_json,
+    load_added,
+    read_files,
+)
+from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig
+from legion_jax.convert import lora, sizes
+from legion_jax.convert.names import belongs_to_model
+from legion_jax.convert.roles import LORA, Sources
+from legion_jax.convert.table import SAM, Rule, lora_rules, rules
+from legion_jax.convert.tensor_folder import Entry
 from legion_jax.models import param_tree
+from legion_jax.weights.legion_json import Vocabulary
+from legion_jax.weights.strict_json import CheckpointError, first_of, read_json
+
+EMBEDDING = "model.embed_tokens.weight"
+# Stands in for a config.json that is not there: no shape depends on it.
+ANY_LANGUAGE = {"num_attention_heads": 1, "rms_norm_eps": LanguageConfig.norm_eps}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,111 +64,244 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Where everything goes.
+    """Where every tensor goes, and why a conversion must refuse the files.
 
     Attributes:
+        config: architecture of the model.
+        tokenizer: of the language model; None where a plan went on without one.
+        sources: the open folders.
         table: rules of the parameters that are there.
         params: {path: (shape, dtype name)} of the same.
-        absent: towers that are not.
+        absent: towers that are not there.
         rest: published names of tensors that no rule uses.
         adapters: published name of a kernel -> what LoRA adds to it; empty unless merged.
+        misfits: {path of a parameter: a sentence per tensor of it that is missing or misshapen}.
+        notes: what the plan assumed because the files do not tell it, a sentence each.
     """
 
     config: LegionConfig
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     sources: Sources
     table: list[Rule]
     params: dict[str, tuple[tuple[int, ...], str]]
     absent: list[str]
     rest: list[str]
     adapters: dict[str, Callable[[], np.ndarray]]
+    misfits: dict[str, list[str]]
+    notes: list[str]
 
-    def vocabulary(self) -> dict:
-        """Rows of the vocabulary matrices in the files, and the id of a LLaVA's `<image>`."""
-        config, image = read_configs(self.sources).get("main", {}), None
+    @property
+    def problems(self) -> list[str]:
+        """Why no conversion takes these files: a sentence per parameter, and one on orphans."""
+        return [first_of(sentences) for sentences in self.misfits.values()] + self._orphans()
+
+    def check(self) -> None:
+        """Raises CheckpointError that names the tensors at fault, if there are any."""
+        if self.misfits:
+            raise CheckpointError(first_of([sentence for sentences in self.misfits.values()
+                                             for sentence in sentences]))
+        if orphans := self._orphans():
+            raise CheckpointError(orphans[0])
+
+    def _orphans(self) -> list[str]:
+        orphans = [name for name in self.rest if belongs_to_model(name)]
+        return [f"{orphans[0]}: part of the model, but config.json leaves no place for it; "
+                f"{len(orphans)} such tensors"] if orphans else []
+
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary matrices of the files. Raises CheckpointError for an odd `<image>`."""
+        config, image = self.sources.configs.get("main", {}), None
         if self.sources.roles["main"].is_llava:
             image = config.get("image_token_index", config.get("image_token_id"))
-        rows = self.sources.entries["model.embed_tokens.weight"].shape[0]
+        rows = self.sources.entries[EMBEDDING].shape[0]
         if image is not None and (type(image) is not int or not 0 <= image <= rows):
-            raise SourceError(f"config.json: image_token_index {image!r} is none of the {rows} "
-                              f"rows of model.embed_tokens.weight")
-        return {"rows": rows, "image_token": image}
+            raise CheckpointError(f"config.json: image_token_index {image!r} is none of the {rows} "
+                                  f"rows of {EMBEDDING}")
+        return Vocabulary(rows, image)
 
 
-def make_plan(sources: Sources, options: Options) -> Plan:
-    """Read configs and tokenizer and compare them with the tensors. Raises SourceError."""
-    main = sources.roles["main"]
-    if lora_lib.CONFIG in main.small_files() and "model.embed_tokens.weight" not in sources.entries:
-        raise SourceError(f"{main.folder.path}: an adapter; --adapter takes it, --checkpoint the "
-                          f"model it adds to")
-    configs = read_configs(sources)
-    if options.config:
-        configs["main"] = read_json(pathlib.Path(options.config))
-    if "main" not in configs:
-        raise SourceError(f"{main.folder.root / 'config.json'}: not found; name one with --config")
-    if "model.embed_tokens.weight" not in sources.entries:
-        raise SourceError(f"{main.folder.path}: no language model in it")
-    rows = (*sources.entries["model.embed_tokens.weight"].shape, 0)[0]
-    tokenizer = vocabulary.read_tokenizer(
-        pathlib.Path(options.tokenizer or main.folder.root), rows=rows,
-        extend=main.is_llava)
-    lora, adapters = lora_lib.read(sources, alpha=options.lora_alpha, merge=options.merge_lora)
-    config = sizes.read_config(configs, sources.entries, vocab=tokenizer.vocab_size, lora=lora,
-                               sam=options.sam)
-    abstract = param_tree.abstract_params(config)
-    table = rules(config, rows) + lora_rules(config)
-    if unfilled := sorted(abstract.keys() - {rule.path for rule in table}):
-        raise AssertionError(f"no conversion rule for {unfilled}")
-    entries = {n: e for n, e in sources.entries.items() if not (adapters and LORA.match(n))}
-    absent = missing_towers(table, entries)
-    if absent and not options.partial:
-        raise SourceError(f"{main.folder.path}: nothing of {', '.join(absent)} is there; name the "
-                          f"folders that hold them (--clip, --sam, --head), or convert without "
-                          f"them (--partial)")
-    table = [rule for rule in table if rule.path.split("/")[0] not in absent]
-    rest = check(table, abstract, entries)
-    if orphans := [name for name in rest if carried.belongs_to_model(name)]:
-        raise SourceError(f"{orphans[0]}: part of the model, but config.json leaves no place for "
-                          f"it; {len(orphans)} such tensors")
-    params = {rule.path: (tuple(abstract[rule.path].shape), common_dtype(rule, entries))
-              for rule in table}
-    return Plan(config, tokenizer, sources, table, params, absent, rest, adapters)
+def make_plan(sources: Sources, options: Options, *, assume: bool = False) -> Plan:
+    """Compare configs, tokenizer and tensors with each other.
+
+    Tensors that do not fit are collected in the plan; `Plan.check` refuses them.
+
+    Args:
+        assume: go on where the files do not tell something that a conversion needs to know, and
+            say so in the plan's notes. It is enough for a listing of what there is.
+
+    Raises CheckpointError or TokenizerError where the sizes of the model cannot be told; unless
+    `assume`, also for everything else that a conversion needs and the files do not tell.
+    """
+    return _Planner(sources, options, assume).plan()
 
 
-def missing_towers(table: list[Rule], entries: dict[str, Entry]) -> list[str]:
+class _Planner:
+    """What is known on the way to a plan."""
+
+    def __init__(self, sources: Sources, options: Options, assume: bool):
+        self.sources, self.options, self.assume = sources, options, assume
+        self.main = sources.roles["main"]
+        self.notes: list[str] = []
+
+    def plan(self) -> Plan:
+        if not self.assume and lora.CONFIG in self.main.small_files and (
+                EMBEDDING not in self.sources.entries):
+            raise CheckpointError(f"{self.main.folder.path}: an adapter; --adapter takes it, "
+                                  f"--checkpoint the model it adds to")
+        factors, adapters = self._lora()
+        entries = {name: entry for name, entry in self.sources.entries.items()
+                   if not (adapters and LORA.match(name))}
+        configs, known = self._configs(entries)
+        rows = (*known[EMBEDDING].shape, 0)[0]
+        tokenizer = self._tokenizer(rows) if EMBEDDING in entries else None
+        config = sizes.read_config(
+            configs, known, vocab=tokenizer.vocab_size if tokenizer else rows, lora=factors,
+            sam=self.options.sam or self._any_sam(configs, known))
+        abstract = param_tree.abstract_params(config)
+        table = rules(config, rows) + lora_rules(config)
+        if unfilled := sorted(abstract.keys() - {rule.path for rule in table}):
+            raise AssertionError(f"no conversion rule for {unfilled}")
+        absent = _missing_towers(table, entries)
+        if absent and not self.options.partial:
+            raise CheckpointError(f"{self.main.folder.path}: nothing of {', '.join(absent)} is "
+                                  f"there; name the folders that hold them (--clip, --sam, "
+                                  f"--head), or convert without them (--partial)")
+        table = [rule for rule in table if rule.path.split("/")[0] not in absent]
+        shapes = {rule.path: tuple(abstract[rule.path].shape) for rule in table}
+        used = {name for rule in table for name in rule.keys.ravel()}
+        return Plan(
+            config, tokenizer, self.sources, table, absent=absent, adapters=adapters,
+            params={rule.path: (shapes[rule.path], _common_dtype(rule, entries)) for rule in table},
+            rest=[name for name in entries if name not in used], notes=self.notes,
+            misfits={rule.path: sentences for rule in table
+                     if (sentences := _misfits(rule, shapes[rule.path], entries))})
+
+    def _lora(self) -> tuple[LoraConfig, dict[str, Callable[[], np.ndarray]]]:
+        """As `lora.read`."""
+        modules = [match["module"] for name in self.sources.entries if (match := LORA.match(name))]
+        problem = lora.must_merge(self.sources, modules) if self.assume else None
+        if problem:
+            self.notes.append(f"{problem}: a conversion needs --merge_lora, which folds these "
+                              f"{len(modules):,} factors into their kernels")
+        return lora.read(self.sources, alpha=self.options.lora_alpha,
+                         merge=self.options.merge_lora or bool(problem))
+
+    def _configs(self, entries: dict[str, Entry]) -> tuple[dict[str, dict], dict[str, Entry]]:
+        """({role: config.json}, tensors that tell sizes), with stand-ins where `assume` needs them.
+
+        Raises CheckpointError.
+        """
+        configs, folder = dict(self.sources.configs), self.main.folder
+        if self.options.config:
+            configs["main"] = read_json(pathlib.Path(self.options.config))
+        if EMBEDDING in entries and "main" in configs:
+            return configs, entries
+        if not self.assume:
+            raise CheckpointError(
+                f"{folder.path}: no language model in it" if "main" in configs else
+                f"{folder.root / 'config.json'}: not found; name one with --config")
+        if EMBEDDING in entries:
+            self.notes.append(
+                f"no config.json with {folder.path}: CLIP is taken to be read at its hidden state "
+                f"{ClipConfig.select_layer}; a conversion wants --config")
+            return configs | {"main": ANY_LANGUAGE}, {
+                name: entry for name, entry in entries.items()
+                if not name.endswith("rotary_emb.inv_freq")}
+        # A tower or a head alone.
+        self.notes.append("no language model: for a conversion these go with one")
+        alone, language = configs.get("main", {}), LanguageConfig()
+        return {"clip": alone, "sam": alone} | configs | {"main": ANY_LANGUAGE}, entries | {
+            EMBEDDING: Entry("", (language.vocab, language.width), "float32"),
+            "model.layers.0.mlp.up_proj.weight":
+                Entry("", (language.mlp, language.width), "float32")}
+
+    def _tokenizer(self, rows: int) -> Tokenizer | None:
+        """The tokenizer; None where `assume` takes every row of the vocabulary for a token."""
+        folder = pathlib.Path(self.options.tokenizer or self.main.folder.root)
+        try:
+            return read_tokenizer(folder, rows=rows, extend=self.main.is_llava)
+        except UserError as error:
+            if not self.assume:
+                raise
+            self.notes.append(f"every row of the vocabulary is taken for a token: {error}")
+            return None
+
+    def _any_sam(self, configs: dict[str, dict], known: dict[str, Entry]) -> dict | None:
+        """Stands in for the heads of a mask decoder that is not the published one."""
+        neck = known.get(f"{SAM}image_encoder.neck.0.weight")
+        if not self.assume or sizes.hf_sam(configs.get("sam", {})) or neck is None or (
+                neck.shape and neck.shape[0] in sizes.DECODER_HEADS):
+            return None
+        self.notes.append("SAM is not the published one: a conversion wants --sam_config, with "
+                          "decoder_num_heads")
+        return {"decoder_num_heads": 1}
+
+
+def _missing_towers(table: list[Rule], entries: dict[str, Entry]) -> list[str]:
     """Top-level names of the parameters of which no tensor is there."""
     towers = dict.fromkeys(rule.path.split("/")[0] for rule in table)
-    there = {rule.path.split("/")[0] for rule in table
-             if any(key in entries for key in rule.keys.ravel())}
-    return [tower for tower in towers if tower not in there]
+    present = {rule.path.split("/")[0] for rule in table
+               if any(key in entries for key in rule.keys.ravel())}
+    return [tower for tower in towers if tower not in present]
 
 
-def check(table: list[Rule], abstract: dict, entries: dict[str, Entry]) -> list[str]:
-    """Compare the table with model and files; returns the names no rule uses.
-
-    Raises SourceError naming every missing or misshapen tensor.
-    """
-    problems, used = [], set()
-    for rule in table:
-        stack = rule.keys.ndim
-        wanted = rule.layout.torch_shape(tuple(abstract[rule.path].shape[stack:]))
-        for key in rule.keys.ravel():
-            used.add(key)
-            if key not in entries:
-                problems.append(f"{key}: missing, {rule.path} needs {wanted}")
-            elif entries[key].shape != wanted:
-                problems.append(f"{key}: file {entries[key].shape}, {rule.path} needs {wanted}")
-            elif not entries[key].dtype.startswith(("float", "bfloat")):
-                problems.append(f"{key}: file {entries[key].dtype}, {rule.path} needs a float")
-    if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise SourceError("; ".join(problems[:5]) + more)
-    return [key for key in entries if key not in used]
+def _misfits(rule: Rule, shape: tuple[int, ...], entries: dict[str, Entry]) -> list[str]:
+    """A sentence per tensor of a parameter of this shape that is missing or misshapen."""
+    wanted, sentences = rule.layout.torch_shape(shape[rule.keys.ndim:]), []
+    for key in rule.keys.ravel():
+        if key not in entries:
+            sentences.append(f"{key}: missing, {rule.path} needs {wanted}")
+        elif entries[key].shape != wanted:
+            sentences.append(f"{key}: file {entries[key].shape}, {rule.path} needs {wanted}")
+        elif not entries[key].dtype.startswith(("float", "bfloat")):
+            sentences.append(f"{key}: file {entries[key].dtype}, {rule.path} needs a float")
+    return sentences
 
 
-def common_dtype(rule: Rule, entries: dict[str, Entry]) -> str:
+def _common_dtype(rule: Rule, entries: dict[str, Entry]) -> str:
     """The smallest dtype that holds every tensor of a parameter exactly."""
-    names = [entries[key].dtype for key in rule.keys.ravel()] or ["float32"]
+    names = [entries[key].dtype for key in rule.keys.ravel() if key in entries] or ["float32"]
     return str(functools.reduce(jnp.promote_types, names))
 
 
+def read_tokenizer(folder: pathlib.Path, *, rows: int, extend: bool) -> Tokenizer:
+    """The tokenizer of a checkpoint folder, checked against its embedding.
+
+    Args:
+        rows: of the embedding.
+        extend: the checkpoint knows nothing of `[SEG]` and its like (a LLaVA); they take the first
+            rows that belong to no token yet.
+
+    Raises:
+        TokenizerError, CheckpointError: naming the file, the token, or both sizes.
+    """
+    if not (folder / MODEL_FILE).exists():
+        raise CheckpointError(f"{folder / MODEL_FILE}: not found; name the tokenizer's folder with "
+                              f"--tokenizer")
+    if not extend:
+        if not (folder / ADDED_FILE).exists():
+            raise CheckpointError(
+                f"{folder / ADDED_FILE}: not found, so this tokenizer has no {ADDED_TOKENS[0]} and "
+                f"its like. LEGION and GLaMM folders have it; of an original LLaVA take the folder "
+                f"made for transformers, such as llava-hf/llava-1.5-7b-hf")
+        tokenizer = Tokenizer.from_folder(folder)
+        if tokenizer.vocab_size != rows:
+            raise CheckpointError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
+                                  f"model.embed_tokens.weight {rows} rows")
+        return tokenizer
+    files = read_files(folder)
+    added = load_added(files[ADDED_FILE], file=f"{folder}/{ADDED_FILE}")
+    if IMAGE_TOKEN in added and added.keys() > set(ADDED_TOKENS) and (
+            added[IMAGE_TOKEN] == max(added.values())):
+        del added[IMAGE_TOKEN]  # where we have put it; here an image has no token
+    pieces = Tokenizer(files | {ADDED_FILE: as_json(added)}, name=str(folder))
+    size = pieces.vocab_size
+    for token in ADDED_TOKENS:
+        if token not in added:
+            added[token], size = size, size + 1
+    tokenizer = Tokenizer(files | {ADDED_FILE: as_json(added)}, name=str(folder))
+    tokenizer.check()
+    if tokenizer.vocab_size > rows:
+        raise CheckpointError(f"{folder}: {tokenizer.vocab_size} tokens with "
+                              f"{', '.join(ADDED_TOKENS)}, the embedding has {rows} rows")
+    return tokenizer

@@ -1,14 +1,16 @@
 """The folders a checkpoint comes from, as one set of tensors under their published names."""
 
 import dataclasses
+import functools
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from legion_jax.convert import names as names_lib
-from legion_jax.convert.tensor_folder import Entry, SourceError, TensorFolder, read_json, sha256
+from legion_jax.convert.names import CLS_TOWER, Spelling, detect, is_llava
+from legion_jax.convert.tensor_folder import Entry, TensorFolder, sha256
+from legion_jax.weights.strict_json import CheckpointError, read_json
 
 # What training wraps around a name: PEFT's model classes, its layers, and DeepSpeed's engine.
 WRAPPERS = ((r"^(module\.)?base_model\.model\.", ""), (r"\.base_layer\.", "."),
@@ -47,27 +49,28 @@ class Source:
 
     @classmethod
     def open(cls, path: str | pathlib.Path) -> "Source":
-        """Recognise the layout by its names. Raises SourceError when it is none of ours."""
+        """Recognise the layout by its names. Raises CheckpointError when it is none of ours."""
         folder = TensorFolder(path)
         plain = {key: unwrapped(key) for key in folder.entries if not ORIGINAL.search(key)}
-        table = names_lib.detect(LORA.sub(r"\g<module>.weight", name) for name in plain.values())
+        table = detect(LORA.sub(r"\g<module>.weight", name) for name in plain.values())
         if table is None:
-            raise SourceError(f"{path}: none of the known layouts; it begins with "
-                              f"{', '.join(list(folder.entries)[:3]) or 'no tensor'}")
+            raise CheckpointError(f"{path}: none of the known layouts; it begins with "
+                                  f"{', '.join(list(folder.entries)[:3]) or 'no tensor'}")
         names = {}
         for key, name in plain.items():
             published = _published(table, name)
             if published in names:
-                raise SourceError(f"{path}: {key} and {names[published]} are the same tensor, "
-                                  f"{published}")
+                raise CheckpointError(f"{path}: {key} and {names[published]} are the same tensor, "
+                                      f"{published}")
             names[published] = key
         return cls(folder, names, table.name)
 
     @property
     def is_llava(self) -> bool:
         """Whether this is a LLaVA, which knows nothing of `[SEG]`."""
-        return names_lib.is_llava(self.spelling)
+        return is_llava(self.spelling)
 
+    @functools.cached_property
     def small_files(self) -> dict[str, pathlib.Path]:
         """Configuration files beside the weights; none for a single file."""
         if self.folder.path.is_file():
@@ -77,15 +80,17 @@ class Source:
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of weights and configuration files."""
-        return self.folder.sha256() | {n: sha256(p) for n, p in self.small_files().items()}
+        return self.folder.sha256() | {n: sha256(p) for n, p in self.small_files.items()}
 
 
-def _published(table: names_lib.Spelling, name: str) -> str:
+def _published(table: Spelling, name: str) -> str:
     """Published name of a tensor; one the table does not know keeps its own."""
     lora = LORA.match(name)
     weight = f"{lora['module']}.weight" if lora else name
-    found = table.to_published(weight) or weight
-    return f"{found.removesuffix('.weight')}.lora_{lora['factor']}.weight" if lora else found
+    published = table.to_published(weight) or weight
+    if not lora:
+        return published
+    return f"{published.removesuffix('.weight')}.lora_{lora['factor']}.weight"
 
 
 class Sources:
@@ -93,6 +98,7 @@ class Sources:
 
     Attributes:
         roles: {role: Source}: main, clip, sam, head, adapter and modules, as far as given.
+        entries: {published name: Entry} of all tensors.
         owner: {published name: role}; an adapter's tensors take the place of the base's.
     """
 
@@ -102,23 +108,30 @@ class Sources:
             for name in source.names:
                 other = self.owner.get(name)
                 if other and role not in ADDED:
-                    raise SourceError(f"{name}: in {roles[other].folder.path} and again in "
-                                      f"{source.folder.path}")
+                    raise CheckpointError(f"{name}: in {roles[other].folder.path} and again in "
+                                          f"{source.folder.path}")
                 self.owner[name] = role
         self.entries: dict[str, Entry] = {
             name: roles[role].folder.entries[roles[role].names[name]]
             for name, role in self.owner.items()}
 
+    @functools.cached_property
+    def configs(self) -> dict[str, dict]:
+        """{role: config.json} of every folder that has one. Raises CheckpointError."""
+        return {role: read_json(source.small_files["config.json"])
+                for role, source in self.roles.items() if "config.json" in source.small_files}
+
     def read(self, name: str) -> np.ndarray:
+        """The value of a tensor, in the dtype of its file. Raises CheckpointError."""
         source = self.roles[self.owner[name]]
         return source.folder.read(source.names[name])
 
     def in_file_order(self, names: Iterable[str]) -> list[str]:
         """`names` in the order in which reading them reads every file once."""
-        place = {name: (number, order)
-                 for number, (role, source) in enumerate(self.roles.items())
-                 for order, name in enumerate(self._ordered(source)) if self.owner[name] == role}
-        return sorted(names, key=place.__getitem__)
+        position = {name: (number, order)
+                    for number, (role, source) in enumerate(self.roles.items())
+                    for order, name in enumerate(self._ordered(source)) if self.owner[name] == role}
+        return sorted(names, key=position.__getitem__)
 
     @staticmethod
     def _ordered(source: Source) -> list[str]:
@@ -141,7 +154,7 @@ def open_sources(main: str, *, clip: str | None = None, sam: str | None = None,
         for role, name in inside.items():
             if (pathlib.Path(main) / name).exists():
                 if role != "main" and parts[role]:
-                    raise SourceError(f"{main}: holds {name} already, {parts[role]} is another")
+                    raise CheckpointError(f"{main}: holds {name} already, {parts[role]} is another")
                 parts[role] = pathlib.Path(main) / name
     if adapter and (pathlib.Path(adapter) / MODULES).is_file():
         parts["modules"] = pathlib.Path(adapter) / MODULES
@@ -157,12 +170,6 @@ def _with_tower(roles: dict[str, Source]) -> dict[str, Source]:
     """Take the vision tower of a detection checkpoint for CLIP when no other is given."""
     main, names = roles["main"], {}
     for name, key in main.names.items():
-        tower = names_lib.CLS_TOWER.to_published(name) if "clip" not in roles else None
+        tower = CLS_TOWER.to_published(name) if "clip" not in roles else None
         names[tower or name] = key
     return roles | {"main": dataclasses.replace(main, names=names)}
-
-
-def read_configs(sources: Sources) -> dict[str, dict]:
-    """{role: config.json} of every folder that has one."""
-    return {role: read_json(files["config.json"]) for role, source in sources.roles.items()
-            if "config.json" in (files := source.small_files())}

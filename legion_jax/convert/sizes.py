@@ -9,7 +9,8 @@ from typing import Any
 
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
 from legion_jax.convert.table import SAM
-from legion_jax.convert.tensor_folder import Entry, SourceError
+from legion_jax.convert.tensor_folder import Entry
+from legion_jax.weights.strict_json import CheckpointError
 
 # The one size of SAM that no tensor's shape tells, by the width of its prompts where they are
 # those of the published SAM.
@@ -36,17 +37,17 @@ def read_config(configs: Mapping[str, dict], entries: Mapping[str, Entry], *, vo
         sam: sizes of a SAM other than the published one, for what shapes do not tell.
 
     Raises:
-        SourceError: naming the field that is missing or not supported.
+        CheckpointError: naming the field that is missing or not supported.
     """
     main = configs["main"]
     for name, wanted in FIXED.items():
         if main.get(name, wanted) not in (wanted, None):
-            raise SourceError(f"config.json: {name} must be {wanted!r}, not {main[name]!r}")
+            raise CheckpointError(f"config.json: {name} must be {wanted!r}, not {main[name]!r}")
     select = main.get("mm_vision_select_layer", main.get("vision_feature_layer", -2))
     position = main.get("position_dtype", "float32" if "text_config" in main else "bfloat16")
     if position not in ("float32", "bfloat16"):
-        raise SourceError(f"config.json: position_dtype must be float32 or bfloat16, not "
-                          f"{position!r}")
+        raise CheckpointError(f"config.json: position_dtype must be float32 or bfloat16, not "
+                              f"{position!r}")
     has_head = "prediction_head.0.weight" in entries
     tower = configs.get("clip") or (
         _part(main, "vision_config") if main.get("vision_config") else {})
@@ -64,7 +65,7 @@ def _classes(config: dict) -> tuple[str, ...]:
     """Names of the verdict head's classes; the published head has none in its files."""
     classes = config.get("verdict_classes") or VERDICT_CLASSES
     if not isinstance(classes, list | tuple) or len(set(map(str, classes))) != 2:
-        raise SourceError(f"config.json: verdict_classes must be two names, not {classes!r}")
+        raise CheckpointError(f"config.json: verdict_classes must be two names, not {classes!r}")
     return tuple(map(str, classes))
 
 
@@ -79,20 +80,21 @@ def _language(config: dict, entries: Mapping[str, Entry], vocab: int) -> Languag
                          ("attention_bias", False), ("mlp_bias", False), ("rope_scaling", None),
                          ("tie_word_embeddings", False), ("head_dim", width // heads)):
         if text.get(name, wanted) not in (wanted, None):
-            raise SourceError(f"config.json: {name} {text[name]!r}; this checkpoint's language "
-                              f"model needs {wanted!r}")
+            raise CheckpointError(f"config.json: {name} {text[name]!r}; this checkpoint's language "
+                                  f"model needs {wanted!r}")
     layers = _count(entries, r"model\.layers\.(\d+)\.")
     if text.get("num_hidden_layers", layers) != layers:
-        raise SourceError(f"config.json: num_hidden_layers {text['num_hidden_layers']!r} leaves no "
-                          f"place for the {layers} layers in the files")
+        raise CheckpointError(f"config.json: num_hidden_layers {text['num_hidden_layers']!r} "
+                              f"leaves no place for the {layers} layers in the files")
     for name, entry in entries.items():  # half a head's width, one per layer in older files
         if name.endswith("self_attn.rotary_emb.inv_freq") and entry.shape != (width // heads // 2,):
-            raise SourceError(f"config.json: num_attention_heads {heads} of width {width} needs "
-                              f"{width // heads // 2} frequencies, {name} is {entry.shape}")
+            raise CheckpointError(f"config.json: num_attention_heads {heads} of width {width} "
+                                  f"needs {width // heads // 2} frequencies, {name} is "
+                                  f"{entry.shape}")
     rope = _part(text, "rope_parameters") if text.get("rope_parameters") else {}
     if (kind := rope.get("rope_type", "default")) != "default":
-        raise SourceError(f"config.json: rope_type {kind!r} of rope_parameters is not supported, "
-                          f"only 'default'")
+        raise CheckpointError(f"config.json: rope_type {kind!r} of rope_parameters is not "
+                              f"supported, only 'default'")
     rope = {"rope_theta": text.get("rope_theta", 10000.0)} | rope
     multiple = LanguageConfig.vocab_multiple
     return LanguageConfig(
@@ -107,8 +109,8 @@ def _language(config: dict, entries: Mapping[str, Entry], vocab: int) -> Languag
 
 def _clip(config: dict, entries: Mapping[str, Entry], select: Any) -> ClipConfig:
     if type(select) is not int:
-        raise SourceError(f"config.json: the selected vision layer must be a whole number, not "
-                          f"{select!r}")
+        raise CheckpointError(f"config.json: the selected vision layer must be a whole number, not "
+                              f"{select!r}")
     root = "vision_model."
     if root + "embeddings.position_embedding.weight" not in entries:
         return ClipConfig(select_layer=select)
@@ -118,14 +120,14 @@ def _clip(config: dict, entries: Mapping[str, Entry], select: Any) -> ClipConfig
     config = {"layer_norm_eps": 1e-5, "num_hidden_layers": blocks} | config
     layers = _number(config, "num_hidden_layers", owner="CLIP ")
     if blocks > layers:
-        raise SourceError(f"CLIP config.json: num_hidden_layers {layers}, there are {blocks} "
-                          f"layers in the files")
+        raise CheckpointError(f"CLIP config.json: num_hidden_layers {layers}, there are {blocks} "
+                              f"layers in the files")
     if not -layers <= select <= layers or select % (layers + 1) > blocks:
-        raise SourceError(f"config.json: vision layer {select} of {layers} is selected, there are "
-                          f"{blocks} in the files")
+        raise CheckpointError(f"config.json: vision layer {select} of {layers} is selected, there "
+                              f"are {blocks} in the files")
     if config.get("hidden_act", "quick_gelu") != "quick_gelu":
-        raise SourceError(f"CLIP config.json: hidden_act {config['hidden_act']!r}; "
-                          f"CLIP ViT-L/14 uses quick_gelu")
+        raise CheckpointError(f"CLIP config.json: hidden_act {config['hidden_act']!r}; "
+                              f"CLIP ViT-L/14 uses quick_gelu")
     width = _shape(entries, root + "embeddings.class_embedding", 1)[0]
     patch = _shape(entries, root + "embeddings.patch_embedding.weight", 4)[-1]
     rows = _shape(entries, root + "embeddings.position_embedding.weight", 2)[0]
@@ -137,12 +139,13 @@ def _clip(config: dict, entries: Mapping[str, Entry], select: Any) -> ClipConfig
         layers=layers, select_layer=select, norm_eps=_number(config, "layer_norm_eps", float),
         mlp=_shape(entries, root + "encoder.layers.0.mlp.fc1.weight", 2)[0])
     if tower.num_patches < 1 or tower.num_patches != rows - 1:
-        raise SourceError(f"{root}embeddings.position_embedding.weight: {rows} rows are no square "
-                          f"of patches and one more")
+        raise CheckpointError(f"{root}embeddings.position_embedding.weight: {rows} rows are no "
+                              f"square of patches and one more")
     for name, value in (("image_size", tower.image_size), ("patch_size", patch),
                         ("hidden_size", width)):
         if config.get(name, value) != value:
-            raise SourceError(f"CLIP config.json: {name} {config[name]!r}, its tensors say {value}")
+            raise CheckpointError(f"CLIP config.json: {name} {config[name]!r}, its tensors say "
+                                  f"{value}")
     return tower
 
 
@@ -154,23 +157,23 @@ def _sam(entries: Mapping[str, Entry], given: dict) -> SamConfig:
     patch = _shape(entries, encoder + "patch_embed.proj.weight", 4)[-1]
     layers = _count(entries, rf"{re.escape(encoder)}blocks\.(\d+)\.")
     if given.get("depth", layers) != layers:
-        raise SourceError(f"{encoder}blocks: {layers} blocks in the files, {given['depth']!r} in "
-                          f"the SAM config")
+        raise CheckpointError(f"{encoder}blocks: {layers} blocks in the files, {given['depth']!r} "
+                              f"in the SAM config")
     sides, head_width = [], 1
     for i in range(layers):
         rows, head_width = _shape(entries, f"{encoder}blocks.{i}.attn.rel_pos_h", 2)
         sides.append((rows + 1) // 2)
     windows = {s for s in sides if s != grid}
     if len(windows) > 1:
-        raise SourceError(f"{encoder}blocks: relative positions of {len(windows)} window sizes "
-                          f"{sorted(windows)}; SAM has one")
+        raise CheckpointError(f"{encoder}blocks: relative positions of {len(windows)} window sizes "
+                              f"{sorted(windows)}; SAM has one")
     channels = entries.get(SAM + "prompt_encoder.mask_downscaling.3.weight")
     prompt_width = _shape(entries, encoder + "neck.0.weight", 4)[0]
     decoder_heads = given.get("decoder_num_heads", DECODER_HEADS.get(prompt_width))
     if decoder_heads is None:
-        raise SourceError(f"{encoder}neck.0.weight: {prompt_width} channels, the published SAM has "
-                          f"256; how many heads its mask decoder has must be said, as "
-                          f"decoder_num_heads in a JSON file (--sam_config)")
+        raise CheckpointError(f"{encoder}neck.0.weight: {prompt_width} channels, the published SAM "
+                              f"has 256; how many heads its mask decoder has must be said, as "
+                              f"decoder_num_heads in a JSON file (--sam_config)")
     return SamConfig(
         image_size=grid * patch, patch=patch, width=width, layers=layers,
         heads=max(width // max(head_width, 1), 1),
@@ -196,35 +199,35 @@ def hf_sam(config: dict) -> dict:
 
 def _part(config: dict, name: str) -> dict:
     if not isinstance(config[name], dict):
-        raise SourceError(f"config.json: {name} must be an object, not {config[name]!r}")
+        raise CheckpointError(f"config.json: {name} must be an object, not {config[name]!r}")
     return config[name]
 
 
 def _number(config: dict, name: str, kind: type = int, *, owner: str = "") -> Any:
     """A positive number of a config file."""
     if name not in config:
-        raise SourceError(f"{owner}config.json: {name} is missing")
+        raise CheckpointError(f"{owner}config.json: {name} is missing")
     value = config[name]
     if type(value) not in (int, kind) or not 0 < value < 1 << 31:
-        raise SourceError(f"{owner}config.json: {name} must be a positive "
-                          f"{'whole ' if kind is int else ''}number, not {value!r}")
+        raise CheckpointError(f"{owner}config.json: {name} must be a positive "
+                              f"{'whole ' if kind is int else ''}number, not {value!r}")
     return value
 
 
 def _shape(entries: Mapping[str, Entry], key: str, axes: int) -> tuple[int, ...]:
     if key not in entries:
-        raise SourceError(f"{key}: missing")
+        raise CheckpointError(f"{key}: missing")
     if len(entries[key].shape) != axes or 0 in entries[key].shape:
-        raise SourceError(f"{key}: {entries[key].shape} in the files, expected {axes} axes, none "
-                          f"of them empty")
+        raise CheckpointError(f"{key}: {entries[key].shape} in the files, expected {axes} axes, "
+                              f"none of them empty")
     return entries[key].shape
 
 
 def _count(entries: Mapping[str, Entry], pattern: str) -> int:
     """How many numbers the pattern finds in the keys; they must run from 0 without a gap."""
-    found = {m[1]: key for key in entries if (m := re.match(pattern, key))}
-    for number in range(len(found)):
-        if str(number) not in found:
-            last = found[max(found, key=lambda digits: (len(digits), digits))]
-            raise SourceError(f"{last}: number {number} of {len(found)} is missing")
-    return len(found)
+    key_of = {m[1]: key for key in entries if (m := re.match(pattern, key))}
+    for number in range(len(key_of)):
+        if str(number) not in key_of:
+            last = key_of[max(key_of, key=lambda digits: (len(digits), digits))]
+            raise CheckpointError(f"{last}: number {number} of {len(key_of)} is missing")
+    return len(key_of)

@@ -1,4 +1,4 @@
-"""Moving many tensors through little memory: workers, progress, and folders that appear whole."""
+"""Moving many tensors through little memory: workers, progress, casts that lose no NaN."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -71,11 +71,11 @@ def cast(array: np.ndarray, dtype: str) -> np.ndarray:
     if nan is not None:
         bits = array[nan].view(f"u{array.itemsize}").astype(np.uint64)
         have, room = (ml_dtypes.finfo(x.dtype).nmant for x in (array, out))
-        kept = (bits & ((1 << have) - 1)) << max(room - have, 0) >> max(have - room, 0)
-        kept |= (kept == 0).astype(np.uint64) << (room - 1)  # or it would be an infinity
+        payload = (bits & ((1 << have) - 1)) << max(room - have, 0) >> max(have - room, 0)
+        payload |= (payload == 0).astype(np.uint64) << (room - 1)  # or it would be an infinity
         sign = bits >> (8 * array.itemsize - 1) << (8 * kind.itemsize - 1)
         ones = (1 << (8 * kind.itemsize - 1)) - (1 << room)
-        out[nan] = (sign | ones | kept).astype(f"u{kind.itemsize}").view(kind)
+        out[nan] = (sign | ones | payload).astype(f"u{kind.itemsize}").view(kind)
     return out
 
 

@@ -1,7 +1,7 @@
 """One table between published tensor names and our parameter paths, used in both directions.
 
 Key names are those of LEGION and GLaMM checkpoints, of a CLIP vision folder and of the detection
-variant's head; `spellings` leads from the names of other layouts to these. LoRA factors are in a
+variant's head; `names` leads from the names of other layouts to these. LoRA factors are in a
 table of their own: published checkpoints hold them merged.
 """
 
@@ -32,6 +32,7 @@ class Layout:
 
 
 def same() -> Layout:
+    """An array that is laid out alike."""
     return Layout(lambda w: w, lambda w: w, lambda s: s)
 
 
@@ -117,19 +118,28 @@ def _rule(path: str, key: str, kind: Layout, *numbers) -> Rule:
     return Rule(path, np.array(names, object).reshape(len(numbers[0]), len(numbers[1])), kind)
 
 
+def _weighted(path: str, key: str, parameter: str, kind: Layout, numbers: tuple,
+              bias: bool) -> list[Rule]:
+    biases = [_rule(f"{path}/bias", f"{key}.bias", same(), *numbers)] if bias else []
+    return [_rule(f"{path}/{parameter}", f"{key}.weight", kind, *numbers), *biases]
+
+
 def _dense(path: str, key: str, *numbers, bias: bool = True) -> list[Rule]:
-    weight = _rule(f"{path}/kernel", f"{key}.weight", linear(), *numbers)
-    return [weight] + ([_rule(f"{path}/bias", f"{key}.bias", same(), *numbers)]
-                       if bias else [])
+    return _weighted(path, key, "kernel", linear(), numbers, bias)
 
 
 def _norm(path: str, key: str, *numbers, bias: bool = True) -> list[Rule]:
-    scale = _rule(f"{path}/scale", f"{key}.weight", same(), *numbers)
-    return [scale] + ([_rule(f"{path}/bias", f"{key}.bias", same(), *numbers)]
-                      if bias else [])
+    return _weighted(path, key, "scale", same(), numbers, bias)
+
+
+def _attention(path: str, key: str, *numbers, out: str = "out", bias: bool = True) -> list[Rule]:
+    names = {"query": "q", "key": "k", "value": "v", "out": out}
+    return [rule for ours, theirs in names.items()
+            for rule in _dense(f"{path}/{ours}", f"{key}.{theirs}_proj", *numbers, bias=bias)]
 
 
 def clip_rules(config: LegionConfig) -> list[Rule]:
+    """CLIP's vision tower."""
     c, root, n = config.clip, "vision_model.", range(config.clip.depth)
     block = root + "encoder.layers.{i}."
     rules = [
@@ -142,9 +152,7 @@ def clip_rules(config: LegionConfig) -> list[Rule]:
         *_norm("clip/layers/norm2", block + "layer_norm2", n),
         *_dense("clip/layers/mlp/up", block + "mlp.fc1", n),
         *_dense("clip/layers/mlp/down", block + "mlp.fc2", n)]
-    for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "out")):
-        rules += _dense(f"clip/layers/{ours}", f"{block}self_attn.{theirs}_proj", n)
-    return rules
+    return rules + _attention("clip/layers", block + "self_attn", n)
 
 
 def language_rules(config: LegionConfig, rows: int | None = None) -> list[Rule]:
@@ -158,14 +166,14 @@ def language_rules(config: LegionConfig, rows: int | None = None) -> list[Rule]:
         *_norm("language/norm", "model.norm", bias=False),
         *_norm("language/layers/norm1", block + "input_layernorm", n, bias=False),
         *_norm("language/layers/norm2", block + "post_attention_layernorm", n, bias=False)]
-    for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "o")):
-        rules += _dense(f"language/layers/{ours}", f"{block}self_attn.{theirs}_proj", n, bias=False)
+    rules += _attention("language/layers", block + "self_attn", n, out="o", bias=False)
     for name in ("gate", "up", "down"):
         rules += _dense(f"language/layers/{name}", f"{block}mlp.{name}_proj", n, bias=False)
     return rules
 
 
 def sam_encoder_rules(config: LegionConfig) -> list[Rule]:
+    """SAM's image encoder."""
     c, root = config.sam, SAM + "image_encoder."
     kinds = (("window_layers", [i for i in range(c.layers) if i not in c.global_blocks]),
              ("global_layers", list(c.global_blocks)))
@@ -194,6 +202,7 @@ def sam_encoder_rules(config: LegionConfig) -> list[Rule]:
 
 
 def mask_decoder_rules(config: LegionConfig) -> list[Rule]:
+    """SAM's mask decoder."""
     c, root, n = config.sam, SAM + "mask_decoder.", range(config.sam.decoder_layers)
     block = root + "transformer.layers.{i}."
     hyper = root + "output_hypernetworks_mlps.{i}.layers."
@@ -226,8 +235,7 @@ def mask_decoder_rules(config: LegionConfig) -> list[Rule]:
         ("layers/image_to_token", block + "cross_attn_image_to_token", (n,)),
         ("final_attention", root + "transformer.final_attn_token_to_image", ()),
     ):
-        for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "out")):
-            rules += _dense(f"mask_decoder/{path}/{ours}", f"{key}.{theirs}_proj", *numbers)
+        rules += _attention(f"mask_decoder/{path}", key, *numbers)
     return rules
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import math
 import os
 import pathlib
@@ -14,8 +13,8 @@ from collections.abc import Iterable
 import numpy as np
 import safetensors
 
-from input_pipeline.errors import UserError
 from legion_jax.convert import torch_file
+from legion_jax.weights.strict_json import CheckpointError, first_line, parse_json, read_json
 from legion_jax.weights.tensor_file import NAMES, SafetensorsReader, numpy_dtype
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -24,15 +23,6 @@ SINGLES = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors"
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 # Pages of a memory-mapped file count as memory of the process until the file is closed.
 MAPPED_BYTES = 1 << 29
-
-
-class SourceError(UserError):
-    """A checkpoint file that cannot be read; the message names file and tensor."""
-
-    def __init__(self, message: str):
-        """Names and values of a file may have any length and any line breaks."""
-        line = " ".join(message.split())
-        super().__init__(line if len(line) < 600 else f"{line[:390]} ... {line[-200:]}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +35,7 @@ class Entry:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the value."""
         return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
 
 
@@ -59,8 +50,8 @@ class TensorFolder:
     def __init__(self, path: str | pathlib.Path):
         self.path = pathlib.Path(path)
         if not is_text(os.path.realpath(self.path)):
-            raise SourceError(f"{ascii(str(path))}: a name that is not UTF-8 cannot be recorded; "
-                              f"rename it")
+            raise CheckpointError(f"{ascii(str(path))}: a name that is not UTF-8 cannot be "
+                                  f"recorded; rename it")
         self.index_name, self.index = None, None
         self._open, self._lock = {}, threading.Lock()
         files = [self.path] if self.path.is_file() else self._weight_files()
@@ -70,10 +61,10 @@ class TensorFolder:
         for file in files:
             for key, shape, dtype in self._list(file):
                 if key in self.entries:
-                    raise SourceError(f"{file}: {key} is also in {self.entries[key].file}")
+                    raise CheckpointError(f"{file}: {key} is also in {self.entries[key].file}")
                 if dtype not in NAMES:
-                    raise SourceError(f"{file}: {key} is {dtype}, which is not supported; "
-                                      f"known: {', '.join(NAMES)}")
+                    raise CheckpointError(f"{file}: {key} is {dtype}, which is not supported; "
+                                          f"known: {', '.join(NAMES)}")
                 self.entries[key] = Entry(file.name, shape, dtype)
         self._check_index()
 
@@ -86,7 +77,7 @@ class TensorFolder:
             return torch_file.to_numpy(self._torch_state(file, self.entries[key].nbytes)[key])
         except (safetensors.SafetensorError, OSError, RuntimeError, KeyError,
                 ValueError) as error:
-            raise SourceError(f"{file}: {key} cannot be read ({_line(error)})") from error
+            raise CheckpointError(f"{file}: {key} cannot be read ({first_line(error)})") from error
 
     def sha256(self) -> dict[str, str]:
         """Hash of every weights file."""
@@ -94,7 +85,7 @@ class TensorFolder:
 
     def _weight_files(self) -> list[pathlib.Path]:
         if not self.path.is_dir():
-            raise SourceError(f"{self.path}: no such file or folder")
+            raise CheckpointError(f"{self.path}: no such file or folder")
         for name in INDEXES:
             if (self.path / name).exists():
                 self.index_name, self.index = name, read_json(self.path / name)
@@ -105,20 +96,20 @@ class TensorFolder:
         loose = sorted(p for p in self.path.iterdir() if p.suffix in SUFFIXES)
         if len(loose) == 1:
             return loose
-        raise SourceError(f"{self.path}: expected one of {', '.join(INDEXES + SINGLES)}, found "
-                          f"{', '.join(p.name for p in loose) or 'no weights file'}")
+        raise CheckpointError(f"{self.path}: expected one of {', '.join(INDEXES + SINGLES)}, found "
+                              f"{', '.join(p.name for p in loose) or 'no weights file'}")
 
     def _listed_files(self, index: pathlib.Path, weight_map) -> list[pathlib.Path]:
         if not isinstance(weight_map, dict) or not weight_map:
-            raise SourceError(f"{index}: no weight_map")
+            raise CheckpointError(f"{index}: no weight_map")
         for key, name in weight_map.items():
             if not isinstance(name, str) or pathlib.PurePath(name).name != name:
-                raise SourceError(f"{index}: {key}: {name!r} is not a file name")
+                raise CheckpointError(f"{index}: {key}: {name!r} is not a file name")
             if pathlib.PurePath(name).suffix not in SUFFIXES:
-                raise SourceError(f"{index}: {key}: {name!r} is no weights file")
+                raise CheckpointError(f"{index}: {key}: {name!r} is no weights file")
         names = sorted(set(weight_map.values()))
         if missing := [n for n in names if not (self.path / n).is_file()]:
-            raise SourceError(f"{self.path / missing[0]}: listed in {index.name}, not there")
+            raise CheckpointError(f"{self.path / missing[0]}: listed in {index.name}, not there")
         return [self.path / n for n in names]
 
     def _check_index(self) -> None:
@@ -127,13 +118,13 @@ class TensorFolder:
         listed = self.index["weight_map"]
         where = self.path / self.index_name
         for key in listed.keys() - self.entries.keys():
-            raise SourceError(f"{where}: {key} is listed, but {listed[key]} does not hold it")
+            raise CheckpointError(f"{where}: {key} is listed, but {listed[key]} does not hold it")
         for key in self.entries.keys() - listed.keys():
-            raise SourceError(f"{where}: {key} of {self.entries[key].file} is not listed")
+            raise CheckpointError(f"{where}: {key} of {self.entries[key].file} is not listed")
         for key, entry in self.entries.items():
             if listed[key] != entry.file:
-                raise SourceError(f"{where}: {key} is listed in {listed[key]}, "
-                                  f"found in {entry.file}")
+                raise CheckpointError(f"{where}: {key} is listed in {listed[key]}, "
+                                      f"found in {entry.file}")
 
     def _list(self, file: pathlib.Path) -> Iterable[tuple[str, tuple[int, ...], str]]:
         if file.suffix == ".safetensors":
@@ -143,10 +134,10 @@ class TensorFolder:
             return
         for key, tensor in self._torch_state(file, 0).items():
             if not isinstance(key, str) or not is_text(key):
-                raise SourceError(f"{file}: {key!r} is not a tensor name")
+                raise CheckpointError(f"{file}: {key!r} is not a tensor name")
             if tensor.nbytes > tensor.untyped_storage().nbytes():
-                raise SourceError(f"{file}: {key} has {tuple(tensor.shape)}, more values than the "
-                                  f"file holds of it")
+                raise CheckpointError(f"{file}: {key} has {tuple(tensor.shape)}, more values than "
+                                      f"the file holds of it")
             yield key, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
 
     def _torch_state(self, file: pathlib.Path, nbytes: int) -> dict:
@@ -174,16 +165,14 @@ def is_text(name: str) -> bool:
     return True
 
 
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def open_safetensors(file: pathlib.Path) -> SafetensorsReader:
+    """Open a safetensors file. Raises CheckpointError when it is damaged."""
     try:
         reader = SafetensorsReader(file)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise SourceError(f"{file}: not a readable safetensors file ({_line(error)})") from error
-    _json(file, reader.header)  # finds names that are there twice
+        raise CheckpointError(f"{file}: not a readable safetensors file "
+                              f"({first_line(error)})") from error
+    parse_json(file, reader.header)  # finds names that are there twice
     return reader
 
 
@@ -191,55 +180,23 @@ def _open_torch(file: pathlib.Path) -> dict:
     try:
         import torch
     except ImportError as error:
-        raise SourceError(f"{file}: reading it needs PyTorch: "
-                          f"pip install torch==2.13.0") from error
+        raise CheckpointError(f"{file}: reading it needs PyTorch: "
+                              f"pip install torch==2.13.0") from error
     try:
         # weights_only refuses every class but tensors: nothing in the file is executed. Files of
         # PyTorch before 1.6 are no zip archives and cannot be mapped.
         is_archive = zipfile.is_zipfile(file)
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=is_archive)
     except pickle.UnpicklingError as error:
-        raise SourceError(f"{file}: not a readable PyTorch weights file (it holds more than "
-                          f"tensors, or is damaged)") from error
+        raise CheckpointError(f"{file}: not a readable PyTorch weights file (it holds more than "
+                              f"tensors, or is damaged)") from error
     except Exception as error:  # damaged archives fail in every way a parser can
-        raise SourceError(f"{file}: not a readable PyTorch weights file "
-                          f"({_line(error)})") from error
+        raise CheckpointError(f"{file}: not a readable PyTorch weights file "
+                              f"({first_line(error)})") from error
     if not isinstance(state, dict) or not all(
             isinstance(t, torch.Tensor) and t.layout == torch.strided and t.device.type == "cpu"
             for t in state.values()):
-        raise SourceError(f"{file}: holds no plain dict of dense tensors")
+        raise CheckpointError(f"{file}: holds no plain dict of dense tensors")
     if is_archive and (problem := torch_file.problem_of(file, state)):
-        raise SourceError(f"{file}: {problem}")
+        raise CheckpointError(f"{file}: {problem}")
     return state
-
-
-def read_json(path: pathlib.Path) -> dict:
-    """Parse a JSON object. Raises SourceError naming the file."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise SourceError(f"{path}: not found") from error
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
-    return _json(path, content)
-
-
-def _json(path: pathlib.Path, content: bytes) -> dict:
-    def unique(pairs):
-        value = {}
-        for name, item in pairs:
-            if name in value:
-                raise SourceError(f"{path}: {name} is there twice")
-            value[name] = item
-        return value
-
-    try:
-        value = json.loads(content, object_pairs_hook=unique)
-        json.dumps(value, ensure_ascii=False).encode()  # half a character could not be recorded
-    except SourceError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: not valid JSON ({_line(error)})") from error
-    if not isinstance(value, dict):
-        raise SourceError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value

@@ -4,25 +4,16 @@ import dataclasses
 import json
 
 import numpy as np
-from etils import epath
 
 from input_pipeline.text.conversation import encode_prompt, image_index
 from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, as_json
-from legion_jax.convert import carried, config_files, names, origin
+from legion_jax.convert import config_files, names
 from legion_jax.convert.model_card import model_card
-from legion_jax.convert.model_folder import Files
+from legion_jax.convert.model_folder import ModelFolder
+from legion_jax.convert.origin import Origin, Tensor, Values, constant, split_tower
 from legion_jax.convert.table import SAM
-from legion_jax.convert.tensor_folder import SourceError
-from legion_jax.convert.values import (
-    Tensor,
-    Values,
-    constant,
-    main_dtype,
-    origin_of,
-    post_norm,
-    split_tower,
-)
+from legion_jax.weights.strict_json import CheckpointError
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 BUFFERS = ("rotary_emb.inv_freq", "position_ids")  # transformers computes them
@@ -30,49 +21,49 @@ PROMPT = "prompt_ids.json"
 HEADS = ("model.text_hidden_fcs.", "prediction_head.")
 
 
-def hf(folder: epath.PathLike) -> Files:
+def hf_layout(origin: Origin) -> ModelFolder:
     """All files of the export; towers that the checkpoint lacks are left out."""
-    meta = origin.read_meta(folder)
-    config = meta["config"]
-    if "verdict" in meta.get("absent", []):
+    meta, tokenizer = origin.opened.meta, origin.opened.tokenizer
+    config, vocabulary = meta.config, origin.first.meta.vocabulary
+    if "verdict" in meta.absent:
         config = dataclasses.replace(config, verdict_classes=())
-    tokenizer = Tokenizer.from_folder(epath.Path(folder) / "tokenizer")
-    vocabulary = origin.read_meta(origin_of(folder)).get("vocabulary") or {"image_token": None}
-    rows, image_token = vocabulary.get("rows"), vocabulary["image_token"]
-    if image_token is None:
+    if vocabulary and vocabulary.image_token is not None:
+        rows, image_token = vocabulary.rows, vocabulary.image_token
+    else:
         rows = config.language.vocab
         image_token = tokenizer.added.get(IMAGE_TOKEN, rows)
-    values = Values(folder, rows=rows)
+    values = Values(origin, rows=rows)
     tower, rest = split_tower(values.tensors | {
         name: t for name, t in values.published_carried().items() if name not in values.tensors})
     if not tower or VOCABULARY[0] not in rest:
-        raise SourceError(f"{folder}: a LLaVA folder needs CLIP, projector and language model; "
-                          f"not there: {', '.join(meta.get('absent', []))}")
+        raise CheckpointError(f"{origin.opened.folder}: a LLaVA folder needs CLIP, projector and "
+                              f"language model; not there: {', '.join(meta.absent)}")
     own_row = image_token == rows
     if own_row:
         rows += 1
         rest |= {name: _one_row_more(rest[name]) for name in VOCABULARY}
-    files = Files()
-    llava = _spelled(names.LLAVA_OLD, tower | post_norm(values, tower) | rest)
-    files.add_model("llava/", llava, file_format="safetensors", shard_bytes=5 * 10 ** 9)
+    written = ModelFolder()
+    llava = _spelled(names.LLAVA_OLD, tower | values.post_norm(tower) | rest)
+    written.add_model("llava/", llava, file_format="safetensors", shard_bytes=5 * 10 ** 9)
     blocks = 1 + max(int(name.split(".")[3]) for name in tower if ".encoder.layers." in name)
-    files.add_small("llava/", config_files.llava_files(
-        config, blocks=blocks, rows=rows, image_token=image_token, dtype=main_dtype(values)))
-    files.small[f"llava/{ADDED_FILE}"] = as_json(
+    written.add_small("llava/", config_files.llava_files(
+        config, blocks=blocks, rows=rows, image_token=image_token, dtype=values.main_dtype()))
+    written.small[f"llava/{ADDED_FILE}"] = as_json(
         tokenizer.added | {IMAGE_TOKEN: tokenizer.added.get(IMAGE_TOKEN, image_token)})
     masks = f"{SAM}mask_decoder.iou_token.weight" in rest
     if masks:
-        sam = {name: t for name, t in rest.items() if name.startswith(SAM)}
-        files.add_model("sam/", _spelled(names.sam_hf(config.sam.iou_layers),
-                                         _unused_prompts(values) | sam), file_format="safetensors")
-        files.add_small("sam/", config_files.sam_files(config))
+        sam = _unused_prompts(values) | {
+            name: t for name, t in rest.items() if name.startswith(SAM)}
+        written.add_model("sam/", _spelled(names.sam_hf(config.sam.iou_layers), sam),
+                          file_format="safetensors")
+        written.add_small("sam/", config_files.sam_files(config))
     if heads := {name: t for name, t in rest.items() if name.startswith(HEADS)}:
-        files.weights["legion_heads.safetensors"] = heads
-    files.small[PROMPT] = _prompt_ids(tokenizer, image_token, config.clip.num_patches)
-    files.small["README.md"] = model_card(
+        written.weights["legion_heads.safetensors"] = heads
+    written.small[PROMPT] = _prompt_ids(tokenizer, image_token, config.clip.num_patches)
+    written.small["README.md"] = model_card(
         config, image_token=image_token, seg_token=tokenizer.seg_id, own_row=own_row,
         sam=masks, masks=masks and any(name.startswith(HEADS[0]) for name in heads))
-    return files
+    return written
 
 
 def _spelled(table: names.Spelling, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -85,8 +76,8 @@ def _spelled(table: names.Spelling, tensors: dict[str, Tensor]) -> dict[str, Ten
 def _prompt_ids(tokenizer: Tokenizer, image_token: int, patches: int) -> bytes:
     """The prompt's ids as a JSON list, `<image>` as many times as the tower has patches."""
     ids = encode_prompt(tokenizer).tolist()
-    place = image_index(ids)
-    return (json.dumps(ids[:place] + [image_token] * patches + ids[place + 1:]) + "\n").encode()
+    index = image_index(ids)
+    return (json.dumps(ids[:index] + [image_token] * patches + ids[index + 1:]) + "\n").encode()
 
 
 def _one_row_more(tensor: Tensor) -> Tensor:
@@ -101,5 +92,4 @@ def _one_row_more(tensor: Tensor) -> Tensor:
 def _unused_prompts(values: Values) -> dict[str, Tensor]:
     """SAM's point and mask prompts, zero: `SamModel` has them, LEGION never runs them."""
     return {name: constant(shape, "float32", 0)
-            for name, shape in carried.published_shapes(values.config).items()
-            if name.startswith(SAM)}
+            for name, shape in names.unused_prompts(values.config).items()}

@@ -4,15 +4,22 @@ import pathlib
 import re
 
 from input_pipeline import files
-from legion_jax.convert import export_adapter, origin, to_hf
+from input_pipeline.text.tokenizer import Tokenizer
+from legion_jax.convert import lora, to_hf
 from legion_jax.convert.config_files import published_configs
-from legion_jax.convert.model_folder import NAMES, Files, encode
-from legion_jax.convert.names import PUBLISHED
-from legion_jax.convert.roles import ADDED
-from legion_jax.convert.tensor_folder import SourceError
-from legion_jax.convert.values import Values, main_dtype, post_norm, split_tower
+from legion_jax.convert.layout_json import RecordedFolder
+from legion_jax.convert.model_folder import WEIGHTS, ModelFolder, encode
+from legion_jax.convert.names import LLAVA_NEW, PUBLISHED, is_llava
+from legion_jax.convert.origin import Origin, Tensor, Values, split_tower
+from legion_jax.convert.roles import ADDED, MODULES
+from legion_jax.convert.table import rules
+from legion_jax.weights.checkpoint import Checkpoint
+from legion_jax.weights.strict_json import CheckpointError
 
 LAYOUTS = ("legion", "hf", "adapter")
+# Modules PEFT itself can put back, by the name it knows them by.
+SAVED = {"embed_tokens": "model.embed_tokens.", "lm_head": "lm_head."}
+PREFIX = "base_model.model."
 
 
 def export(folder: str, output: str, *, layout: str = "legion", file_format: str | None = None,
@@ -22,8 +29,8 @@ def export(folder: str, output: str, *, layout: str = "legion", file_format: str
     * legion: the published layout, LoRA merged in float32. Weights that came in this layout go
       back to the files, names and dtypes they came from, an adapter's into those of its base;
       others are laid out as the published ones are, with the vision tower in `output`/clip.
-    * hf: folders that transformers opens (`export_hf`).
-    * adapter: LoRA for PEFT and the fully trained modules (`export_adapter`).
+    * hf: folders that transformers opens (`to_hf`).
+    * adapter: LoRA for PEFT and the fully trained modules (`adapter_layout`).
 
     Args:
         folder: converted checkpoint or training run.
@@ -35,55 +42,68 @@ def export(folder: str, output: str, *, layout: str = "legion", file_format: str
         {weights file: number of tensors}.
     """
     if layout not in LAYOUTS:
-        raise SourceError(f"layout: {', '.join(LAYOUTS)}, not {layout!r}")
-    if file_format not in (None, *NAMES):
-        raise SourceError(f"file_format: {', '.join(NAMES)}, not {file_format!r}")
+        raise CheckpointError(f"layout: {', '.join(LAYOUTS)}, not {layout!r}")
+    if file_format not in (None, *WEIGHTS):
+        raise CheckpointError(f"file_format: {', '.join(WEIGHTS)}, not {file_format!r}")
     if layout != "legion" and file_format == "bin":
-        raise SourceError(f"layout {layout} is always safetensors; --format bin is for legion")
+        raise CheckpointError(f"layout {layout} is always safetensors; --format bin is for legion")
     with files.new_folder(output) as building:
+        origin = Origin.read(Checkpoint.open(folder))
         if layout == "legion":
-            export = legion(Values(folder), file_format)
+            written = legion_layout(Values(origin), file_format)
+        elif layout == "hf":
+            written = to_hf.hf_layout(origin)
         else:
-            export = {"hf": to_hf.hf, "adapter": export_adapter.adapter_layout}[layout](folder)
-        tokenizer = origin.read_tokenizer(folder, origin.read_meta(folder).config)
-        for name, content in tokenizer.files.items():
-            export.small.setdefault(f"{'llava/' if layout == 'hf' else ''}{name}", content)
-        export.write(building, progress=progress)
-    return {file: len(tensors) for file, tensors in export.weights.items()}
+            written = adapter_layout(origin)
+        for name, content in _tokenizer(origin.opened).files.items():
+            written.small.setdefault(f"{'llava/' if layout == 'hf' else ''}{name}", content)
+        written.write(building, progress=progress)
+    return {file: len(tensors) for file, tensors in written.weights.items()}
 
 
-def legion(values: Values, file_format: str | None) -> Files:
+def _tokenizer(opened: Checkpoint) -> Tokenizer:
+    """The checkpoint's tokenizer. Raises TokenizerError, or CheckpointError naming both sizes."""
+    vocab = opened.meta.config.language.vocab
+    if opened.tokenizer.vocab_size != vocab:
+        raise CheckpointError(f"{opened.folder}/tokenizer: {opened.tokenizer.vocab_size} tokens, "
+                              f"the model has {vocab}")
+    return opened.tokenizer
+
+
+def legion_layout(values: Values, file_format: str | None) -> ModelFolder:
     """The published layout; as it came, if it came so and every tensor has a place there."""
-    base = {role: described for role, described in values.roles.items() if role not in ADDED}
-    main = base.get("main", {"spelling": None, "tensors": {}, "files": []})
-    there = {t["published"] for role in base.values() for t in role["tensors"].values()}
-    as_it_came = (main["spelling"] == PUBLISHED.name and values.tensors.keys() <= there
-                  and all(t["published"] in values.tensors or f"main/{key}" in values.carried
-                          for key, t in main["tensors"].items()))  # LoRA and PEFT's copies
-    if as_it_came:
+    base = {role: folder for role, folder in values.origin.roles.items() if role not in ADDED}
+    main = base.get("main")
+    recorded = {t.published for folder in base.values() for t in folder.tensors.values()}
+    if main and (
+            main.spelling == PUBLISHED.name and values.tensors.keys() <= recorded
+            and all(t.published in values.tensors or f"main/{key}" in values.carried
+                    for key, t in main.tensors.items())):  # LoRA and PEFT's copies
         return _as_it_came(values, base, file_format)
-    came = {pathlib.PurePath(file).suffix for file in main["files"]}
+    came = {pathlib.PurePath(file).suffix for file in main.files} if main else set()
     return _anew(values, file_format or ("safetensors" if came == {".safetensors"} else "bin"))
 
 
-def _as_it_came(values: Values, roles: dict[str, dict], file_format: str | None) -> Files:
-    files = Files()
-    for role, described in roles.items():
-        renamed = {file: in_format(file, file_format) for file in described["files"]}
+def _as_it_came(values: Values, roles: dict[str, RecordedFolder],
+                file_format: str | None) -> ModelFolder:
+    written = ModelFolder()
+    for role, recorded in roles.items():
+        renamed = {file: in_format(file, file_format) for file in recorded.files}
         if len(set(renamed.values())) < len(renamed):
-            raise SourceError(f"{role}: {', '.join(renamed)} would have the same names as "
-                              f"{file_format}; leave --format out")
-        place = "" if role == "main" else f"{role}/"
-        for file in described["files"]:
-            files.weights[place + renamed[file]] = {
-                key: values.tensors.get(t["published"]) or values.carried[f"{role}/{key}"]
-                for key, t in described["tensors"].items() if t["file"] == file}
-        if index := described["index"]:
+            raise CheckpointError(f"{role}: {', '.join(renamed)} would have the same names as "
+                                  f"{file_format}; leave --format out")
+        folder = "" if role == "main" else f"{role}/"
+        for file in recorded.files:
+            written.weights[folder + renamed[file]] = {
+                key: values.tensors.get(t.published) or values.carried[f"{role}/{key}"]
+                for key, t in recorded.tensors.items() if t.file == file}
+        if index := recorded.index:
             weight_map = {key: renamed[file] for key, file in index["weight_map"].items()}
-            files.small[place + in_format(described["index_name"], file_format)] = encode(
+            written.small[folder + in_format(recorded.index_name, file_format)] = encode(
                 index | {"weight_map": weight_map})
-        files.add_small(place, {f.name: f.read_bytes() for f in (values.source / role).iterdir()})
-    return files
+        written.add_small(folder, {file.name: file.read_bytes()
+                                   for file in (values.origin.source / role).iterdir()})
+    return written
 
 
 def in_format(file: str, file_format: str | None) -> str:
@@ -96,7 +116,7 @@ def in_format(file: str, file_format: str | None) -> str:
     if file_format is None or name.endswith(".safetensors") == (file_format == "safetensors"):
         return file
     stem, _ = name.rsplit(".", 1)
-    old, new = (NAMES[f].split(".")[0] for f in ("bin", "safetensors"))
+    old, new = (WEIGHTS[f].split(".")[0] for f in ("bin", "safetensors"))
     if file_format == "bin":
         old, new = new, old
     if re.fullmatch(rf"{old}(-\d+-of-\d+)?", stem):
@@ -104,19 +124,62 @@ def in_format(file: str, file_format: str | None) -> str:
     return f"{stem}.{file_format}{dot}{index}"
 
 
-def _anew(values: Values, file_format: str) -> Files:
-    files = Files()
-    tensors, main = dict(values.tensors), values.roles.get("main", {"tensors": {}})
-    own = ({t["published"] for t in main["tensors"].values()}
-           if main.get("spelling") == PUBLISHED.name else set())
+def _anew(values: Values, file_format: str) -> ModelFolder:
+    written = ModelFolder()
+    tensors, own = dict(values.tensors), set()
+    if values.origin.spelling == PUBLISHED.name:
+        own = {t.published for t in values.origin.roles["main"].tensors.values()}
     for name, tensor in values.published_carried().items():
         if name in own or PUBLISHED.from_published(name) or name.startswith("vision_model."):
             tensors.setdefault(name, tensor)
     tower, rest = split_tower(tensors)
-    configs = published_configs(values.config, main_dtype(values))
-    files.add_model("", rest, file_format=file_format)
-    files.add_small("", configs["legion"])
+    configs = published_configs(values.config, values.main_dtype())
+    written.add_model("", rest, file_format=file_format)
+    written.add_small("", configs["legion"])
     if tower:
-        files.add_model("clip/", tower | post_norm(values, tower), file_format=file_format)
-        files.add_small("clip/", configs["clip"])
-    return files
+        written.add_model("clip/", tower | values.post_norm(tower), file_format=file_format)
+        written.add_small("clip/", configs["clip"])
+    return written
+
+
+def adapter_layout(origin: Origin) -> ModelFolder:
+    """LoRA as a PEFT folder for the base model, with the modules that were trained whole.
+
+    LoRA, embedding and language head go where `peft.PeftModel.from_pretrained` looks for them: in
+    `LlavaForConditionalGeneration` of transformers 4.52 or newer if the weights came as a LLaVA,
+    else in a language model with names `model.layers...`, as LEGION's. Everything else that was
+    trained goes to `trained_modules.safetensors` under published names.
+    """
+    first = origin.first.meta
+    table, rows = PUBLISHED, None
+    if is_llava(origin.spelling):
+        table, rows = LLAVA_NEW, first.vocabulary and first.vocabulary.rows
+    values = Values(origin, merge=False, rows=rows)
+    if not values.config.lora.rank:
+        raise CheckpointError(f"{origin.opened.folder}: no LoRA in it (rank 0); layout legion "
+                              f"holds all its weights")
+    trained = _trained(values)
+    factors = {name: t for name, t in values.tensors.items() if ".lora_" in name}
+    saved = {name: t for name, t in trained.items() if name.startswith(tuple(SAVED.values()))}
+    written = ModelFolder()
+    written.weights["adapter_model.safetensors"] = {
+        PREFIX + table.from_published(name): t for name, t in (factors | saved).items()}
+    if rest := {name: t for name, t in trained.items() if name not in saved | factors}:
+        written.weights[MODULES] = rest
+    written.small[lora.CONFIG] = encode(lora.config_file(
+        values.config.lora, base=first.sources.get("main", {}).get("path", ""),
+        layers=table.from_published("model.layers.0")[:-1],
+        modules=[module for module, root in SAVED.items()
+                 if any(name.startswith(root) for name in saved)]))
+    return written
+
+
+def _trained(values: Values) -> dict[str, Tensor]:
+    """Tensors that differ from the base: of training, or of the adapter this was converted from."""
+    runs = values.origin.opened.chain[:-1]
+    paths = {path for run in runs for path in run.meta.trained}
+    names = {key for rule in rules(values.config) if rule.path in paths
+             for key in rule.keys.ravel()}
+    names |= {t.published for role, folder in values.origin.roles.items() if role in ADDED
+              for t in folder.tensors.values()}
+    return {name: t for name, t in values.tensors.items() if name in names}

@@ -86,23 +86,23 @@ class TorchWriter:
                 after = self._starts[name] + record.file_size
                 self._patch(after + 4, value, expect=(after, b"PK\x07\x08"))
         self._file.seek(self._directory)
-        directory, place = self._file.read(), 0
-        while directory[place:place + 4] == b"PK\x01\x02":
-            name, extra, comment = struct.unpack_from("<3H", directory, place + 28)
-            if value := self._checksums.get(self._header_of(directory, place)):
-                self._patch(self._directory + place + 16, value)
-            place += 46 + name + extra + comment
+        directory, entry = self._file.read(), 0
+        while directory[entry:entry + 4] == b"PK\x01\x02":
+            name, extra, comment = struct.unpack_from("<3H", directory, entry + 28)
+            if value := self._checksums.get(self._header_of(directory, entry)):
+                self._patch(self._directory + entry + 16, value)
+            entry += 46 + name + extra + comment
         self._file.close()
 
-    def _header_of(self, directory: bytes, place: int) -> int:
+    def _header_of(self, directory: bytes, entry: int) -> int:
         """Offset of the record a directory entry describes, wherever zip64 has put it."""
-        compressed, size = struct.unpack_from("<2L", directory, place + 20)
-        length, extra = struct.unpack_from("<2H", directory, place + 28)
-        offset = struct.unpack_from("<L", directory, place + 42)[0]
+        compressed, size = struct.unpack_from("<2L", directory, entry + 20)
+        length, extra = struct.unpack_from("<2H", directory, entry + 28)
+        offset = struct.unpack_from("<L", directory, entry + 42)[0]
         if offset != 0xFFFFFFFF:
             return offset
-        field = place + 46 + length
-        while field < place + 46 + length + extra:
+        field = entry + 46 + length
+        while field < entry + 46 + length + extra:
             kind, width = struct.unpack_from("<2H", directory, field)
             if kind == 1:
                 before = 8 * ((size == 0xFFFFFFFF) + (compressed == 0xFFFFFFFF))

@@ -165,7 +165,8 @@ def _compiled(cache: Cache):
     graph, wanted, rest = param_tree.split_params(
         param_tree.abstract_model(config), (f"^{TOWERS[cache.tower].path}",))
     abstract = sharding.shard_abstract(param_tree.cast(wanted, cache.weights_dtype), mesh)
-    params = param_tree.unflatten(checkpoint.load_some(cache.weights, param_tree.flatten(abstract)))
+    params = param_tree.unflatten(checkpoint.Checkpoint.open(
+        cache.weights).load_some(param_tree.flatten(abstract)))
 
     def features(params, rows):
         merged = param_tree.merge(graph, params, rest)

@@ -27,7 +27,7 @@ from orbax.checkpoint import v1 as ocp
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.models import param_tree
 from legion_jax.weights.legion_json import META, Base, Meta, parse_meta
-from legion_jax.weights.strict_json import CheckpointError
+from legion_jax.weights.strict_json import CheckpointError, first_line, first_of
 
 
 def absolute(folder: epath.PathLike) -> epath.Path:
@@ -36,14 +36,13 @@ def absolute(folder: epath.PathLike) -> epath.Path:
 
 
 @contextlib.contextmanager
-def reading(place: epath.Path):
+def reading(folder: epath.Path):
     """Name the folder when Orbax cannot read it, whatever its own error is."""
     try:
         yield
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise CheckpointError(f"{place}: damaged or incomplete checkpoint "
-                              f"({type(error).__name__}: {reason})") from error
+        raise CheckpointError(f"{folder}: damaged or incomplete checkpoint "
+                              f"({type(error).__name__}: {first_line(error)[:200]})") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,19 +110,19 @@ class Checkpoint:
 
     @functools.cached_property
     def stored(self) -> dict[str, tuple[epath.Path, Any]]:
-        """{path: (place that holds it, its shape and dtype)} of this folder and its bases.
+        """{path: (folder that holds it, its shape and dtype)} of this folder and its bases.
 
         Raises CheckpointError when a part of them is not there or damaged.
         """
-        place = absolute(self.folder) / "params"
-        if not place.exists():
+        folder = absolute(self.folder) / "params"
+        if not folder.exists():
             if self.step is None or not step_folder(self.folder, self.step).exists():
                 under = "under checkpoints/" if self.step is None else self.step
                 raise CheckpointError(f"{absolute(self.folder)}: no params/ and no finished "
                                       f"checkpoint {under}")
-            place = step_folder(absolute(self.folder), self.step)
+            folder = step_folder(absolute(self.folder), self.step)
         with_bases = dict(self.base.stored) if self.base else {}
-        return with_bases | {path: (place, a) for path, a in _described(place).items()}
+        return with_bases | {path: (folder, a) for path, a in _described(folder).items()}
 
     @property
     def entries(self) -> dict[str, Any]:
@@ -154,15 +153,15 @@ class Checkpoint:
         check_shapes(str(self.folder), {path: a for path, a in self.entries.items()
                                         if path in abstract}, abstract)
         params = {}
-        for place in {self.stored[path][0] for path in abstract}:
-            part = {path: a for path, a in abstract.items() if self.stored[path][0] == place}
+        for folder in {self.stored[path][0] for path in abstract}:
+            part = {path: a for path, a in abstract.items() if self.stored[path][0] == folder}
             alone = all(a.sharding.is_fully_addressable for a in part.values())
-            with reading(place), _context(place, alone=alone):
-                if place.name == "params":
-                    params |= ocp.load(place, part)
+            with reading(folder), _context(folder, alone=alone):
+                if folder.name == "params":
+                    params |= ocp.load(folder, part)
                 else:
                     params |= param_tree.flatten(ocp.load_checkpointables(
-                        place, {"params": param_tree.unflatten(part)})["params"])
+                        folder, {"params": param_tree.unflatten(part)})["params"])
         return params
 
 
@@ -176,19 +175,9 @@ def base_of(folder: epath.PathLike) -> dict:
     return dataclasses.asdict(Checkpoint.open(folder).as_base())
 
 
-def stored(folder: epath.PathLike) -> dict[str, tuple[epath.Path, Any]]:
-    """As `Checkpoint.stored`, of a folder."""
-    return Checkpoint.open(folder).stored
-
-
 def load_params(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]:
     """As `Checkpoint.load`, of a folder."""
     return Checkpoint.open(folder).load(abstract)
-
-
-def load_some(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]:
-    """As `Checkpoint.load_some`, of a folder."""
-    return Checkpoint.open(folder).load_some(abstract)
 
 
 def check_shapes(where: str, entries: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -202,8 +191,7 @@ def check_shapes(where: str, entries: dict[str, Any], wanted: dict[str, Any]) ->
     problems += [f"{path}: checkpoint {have[path]}, model {need[path]}"
                  for path in sorted(have.keys() & need.keys()) if have[path] != need[path]]
     if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise CheckpointError(f"{where}: " + "; ".join(problems[:5]) + more)
+        raise CheckpointError(f"{where}: {first_of(problems)}")
 
 
 def step_folder(run: epath.PathLike, step: int) -> epath.Path:
@@ -220,15 +208,15 @@ def latest_step(run: epath.PathLike) -> int | None:
     return max(steps, default=None)
 
 
-def _described(place: epath.Path) -> dict[str, Any]:
-    """{path: shape and dtype} of one place: a step of a run, or params/."""
-    with reading(place), _context(place):
-        if place.name == "params":
-            return dict(ocp.metadata(place).metadata)
-        return param_tree.flatten(ocp.checkpointables_metadata(place).metadata["params"])
+def _described(folder: epath.Path) -> dict[str, Any]:
+    """{path: shape and dtype} of one folder: a step of a run, or params/."""
+    with reading(folder), _context(folder):
+        if folder.name == "params":
+            return dict(ocp.metadata(folder).metadata)
+        return param_tree.flatten(ocp.checkpointables_metadata(folder).metadata["params"])
 
 
-def _context(place: epath.Path, *, alone: bool = False) -> ocp.Context:
+def _context(folder: epath.Path, *, alone: bool = False) -> ocp.Context:
     """`alone`: this process loads for its own devices, whatever the others do meanwhile."""
     context = ocp.Context()
     if alone and jax.process_count() > 1:
@@ -236,9 +224,9 @@ def _context(place: epath.Path, *, alone: bool = False) -> ocp.Context:
         context.multiprocessing.primary_host = host
         context.multiprocessing.active_processes = {host}
         context.multiprocessing.barrier_sync_key_prefix = f"host{host}"
-    if place.name == "params":
+    if folder.name == "params":
         context.checkpoint_layout = ocp.options.CheckpointLayout.SAFETENSORS
-        if "://" not in str(place):
+        if "://" not in str(folder):
             # Many small reads cost little on a file system; on object storage Orbax weighs them
             # against reading what lies between.
             context.safetensors.max_over_read_ratio = 1.0

@@ -16,12 +16,12 @@ class ParamsWriter:
 
     def __init__(self, folder: epath.PathLike, params: dict[str, tuple[tuple[int, ...], str]]):
         """Make room for `params`, {path: (shape, dtype name)}; `folder` is a local one."""
-        place = pathlib.Path(folder) / "params"
-        place.mkdir(parents=True)
+        folder = pathlib.Path(folder) / "params"
+        folder.mkdir(parents=True)
         towers: dict[str, dict] = {}
         for path, described in params.items():
             towers.setdefault(path.split("/")[0], {})[path] = described
-        self._files = {tower: tensor_file.SafetensorsWriter(place / f"{tower}.safetensors", part)
+        self._files = {tower: tensor_file.SafetensorsWriter(folder / f"{tower}.safetensors", part)
                        for tower, part in towers.items()}
 
     def write(self, path: str, array: np.ndarray, index: tuple[int, ...] = ()) -> None:
@@ -54,9 +54,9 @@ class Reader:
         Slices of a converted checkpoint on a local disk are read alone; elsewhere the whole
         parameter is, and kept until another one is asked for.
         """
-        place = self._opened.stored[path][0]
-        if place.name == "params" and "://" not in str(place):
-            return self._file(place, path.split("/")[0]).read(path, index)
+        folder = self._opened.stored[path][0]
+        if folder.name == "params" and "://" not in str(folder):
+            return self._file(folder, path.split("/")[0]).read(path, index)
         with self._lock:
             if self._last[0] != path:
                 self._last = (None, None)  # before the next one is there
@@ -67,8 +67,8 @@ class Reader:
                 self._last = (path, np.asarray(jax.device_get(loaded[path])))
             return self._last[1][index]
 
-    def _file(self, place: epath.Path, tower: str) -> tensor_file.SafetensorsReader:
+    def _file(self, folder: epath.Path, tower: str) -> tensor_file.SafetensorsReader:
         if tower not in self._files:
-            with checkpoint.reading(place):
-                self._files[tower] = tensor_file.SafetensorsReader(place / f"{tower}.safetensors")
+            with checkpoint.reading(folder):
+                self._files[tower] = tensor_file.SafetensorsReader(folder / f"{tower}.safetensors")
         return self._files[tower]

@@ -26,16 +26,17 @@ class RunCheckpoints:
         """
         self.directory = checkpoint.absolute(workdir) / "checkpoints"
         policies = ocp.training.preservation_policies
-        kept = [policies.LatestN(keep)]
+        preserved = [policies.LatestN(keep)]
         if keep_every:
-            kept.append(policies.EveryNSteps(keep_every))
+            preserved.append(policies.EveryNSteps(keep_every))
         if keep_best:
-            kept.append(policies.BestN(get_metric_fn=lambda m: m["loss"], reverse=True, n=keep_best,
-                                       keep_checkpoints_without_metrics=False))
+            preserved.append(policies.BestN(
+                get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=keep_best,
+                keep_checkpoints_without_metrics=False))
         self._orbax = ocp.training.Checkpointer(
             self.directory,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
-            preservation_policy=policies.AnyPreservationPolicy(kept),
+            preservation_policy=policies.AnyPreservationPolicy(preserved),
             cleanup_tmp_directories=True)
 
     def save(self, step: int, params: dict, optimizer: Any, *, force: bool = False,

@@ -24,6 +24,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def first_of(sentences: list[str]) -> str:
+    """The first five of several problems as one sentence, and how many more there are."""
+    more = f" (and {len(sentences) - 5} more)" if len(sentences) > 5 else ""
+    return "; ".join(sentences[:5]) + more
+
+
 def read_json(path: pathlib.Path) -> dict:
     """Parse a file that holds a JSON object. Raises CheckpointError naming the file."""
     try:

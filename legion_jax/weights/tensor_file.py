@@ -100,6 +100,7 @@ class SafetensorsWriter:
         write_at(self._file, raw_bytes(array), self._base + start)
 
     def close(self) -> None:
+        """Everything is written."""
         self._file.close()
 
     def __enter__(self):

@@ -12,11 +12,12 @@ import pytest
 import safetensors.numpy
 import torch
 from peft_side import ALPHA, RANK
+from stored_params import read_params
 
 from legion_jax.config import LoraConfig
 from legion_jax.convert.lora import read
-from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.weights import checkpoint
+from legion_jax.weights.strict_json import CheckpointError
 
 A, B = (f"base_model.model.model.layers.0.self_attn.q_proj.lora_{f}.weight" for f in "AB")
 MODULE = r"model\.layers\.0\.self_attn\.q_proj"
@@ -71,11 +72,11 @@ def test_peft_opens_an_exported_adapter(sized, tensors, exported):
         update = state[name.replace("lora_A", "lora_B")] @ state[name]
         by_hand[kernel] = by_hand[kernel] + np.float32(ALPHA / RANK) * update
     model = peft.PeftModel.from_pretrained(peft_side.llama(sized, base), exported)
-    found, wanted = logits(model.eval()), logits(peft_side.llama(sized, by_hand))
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    adapted, wanted = logits(model.eval()), logits(peft_side.llama(sized, by_hand))
+    np.testing.assert_allclose(adapted, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
     unmerged = logits(peft_side.llama(sized, base | {
         name: by_hand[name] for name in ("model.embed_tokens.weight", "lm_head.weight")}))
-    assert np.abs(found - unmerged).max() > 0.05 * np.abs(wanted).max()
+    assert np.abs(adapted - unmerged).max() > 0.05 * np.abs(wanted).max()
 
 
 def test_exported_adapter_is_the_one_that_came(adapter, exported):
@@ -98,14 +99,14 @@ def test_adapter_of_a_run_holds_all_that_was_trained(sized, folders, tmp_path):
         "/lora_[ab]$", "^text_projection/up/", "^language/head/"))
     exported = layouts.write(tmp_path / "run", tmp_path / "adapter", "adapter")
     layouts.convert(folders[0], tmp_path / "out", config=sized, clip=folders[1], adapter=exported)
-    layouts.assert_same_arrays(layouts.params(tmp_path / "out"), layouts.params(tmp_path / "run"))
-    found, wanted = (checkpoint.read_meta(tmp_path / f).config.lora for f in ("out", "run"))
-    assert found == wanted == LoraConfig(2, 4.0)
+    layouts.assert_same_arrays(read_params(tmp_path / "out"), read_params(tmp_path / "run"))
+    converted, wanted = (checkpoint.read_meta(tmp_path / f).config.lora for f in ("out", "run"))
+    assert converted == wanted == LoraConfig(2, 4.0)
 
 
 def test_no_adapter_without_lora(sized, folders, tmp_path):
     layouts.convert(folders[0], tmp_path / "out", config=sized, clip=folders[1])
-    with pytest.raises(SourceError, match="no LoRA in it"):
+    with pytest.raises(CheckpointError, match="no LoRA in it"):
         layouts.write(tmp_path / "out", tmp_path / "adapter", "adapter")
     assert not (tmp_path / "adapter").exists()
 
@@ -119,7 +120,7 @@ def refused(sized, folders, adapter, tmp_path, *, settings=None, change=None):
         state = safetensors.numpy.load_file(own / "adapter_model.safetensors")
         change(state)
         safetensors.numpy.save_file(state, own / "adapter_model.safetensors")
-    with pytest.raises(SourceError) as error:
+    with pytest.raises(CheckpointError) as error:
         layouts.convert(folders[0], tmp_path / "out", config=sized, clip=folders[1], adapter=own)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter"]
     return str(error.value)
@@ -155,8 +156,7 @@ def test_lora_that_replaces_its_kernels_is_refused(sized, folders, adapter, tmp_
      "model.layers.7.self_attn.q_proj.weight: missing")])
 def test_contradictory_adapters_are_refused(sized, folders, adapter, tmp_path, settings, change,
                                             message):
-    found = refused(sized, folders, adapter, tmp_path, settings=settings, change=change)
-    assert message in found
+    assert message in refused(sized, folders, adapter, tmp_path, settings=settings, change=change)
 
 
 def test_layers_without_lora_are_named(sized, folders, adapter, tmp_path):
@@ -175,5 +175,5 @@ def test_alpha_that_is_no_scale(alpha):
         entries = {"a.lora_A.weight": None}
         roles = {}
 
-    with pytest.raises(SourceError, match="lora_alpha must be a positive number, not"):
+    with pytest.raises(CheckpointError, match="lora_alpha must be a positive number, not"):
         read(Factors(), alpha=alpha, merge=False)

@@ -10,11 +10,13 @@ import pytest
 import safetensors.numpy
 import torch
 from peft_side import ALPHA, DROPOUT, LANGUAGE, OTHERS, QV, RANK
+from stored_params import read_params
 
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LoraConfig
-from legion_jax.convert import names, verify
-from legion_jax.convert.tensor_folder import SourceError
+from legion_jax.convert import names
+from legion_jax.convert.from_torch import verify
+from legion_jax.weights.strict_json import CheckpointError
 
 KERNEL = "model.layers.0.self_attn.q_proj"
 
@@ -44,7 +46,7 @@ def wanted(sized, tensors, folders, adapter, tmp_path_factory):
     """Parameters of the base with PEFT's matrices and factors put in their places by hand."""
     output = tmp_path_factory.mktemp("base") / "jax"
     layouts.convert(folders[0], output, config=sized, clip=folders[1])
-    params, state = layouts.params(output), {k: v.numpy() for k, v in adapter[1].items()}
+    params, state = read_params(output), {k: v.numpy() for k, v in adapter[1].items()}
     root, vocab = "base_model.model.", sized.language.vocab
     for path, name in (("embed/embedding", "model.embed_tokens"), ("head/kernel", "lm_head")):
         value = np.zeros_like(params[f"language/{path}"])
@@ -61,9 +63,9 @@ def wanted(sized, tensors, folders, adapter, tmp_path_factory):
 
 def assert_merged(folder, state, tolerance=1e-6):
     """Language model of a LEGION folder against PEFT's own merge."""
-    found = layouts.raw(folder)
+    exported = layouts.raw(folder)
     for name, value in state.items():
-        difference = np.abs(found[name] - value.numpy()).max()
+        difference = np.abs(exported[name] - value.numpy()).max()
         assert difference <= tolerance * np.abs(value.numpy()).max(), name
 
 
@@ -72,8 +74,8 @@ def test_adapter_folder_of_peft(sized, folders, adapter, wanted, tmp_path):
                               adapter=adapter[0])
     assert summary.config.lora == LoraConfig(RANK, float(ALPHA), DROPOUT)
     assert not summary.unknown
-    layouts.assert_same_arrays(layouts.params(tmp_path / "out"), wanted)
-    assert verify.verify(tmp_path / "out", progress=False) == []
+    layouts.assert_same_arrays(read_params(tmp_path / "out"), wanted)
+    assert verify(tmp_path / "out", progress=False) == []
     layouts.write(tmp_path / "out", tmp_path / "legion")
     assert_merged(tmp_path / "legion", adapter[2])
 
@@ -94,14 +96,14 @@ def test_state_of_a_training(sized, tensors, folders, adapter, wanted, tmp_path,
         config_file=str(folders[0] / "config.json"), lora_alpha=ALPHA)
     assert summary.config.lora == LoraConfig(RANK, float(ALPHA))
     assert not summary.unknown
-    layouts.assert_same_arrays(layouts.params(tmp_path / "out"), wanted)
+    layouts.assert_same_arrays(read_params(tmp_path / "out"), wanted)
     layouts.write(tmp_path / "out", tmp_path / "legion")
     assert_merged(tmp_path / "legion", adapter[2])
 
 
 def test_state_of_a_training_needs_a_tokenizer_and_a_config(folders, adapter, tmp_path):
     torch.save(adapter[1], tmp_path / "pytorch_model.bin")
-    with pytest.raises(SourceError, match="--config"):
+    with pytest.raises(CheckpointError, match="--config"):
         layouts.convert(tmp_path, tmp_path / "out")
 
 
@@ -115,8 +117,8 @@ def test_adapter_of_a_llava(sized, tensors, folders, adapter, wanted, tmp_path):
         {root + table.from_published(k.removeprefix(root)): v for k, v in state.items()
          if ".lora_" in k}, own / "adapter_model.safetensors")
     layouts.convert(source, tmp_path / "out", adapter=own, partial=True)
-    found = layouts.params(tmp_path / "out")
-    layouts.assert_same_arrays({k: v for k, v in found.items() if "lora_" in k},
+    params = read_params(tmp_path / "out")
+    layouts.assert_same_arrays({k: v for k, v in params.items() if "lora_" in k},
                                {k: v for k, v in wanted.items() if "lora_" in k})
 
 
@@ -124,14 +126,14 @@ def test_adapters_elsewhere_are_only_merged(sized, tensors, folders, tmp_path):
     model = peft_side.adapted(sized, tensors, OTHERS + QV)
     model.save_pretrained(tmp_path / "adapter")
     arguments = dict(config=sized, clip=folders[1], adapter=tmp_path / "adapter")
-    with pytest.raises(SourceError) as error:
+    with pytest.raises(CheckpointError) as error:
         layouts.convert(folders[0], tmp_path / "out", **arguments)
     assert "--merge_lora" in str(error.value)
     assert any(f"{name} has LoRA" in str(error.value) for name in OTHERS)
     summary = layouts.convert(folders[0], tmp_path / "out", merge_lora=True, **arguments)
     assert summary.config.lora == LoraConfig()
-    assert not any("lora" in path for path in layouts.params(tmp_path / "out"))
-    assert verify.verify(tmp_path / "out", progress=False) == []
+    assert not any("lora" in path for path in read_params(tmp_path / "out"))
+    assert verify(tmp_path / "out", progress=False) == []
     layouts.write(tmp_path / "out", tmp_path / "legion")
     assert_merged(tmp_path / "legion", model.merge_and_unload().state_dict())
 
@@ -145,7 +147,7 @@ def test_merge_is_rounded_once(sized, folders, adapter, tmp_path):
     a, b = (state[f"base_model.model.{KERNEL}.lora_{f}.default.weight"] for f in "AB")
     base = layouts.raw(legion)[f"{KERNEL}.weight"]
     exact = base.astype(np.float64) + ALPHA / RANK * b.astype(np.float64) @ a.astype(np.float64)
-    found = layouts.params(tmp_path / "out")["language/layers/query/kernel"][0].T
-    assert found.dtype == base.dtype
-    error = np.abs(found.astype(np.float64) - exact)
+    merged = read_params(tmp_path / "out")["language/layers/query/kernel"][0].T
+    assert merged.dtype == base.dtype
+    error = np.abs(merged.astype(np.float64) - exact)
     assert (error <= 2.0 ** -8 * np.abs(exact) + 1e-6).all()  # half a unit in the last place

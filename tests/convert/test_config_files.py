@@ -17,7 +17,8 @@ from torch_side import assert_close
 
 from input_pipeline.photos.images import clip_image, sam_image
 from legion_jax.config import LegionConfig, LoraConfig
-from legion_jax.convert import config_files, model_card, names as names_lib
+from legion_jax.convert import config_files, model_card
+from legion_jax.convert.names import LLAVA_OLD, SAM_HF
 from legion_jax.convert.table import rules
 from legion_jax.models import clip, param_tree, sam_encoder
 from legion_jax.models.layers import numerics
@@ -57,7 +58,7 @@ def filled(config: LegionConfig, tensors: dict) -> Legion:
     return param_tree.merge(graph, param_tree.unflatten(flat))
 
 
-def write(folder, config: LegionConfig, tensors: dict, *, table=names_lib.LLAVA_OLD,
+def write(folder, config: LegionConfig, tensors: dict, *, table=LLAVA_OLD,
           blocks: int | None = None):
     """An export of `tensors`, with one more row for `<image>`."""
     blocks = blocks or config.clip.layers
@@ -68,7 +69,7 @@ def write(folder, config: LegionConfig, tensors: dict, *, table=names_lib.LLAVA_
             continue
         if key in ("model.embed_tokens.weight", "lm_head.weight"):
             value = np.concatenate([value, np.zeros_like(value[:1])])
-        for part, names in (("llava", table), ("sam", names_lib.SAM_HF)):
+        for part, names in (("llava", table), ("sam", SAM_HF)):
             if (name := names.from_published(key)) is not None:
                 parts[part][name] = value
     vocab = config.language.vocab

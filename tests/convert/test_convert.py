@@ -11,13 +11,15 @@ import pytest
 import stored_params
 import torch
 
+from input_pipeline.files import FilesError
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from legion_jax.config import LoraConfig
 from legion_jax.convert import from_torch, to_torch
 from legion_jax.convert.plan import Options
-from legion_jax.convert.tensor_folder import SourceError, TensorFolder
+from legion_jax.convert.tensor_folder import TensorFolder
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, legion_json
+from legion_jax.weights.strict_json import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,7 @@ def test_missing_and_misshapen_tensors_are_named(folders, tmp_path, change, mess
     legion, clip = copy(folders, tmp_path)
     drop_index(legion)
     edit(legion, change)
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         convert(legion, clip, tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip", "legion"]
 
@@ -136,7 +138,8 @@ def test_files_and_config_that_disagree(folders, tmp_path):
     legion, clip = copy(folders, tmp_path)
     config = json.loads((legion / "config.json").read_text())
     (legion / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
-    with pytest.raises(SourceError, match="num_hidden_layers 1 leaves no place for the 3 layers"):
+    with pytest.raises(CheckpointError,
+                       match="num_hidden_layers 1 leaves no place for the 3 layers"):
         convert(legion, clip, tmp_path / "out")
 
 
@@ -151,7 +154,7 @@ def test_tensor_without_axes_keeps_its_shape(folders, tmp_path):
 def test_listed_shard_that_is_absent(folders, tmp_path):
     legion, clip = copy(folders, tmp_path)
     next(legion.glob("*-00002-*.bin")).unlink()
-    with pytest.raises(SourceError, match=r"00002-of-00002\.bin: listed in .*, not there"):
+    with pytest.raises(CheckpointError, match=r"00002-of-00002\.bin: listed in .*, not there"):
         convert(legion, clip, tmp_path / "out")
 
 
@@ -159,7 +162,7 @@ def test_truncated_shard(folders, tmp_path):
     legion, clip = copy(folders, tmp_path)
     shard = next(legion.glob("*-00001-*.bin"))
     shard.write_bytes(shard.read_bytes()[:1000])
-    with pytest.raises(SourceError, match="not a readable PyTorch weights file"):
+    with pytest.raises(CheckpointError, match="not a readable PyTorch weights file"):
         convert(legion, clip, tmp_path / "out")
 
 
@@ -169,14 +172,14 @@ class Foreign:
 
 def test_foreign_class_is_not_unpickled(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Foreign()}))
-    with pytest.raises(SourceError, match="not a readable PyTorch weights file"):
+    with pytest.raises(CheckpointError, match="not a readable PyTorch weights file"):
         TensorFolder(tmp_path)
 
 
 def test_index_may_not_lead_outside(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
-    with pytest.raises(SourceError, match="not a file name"):
+    with pytest.raises(CheckpointError, match="not a file name"):
         TensorFolder(tmp_path)
 
 
@@ -184,12 +187,12 @@ def test_wrong_vocabulary(folders, tmp_path):
     legion, clip = copy(folders, tmp_path)
     config = json.loads((legion / "config.json").read_text())
     (legion / "config.json").write_text(json.dumps(config | {"vocab_size": 5}))
-    with pytest.raises(SourceError, match="vocab_size 5"):
+    with pytest.raises(CheckpointError, match="vocab_size 5"):
         convert(legion, clip, tmp_path / "out")
 
 
 def test_existing_output_is_left_alone(folders, tmp_path):
-    with pytest.raises(SourceError, match="already exists"):
+    with pytest.raises(FilesError, match="already exists"):
         convert(*folders, tmp_path)
 
 

@@ -7,8 +7,8 @@ import time
 
 import layouts
 
+from legion_jax.convert import import_command
 from legion_jax.convert.from_torch import Summary
-from tools import convert_from_torch
 
 
 def command(tool, *arguments):
@@ -53,7 +53,7 @@ def test_a_killed_conversion_removes_what_it_wrote(tmp_path):
 
 def test_a_tower_that_is_not_used_is_mentioned(config, capsys):
     inside = "model.vision_tower.vision_tower.vision_model.pre_layrnorm.weight"
-    convert_from_torch.describe(
+    import_command.describe(
         Summary(config, 7, carried=[inside], unknown=[], absent=[], nonfinite=[]),
         "out", checkpoint="whole", clip="other")
     assert "the one inside whole (1 tensors) is carried through unused" in capsys.readouterr().out

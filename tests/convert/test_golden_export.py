@@ -8,6 +8,7 @@ import pytest
 from legion_jax.convert import from_torch, to_torch
 from legion_jax.convert.plan import Options
 from legion_jax.weights import checkpoint, params_files, tensor_file
+from legion_jax.weights.checkpoint import Checkpoint
 from tools.verify_case import __main__ as verify_case
 
 
@@ -33,7 +34,8 @@ def read_back(exported: pathlib.Path, layout: str, folder: pathlib.Path) -> None
 def test_parameters_come_back_bit_for_bit(converted, tmp_path, layout):
     to_torch.export(str(converted), str(tmp_path / "out"), layout=layout, progress=False)
     read_back(tmp_path / "out", layout, tmp_path / "again")
-    before, after = (params_files.Reader(f) for f in (converted, tmp_path / "again"))
+    before, after = (params_files.Reader(Checkpoint.open(folder))
+                     for folder in (converted, tmp_path / "again"))
     assert before.entries.keys() == after.entries.keys()
     for path in before.entries:
         one, two = before.read(path), after.read(path)

@@ -14,9 +14,9 @@ import published
 import pytest
 
 from input_pipeline import files
-from legion_jax.convert import from_torch, verify
-from legion_jax.convert.tensor_folder import SourceError
+from legion_jax.convert import from_torch
 from legion_jax.weights import params_files, tensor_file
+from legion_jax.weights.strict_json import CheckpointError
 
 # By what the published recipe trains; LoRA is merged into query and value.
 TRAINED = ("model.embed_tokens.", "lm_head.", "model.text_hidden_fcs.",
@@ -73,7 +73,7 @@ def verified(sized, folders, tmp_path):
     """(source, its conversion), to be damaged."""
     source = shutil.copytree(folders[0], tmp_path / "legion")
     layouts.convert(source, tmp_path / "out", config=sized, clip=folders[1])
-    assert verify.verify(tmp_path / "out", progress=False) == []
+    assert from_torch.verify(tmp_path / "out", progress=False) == []
     return source, tmp_path / "out"
 
 
@@ -87,7 +87,7 @@ def test_verify_notices_one_byte_of_a_source(verified):
     source, output = verified
     shard = next(source.glob("*-00002-*.bin"))
     flip(shard, shard.stat().st_size // 2)
-    problem, = verify.verify(output, progress=False)
+    problem, = from_torch.verify(output, progress=False)
     assert shard.name in problem and "SHA-256" in problem
 
 
@@ -100,7 +100,7 @@ def test_verify_notices_one_byte_of_the_conversion(verified, folder, tower, name
     length = int.from_bytes(content[:8], "little")
     start, end = json.loads(content[8:8 + length])[name]["data_offsets"]
     flip(file, 8 + length + end - 1)
-    problem, = verify.verify(verified[1], progress=False)
+    problem, = from_torch.verify(verified[1], progress=False)
     assert name.removeprefix("main/") in problem and "other values than" in problem
     if name == "language/layers/up/kernel":
         assert f"{name}[2]: other values than {UNTRAINED_STEM.format(2)}" in problem
@@ -109,11 +109,11 @@ def test_verify_notices_one_byte_of_the_conversion(verified, folder, tower, name
 def test_verify_without_sources(verified, tmp_path):
     source, output = verified
     next(source.glob("*-00001-*.bin")).unlink()
-    problem, = verify.verify(output, progress=False)
+    problem, = from_torch.verify(output, progress=False)
     assert "-00001-of-00002.bin: not there any more" in problem
     shutil.rmtree(source)
-    with pytest.raises(SourceError, match=f"{source}: not there; .* came from it"):
-        verify.verify(output, progress=False)
+    with pytest.raises(CheckpointError, match=f"{source}: not there; .* came from it"):
+        from_torch.verify(output, progress=False)
 
 
 BITS = {"bfloat16": (np.uint16, 0x7F80), "float16": (np.uint16, 0x7C00),
@@ -136,7 +136,7 @@ def test_values_that_are_not_finite(sized, folders, tmp_path, dtype):
         spoil(tensors[name], low)
         assert np.isfinite(tensors[name].astype(np.float32)).sum() == tensors[name].size - 1
     source = layouts.detection(tmp_path / "cls", folders[0], tensors)
-    with pytest.raises(SourceError) as error:
+    with pytest.raises(CheckpointError) as error:
         layouts.convert(source, tmp_path / "out", config=sized)
     assert all(name in str(error.value) for name in (*names, "--allow_nonfinite"))
     assert [p.name for p in tmp_path.iterdir()] == ["cls"]
@@ -144,7 +144,7 @@ def test_values_that_are_not_finite(sized, folders, tmp_path, dtype):
     assert summary.nonfinite == names
     layouts.write(tmp_path / "out", tmp_path / "back")
     layouts.assert_same_arrays(layouts.raw(tmp_path / "back"), layouts.raw(source))
-    assert verify.verify(tmp_path / "out", progress=False) == []
+    assert from_torch.verify(tmp_path / "out", progress=False) == []
 
 
 def test_not_finite_in_a_stack_of_several_dtypes(sized, folders, tmp_path):

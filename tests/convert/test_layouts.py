@@ -7,13 +7,15 @@ import layouts
 import numpy as np
 import published
 import pytest
+from stored_params import read_params
 
 from input_pipeline.text.conversation import encode_prompt
 from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_ID, IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE
-from legion_jax.convert import names as names_lib, verify
-from legion_jax.convert.tensor_folder import SourceError
+from legion_jax.convert.from_torch import verify
+from legion_jax.convert.names import LLAVA_5_FILE, LLAVA_NEW, LLAVA_OLD
 from legion_jax.weights import checkpoint
+from legion_jax.weights.strict_json import CheckpointError
 
 SPARE = 64  # rows of a LLaVA of the hub behind its pieces
 WITHOUT_SAM = ["sam_encoder", "mask_decoder", "text_projection", "prompt_encoder"]
@@ -48,14 +50,14 @@ def tokenizer(folders):
 
 def test_parameters_are_the_tensors_of_the_files(sized, tensors, converted):
     """An anchor for the comparisons below, written without the conversion's own layouts."""
-    found, query = layouts.params(converted), "model.layers.{}.self_attn.q_proj.weight"
-    np.testing.assert_array_equal(found["language/layers/query/kernel"], np.stack(
+    params, query = read_params(converted), "model.layers.{}.self_attn.q_proj.weight"
+    np.testing.assert_array_equal(params["language/layers/query/kernel"], np.stack(
         [tensors[query.format(i)].T for i in range(sized.language.layers)]))
     vocab = sized.language.vocab
-    embedding = found["language/embed/embedding"]
+    embedding = params["language/embed/embedding"]
     np.testing.assert_array_equal(embedding[:vocab], tensors["model.embed_tokens.weight"])
     assert len(embedding) == sized.language.padded_vocab and not embedding[vocab:].any()
-    np.testing.assert_array_equal(found["sam_encoder/position"], tensors[
+    np.testing.assert_array_equal(params["sam_encoder/position"], tensors[
         "model.grounding_encoder.image_encoder.pos_embed"][0])
 
 
@@ -88,8 +90,8 @@ def test_given_vision_tower_goes_before_the_one_inside(sized, tensors, folders, 
     layouts.assert_same_checkpoint(tmp_path / "out", converted)
 
 
-@pytest.mark.parametrize("table", [names_lib.LLAVA_OLD, names_lib.LLAVA_NEW,
-                                   names_lib.LLAVA_5_FILE], ids=lambda table: table.name)
+@pytest.mark.parametrize("table", [LLAVA_OLD, LLAVA_NEW,
+                                   LLAVA_5_FILE], ids=lambda table: table.name)
 def test_llava_with_the_original_sam(sized, tensors, tokenizer, converted, tmp_path, table):
     summary = layouts.convert(
         layouts.llava(tmp_path / "llava", sized, tensors, tokenizer, table=table),
@@ -98,7 +100,7 @@ def test_llava_with_the_original_sam(sized, tensors, tokenizer, converted, tmp_p
         head=layouts.heads(tmp_path / "heads.bin", tensors))
     assert not summary.unknown and not summary.absent
     layouts.assert_same_checkpoint(tmp_path / "out", converted)
-    assert verify.verify(tmp_path / "out", progress=False) == []
+    assert verify(tmp_path / "out", progress=False) == []
 
 
 def test_llava_with_the_sam_of_transformers(sized, tensors, tokenizer, converted, tmp_path):
@@ -118,7 +120,7 @@ def test_hf_export_comes_back(converted, tmp_path):
 def of_the_hub(folder, config, tensors, tokenizer, names, spare=SPARE):
     """A LLaVA that knows nothing of `[SEG]`: its tokens, then rows that belong to none."""
     pieces = tokenizer.vocab_size - len(tokenizer.added)
-    added = {name: pieces + place for place, name in enumerate(names)}
+    added = {name: pieces + index for index, name in enumerate(names)}
     rng = np.random.default_rng(1)
     rows = {k: rng.normal(size=(pieces + spare, tensors[k].shape[1])).astype(tensors[k].dtype)
             for k in layouts.VOCABULARY}
@@ -133,11 +135,11 @@ def test_llava_of_the_hub(sized, tensors, tokenizer, tmp_path, names, spare):
     pieces, rows = of_the_hub(tmp_path / "llava", sized, tensors, tokenizer, names, spare)
     summary = layouts.convert(tmp_path / "llava", tmp_path / "out", partial=True)
     first = pieces + len(names)
-    ids = {token: first + place for place, token in enumerate(ADDED_TOKENS)}
-    found = Tokenizer.from_folder(tmp_path / "out" / "tokenizer")
-    assert found.added == ids | {name: pieces + i for i, name in enumerate(names)}
-    assert summary.config.language.vocab == first + len(ADDED_TOKENS) == found.vocab_size
-    stored = layouts.params(tmp_path / "out")
+    ids = {token: first + index for index, token in enumerate(ADDED_TOKENS)}
+    extended = Tokenizer.from_folder(tmp_path / "out" / "tokenizer")
+    assert extended.added == ids | {name: pieces + i for i, name in enumerate(names)}
+    assert summary.config.language.vocab == first + len(ADDED_TOKENS) == extended.vocab_size
+    stored = read_params(tmp_path / "out")
     for name, value in (("model.embed_tokens.weight", stored["language/embed/embedding"]),
                         ("lm_head.weight", stored["language/head/kernel"].T)):
         np.testing.assert_array_equal(value[:len(rows[name])], rows[name])
@@ -145,9 +147,9 @@ def test_llava_of_the_hub(sized, tensors, tokenizer, tmp_path, names, spare):
     layouts.write(tmp_path / "out", tmp_path / "hf", "hf")
     back = layouts.raw(tmp_path / "hf" / "llava")
     layouts.assert_same_arrays(layouts.raw(tmp_path / "llava"), back)
-    assert json.loads((tmp_path / "hf/llava" / ADDED_FILE).read_text()) == found.added
+    assert json.loads((tmp_path / "hf/llava" / ADDED_FILE).read_text()) == extended.added
     config = layouts.read_json(tmp_path / "hf/llava/config.json")
-    assert config["image_token_index"] == pieces == found.added[IMAGE_TOKEN]
+    assert config["image_token_index"] == pieces == extended.added[IMAGE_TOKEN]
     assert config["text_config"]["vocab_size"] == pieces + spare
     layouts.convert(tmp_path / "hf", tmp_path / "again", partial=True)
     layouts.assert_same_checkpoint(tmp_path / "again", tmp_path / "out")
@@ -162,8 +164,8 @@ def test_llava_of_the_hub_through_the_published_layout(sized, tensors, tokenizer
     layouts.convert(legion, tmp_path / "again", clip=legion / "clip", partial=True)
     layouts.write(tmp_path / "again", tmp_path / "hf", "hf")
     vocab = pieces + len(names) + len(ADDED_TOKENS)
-    found = layouts.raw(tmp_path / "hf" / "llava")["language_model.lm_head.weight"]
-    np.testing.assert_array_equal(found, rows["lm_head.weight"][:vocab])
+    head = layouts.raw(tmp_path / "hf" / "llava")["language_model.lm_head.weight"]
+    np.testing.assert_array_equal(head, rows["lm_head.weight"][:vocab])
     config = layouts.read_json(tmp_path / "hf/llava/config.json")
     assert config["image_token_index"] == pieces
 
@@ -180,7 +182,7 @@ def test_run_on_a_llava_of_the_hub_keeps_its_rows(sized, tensors, tokenizer, tmp
 
 def test_llava_alone_needs_partial(sized, tensors, tokenizer, tmp_path):
     source = layouts.llava(tmp_path / "llava", sized, tensors, tokenizer)
-    with pytest.raises(SourceError) as error:
+    with pytest.raises(CheckpointError) as error:
         layouts.convert(source, tmp_path / "out")
     for name in (*WITHOUT_SAM, "--sam", "--head", "--partial"):
         assert name in str(error.value)
@@ -188,7 +190,7 @@ def test_llava_alone_needs_partial(sized, tensors, tokenizer, tmp_path):
     summary = layouts.convert(source, tmp_path / "out", partial=True)
     assert sorted(summary.absent) == sorted(WITHOUT_SAM)
     assert sorted(checkpoint.read_meta(tmp_path / "out").absent) == sorted(WITHOUT_SAM)
-    assert {p.split("/")[0] for p in layouts.params(tmp_path / "out")} == {
+    assert {p.split("/")[0] for p in read_params(tmp_path / "out")} == {
         "clip", "language", "projector"}
     layouts.write(tmp_path / "out", tmp_path / "hf", "hf")
     assert sorted(p.name for p in (tmp_path / "hf").iterdir()) == [
@@ -211,7 +213,7 @@ def test_ids_of_the_prompt_go_with_the_export(sized, converted, tmp_path):
 def test_half_a_tower_is_missing_even_with_partial(sized, tensors, tokenizer, tmp_path):
     lost = "mask_decoder.iou_token.weight"
     half = {k: v for k, v in tensors.items() if not k.endswith(lost)}
-    with pytest.raises(SourceError, match=f"{lost}: missing"):
+    with pytest.raises(CheckpointError, match=f"{lost}: missing"):
         layouts.convert(layouts.llava(tmp_path / "llava", sized, tensors, tokenizer),
                         tmp_path / "out", config=sized, partial=True,
                         sam=layouts.sam_original(tmp_path / "sam.pth", half))
@@ -232,5 +234,5 @@ def test_rope_base_of_another_vicuna_survives_every_layout(sized, tensors, token
 
 def test_same_tensor_in_two_folders(sized, tensors, folders, tmp_path):
     again = shutil.copytree(folders[1], tmp_path / "again")
-    with pytest.raises(SourceError, match=r"vision_model\.\S+: in \S+ and again in \S+"):
+    with pytest.raises(CheckpointError, match=r"vision_model\.\S+: in \S+ and again in \S+"):
         layouts.convert(folders[0], tmp_path / "out", config=sized, clip=folders[1], head=again)

@@ -8,15 +8,16 @@ import numpy as np
 import published
 import pytest
 
+from input_pipeline.files import FilesError
 from legion_jax.convert import from_torch
 from legion_jax.convert.plan import Options
-from legion_jax.convert.tensor_folder import SourceError
+from legion_jax.weights.strict_json import CheckpointError
 from tools.inspect_params import __main__ as inspect_params
 
 
 def refused(main, tmp_path, **parts) -> str:
     options = parts.pop("options", Options())
-    with pytest.raises(SourceError) as error:
+    with pytest.raises(CheckpointError) as error:
         from_torch.convert(str(main), str(tmp_path / "out"), options=options, progress=False,
                            **parts)
     assert not (tmp_path / "out").exists()
@@ -77,14 +78,14 @@ def test_an_adapter_is_no_checkpoint(folders, tmp_path):
 def test_listing_goes_on_without_the_heads_and_says_so(sized, folders, tmp_path):
     bare = shutil.copytree(folders[0], tmp_path / "legion")
     (bare / "sam_config.json").unlink()
-    found = inspect_params.of_torch(str(bare), clip=str(folders[1]))
-    assert not found.problems and any("--sam_config" in note for note in found.notes)
+    listed = inspect_params.of_torch(str(bare), clip=str(folders[1]))
+    assert not listed.problems and any("--sam_config" in note for note in listed.notes)
 
 
 @pytest.mark.parametrize("output", ["", "dangling"])
 def test_output_that_cannot_be_made(sized, folders, tmp_path, output, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(SourceError, match="already exists" if output else "empty"):
+    with pytest.raises(FilesError, match="already exists" if output else "empty"):
         layouts.convert(folders[0], output, config=sized, clip=folders[1])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling"]

@@ -10,12 +10,27 @@ import safetensors.numpy
 import transformers
 
 from legion_jax.config import LoraConfig, legion_7b
-from legion_jax.convert import config_files, names as names_lib
-from legion_jax.convert.names import TABLES, detect, sam_hf
+from legion_jax.convert import config_files
+from legion_jax.convert.names import (
+    CLIP,
+    CLIP_5,
+    CLS_TOWER,
+    LLAVA_5,
+    LLAVA_5_FILE,
+    LLAVA_NEW,
+    LLAVA_OLD,
+    PUBLISHED,
+    SAM_HF,
+    SAM_ORIGINAL,
+    TABLES,
+    _rename,
+    detect,
+    sam_hf,
+)
 from legion_jax.convert.table import SAM, rules
 from tools.make_random_checkpoint import published_shapes
 
-LLAVA = (names_lib.LLAVA_OLD, names_lib.LLAVA_NEW, names_lib.LLAVA_5, names_lib.LLAVA_5_FILE)
+LLAVA = (LLAVA_OLD, LLAVA_NEW, LLAVA_5, LLAVA_5_FILE)
 # Published tensors that LLaVA and SAM have no place for.
 ELSEWHERE = ("model.text_hidden_fcs.", "prediction_head.", "model.region_encoder.")
 # Buffers that transformers computes itself.
@@ -84,7 +99,7 @@ def test_every_name_maps_there_and_back(tensors, table):
     for side, names in enumerate((known, here)):
         for name in names:
             fits = [pair for pair in table.pairs
-                    if names_lib._rename(name, pair[side], "") is not None]
+                    if _rename(name, pair[side], "") is not None]
             assert len(fits) == 1, (name, fits)
 
 
@@ -98,7 +113,7 @@ def test_names_of_the_published_size():
         assert [table.to_published(table.from_published(k)) for k in known] == known
         if table in LLAVA:
             assert {k for k in names | tower if k.startswith("vision_model.")} < set(known)
-        if table == names_lib.SAM_HF:
+        if table == SAM_HF:
             assert set(known) == {k for k in names if k.startswith(SAM)}
 
 
@@ -112,11 +127,11 @@ def test_unknown_names_have_no_translation(table):
 def test_names_that_sam_of_transformers_does_not_have():
     for name in (DUPLICATE, "prompt_encoder.mask_embed.conv4.weight",
                  "mask_decoder.iou_prediction_head.layers.1.weight"):
-        assert names_lib.SAM_HF.to_published(name) is None
+        assert SAM_HF.to_published(name) is None
 
 
 def test_identity_tables(tensors):
-    for table, belongs in ((names_lib.CLIP, True), (names_lib.PUBLISHED, False)):
+    for table, belongs in ((CLIP, True), (PUBLISHED, False)):
         for key in tensors:
             expected = key if key.startswith("vision_model.") is belongs else None
             assert table.to_published(key) == table.from_published(key) == expected
@@ -124,8 +139,8 @@ def test_identity_tables(tensors):
 
 def test_names_of_a_llava_in_memory_and_on_disk(llava, tensors, tmp_path):
     expected = shapes(of_llava(tensors))
-    assert_renames(names_lib.LLAVA_5, expected, shapes(llava.state_dict()))
-    assert_renames(names_lib.LLAVA_5_FILE, expected, shapes(saved(llava, tmp_path)))
+    assert_renames(LLAVA_5, expected, shapes(llava.state_dict()))
+    assert_renames(LLAVA_5_FILE, expected, shapes(saved(llava, tmp_path)))
 
 
 @pytest.mark.parametrize("table", LLAVA, ids=lambda table: table.name)
@@ -137,21 +152,21 @@ def test_transformers_opens_every_llava_and_keeps_its_names(llava, tensors, tmp_
         tmp_path, output_loading_info=True)
     assert not any(report.values()), report
     for name, value in model.state_dict().items():
-        np.testing.assert_array_equal(value, tensors[names_lib.LLAVA_5.to_published(name)])
+        np.testing.assert_array_equal(value, tensors[LLAVA_5.to_published(name)])
     assert saved(model, tmp_path / "again").keys() == renamed.keys()
 
 
 def test_only_the_region_branch_has_no_place_in_transformers(tensors):
     left = [k for k in tensors if not k.startswith(("model.text_hidden_fcs.", "prediction_head."))
-            and all(table.from_published(k) is None for table in (*LLAVA, names_lib.SAM_HF))]
+            and all(table.from_published(k) is None for table in (*LLAVA, SAM_HF))]
     assert left == [k for k in tensors if k.startswith("model.region_encoder.")]
 
 
 def test_names_of_a_clip_tower(llava, tensors, tmp_path):
     expected = {k: s for k, s in shapes(tensors).items() if k.startswith("vision_model.")}
     tower = transformers.CLIPVisionModel(llava.config.vision_config)
-    assert_renames(names_lib.CLIP_5, expected, shapes(tower.state_dict()))
-    assert_renames(names_lib.CLIP_5, expected, shapes(saved(tower, tmp_path)))
+    assert_renames(CLIP_5, expected, shapes(tower.state_dict()))
+    assert_renames(CLIP_5, expected, shapes(saved(tower, tmp_path)))
 
 
 @pytest.mark.parametrize("iou_layers", [3, 4])
@@ -166,9 +181,9 @@ def test_names_of_a_sam_in_memory_and_on_disk(sized, tmp_path, iou_layers):
 
 
 def test_original_sam(tensors):
-    names = [names_lib.SAM_ORIGINAL.from_published(k) for k in of_sam(tensors)]
+    names = [SAM_ORIGINAL.from_published(k) for k in of_sam(tensors)]
     assert "image_encoder.blocks.0.attn.rel_pos_h" in names
-    assert detect(names) == names_lib.SAM_ORIGINAL
+    assert detect(names) == SAM_ORIGINAL
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
@@ -180,9 +195,9 @@ def test_layouts_are_recognised(tensors, table):
 
 def test_recognition_of_mixtures():
     tower = "model.vision_tower.vision_tower.vision_model.pre_layrnorm.weight"
-    assert detect([tower]) == names_lib.CLS_TOWER
-    assert detect([tower, "prediction_head.0.weight"]) == names_lib.PUBLISHED
+    assert detect([tower]) == CLS_TOWER
+    assert detect([tower, "prediction_head.0.weight"]) == PUBLISHED
     whole = ["vision_model.pre_layrnorm.weight", "logit_scale", "visual_projection.weight"]
-    assert detect(whole) == names_lib.CLIP
+    assert detect(whole) == CLIP
     assert detect(["novelty"]) is None
     assert detect([]) is None

@@ -193,8 +193,8 @@ def test_in_out_in_is_the_identity(words, data):
             lora = LoraConfig(draw(sizes), draw(st.sampled_from([0.5, 3.0, 16.0])), 0.25)
             write_adapter(root / "adapter", config, lora, seed, tensors, draw(st.booleans()))
             parts["adapter"] = root / "adapter"
-        found = convert(root / "legion", root / "jax", **parts)
-        assert found.config == dataclasses.replace(config, lora=lora) and not found.unknown
+        summary = convert(root / "legion", root / "jax", **parts)
+        assert summary.config == dataclasses.replace(config, lora=lora) and not summary.unknown
         if layout == "legion":
             through_legion(root, root / "jax")
         elif layout == "hf":

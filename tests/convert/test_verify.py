@@ -6,9 +6,9 @@ import layouts
 import published
 import pytest
 
-from legion_jax.convert import from_torch, verify
-from legion_jax.convert.tensor_folder import SourceError
+from legion_jax.convert import from_torch, layout_json
 from legion_jax.weights import checkpoint
+from legion_jax.weights.strict_json import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +41,15 @@ def change_json(**changes):
     ("source/carried.safetensors", lambda f: f.unlink(), "carried.safetensors: not there"),
     (checkpoint.META, change_json(vocabulary={"rows": 7, "image_token": None}), "vocabulary")])
 def test_every_file_of_a_conversion_is_compared(output, name, change, named):
-    assert verify.verify(output, progress=False) == []
+    assert from_torch.verify(output, progress=False) == []
     change(output / name)
-    problem, = verify.verify(output, progress=False)
+    problem, = from_torch.verify(output, progress=False)
     assert named in problem
 
 
 def test_no_export_without_the_record_of_the_source(output, tmp_path):
-    (output / "source" / from_torch.LAYOUT).unlink()
-    with pytest.raises(SourceError, match=r"layout\.json: not there"):
+    (output / "source" / layout_json.LAYOUT).unlink()
+    with pytest.raises(CheckpointError, match=r"layout\.json: not there"):
         layouts.write(output, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -34,27 +34,27 @@ def damage(rng: random.Random, root: pathlib.Path) -> str:
         else:
             changes = BYTES
         change = rng.choice(changes)
-        if (what := change(rng, file)) is not None:
-            return f"{file.relative_to(root)}: {change.__name__} {what}"[:300]
+        if (done := change(rng, file)) is not None:
+            return f"{file.relative_to(root)}: {change.__name__} {done}"[:300]
 
 
 def cut(rng, file):
     size = file.stat().st_size
-    kept = rng.choice([rng.randrange(size), rng.randrange(min(size, 300)),
+    length = rng.choice([rng.randrange(size), rng.randrange(min(size, 300)),
                        max(0, size - rng.randrange(1, 300))])
-    os.truncate(file, kept)
-    return f"to {kept} of {size}"
+    os.truncate(file, length)
+    return f"to {length} of {size}"
 
 
 def flip(rng, file):
     data = bytearray(file.read_bytes())
     start, end = rng.choice([(0, len(data)), (0, min(len(data), 1500)), (0, min(len(data), 64)),
                              (max(0, len(data) - 1500), len(data))])
-    places = [rng.randrange(start, end) for _ in range(rng.choice([1, 1, 2, 8, 64]))]
-    for place in places:
-        data[place] ^= rng.randrange(1, 256)
+    offsets = [rng.randrange(start, end) for _ in range(rng.choice([1, 1, 2, 8, 64]))]
+    for offset in offsets:
+        data[offset] ^= rng.randrange(1, 256)
     file.write_bytes(data)
-    return f"at {places[:8]}"
+    return f"at {offsets[:8]}"
 
 
 def append(rng, file):
@@ -211,10 +211,10 @@ def _on_tensors(function):
         if not state:
             return None
         key = rng.choice(sorted(state))
-        what = function(rng, state, key)
-        if what is None or not save_state(file, state):
+        done = function(rng, state, key)
+        if done is None or not save_state(file, state):
             return None
-        return f"{key[:80]!r} {what}"
+        return f"{key[:80]!r} {done}"
     change.__name__ = function.__name__
     return change
 

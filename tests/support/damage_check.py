@@ -8,7 +8,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from legion_jax.convert import verify
+from legion_jax.convert.from_torch import verify
 from legion_jax.convert.roles import open_sources
 from legion_jax.convert.table import lora_rules, rules
 from legion_jax.models import param_tree
@@ -80,7 +80,7 @@ def check_converted(root: pathlib.Path, output: pathlib.Path, roles: dict[str, s
     assert carried.keys() == names.keys()
     for key, name in names.items():
         assert same(to_array(carried[key]), values[name]), key
-    problems = verify.verify(output, progress=False)
+    problems = verify(output, progress=False)
     assert not problems, problems
 
 

@@ -76,16 +76,16 @@ def changed_record(rng, file):
 def claimed(rng, file):
     """A directory that claims other sizes or places than there are."""
     data = bytearray(file.read_bytes())
-    place = data.rfind(b"PK\x01\x02", 0, rng.randrange(len(data) // 2, len(data) + 1))
-    if place < 0:
+    offset = data.rfind(b"PK\x01\x02", 0, rng.randrange(len(data) // 2, len(data) + 1))
+    if offset < 0:
         return None
     field = rng.choice([8, 10, 16, 20, 24, 28, 30, 42])
     size = 2 if field in (8, 10, 28, 30) else 4
     value = rng.choice([0, 1, 8, 2 ** 15 - 1, 2 ** 16 - 1, 2 ** 31 - 1, 2 ** 32 - 1,
                         rng.randrange(len(data))]) % 2 ** (8 * size)
-    data[place + field:place + field + size] = value.to_bytes(size, "little")
+    data[offset + field:offset + field + size] = value.to_bytes(size, "little")
     file.write_bytes(data)
-    return f"{field} of {place} is {value}"
+    return f"{field} of {offset} is {value}"
 
 
 def claimed_values(rng, file):
@@ -93,16 +93,16 @@ def claimed_values(rng, file):
     records = _records(file)
     name = next(n for n in records if n.endswith("data.pkl"))
     data = bytearray(records[name])
-    places = [i for i in range(len(data) - 5) if data[i:i + 1] in (b"K", b"M", b"J")]
-    place = rng.choice(places)
-    width = {b"K": 1, b"M": 2, b"J": 4}[bytes(data[place:place + 1])]
+    offsets = [i for i in range(len(data) - 5) if data[i:i + 1] in (b"K", b"M", b"J")]
+    offset = rng.choice(offsets)
+    width = {b"K": 1, b"M": 2, b"J": 4}[bytes(data[offset:offset + 1])]
     value = rng.choice([0, 1, 255, 2 ** 16 - 1, 2 ** 31 - 1, -1]) % 2 ** (8 * width)
-    data[place + 1:place + 1 + width] = value.to_bytes(width, "little")
+    data[offset + 1:offset + 1 + width] = value.to_bytes(width, "little")
     if rng.random() < 0.5:  # eight bytes: LONG1
         big = rng.choice([2 ** 40, 2 ** 62, 2 ** 63 - 1, -1, 2 ** 33])
-        data[place:place + 1 + width] = b"\x8a\x09" + big.to_bytes(9, "little", signed=True)
+        data[offset:offset + 1 + width] = b"\x8a\x09" + big.to_bytes(9, "little", signed=True)
     _write(file, (records | {name: bytes(data)}).items())
-    return f"at {place} of {len(data)}"
+    return f"at {offset} of {len(data)}"
 
 
 def old_format(rng, file):
@@ -113,13 +113,13 @@ def old_format(rng, file):
     data = bytearray(file.read_bytes())
     if rng.random() < 0.5:
         del data[rng.randrange(len(data)):]
-        what = f"cut to {len(data)}"
+        done = f"cut to {len(data)}"
     else:
-        place = rng.choice([rng.randrange(len(data)), rng.randrange(min(len(data), 3000))])
-        data[place] ^= rng.randrange(1, 256)
-        what = f"flipped at {place}"
+        offset = rng.choice([rng.randrange(len(data)), rng.randrange(min(len(data), 3000))])
+        data[offset] ^= rng.randrange(1, 256)
+        done = f"flipped at {offset}"
     file.write_bytes(data)
-    return what
+    return done
 
 
 ARCHIVE = (payload_alone, payload_inside, compressed, changed_record, changed_record, claimed,

@@ -35,10 +35,10 @@ def _shallow_first(rng, value):
 
 def field(rng, file):
     value = json.loads(file.read_bytes())
-    place = _shallow_first(rng, value)
-    if place is None:
+    node = _shallow_first(rng, value)
+    if node is None:
         return None
-    parent, name = place
+    parent, name = node
     before = parent[name]
     change = rng.choice(["drop", "odd", "odd", "odd", "other", "move"])
     if change == "drop":
@@ -87,10 +87,10 @@ def text(rng, file):
 def numbers(rng, file):
     """A number at random becomes absurd, in the text itself."""
     content = json.loads(file.read_bytes())
-    found = [p for p in nodes(content) if type(p[0][p[1]]) in (int, float)]
-    if not found:
+    numbers_of_file = [p for p in nodes(content) if type(p[0][p[1]]) in (int, float)]
+    if not numbers_of_file:
         return None
-    parent, name = rng.choice(found)
+    parent, name = rng.choice(numbers_of_file)
     before = parent[name]
     parent[name] = rng.choice([0, -1, 10 ** 9, 10 ** 18, 10 ** 30, 1e30, True, "3", None, [], 3.0,
                                float("inf"), float("nan"), before * 2, before + 1])

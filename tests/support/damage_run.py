@@ -30,8 +30,8 @@ from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConf
 from legion_jax.convert import from_torch, lora, to_torch
 from legion_jax.convert.plan import Options
 from legion_jax.convert.table import SAM
-from legion_jax.convert.tensor_folder import read_json
 from legion_jax.models import param_tree
+from legion_jax.weights.strict_json import read_json
 
 SECONDS = 20  # for one folder
 MEMORY = 12 << 30  # addresses; files may have a 32nd of it
@@ -68,12 +68,12 @@ def build(base: pathlib.Path) -> None:
     language = dataclasses.replace(
         CONFIG.language, vocab=train_tokenizer(TEXTS, 290, base / "probe").vocab_size)
     config = dataclasses.replace(CONFIG, language=language)
-    made = functools.partial(make, config=config)
+    make_folder = functools.partial(make, config=config)
     for name, dtype, suffix, shards in (
             ("bin", "bfloat16", ".bin", 2), ("shards", "float32", ".safetensors", 3),
             ("single", "bfloat16", ".safetensors", 1), ("half", "float16", ".bin", 1),
             ("parts", "float32", ".bin", 1), ("adapter", "float32", ".safetensors", 1)):
-        made(base / name, dtype=dtype, suffix=suffix, shards=shards)
+        make_folder(base / name, dtype=dtype, suffix=suffix, shards=shards)
     _split(base / "parts")
     _adapt(base / "adapter", config)
     for case, source in (("back", "bin"), ("back as hf", "shards"), ("back as adapter", "adapter")):
@@ -130,25 +130,25 @@ def attempt(case: str, work: pathlib.Path, root: pathlib.Path) -> str:
     Returns "done", or the message of a refusal. Raises AssertionError for a result that is wrong,
     a message that does not help, or anything left behind or written elsewhere.
     """
-    before, place = snapshot(work), work / "place"
+    before, target = snapshot(work), work / "place"
     is_export = case.startswith("back")
     try:
         if is_export:
-            to_torch.export(str(root / "jax"), str(place / "out"), layout=CASES[case],
+            to_torch.export(str(root / "jax"), str(target / "out"), layout=CASES[case],
                             progress=False)
         else:
-            convert(root, place / "out", **PARTS[CASES[case]])
+            convert(root, target / "out", **PARTS[CASES[case]])
     except (UserError, OSError) as error:
-        assert snapshot(work) == before and not list(place.iterdir()), "left something behind"
+        assert snapshot(work) == before and not list(target.iterdir()), "left something behind"
         check_message(str(error), root)
         return f"{type(error).__name__}: {error}"
-    elsewhere = {n: s for n, s in snapshot(work).items() if not n.startswith(f"{place}/out/")}
+    elsewhere = {n: s for n, s in snapshot(work).items() if not n.startswith(f"{target}/out/")}
     assert elsewhere == before, "wrote elsewhere"
-    assert os.listdir(place) == ["out"]
+    assert os.listdir(target) == ["out"]
     if is_export:
-        check_exported(root, place / "out", CASES[case])
+        check_exported(root, target / "out", CASES[case])
     else:
-        check_converted(root, place / "out", PARTS[CASES[case]])
+        check_converted(root, target / "out", PARTS[CASES[case]])
     return "done"
 
 
@@ -160,10 +160,10 @@ def one(base: pathlib.Path, seed: int, turn: int) -> bool:
     (work / "place").mkdir(parents=True)
     shutil.copytree(base / case, root)
     os.chdir(work)
-    what = damage(rng, root)
+    done = damage(rng, root)
     if rng.random() < 0.03:
         root = root.rename(work / "in\udcff")
-    print(f"{seed} {turn} {case}: {what!a}", flush=True)
+    print(f"{seed} {turn} {case}: {done!a}", flush=True)
     faulthandler.dump_traceback_later(SECONDS, exit=True)
     try:
         result = attempt(case, work, root)

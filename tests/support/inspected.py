@@ -11,9 +11,9 @@ from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax.config import LegionConfig, LoraConfig
 from legion_jax.convert import from_torch
 from legion_jax.convert.plan import Options
-from legion_jax.convert.tensor_folder import read_json
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, legion_json, run_checkpoints
+from legion_jax.weights.strict_json import read_json
 from tools.inspect_params import __main__ as inspect_params, listing
 from tools.inspect_params.inventory import Inventory, Parameter
 
@@ -45,7 +45,7 @@ def run(model: LegionConfig, converted: pathlib.Path, folder: pathlib.Path) -> p
     writer.save(3, tree, {"m": tree})
     writer.close()
     legion_json.write_meta(folder, model, base=checkpoint.base_of(converted),
-                          trained=sorted(trained))
+                           trained=sorted(trained))
     return folder
 
 

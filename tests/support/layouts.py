@@ -7,6 +7,7 @@ import pathlib
 import inspected
 import numpy as np
 import published
+from stored_params import read_params
 
 from experiments import base
 from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
@@ -17,7 +18,7 @@ from legion_jax.convert.config_files import published_configs
 from legion_jax.convert.names import CLS_TOWER, LLAVA_OLD, SAM_ORIGINAL, Spelling
 from legion_jax.convert.plan import Options
 from legion_jax.models import param_tree
-from legion_jax.weights import checkpoint, legion_json, params_files, run_checkpoints, tensor_file
+from legion_jax.weights import checkpoint, legion_json, run_checkpoints, tensor_file
 
 HEADS = ("model.text_hidden_fcs.", "prediction_head.")
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
@@ -39,7 +40,7 @@ def random_tensors(config: LegionConfig, dtype: str, *, seed: int = 0) -> dict[s
 def convert(main, output, *, config: LegionConfig | None = None, clip=None, sam=None, head=None,
             adapter=None, config_file: str | None = None, sam_config: dict | None = None,
             **options) -> from_torch.Summary:
-    """`load.convert`; `config` is one way to tell the sizes of SAM, all else are `Options`."""
+    """As `from_torch.convert`; `config` is one way to tell SAM's sizes, the rest are `Options`."""
     parts = {"clip": clip, "sam": sam, "head": head, "adapter": adapter}
     return from_torch.convert(
         str(main), str(output), **{role: str(path) for role, path in parts.items() if path},
@@ -56,11 +57,6 @@ def write(folder, output, layout: str = "legion", **changes) -> pathlib.Path:
     return output
 
 
-def params(folder) -> dict[str, np.ndarray]:
-    reader = params_files.Reader(folder)
-    return {path: reader.read(path) for path in reader.entries}
-
-
 def assert_same_arrays(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
     """Names, dtypes and every bit."""
     assert left.keys() == right.keys()
@@ -72,7 +68,7 @@ def assert_same_arrays(left: dict[str, np.ndarray], right: dict[str, np.ndarray]
 def assert_same_checkpoint(left, right) -> None:
     """Parameters, architecture and tokenizer of two converted checkpoints."""
     assert checkpoint.read_meta(left).config == checkpoint.read_meta(right).config
-    assert_same_arrays(params(left), params(right))
+    assert_same_arrays(read_params(left), read_params(right))
     ours, theirs = (Tokenizer.from_folder(pathlib.Path(f) / "tokenizer") for f in (left, right))
     assert ours.added == theirs.added and ours.files[MODEL_FILE] == theirs.files[MODEL_FILE]
 
@@ -142,7 +138,7 @@ def trained_run(folder: pathlib.Path, base: pathlib.Path, *, rank: int = 2,
     """A run at step 1; returns what it trained, no value as in `base`."""
     config = dataclasses.replace(checkpoint.read_meta(base).config,
                                  lora=LoraConfig(rank, alpha=4.0))
-    rng, before, trained = np.random.default_rng(7), params(base), {}
+    rng, before, trained = np.random.default_rng(7), read_params(base), {}
     _, train, _ = param_tree.split_params(param_tree.abstract_model(config), trainable)
     for path, a in param_tree.flatten(train).items():
         start = before[path].astype(np.float32) if path in before else np.zeros(a.shape, np.float32)

@@ -64,27 +64,27 @@ def test_outputs_that_are_no_file(tmp_path):
 
 
 def test_match(converted):
-    found = inventory.of_checkpoint(converted)
-    chosen = inspect_params.select(found, r"^verdict/.*kernel$")
+    listed = inventory.of_checkpoint(converted)
+    chosen = inspect_params.select(listed, r"^verdict/.*kernel$")
     assert [p.path for p in chosen] == ["verdict/down/kernel", "verdict/up/kernel"]
-    text = listing.as_text(found, listing.lines_of(chosen, ONE), ONE)
-    assert f"--match: 816 of {sums(found)['total']['parameters']:,} parameters" in text
+    text = listing.as_text(listed, listing.lines_of(chosen, ONE), ONE)
+    assert f"--match: 816 of {sums(listed)['total']['parameters']:,} parameters" in text
     for pattern, message in (("(", r"--match: '\(' is no pattern"),
                              ("zz", "--match: 'zz' fits none of 150 paths, such as clip/cls")):
         with pytest.raises(UserError, match=message):
-            inspect_params.select(found, pattern)
+            inspect_params.select(listed, pattern)
 
 
 def test_terminal_shows_every_path_in_full(run):
-    found = inventory.of_checkpoint(run)
-    lines = listing.lines_of(found.parameters, EIGHT)
+    listed = inventory.of_checkpoint(run)
+    lines = listing.lines_of(listed.parameters, EIGHT)
     console = Console(width=120, force_terminal=True, color_system=None)
     with console.capture() as capture:
-        listing.show(found, lines, EIGHT, console)
+        listing.show(listed, lines, EIGHT, console)
     _, *rows = capture.get().splitlines()  # the title is a line of any length
     assert max(map(len, rows)) <= 120 and "…" not in capture.get()
     firsts = {row.split()[0] for row in rows if row.strip()}
-    assert {p.path for p in found.parameters} <= firsts
+    assert {p.path for p in listed.parameters} <= firsts
 
 
 def command(*arguments):
@@ -99,10 +99,10 @@ def test_command_on_a_checkpoint_as_tsv(converted, tmp_path):
     header, *rows = [row.split("\t") for row in (tmp_path / "out.tsv").read_text().splitlines()
                      if not row.startswith("#")]
     assert header == list(listing.COLUMNS) and {len(row) for row in rows} == {len(header)}
-    found = inventory.of_checkpoint(converted)
-    assert [row[0] for row in rows] == [p.path for p in found.parameters]
+    listed = inventory.of_checkpoint(converted)
+    assert [row[0] for row in rows] == [p.path for p in listed.parameters]
     assert sum(int(row[header.index("bytes_per_device")]) for row in rows) == (
-        sums(found, EIGHT)["total"]["bytes_per_device"])
+        sums(listed, EIGHT)["total"]["bytes_per_device"])
     assert rows[[row[0] for row in rows].index("language/layers/query/kernel")][1:4] == [
         "3,48,48", "bfloat16", "-,fsdp,tensor"]
 
@@ -122,11 +122,11 @@ def test_command_on_a_config_of_full_size():
     done = command("--config", "experiments/base.py", "--config.mesh=(1,16,1)", "--format", "json",
                    "--depth", 1)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["mesh"] == {"data": 1, "fsdp": 16, "tensor": 1, "sequence": 1}
-    assert told["trainable_by"] == "config.trainable"
-    assert [line["path"] for line in told["parameters"]] == list(told["totals"])[:-1]
-    assert told["totals"]["total"]["parameters"] == 7_716_565_734
+    printed = json.loads(done.stdout)
+    assert printed["mesh"] == {"data": 1, "fsdp": 16, "tensor": 1, "sequence": 1}
+    assert printed["trainable_by"] == "config.trainable"
+    assert [line["path"] for line in printed["parameters"]] == list(printed["totals"])[:-1]
+    assert printed["totals"]["total"]["parameters"] == 7_716_565_734
     failed = command("--config", "experiments/base.py", "--mesh", "1,x,1")
     assert failed.returncode == 1 and failed.stderr == (
         "error: --mesh: positive whole numbers, for data, fsdp, tensor, sequence, not "

@@ -66,7 +66,7 @@ def loss_terms(data, batch):
     model = model_of(data)
     graph, params, _ = param_tree.split_params(param_tree.abstract_model(model),
                                                param_tree.EVERYTHING)
-    reader = params_files.Reader(data / "weights")
+    reader = params_files.Reader(checkpoint.Checkpoint.open(data / "weights"))
     params = param_tree.unflatten({path: np.asarray(reader.read(path))
                                    for path in param_tree.flatten(params)})
     tokenizer = Tokenizer.from_folder(data / "tokenizer")

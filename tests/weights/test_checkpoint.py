@@ -29,10 +29,10 @@ def test_params_return_in_the_asked_dtype_and_sharding(tmp_path):
     value = jnp.arange(128, dtype=jnp.bfloat16).reshape(16, 8)
     legion_json.write_meta(tmp_path, tiny(), base=None, trained=[])
     stored_params.save_params(tmp_path, {"language/head/kernel": value})
-    found = checkpoint.load_params(tmp_path, param_tree.flatten(wanted))["language/head/kernel"]
-    assert found.dtype == jnp.float32
-    assert found.sharding.spec == sharding.P("fsdp", "tensor")
-    np.testing.assert_array_equal(np.asarray(found), np.asarray(value, np.float32))
+    loaded = checkpoint.load_params(tmp_path, param_tree.flatten(wanted))["language/head/kernel"]
+    assert loaded.dtype == jnp.float32
+    assert loaded.sharding.spec == sharding.P("fsdp", "tensor")
+    np.testing.assert_array_equal(np.asarray(loaded), np.asarray(value, np.float32))
 
 
 def test_newest_checkpoints_are_kept_and_restored(tmp_path):
@@ -62,15 +62,16 @@ def test_saved_arrays_may_be_donated_at_once(tmp_path):
     writer.close()
     tree = abstract({"x": x})
     for step in range(1, 6):
-        found = ocp.load_checkpointables(checkpoint.step_folder(tmp_path, step),
-                                         {"params": tree})["params"]["x"]
-        assert float(found.min()) == float(found.max()) == step - 1
+        restored = ocp.load_checkpointables(checkpoint.step_folder(tmp_path, step),
+                                            {"params": tree})["params"]["x"]
+        assert float(restored.min()) == float(restored.max()) == step - 1
 
 
 @pytest.mark.parametrize("text, message", [
     (None, "neither a converted checkpoint nor a training run"), ("{", "legion.json"),
     ('{"format": 9}', "format 9, this version reads 3"), ('{"format": 3}', "config"),
-    ("[]", "format None"), ('{"format": 3, "base": null, "config": {"clip": 1}}', "missing field")])
+    ("[]", "expected a JSON object, found list"),
+    ('{"format": 3, "base": null, "config": {"clip": 1}}', "missing field")])
 def test_unusable_meta_is_named(tmp_path, text, message):
     if text is not None:
         (tmp_path / checkpoint.META).write_text(text)
@@ -112,8 +113,8 @@ def test_one_of_two_hosts_loads_without_waiting_for_the_other(tmp_path):
     writer = run_checkpoints.RunCheckpoints(run, every=1, keep=2)
     writer.save(1, {"a": jnp.full(3, 5.0)}, {"m": jnp.zeros(3)})
     writer.close()
-    found = several_hosts.run(load_as_second_host, str(converted), str(run))
-    assert found == [[], [[2, 2, 2], [5, 5, 5], [5, 5, 5]]]
+    loaded = several_hosts.run(load_as_second_host, str(converted), str(run))
+    assert loaded == [[], [[2, 2, 2], [5, 5, 5], [5, 5, 5]]]
 
 
 def test_damaged_step_is_named(tmp_path):

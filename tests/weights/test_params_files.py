@@ -76,12 +76,12 @@ def bytes_read_by_this_host(folder: str) -> list[float]:
 
     mesh = sharding.make_mesh((1, 8, 1))
     abstract = sharding.shard_abstract(
-        {p: jax.ShapeDtypeStruct(a.shape, a.dtype) for p, (_, a) in
-         checkpoint.stored(folder).items()}, mesh)
+        {p: jax.ShapeDtypeStruct(a.shape, a.dtype) for p, a in
+         checkpoint.Checkpoint.open(folder).entries.items()}, mesh)
     before = consumed()
     params = checkpoint.load_params(folder, abstract)
     after = consumed()
-    reader = params_files.Reader(folder)
+    reader = params_files.Reader(checkpoint.Checkpoint.open(folder))
     worst, held = 0.0, 0
     for path, array in params.items():
         whole = reader.read(path)

@@ -9,12 +9,14 @@ DIR of --checkpoint is a converted checkpoint or a training run; --torch, --clip
 needed for any mesh. The exit code is 2 when tensors are missing, misshapen or without a place.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import pathlib
 import re
 import sys
+from collections.abc import Iterator
 
 import jax
 from absl import flags
@@ -27,11 +29,14 @@ from input_pipeline.errors import UserError
 from legion_jax import command, sharding
 from legion_jax.convert.roles import open_sources
 from legion_jax.weights import checkpoint
-from tools.inspect_params import inventory, listing, torch_folders
+from tools.inspect_params import inventory, listing
 from tools.inspect_params.inventory import Inventory
 
 HAS_PROBLEMS = 2
-ADDED = ("clip", "sam", "head", "adapter")  # flags that go with --torch
+# Flags that go with --torch.
+ADDED = {"clip": "Folder of the CLIP vision tower.", "sam": "SAM .pth, or a folder of SamModel.",
+         "head": "File or folder with prediction_head.*.",
+         "adapter": "PEFT LoRA folder on top of --torch."}
 
 
 def parse_mesh(text: str, *, flag: str = "--mesh") -> AbstractMesh:
@@ -46,19 +51,19 @@ def parse_mesh(text: str, *, flag: str = "--mesh") -> AbstractMesh:
         raise UserError(f"{flag} {text}: {error}") from error
 
 
-def select(found: Inventory, pattern: str | None) -> list[inventory.Parameter]:
+def select(inspected: Inventory, pattern: str | None) -> list[inventory.Parameter]:
     """The parameters whose path the pattern fits. Raises UserError when there is none."""
     if pattern is None:
-        return found.parameters
+        return inspected.parameters
     try:
         regex = re.compile(pattern)
     except re.error as error:
         raise UserError(f"--match: {pattern!r} is no pattern ({error})") from error
-    chosen = [p for p in found.parameters if regex.search(p.path)]
+    chosen = [p for p in inspected.parameters if regex.search(p.path)]
     if not chosen:
-        example = found.parameters[0].path if found.parameters else "no path at all"
-        raise UserError(f"--match: {pattern!r} fits none of {len(found.parameters)} paths, such "
-                        f"as {example}")
+        example = inspected.parameters[0].path if inspected.parameters else "no path at all"
+        raise UserError(f"--match: {pattern!r} fits none of {len(inspected.parameters)} paths, "
+                        f"such as {example}")
     return chosen
 
 
@@ -82,36 +87,39 @@ def check_flags(given: dict[str, str | None], added: dict[str, str | None],
     return sources[0]
 
 
+@contextlib.contextmanager
+def named(flags_given: str) -> Iterator[None]:
+    """Begins a UserError of the block with the flags it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{flags_given}: {error}") from error
+
+
 def of_checkpoint(folder: str) -> Inventory:
     """As `inventory.of_checkpoint`, naming the flag in errors."""
     if not (pathlib.Path(folder) / checkpoint.META).exists() and "://" not in folder:
         raise UserError(f"--checkpoint {folder}: no {checkpoint.META} there, so neither a "
                         f"converted checkpoint nor a training run; PyTorch weights are for --torch")
-    try:
+    with named(f"--checkpoint {folder}"):
         return inventory.of_checkpoint(folder)
-    except UserError as error:
-        raise UserError(f"--checkpoint {folder}: {error}") from error
 
 
 def of_torch(folder: str, **added: str | None) -> Inventory:
-    """As `survey.of_sources`, naming the flag in errors."""
+    """As `inventory.of_sources`, naming the flag in errors."""
     if (pathlib.Path(folder) / checkpoint.META).exists():
         raise UserError(f"--torch {folder}: holds {checkpoint.META}, so no PyTorch weights but "
                         f"something for --checkpoint")
-    try:
-        return torch_folders.of_sources(open_sources(folder, **added))
-    except UserError as error:
-        flags_given = "".join(f" --{name} {value}" for name, value in added.items() if value)
-        raise UserError(f"--torch {folder}{flags_given}: {error}") from error
+    given = {"torch": folder} | {name: value for name, value in added.items() if value}
+    with named(" ".join(f"--{name} {value}" for name, value in given.items())):
+        return inventory.of_sources(open_sources(folder, **added))
 
 
 def of_config(file: str, config, vocab: int | None) -> Inventory:
     """As `inventory.of_config`, naming the flag in errors."""
-    try:
-        found = inventory.of_config(config, vocab=vocab)
-        return dataclasses.replace(found, title=f"{file}: {found.title}")
-    except UserError as error:
-        raise UserError(f"--config {file}: {error}") from error
+    with named(f"--config {file}"):
+        inspected = inventory.of_config(config, vocab=vocab)
+        return dataclasses.replace(inspected, title=f"{file}: {inspected.title}")
 
 
 def check_output(output: str | None) -> None:
@@ -122,16 +130,16 @@ def check_output(output: str | None) -> None:
         raise UserError(f"--output {output}: there is no folder {pathlib.Path(output).parent}")
 
 
-def write(found: Inventory, lines: list[listing.Line], mesh: AbstractMesh, *, style: str,
+def write(inspected: Inventory, lines: list[listing.Line], mesh: AbstractMesh, *, style: str,
           output: str | None) -> None:
     """Print the listing, or write it to a file."""
     if style == "table" and not output and sys.stdout.isatty():
-        return listing.show(found, lines, mesh, Console())
+        return listing.show(inspected, lines, mesh, Console())
     if style == "json":
-        text = json.dumps(listing.as_dict(found, lines, mesh), indent=2) + "\n"
+        text = json.dumps(listing.as_dict(inspected, lines, mesh), indent=2) + "\n"
     else:
         text = {"table": listing.as_text, "tsv": listing.as_tsv}[style](
-            found, lines, mesh)
+            inspected, lines, mesh)
     if output:
         files.write_text(checkpoint.absolute(output), text)
     else:
@@ -139,44 +147,47 @@ def write(found: Inventory, lines: list[listing.Line], mesh: AbstractMesh, *, st
     return None
 
 
-if __name__ == "__main__":
-    CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
-    TORCH = flags.DEFINE_string("torch", None, "Folder or file of PyTorch weights.")
-    CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config().")
-    MORE = {
-        "clip": flags.DEFINE_string("clip", None, "Folder of the CLIP vision tower."),
-        "sam": flags.DEFINE_string("sam", None, "SAM .pth, or a folder of SamModel."),
-        "head": flags.DEFINE_string("head", None, "File or folder with prediction_head.*."),
-        "adapter": flags.DEFINE_string("adapter", None, "PEFT LoRA folder on top of --torch.")}
-    VOCAB = flags.DEFINE_integer("vocab", None, "Tokens of --config's tokenizer, if that is not "
+def main() -> None:
+    """List what the command line names."""
+    checkpoint_folder = flags.DEFINE_string(
+        "checkpoint", None, "Converted checkpoint or training run.")
+    torch_folder = flags.DEFINE_string("torch", None, "Folder or file of PyTorch weights.")
+    config = config_flags.DEFINE_config_file("config", None, "File with get_config().")
+    added_folders = {name: flags.DEFINE_string(name, None, text) for name, text in ADDED.items()}
+    vocab = flags.DEFINE_integer("vocab", None, "Tokens of --config's tokenizer, if that is not "
                                  "there yet.", lower_bound=1)
-    MESH = flags.DEFINE_string("mesh", None, "Sizes of the mesh axes data, fsdp and tensor; by "
-                               "default 1,1,1, or the mesh of --config with 1 for -1.")
-    MATCH = flags.DEFINE_string("match", None, "Only paths in which this pattern is found.")
-    DEPTH = flags.DEFINE_integer("depth", None, "One line per first N words of the path.",
+    mesh_sizes = flags.DEFINE_string(
+        "mesh", None, "Sizes of the mesh axes data, fsdp and tensor; by default 1,1,1, or the mesh "
+        "of --config with 1 for -1.")
+    match = flags.DEFINE_string("match", None, "Only paths in which this pattern is found.")
+    depth = flags.DEFINE_integer("depth", None, "One line per first N words of the path.",
                                  lower_bound=1)
-    FORMAT = flags.DEFINE_enum("format", "table", ["table", "tsv", "json"], "Of the listing.")
-    OUTPUT = flags.DEFINE_string("output", None, "File to write to instead of the terminal.")
+    style = flags.DEFINE_enum("format", "table", ["table", "tsv", "json"], "Of the listing.")
+    output = flags.DEFINE_string("output", None, "File to write to instead of the terminal.")
 
-    def main() -> int:
+    def run() -> int:
         jax.config.update("jax_platforms", "cpu")  # nothing is computed; leave accelerators alone
-        added = {name: flag.value for name, flag in MORE.items()}
-        name = CONFIG.value and config_flags.get_config_filename(flags.FLAGS["config"])
-        source = check_flags({"checkpoint": CHECKPOINT.value, "torch": TORCH.value,
-                              "config": name}, added, VOCAB.value)
-        check_output(OUTPUT.value)
-        mesh = parse_mesh("1,1,1" if MESH.value is None else MESH.value)
+        added = {name: flag.value for name, flag in added_folders.items()}
+        file = config.value and config_flags.get_config_filename(flags.FLAGS["config"])
+        source = check_flags({"checkpoint": checkpoint_folder.value, "torch": torch_folder.value,
+                              "config": file}, added, vocab.value)
+        check_output(output.value)
+        mesh = parse_mesh("1,1,1" if mesh_sizes.value is None else mesh_sizes.value)
         if source == "config":
-            found = of_config(name, CONFIG.value, VOCAB.value)
-            if MESH.value is None:
-                sizes = ",".join("1" if s == -1 else str(s) for s in CONFIG.value.mesh)
+            inspected = of_config(file, config.value, vocab.value)
+            if mesh_sizes.value is None:
+                sizes = ",".join("1" if s == -1 else str(s) for s in config.value.mesh)
                 mesh = parse_mesh(sizes, flag="config.mesh")
         elif source == "torch":
-            found = of_torch(TORCH.value, **added)
+            inspected = of_torch(torch_folder.value, **added)
         else:
-            found = of_checkpoint(CHECKPOINT.value)
-        lines = listing.lines_of(select(found, MATCH.value), mesh, DEPTH.value)
-        write(found, lines, mesh, style=FORMAT.value, output=OUTPUT.value)
-        return HAS_PROBLEMS if found.problems else 0
+            inspected = of_checkpoint(checkpoint_folder.value)
+        lines = listing.lines_of(select(inspected, match.value), mesh, depth.value)
+        write(inspected, lines, mesh, style=style.value, output=output.value)
+        return HAS_PROBLEMS if inspected.problems else 0
 
-    command.run(main)
+    command.run(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,9 @@
-"""Parameters of a folder or a run's config, one entry each: sizes and origins, no values.
+"""Parameters of a checkpoint, of PyTorch folders or of a config: sizes and origins, no values.
 
 Only headers and small files are read, so any size is listed in seconds and in little memory.
 """
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -18,13 +17,16 @@ from experiments import base
 from input_pipeline.errors import UserError
 from legion_jax import sharding
 from legion_jax.config import LegionConfig
-from legion_jax.convert import from_torch
+from legion_jax.convert.names import is_known
+from legion_jax.convert.origin import Origin
+from legion_jax.convert.plan import Options, make_plan
+from legion_jax.convert.roles import Sources
 from legion_jax.convert.table import Rule, lora_rules, rules
-from legion_jax.convert.values import origin_of
 from legion_jax.models import param_tree
 from legion_jax.train import knobs, setup
-from legion_jax.train.setup import vocabulary
-from legion_jax.weights import checkpoint, tensor_file
+from legion_jax.weights import tensor_file
+from legion_jax.weights.checkpoint import Checkpoint
+from legion_jax.weights.strict_json import read_json
 
 RECIPE = "LOCALISATION of experiments/base.py, the published recipe"
 
@@ -47,10 +49,12 @@ class Parameter:
 
     @property
     def count(self) -> int:
+        """Number of values."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all values."""
         return self.count * tensor_file.numpy_dtype(self.dtype).itemsize
 
 
@@ -80,21 +84,51 @@ class Inventory:
 
 def of_checkpoint(folder: epath.PathLike) -> Inventory:
     """A converted checkpoint or a training run. Raises CheckpointError."""
-    meta, found = checkpoint.read_meta(folder), checkpoint.stored(folder)
+    opened = Checkpoint.open(folder)
+    meta, stored = opened.meta, opened.entries
     title = f"{folder}: converted checkpoint"
-    if not (epath.Path(folder) / "params").exists():
-        title = f"{folder}: training run, step {checkpoint.latest_step(folder)}"
-    if meta["base"]:
-        title += f", the rest from {meta['base']['path']}"
-    trained, rule = set(meta["trained"]), "legion.json, which names what this run trained"
+    if opened.step is not None:
+        title = f"{folder}: training run, step {opened.step}"
+    if meta.base:
+        title += f", the rest from {meta.base.path}"
+    trained, rule = set(meta.trained), "legion.json, which names what this run trained"
     if not trained:
-        trained, rule = matching(base.LOCALISATION, found), RECIPE
-    described = {path: (tuple(a.shape), str(np.dtype(a.dtype))) for path, (_, a) in found.items()}
+        trained, rule = matching(base.LOCALISATION, stored), RECIPE
+    described = {path: (tuple(a.shape), str(np.dtype(a.dtype))) for path, a in stored.items()}
     return Inventory(
-        title, entries(described, trained, _table(meta["config"]), recorded(folder)), rule,
-        absent=[tower for tower in meta.get("absent", [])
-                if not any(path.startswith(f"{tower}/") for path in found)],
-        notes=padding(meta["config"]))
+        title, entries(described, trained, _table(meta.config), recorded(opened)), rule,
+        absent=[tower for tower in meta.absent
+                if not any(path.startswith(f"{tower}/") for path in stored)],
+        notes=padding(meta.config))
+
+
+def of_sources(sources: Sources) -> Inventory:
+    """PyTorch folders, shapes and dtypes as a conversion makes them.
+
+    Unlike a conversion this goes on after a problem, and without config or tokenizer.
+
+    Raises CheckpointError where not even the sizes of the model can be told.
+    """
+    main = sources.roles["main"]
+    sam = main.small_files.get("sam_config.json")
+    plan = make_plan(sources, Options(partial=True, sam=read_json(sam) if sam else None),
+                     assume=True)
+    where = {name: (sources.roles[role].names[name], f"{role}/{sources.entries[name].file}")
+             for name, role in sources.owner.items()}
+    nbytes = {name: (where[name][0], sources.entries[name].nbytes) for name in plan.rest}
+    notes = [f"{role}: {source.folder.path} ({source.spelling}, {len(source.folder.entries):,} "
+             f"tensors)" for role, source in sources.roles.items()]
+    if replaced := sum(len(source.folder.entries) for source in sources.roles.values()) - len(
+            sources.entries):
+        notes.append(f"{replaced:,} tensors are not used: an adapter's stand in their place, or "
+                     f"PEFT keeps them as they were before training")
+    notes += plan.notes + ([] if "language" in plan.absent else padding(plan.config))
+    return Inventory(
+        f"{main.folder.path}: PyTorch weights",
+        entries(plan.params, matching(base.LOCALISATION, plan.params), plan.table, where), RECIPE,
+        absent=plan.absent, problems=plan.problems, notes=notes,
+        carried=dict(size for name, size in nbytes.items() if is_known(name)),
+        unknown=dict(size for name, size in nbytes.items() if not is_known(name)))
 
 
 def of_config(run: ml_collections.ConfigDict, *, vocab: int | None = None) -> Inventory:
@@ -103,19 +137,21 @@ def of_config(run: ml_collections.ConfigDict, *, vocab: int | None = None) -> In
     Raises ConfigError, CheckpointError or PartitionError for what no run could use.
     """
     knobs.check_without_data(run, batch_shards=1)
-    model = setup.model_config(run, vocabulary(run, vocab))
+    model = setup.model_config(run, setup.vocabulary(run, vocab))
     _, trained, frozen = param_tree.split_params(param_tree.abstract_model(model), run.trainable)
     trained = param_tree.flatten(param_tree.cast(trained, "float32"))
     frozen = param_tree.flatten(param_tree.cast(frozen, run.frozen_dtype))
     described = {path: (a.shape, str(a.dtype)) for path, a in (trained | frozen).items()}
-    where = recorded(run.init_from) if run.init_from else {}
-    start = f"from {run.init_from}" if run.init_from else f"{run.model.name} from scratch"
-    notes = padding(model)
-    if run.init_from and (absent := checkpoint.read_meta(run.init_from).get("absent")):
-        notes.append(f"not in {run.init_from}, so the run starts them anew: {', '.join(absent)}")
-    if frozen and not run.init_from:
+    title, where, notes = f"{run.model.name} from scratch", {}, padding(model)
+    if run.init_from:
+        opened = Checkpoint.open(run.init_from)
+        title, where = f"from {run.init_from}", recorded(opened)
+        if absent := opened.meta.absent:
+            notes.append(f"not in {run.init_from}, so the run starts them anew: "
+                         f"{', '.join(absent)}")
+    elif frozen:
         notes.append("init_from is empty: training needs it for the frozen parameters")
-    return Inventory(start, entries(described, trained, _table(model), where),
+    return Inventory(title, entries(described, trained, _table(model), where),
                      "config.trainable", notes=notes)
 
 
@@ -138,14 +174,11 @@ def padding(model: LegionConfig) -> list[str]:
             f"language/embed and language/head belong to no token"]
 
 
-def recorded(folder: epath.PathLike) -> dict[str, tuple[str, str]]:
+def recorded(opened: Checkpoint) -> dict[str, tuple[str, str]]:
     """{published name: (name in its file, "role/file")} as a conversion recorded it."""
-    layout = origin_of(folder) / "source" / from_torch.LAYOUT
-    if not layout.exists():
-        return {}
-    return {t["published"]: (key, f"{role}/{t['file']}")
-            for role, described in json.loads(layout.read_text()).items()
-            for key, t in described["tensors"].items() if t["published"]}
+    return {tensor.published: (key, f"{role}/{tensor.file}")
+            for role, folder in Origin.read(opened).roles.items()
+            for key, tensor in folder.tensors.items() if tensor.published}
 
 
 def entries(described: Mapping[str, tuple[tuple[int, ...], str]], trained: Iterable[str],
@@ -158,14 +191,14 @@ def entries(described: Mapping[str, tuple[tuple[int, ...], str]], trained: Itera
         table: which tensors they are made of.
         where: as `recorded` gives it; a tensor that is not in it keeps its published name.
     """
-    keys, trained, out = {rule.path: rule.keys for rule in table}, set(trained), []
+    keys, trained, parameters = {rule.path: rule.keys for rule in table}, set(trained), []
     for path, (shape, dtype) in sorted(described.items()):
         names = keys[path].ravel().tolist() if path in keys else []
         files = dict.fromkeys(where[name][1] for name in names if name in where)
         source = gather([where[name][0] if name in where else name for name in names])
-        out.append(Parameter(path, tuple(shape), dtype, path in trained, source,
-                             tuple(sorted(files))))
-    return out
+        parameters.append(Parameter(path, tuple(shape), dtype, path in trained, source,
+                                    tuple(sorted(files))))
+    return parameters
 
 
 def gather(names: list[str]) -> str:
@@ -178,10 +211,10 @@ def gather(names: list[str]) -> str:
 
 
 def _gathered(words: tuple[str, ...], numbers: list[list[int]]) -> str:
-    places = [sorted(set(column)) for column in zip(*numbers, strict=True)]
-    if math.prod(map(len, places)) != len(numbers):  # not every combination is there
+    columns = [sorted(set(column)) for column in zip(*numbers, strict=True)]
+    if math.prod(map(len, columns)) != len(numbers):  # not every combination is there
         return ", ".join(_gathered(words, [row]) for row in numbers)
-    shown = [str(p[0]) if len(p) == 1 else "{" + _ranges(p) + "}" for p in places]
+    shown = [str(p[0]) if len(p) == 1 else "{" + _ranges(p) + "}" for p in columns]
     return "".join(word + number for word, number in zip(words, [*shown, ""], strict=True))
 
 

@@ -71,31 +71,31 @@ def _line(path: str, group: list[Parameter], mesh: AbstractMesh) -> Line:
 def totals(lines: Sequence[Line]) -> dict[str, dict[str, int]]:
     """{tower, and "total" at the end: sums over the lines}."""
     names = ("parameters", "trainable", "frozen", "bytes", "bytes_per_device")
-    out: dict[str, dict[str, int]] = {}
+    towers: dict[str, dict[str, int]] = {}
     for line in lines:
-        tower = out.setdefault(line.path.split("/")[0], dict.fromkeys(names, 0))
+        tower = towers.setdefault(line.path.split("/")[0], dict.fromkeys(names, 0))
         numbers = (line.parameters, line.trained, line.parameters - line.trained, line.bytes,
                    line.bytes_per_device)
         for name, number in zip(names, numbers, strict=True):
             tower[name] += number
-    return out | {"total": {name: sum(t[name] for t in out.values()) for name in names}}
+    return towers | {"total": {name: sum(t[name] for t in towers.values()) for name in names}}
 
 
-def as_dict(found: Inventory, lines: Sequence[Line], mesh: AbstractMesh) -> dict:
+def as_dict(inspected: Inventory, lines: Sequence[Line], mesh: AbstractMesh) -> dict:
     """Everything, ready for JSON; bytes are exact."""
     return {
-        "inspected": found.title, "mesh": dict(mesh.shape), "trainable_by": found.rule,
+        "inspected": inspected.title, "mesh": dict(mesh.shape), "trainable_by": inspected.rule,
         "parameters": [dataclasses.asdict(line) for line in lines], "totals": totals(lines),
-        "absent": found.absent, "carried": found.carried, "unknown": found.unknown,
-        "problems": found.problems, "notes": found.notes}
+        "absent": inspected.absent, "carried": inspected.carried, "unknown": inspected.unknown,
+        "problems": inspected.problems, "notes": inspected.notes}
 
 
-def as_tsv(found: Inventory, lines: Sequence[Line], mesh: AbstractMesh) -> str:
+def as_tsv(inspected: Inventory, lines: Sequence[Line], mesh: AbstractMesh) -> str:
     """A header, the lines, and what else there is to say behind `#`."""
     rows = [COLUMNS, *([_cell(getattr(line, name)) for name in COLUMNS] for line in lines)]
-    sums = [f"# {name}\t" + "\t".join(f"{what} {n}" for what, n in numbers.items())
+    sums = [f"# {name}\t" + "\t".join(f"{sum_of} {n}" for sum_of, n in numbers.items())
             for name, numbers in totals(lines).items()]
-    rest = [*sums, *(f"# {text}" for text in [found.title, *remarks(found, lines, mesh)])]
+    rest = [*sums, *(f"# {text}" for text in [inspected.title, *remarks(inspected, lines, mesh)])]
     return "\n".join(["\t".join(row) for row in rows] + rest) + "\n"
 
 
@@ -106,22 +106,23 @@ def _cell(value) -> str:
     return "" if value is None else str(value)
 
 
-def remarks(found: Inventory, lines: Sequence[Line], mesh: AbstractMesh) -> list[str]:
+def remarks(inspected: Inventory, lines: Sequence[Line], mesh: AbstractMesh) -> list[str]:
     """The sentences under the sums."""
     sizes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     shown = sum(line.parameters for line in lines)
-    out = [f"per device: mesh of {sizes} = {mesh.size:,}; parameters alone, no optimizer",
-           f"trainable: by {found.rule}"]
-    if (everything := sum(p.count for p in found.parameters)) != shown:
-        out.append(f"--match: {shown:,} of {everything:,} parameters are listed and counted")
-    if found.absent:
-        out.append(f"absent: {', '.join(found.absent)}")
-    for name, tensors in (("carried", found.carried), ("unknown", found.unknown)):
+    sentences = [
+        f"per device: mesh of {sizes} = {mesh.size:,}; parameters alone, no optimizer",
+        f"trainable: by {inspected.rule}"]
+    if (everything := sum(p.count for p in inspected.parameters)) != shown:
+        sentences.append(f"--match: {shown:,} of {everything:,} parameters are listed and counted")
+    if inspected.absent:
+        sentences.append(f"absent: {', '.join(inspected.absent)}")
+    for name, tensors in (("carried", inspected.carried), ("unknown", inspected.unknown)):
         if tensors:
-            what = "LEGION never runs them" if name == "carried" else ", ".join(tensors)
-            out.append(f"{name}: {len(tensors):,} tensors, {gigabytes(sum(tensors.values()))} GB; "
-                       f"{what}")
-    return out + found.notes + [f"problem: {problem}" for problem in found.problems]
+            which = "LEGION never runs them" if name == "carried" else ", ".join(tensors)
+            sentences.append(f"{name}: {len(tensors):,} tensors, "
+                             f"{gigabytes(sum(tensors.values()))} GB; {which}")
+    return sentences + inspected.notes + [f"problem: {problem}" for problem in inspected.problems]
 
 
 def gigabytes(number: int) -> str:
@@ -129,19 +130,19 @@ def gigabytes(number: int) -> str:
     return "<0.000001" if 0 < number < 1000 else f"{number / 1e9:,.6f}"
 
 
-def show(found: Inventory, lines: Sequence[Line], mesh: AbstractMesh, console: Console) -> None:
+def show(inspected: Inventory, lines: Sequence[Line], mesh: AbstractMesh, console: Console) -> None:
     """Print the table: on a terminal in few columns, otherwise one line each, never cut."""
-    console.print(found.title, markup=False, highlight=False, soft_wrap=True)
+    console.print(inspected.title, markup=False, highlight=False, soft_wrap=True)
     console.print((_narrow if console.is_terminal else _wide)(lines))
     console.print(_sums(lines))
-    for text in remarks(found, lines, mesh):
+    for text in remarks(inspected, lines, mesh):
         console.print(text, markup=False, highlight=False)
 
 
-def as_text(found: Inventory, lines: Sequence[Line], mesh: AbstractMesh) -> str:
+def as_text(inspected: Inventory, lines: Sequence[Line], mesh: AbstractMesh) -> str:
     """What `show` prints where there is no terminal, as wide as it needs to be."""
     file = io.StringIO()
-    show(found, lines, mesh, Console(file=file, width=PIPED_WIDTH, force_terminal=False))
+    show(inspected, lines, mesh, Console(file=file, width=PIPED_WIDTH, force_terminal=False))
     return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
 
 

@@ -17,12 +17,13 @@ from legion_jax.config import LegionConfig
 from legion_jax.convert import from_torch
 from legion_jax.convert.plan import Options
 from legion_jax.convert.table import clip_rules
-from legion_jax.convert.tensor_folder import SourceError, TensorFolder, read_json
+from legion_jax.convert.tensor_folder import TensorFolder
 from legion_jax.models import param_tree
 from legion_jax.models.clip import ClipTower
 from legion_jax.models.legion import Legion
 from legion_jax.train.losses import Terms
 from legion_jax.weights import checkpoint
+from legion_jax.weights.strict_json import CheckpointError, read_json
 from tools.verify_case.whole import assemble
 
 
@@ -132,17 +133,17 @@ class Case:
         """Common index of the image placeholder in int[B, T]."""
         found = {conversation.image_index(row) for row in ids}
         if len(found) > 1:
-            raise SourceError(f"{self.folder}: rows hold the image at {sorted(found)}; "
-                              f"a batch needs one place")
+            raise CheckpointError(f"{self.folder}: rows hold the image at {sorted(found)}; "
+                                  f"a batch needs one place")
         return found.pop()
 
 
 def open_case(folder: str) -> Case:
-    """Convert the case's checkpoint and load it in float32. Raises SourceError."""
+    """Convert the case's checkpoint and load it in float32. Raises CheckpointError."""
     root = pathlib.Path(folder)
     for name in ("meta.json", "inputs.npz", "outputs.npz", "checkpoint", "clip"):
         if not (root / name).exists():
-            raise SourceError(f"{root / name}: not there; a case folder has one")
+            raise CheckpointError(f"{root / name}: not there; a case folder has one")
     sam = root / "sam" / "sam_config.json"
     head = root / "cls"
     with tempfile.TemporaryDirectory() as scratch:

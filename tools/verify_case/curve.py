@@ -11,10 +11,10 @@ import numpy as np
 from experiments import base
 from legion_jax.config import LoraConfig
 from legion_jax.convert.table import lora_rules, rules
-from legion_jax.convert.tensor_folder import SourceError
 from legion_jax.models import param_tree
 from legion_jax.train import optim
 from legion_jax.train.step import init_state, make_step
+from legion_jax.weights.strict_json import CheckpointError
 from tools.verify_case.answers import decode
 from tools.verify_case.case import Case
 from tools.verify_case.comparisons import Results
@@ -29,7 +29,7 @@ def check_curve(case: Case, results: Results) -> None:
     """Losses and gradient norms per step, final weights, and the final model's answer."""
     folder = case.folder / "train_curve"
     if not folder.is_dir():
-        raise SourceError(f"{folder}: not there; this case has no training run to follow")
+        raise CheckpointError(f"{folder}: not there; this case has no training run to follow")
     meta = json.loads((folder / "meta.json").read_text())
     wanted, first, final = (dict(np.load(folder / f"{name}.npz"))
                             for name in ("losses", "lora_init", "final"))

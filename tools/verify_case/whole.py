@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from legion_jax.config import LegionConfig, LoraConfig
+from legion_jax.config import LegionConfig
+from legion_jax.convert.lora import with_lora
 from legion_jax.convert.table import Rule
 
 
@@ -22,12 +23,6 @@ def to_torch_tensors(params: dict[str, np.ndarray], table: list[Rule]) -> dict[s
         for index, key in np.ndenumerate(rule.keys):
             out[key] = rule.layout.to_torch(params[rule.path][index])
     return out
-
-
-def with_lora(kernel: np.ndarray, a: np.ndarray, b: np.ndarray, lora: LoraConfig) -> np.ndarray:
-    """W + alpha / rank * A B in float32; kernel[in, out], a[in, rank], b[rank, out] or stacks."""
-    a, b = a.astype(np.float32), b.astype(np.float32)
-    return kernel.astype(np.float32) + lora.alpha / lora.rank * (a @ b)
 
 
 def merged(params: dict[str, np.ndarray], config: LegionConfig) -> dict[str, np.ndarray]:

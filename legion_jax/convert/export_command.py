@@ -1,0 +1,29 @@
+"""The command that writes a checkpoint or a training run for PyTorch."""
+
+import jax
+from absl import flags
+
+from legion_jax import command
+from legion_jax.convert import to_torch
+
+flags.disclaim_key_flags()  # --help of whatever command calls `main` lists them
+
+
+def main() -> None:
+    """Export as the command line says."""
+    checkpoint = flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
+    output = flags.DEFINE_string("output", None, "New folder for the PyTorch files.")
+    layout = flags.DEFINE_enum("layout", "legion", to_torch.LAYOUTS, "What to write.")
+    file_format = flags.DEFINE_enum(
+        "format", None, ["bin", "safetensors"],
+        "Weights files of layout legion; by default what they came in.")
+    flags.mark_flags_as_required(["checkpoint", "output"])
+
+    def run() -> None:
+        jax.config.update("jax_platforms", "cpu")  # file work; leave accelerators alone
+        written = to_torch.export(checkpoint.value, output.value, layout=layout.value,
+                                  file_format=file_format.value)
+        for file, tensors in written.items():
+            print(f"{output.value}/{file}: {tensors} tensors")
+
+    command.run(run)
