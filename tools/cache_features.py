@@ -8,28 +8,30 @@ interrupted run is continued, a complete cache left alone.
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from input_pipeline.records import prepared
 from legion_jax import command
-from legion_jax.train import data as train_data, frozen_features, knobs, setup
+from legion_jax.train import data as train_data, frozen_features, recipes, setup
+from legion_jax.train.knobs import ConfigError, RunSettings
 
 
 def main(config) -> None:
-    if not config.data.features or not config.init_from:
-        raise knobs.ConfigError("config.data.features and config.init_from: both are needed, "
-                                "a folder to write and the weights to see with")
-    task = setup.read_task(config)
-    for row in train_data.caches(config, task.model, task.examples):
+    settings = RunSettings.from_config(config)
+    folder = settings.data.features
+    if not folder or not settings.init_from:
+        raise ConfigError("config.data.features and config.init_from: both are needed, "
+                          "a folder to write and the weights to see with")
+    task = setup.read_task(settings)
+    for row in train_data.caches(settings, task.model, task.examples):
         for cache in row:
             source = prepared.open_split(cache.data, cache.split)
-            frozen_features.make_cache(cache, config.data.features, source,
-                                       batch_size=config.eval.batch_size)
-            file = cache.file(config.data.features)
+            frozen_features.make_cache(cache, folder, source,
+                                       batch_size=settings.eval.batch_size)
+            file = cache.file(folder)
             print(f"{file}: {len(source):,} photos, {file.stat().length / 1e9:.3f} GB")
 
 
 if __name__ == "__main__":
-    CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config().")
+    CONFIG = recipes.define_flag()
     flags.mark_flags_as_required(["config"])
-    command.run(lambda: main(knobs.check(CONFIG.value)))
+    command.run(lambda: main(CONFIG.value))

@@ -1,4 +1,4 @@
-"""A prepared data set of scarred photos, and the data knobs of a run that reads it."""
+"""A prepared data set of scarred photos, and the config and batches of a run that reads it."""
 
 import json
 import pathlib
@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from experiments import tiny
+from input_pipeline.batches import loader
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import prepared
@@ -13,6 +14,8 @@ from input_pipeline.records.builder import prepare
 from input_pipeline.scarred_photos import __main__ as scarred_photos
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax.config import tiny as tiny_model
+from legion_jax.train import data as train_data
+from legion_jax.train.knobs import RunSettings
 
 MODEL = tiny_model()
 SPEC = ExampleSpec(clip_size=32, sam_canvas=64, sam_longest=64, text_length=300, mask_slots=3,
@@ -35,6 +38,12 @@ def make_config(data, **knobs):
     config.data.text_length = SPEC.text_length
     config.data.update(knobs)
     return config
+
+
+def open_batches(config, tokenizer, spec=SPEC, model=MODEL, places=None):
+    """The rows `places` of every batch of a run, by step."""
+    settings = RunSettings.from_config(config)
+    return loader.train_batches(train_data.open_rows(settings, tokenizer, spec, model, places))
 
 
 def damage(data: pathlib.Path, target: pathlib.Path) -> None:

@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from small_data import SPEC, damage, make_config
+from small_data import SPEC, damage, make_config, open_batches
 
 from experiments import base
 from input_pipeline.datasets import open_dataset
@@ -17,6 +17,7 @@ from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from legion_jax.config import tiny
 from legion_jax.models import param_tree
 from legion_jax.train import data as train_data, frozen_features, losses
+from legion_jax.train.knobs import RunSettings
 from legion_jax.weights import checkpoint, params_files
 
 SMALL = dataclasses.replace(SPEC, clip_size=128, sam_canvas=128, sam_longest=128)
@@ -50,15 +51,19 @@ def model_of(data):
     return checkpoint.read_meta(data / "weights")["config"]
 
 
+def caches(config, model, spec=SMALL):
+    return train_data.caches(RunSettings.from_config(config), model, spec)[0]
+
+
 def make(data, config, **options):
-    for cache in train_data.caches(config, model_of(data), SMALL)[0]:
+    for cache in caches(config, model_of(data)):
         frozen_features.make_cache(cache, config.data.features,
                                    prepared.open_split(cache.data, cache.split), **options)
 
 
 def batch_of(data, config, step=0):
     tokenizer = Tokenizer.from_folder(data / "tokenizer")
-    return train_data.open_batches(config, tokenizer, SMALL, model_of(data))[step]
+    return open_batches(config, tokenizer, SMALL, model_of(data))[step]
 
 
 def loss_terms(data, batch):
@@ -119,7 +124,7 @@ def test_other_weights_and_preprocessing_are_another_cache(data):
     for spec in (SMALL, dataclasses.replace(SMALL, sam_longest=64)):
         for dtype in ("float32", "bfloat16"):
             config.frozen_dtype = dtype
-            files |= {str(c.file("f")) for c in train_data.caches(config, model, spec)[0]}
+            files |= {str(c.file("f")) for c in caches(config, model, spec)}
     assert len([f for f in files if "clip" in f]) == 2  # sam_longest is nothing to CLIP
     assert len([f for f in files if "sam" in f]) == 4
 
@@ -127,9 +132,9 @@ def test_other_weights_and_preprocessing_are_another_cache(data):
 def test_trained_towers_are_not_kept(data):
     config, model = run_config(data), model_of(data)
     config.trainable = (r"^sam_encoder/neck",)
-    assert [c.tower for c in train_data.caches(config, model, SMALL)[0]] == ["clip"]
+    assert [c.tower for c in caches(config, model)] == ["clip"]
     config.trainable, config.loss.bce, config.loss.dice = (r"^verdict/",), 0.0, 0.0
-    assert [c.tower for c in train_data.caches(config, model, SMALL)[0]] == ["clip"]
+    assert [c.tower for c in caches(config, model)] == ["clip"]
 
 
 def test_an_unreadable_record_has_no_features(data, tmp_path):

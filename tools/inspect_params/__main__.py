@@ -26,6 +26,7 @@ from input_pipeline import files
 from input_pipeline.errors import UserError
 from legion_jax import command, sharding
 from legion_jax.convert.roles import open_sources
+from legion_jax.train import recipes
 from legion_jax.weights import checkpoint
 from tools.inspect_params import inventory, listing, torch_folders
 from tools.inspect_params.inventory import Inventory
@@ -142,7 +143,7 @@ def write(found: Inventory, lines: list[listing.Line], mesh: AbstractMesh, *, st
 if __name__ == "__main__":
     CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
     TORCH = flags.DEFINE_string("torch", None, "Folder or file of PyTorch weights.")
-    CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config().")
+    CONFIG = recipes.define_flag()
     MORE = {
         "clip": flags.DEFINE_string("clip", None, "Folder of the CLIP vision tower."),
         "sam": flags.DEFINE_string("sam", None, "SAM .pth, or a folder of SamModel."),

@@ -22,7 +22,8 @@ from legion_jax.convert import from_torch
 from legion_jax.convert.table import Rule, lora_rules, rules
 from legion_jax.convert.values import origin_of
 from legion_jax.models import param_tree
-from legion_jax.train import knobs, setup
+from legion_jax.train import setup
+from legion_jax.train.knobs import RunSettings
 from legion_jax.train.setup import vocabulary
 from legion_jax.weights import checkpoint, tensor_file
 
@@ -97,12 +98,13 @@ def of_checkpoint(folder: epath.PathLike) -> Inventory:
         notes=padding(meta["config"]))
 
 
-def of_config(run: ml_collections.ConfigDict, *, vocab: int | None = None) -> Inventory:
+def of_config(config: ml_collections.ConfigDict, *, vocab: int | None = None) -> Inventory:
     """What a run of this config holds; `vocab` where there is no tokenizer to count.
 
     Raises ConfigError, CheckpointError or PartitionError for what no run could use.
     """
-    knobs.check_without_data(run, batch_shards=1)
+    run = RunSettings.from_config(config, without_data=True)
+    run.check_batch(1)
     model = setup.model_config(run, vocabulary(run, vocab))
     _, trained, frozen = param_tree.split_params(param_tree.abstract_model(model), run.trainable)
     trained = param_tree.flatten(param_tree.cast(trained, "float32"))

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.sweeps import plan
 from legion_jax.display import web
+from legion_jax.train.sweep_plan import run_name
 from tools.inspect_data import bar_charts
 
 WIDTH, HEIGHT = 640, 380
@@ -78,7 +78,7 @@ def layout(points: Sequence[Point]) -> tuple[str, list[str], list[tuple[str, int
     # A knob that follows from the first one divides nothing.
     rest = [k for k in knobs[1:] if any(
         len({repr(p.knobs[k]) for p in points if p.knobs[knobs[0]] == v}) > 1 for v in places)]
-    series = [plan.run_name({k: p.knobs[k] for k in rest}) if rest else "" for p in points]
+    series = [run_name({k: p.knobs[k] for k in rest}) if rest else "" for p in points]
     return (knobs[0], [f"{v:g}" for v in places],
             [(s, places.index(v)) for s, v in zip(series, values, strict=True)])
 
