@@ -72,7 +72,7 @@ def test_what_a_program_too_large_asked_for():
 
 
 def test_the_slowest_part_is_the_step():
-    times = topologies.roofline(topologies.CHIPS["v5e"], flops=197e12, hbm=819e9 / 2, received=0.0)
+    times = topologies.roofline(topologies.TPUS["v5e"], flops=197e12, hbm=819e9 / 2, received=0.0)
     assert (times.compute, times.hbm, times.ici) == (1.0, 0.5, 0.0)
     assert times.step == 1.0 and times.bound == "compute"
 
@@ -137,7 +137,7 @@ class Compiled:
 
 def test_memory_is_known_where_the_text_is_not():
     program = lowering.Program("train", Compiled(), 16, model_flops=197e12, executed_flops=394e12)
-    found = costs.measure(program, topologies.CHIPS["v5e"], 4)
+    found = costs.measure(program, topologies.TPUS["v5e"], 4)
     assert found.peak == 18 * 10 ** 9 and not found.fits
     assert found.problem.endswith("bytes are not counted: INTERNAL: async-update")
     assert found.times.step == 2.0 and found.mfu == 0.5

@@ -14,6 +14,7 @@ from repository import ROOT
 from rich.console import Console
 
 from input_pipeline.errors import UserError
+from legion_jax.chips import Chip
 from legion_jax.config import LoraConfig
 from tools.bench import (
     __main__ as bench,
@@ -188,8 +189,8 @@ def test_what_a_gpu_would_be_asked_for_runs_at_tiny_size(work):
     pytest.importorskip("transformers")
     case = dataclasses.replace(cases.TINY, new=4, model=dataclasses.replace(
         cases.TINY.model, dtype="bfloat16", remat="layers"))
-    result = gpu.measure(case, machine.Gpu("none", 1e12, 1e11), work=[work],
-                         rounds=1, device="cpu")
+    chip = Chip("none", 1e12, hbm_rate=1e11)
+    result = gpu.measure(case, "none", chip, work=[work], rounds=1, device="cpu")
     for name in ("ours", "peer"):
         assert result[work][name]["tokens_per_s"] != 0
         assert result[work][name]["mfu" if work == "train" else "bound_ms_per_step"] > 0
