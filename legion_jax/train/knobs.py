@@ -199,9 +199,8 @@ def _value(knob: str, kind: Any, value: Any):
     """The value as `kind`, which is a type or `tuple[type, ...]`."""
     whole = typing.get_origin(kind) or kind
     if whole is tuple and isinstance(value, list | tuple):
-        for element in typing.get_args(kind)[:1]:
-            return tuple(_value(knob, element, one) for one in value)
-        return tuple(value)
+        element = next(iter(typing.get_args(kind)), None)
+        return tuple(_value(knob, element, part) if element else part for part in value)
     number = isinstance(value, int) and not isinstance(value, bool)
     if whole is float and number:
         return float(value)

@@ -24,7 +24,6 @@ from tools.bench import (
     figures,
     floors,
     gpu,
-    machine,
     ours,
     turns,
 )
@@ -165,13 +164,13 @@ def test_operations_of_the_middle_size():
 
 
 def test_figures_of_a_gpu():
-    chip = machine.find("NVIDIA H200")
+    chip = gpu.find("NVIDIA H200")
     assert (chip.flops, chip.hbm_rate) == (989.5e12, 4.8e12)
-    found = machine.training_figures(chip, cases.MID, flops=0.25 * 989.5e12, seconds=0.5)
+    found = gpu.training_figures(chip, cases.MID, flops=0.25 * 989.5e12, seconds=0.5)
     assert found["mfu"] == 0.5
     assert found["tokens_per_s"] == 2 * (222 - 1 + 576) / 0.5
     with pytest.raises(UserError, match="GeForce 256"):
-        machine.find("NVIDIA GeForce 256")
+        gpu.find("NVIDIA GeForce 256")
 
 
 def test_decoding_reads_the_language_model_and_its_cache_for_every_token():
@@ -180,7 +179,7 @@ def test_decoding_reads_the_language_model_and_its_cache_for_every_token():
     norms = (2 * c.layers + 1) * c.width
     length = case.prompt - 1 + case.model.clip.num_patches + case.new
     cache = 2 * case.photos * c.layers * length * c.width
-    assert machine.decode_bytes(case) == 4 * (kernels + norms + cache)
+    assert gpu.decode_bytes(case) == 4 * (kernels + norms + cache)
 
 
 @pytest.mark.parametrize("work", ["answers", pytest.param("train", marks=pytest.mark.slow)])

@@ -32,7 +32,7 @@ from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax import command
-from tools.bench import batching, cases, contest, figures, gpu, machine
+from tools.bench import batching, cases, contest, figures, gpu
 
 DIFFERENT = 2  # exit code
 SIDE = 2048  # of the matrices whose product says what the cores can do
@@ -94,7 +94,7 @@ def on_gpu(options, console: Console) -> dict:
     if only := sorted(set(options.work) & batching.WORK.keys()):
         raise UserError(f"--work: {', '.join(only)} on a CPU only, add --device=cpu")
     kind = jax.devices()[0].device_kind
-    result = gpu.measure(cases.TINY if options.tiny else cases.FULL, kind, machine.find(kind),
+    result = gpu.measure(cases.TINY if options.tiny else cases.FULL, kind, gpu.find(kind),
                          work=options.work, rounds=options.rounds,
                          device=gpu.peer_device(options.peer, console))
     figures.show_gpu(result, console)
