@@ -10,10 +10,9 @@ sizes = recipes.load("sweeps/sizes")
 
 
 def get_sweep(size: str = "") -> Sweep:
-    base, common = sizes.recipe(size)
     ranks = (1, 2, 4, 8) if size else (2, 4, 8, 16, 32, 64)
     # Alpha grows with the rank: the update is scaled by alpha / rank, and with a constant alpha
     # the ranks would differ in their step size as well.
     runs = {f"rank={rank}": {"model.lora_rank": rank, "model.lora_alpha": 2.0 * rank}
             for rank in ranks}
-    return Sweep(base=base, common=common, runs=runs, metric=sizes.F1, also=sizes.ALSO)
+    return sizes.sweep(size, runs)

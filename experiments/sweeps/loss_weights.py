@@ -10,7 +10,6 @@ sizes = recipes.load("sweeps/sizes")
 
 
 def get_sweep(size: str = "") -> Sweep:
-    base, common = sizes.recipe(size)
     if size:
         runs = grid({"loss.bce": (0.5, 2.0), "loss.dice": (0.25, 1.0)})
     else:
@@ -18,4 +17,4 @@ def get_sweep(size: str = "") -> Sweep:
         runs = grid({"loss.bce": (0.2, 0.4, 0.8, 2.0), "loss.dice": (0.2, 0.5)})
     # The loss is left out: with other weights it is another sum.
     also = tuple(name for name in sizes.ALSO if name != "train.loss") + ("train.ce",)
-    return Sweep(base=base, common=common, runs=runs, metric=sizes.F1, also=also)
+    return sizes.sweep(size, runs, also)

@@ -10,7 +10,5 @@ sizes = recipes.load("sweeps/sizes")
 
 
 def get_sweep(size: str = "") -> Sweep:
-    base, common = sizes.recipe(size)
     slots = (1, 2, 3) if size else (2, 4, 8, 16)  # no scarred photo of the demo has more than 3
-    return Sweep(base=base, common=common, runs=grid({"data.mask_slots": slots}),
-                 metric=sizes.F1, also=sizes.ALSO)
+    return sizes.sweep(size, grid({"data.mask_slots": slots}))

@@ -10,8 +10,6 @@ sizes = recipes.load("sweeps/sizes")
 
 
 def get_sweep(size: str = "") -> Sweep:
-    base, common = sizes.recipe(size)
     # The published training used 512 of 1024, its inference all of it.
     sides = (64, 96, 128) if size else (512, 768, 1024)
-    return Sweep(base=base, common=common, runs=grid({"data.sam_longest": sides}),
-                 metric=sizes.F1, also=sizes.ALSO)
+    return sizes.sweep(size, grid({"data.sam_longest": sides}))

@@ -11,7 +11,6 @@ sizes = recipes.load("sweeps/sizes")
 
 
 def get_sweep(size: str = "") -> Sweep:
-    base, common = sizes.recipe(size)
     lora, vocabulary, text_projection, mask_decoder = sizes.LOCALISATION
     runs = {
         "published": {"trainable": sizes.LOCALISATION},
@@ -21,4 +20,4 @@ def get_sweep(size: str = "") -> Sweep:
         "masks_only": {"trainable": (text_projection, mask_decoder), "model.lora_rank": 0},
         "and_projector": {"trainable": (*sizes.LOCALISATION, r"^projector/")},
     }
-    return Sweep(base=base, common=common, runs=runs, metric=sizes.F1, also=sizes.ALSO)
+    return sizes.sweep(size, runs)

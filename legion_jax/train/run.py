@@ -124,16 +124,14 @@ def update(settings: RunSettings, batches: grain.MapDataset, step: Callable, sta
             clock.count(length)
             metrics.add(number, values)
             done = number + 1
-            stop = preemption.reached(done)
+            last = preemption.reached(done) or done == total
             # Whatever a checkpoint knows of must be in the log before it, or a kill would lose it.
-            if (stop or done % settings.log_every == 0 or done == total
-                    or done % settings.checkpoint_every == 0):
+            if last or done % settings.log_every == 0 or done % settings.checkpoint_every == 0:
                 if (refused := metrics.flush()) is not None:
                     checkpoints.save(refused["step"], state.params, state.optimizer, force=True)
                     raise _halted(refused, settings.stop_above)
-            checkpoints.save(done, state.params, state.optimizer, force=stop or done == total,
-                             loss=metrics.loss)
-            if stop and done < total:
+            checkpoints.save(done, state.params, state.optimizer, force=last, loss=metrics.loss)
+            if last and done < total:
                 LOG.info("stopped by SIGTERM after step %d; the same command goes on", done)
                 raise distributed.Preempted
             metrics.show(done, state.params, frozen)

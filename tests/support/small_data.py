@@ -12,7 +12,7 @@ from input_pipeline.datasets import open_dataset
 from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
 from input_pipeline.scarred_photos import __main__ as scarred_photos
-from input_pipeline.text.tokenizer import train_tokenizer
+from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from legion_jax.config import tiny as tiny_model
 from legion_jax.train import data as train_data
 from legion_jax.train.knobs import RunSettings
@@ -22,13 +22,19 @@ SPEC = ExampleSpec(clip_size=32, sam_canvas=64, sam_longest=64, text_length=300,
                    mask_canvas=80, instruction="Is this photo real? Name its artifacts.")
 
 
+def make(root: pathlib.Path, *, train: int, test: int) -> Tokenizer:
+    """Scarred photos, prepared in `data/`, and a tokenizer of their texts in `tokenizer/`."""
+    scarred_photos.make_dataset(root / "photos", num_train=train, num_test=test, size=72)
+    prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
+    records = json.loads((root / "photos/train/annotations/train.json").read_text())
+    captions = [next(iter(record.values()))["caption"] for record in records]
+    return train_tokenizer(captions, 420, root / "tokenizer")
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    scarred_photos.make_dataset(root / "photos", num_train=24, num_test=5, size=72)
-    prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
-    records = json.loads((root / "photos/train/annotations/train.json").read_text())
-    train_tokenizer([next(iter(r.values()))["caption"] for r in records], 420, root / "tokenizer")
+    make(root, train=24, test=5)
     return root
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import fcntl
-import json
 import os
 import shlex
 import signal
@@ -13,13 +12,10 @@ import types
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+import small_data
 import stub_run
 from repository import ROOT, SUPPORT
 
-from input_pipeline.datasets import open_dataset
-from input_pipeline.records.builder import prepare
-from input_pipeline.scarred_photos import __main__ as scarred_photos
-from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax.train.sweep_plan import SweepError
 from tools.sweep import __main__ as sweep, process, runs as sweep_runs
 
@@ -225,11 +221,7 @@ def test_mistakes_are_one_sentence(go, tmp_path, fields, message):
 
 @pytest.mark.slow
 def test_a_real_sweep(tmp_path):
-    scarred_photos.make_dataset(tmp_path / "photos", num_train=12, num_test=4, size=72)
-    prepare(open_dataset("synthscars/photos", str(tmp_path / "photos")), tmp_path / "data")
-    records = json.loads((tmp_path / "photos/train/annotations/train.json").read_text())
-    captions = [next(iter(record.values()))["caption"] for record in records]
-    train_tokenizer(captions, 420, tmp_path / "tokenizer")
+    small_data.make(tmp_path, train=12, test=4)
     knobs = {"data.data_dir": str(tmp_path / "data"), "data.mask_canvas": 80, "batch_size": 4,
              "data.tokenizer": str(tmp_path / "tokenizer"), "data.text_length": 220,
              "optimizer.total_steps": 4, "optimizer.warmup_steps": 1, "eval.max_new_tokens": 8}

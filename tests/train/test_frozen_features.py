@@ -1,19 +1,16 @@
 """What frozen towers see, kept on disk: the same batches and losses, resumable, never mistaken."""
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
 import pytest
+import small_data
 from small_data import SPEC, damage, make_config, open_batches
 
 from experiments import base
-from input_pipeline.datasets import open_dataset
 from input_pipeline.records import prepared
-from input_pipeline.records.builder import prepare
-from input_pipeline.scarred_photos import __main__ as scarred_photos
-from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import tiny
 from legion_jax.models import param_tree
 from legion_jax.train import data as train_data, frozen_features, losses
@@ -27,12 +24,7 @@ SMALL = dataclasses.replace(SPEC, clip_size=128, sam_canvas=128, sam_longest=128
 def data(tmp_path_factory):
     """Prepared photos, a tokenizer and random weights to see them with."""
     root = tmp_path_factory.mktemp("data")
-    scarred_photos.make_dataset(root / "photos", num_train=10, num_test=5, size=72)
-    prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
-    records = json.loads((root / "photos/train/annotations/train.json").read_text())
-    tokenizer = train_tokenizer([next(iter(r.values()))["caption"] for r in records], 420,
-                                root / "tokenizer")
-    model = tiny(tokenizer.vocab_size)
+    model = tiny(small_data.make(root, train=10, test=5).vocab_size)
     params = param_tree.flatten(param_tree.new_params(model, jax.random.key(0)))
     (root / "weights").mkdir()
     params_files.save_params(root / "weights", params)
