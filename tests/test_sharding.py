@@ -137,8 +137,8 @@ def test_one_host_holds_every_row(shape):
     mesh = sharding.make_mesh(shape)
     assert sharding.local_rows(mesh, 8).tolist() == list(range(8))
     rows = np.arange(24).reshape(8, 3)
-    made = sharding.from_local_rows(mesh, {"rows": rows}, 8)["rows"]
-    np.testing.assert_array_equal(made, rows)
+    gathered = sharding.from_local_rows(mesh, {"rows": rows}, 8)["rows"]
+    np.testing.assert_array_equal(gathered, rows)
 
 
 def test_rows_that_do_not_divide():

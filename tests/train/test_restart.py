@@ -175,11 +175,11 @@ def test_two_hosts_survive_the_loss_of_one(data, tmp_path):
     killed.kill()
     other.communicate(timeout=2 * distributed.HEARTBEAT_SECONDS)
     assert other.returncode != 0  # it does not wait for ever
-    told = pair(data, workdir)
-    wait_for(workdir, 4, told)
-    told[1].send_signal(signal.SIGTERM)
-    logs = [process.communicate(timeout=300)[1] for process in told]
-    assert [process.returncode for process in told] == [TOLD, TOLD], logs
+    stopped = pair(data, workdir)
+    wait_for(workdir, 4, stopped)
+    stopped[1].send_signal(signal.SIGTERM)
+    logs = [process.communicate(timeout=300)[1] for process in stopped]
+    assert [process.returncode for process in stopped] == [TOLD, TOLD], logs
     assert "resumed from step" in logs[0]
     finish(pair(data, workdir))
     assert metrics(workdir) == wanted
