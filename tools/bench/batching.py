@@ -33,8 +33,8 @@ def batching(case: cases.Case, params: dict[str, np.ndarray], *, rounds: int,
     difference = float(np.abs(batch.states - states).max() / np.abs(states).max())
     masks = np.concatenate([answer.masks for answer in singles])
     same = bool((batch.tokens == tokens).all())
-    figures = turns.summary(turns.take_turns({"ours": together, "peer": one_by_one}, rounds=rounds,
-                                             label="batching"), floors.answer_flops(case))
+    figures = turns.measure({"ours": together, "peer": one_by_one}, rounds=rounds,
+                            label="batching", flops=floors.answer_flops(case))
     return figures | {
         "compile_s": together.compile_s, "photos": case.photos,
         "check": {"tokens_same": same, "states_difference": difference,
@@ -79,8 +79,7 @@ def costs(case: cases.Case, params, rounds: int) -> tuple[float, float]:
     for name, new in (("whole", case.new), ("first", 1)):
         run = ours.OurAnswers(dataclasses.replace(case, new=new), params, asked, masks=False)
         entered[name] = lambda run=run: jax.block_until_ready(run.decode())
-    taken = turns.take_turns(entered, rounds=rounds, label=f"{case.photos} places")
-    seconds = turns.summary(taken, 0.0)["fastest"]
+    seconds = turns.measure(entered, rounds=rounds, label=f"{case.photos} places")["fastest"]
     step = (seconds["whole"] - seconds["first"]) / (case.new - 1)
     return seconds["first"] - step, step
 

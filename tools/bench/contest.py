@@ -20,8 +20,8 @@ def train(case: cases.Case, params: dict[str, np.ndarray], *, rounds: int, peer:
         from tools.bench.peer import PeerTrain
         entered["peer"] = PeerTrain(case, params, batch)
     first, contestants = _with_first_results(entered)
-    figures = turns.summary(turns.take_turns(contestants, rounds=rounds, label="train step"),
-                            floors.train_flops(case))
+    figures = turns.measure(contestants, rounds=rounds, label="train step",
+                            flops=floors.train_flops(case))
     if peer:
         figures["check"] = compare_updates(first["ours"], first["peer"])
     return figures | {"compile_s": entered["ours"].compile_s, "photos": case.batch}
@@ -35,8 +35,8 @@ def answers(case: cases.Case, params: dict[str, np.ndarray], *, rounds: int, pee
         from tools.bench.peer import PeerAnswers
         entered["peer"] = PeerAnswers(case, params, asked)
     first, contestants = _with_first_results(entered)
-    figures = turns.summary(turns.take_turns(contestants, rounds=rounds, label="answers"),
-                            floors.answer_flops(case))
+    figures = turns.measure(contestants, rounds=rounds, label="answers",
+                            flops=floors.answer_flops(case))
     if peer:
         figures["check"] = compare_answers(first["ours"], first["peer"], case)
     return figures | {"compile_s": entered["ours"].compile_s, "photos": case.photos,
@@ -86,4 +86,4 @@ def compare_answers(mine: tuple, theirs: tuple, case: cases.Case) -> dict:
 def product_peak(side: int, *, rounds: int, peer: bool) -> dict:
     """GFLOP/s of one square product of matrices by each library (see `turns.summary`)."""
     contestants, flops = floors.square_products(side, peer=peer)
-    return turns.summary(turns.take_turns(contestants, rounds=rounds, label="product"), flops)
+    return turns.measure(contestants, rounds=rounds, label="product", flops=flops)

@@ -91,8 +91,8 @@ def train(case: Case, chip: Chip, rounds: int, device: str | None) -> dict:
     if device:
         from tools.bench.peer import PeerTrain
         entered["peer"] = PeerTrain(case, None, batch, device)
-    result = turns.summary(turns.take_turns(entered, rounds=rounds, label="train step"),
-                           floors.train_flops(case))
+    result = turns.measure(entered, rounds=rounds, label="train step",
+                           flops=floors.train_flops(case))
     return result | {
         name: training_figures(chip, case, flops=result["flops"], seconds=seconds)
         for name, seconds in result["seconds"].items()} | {"compile_s": entered["ours"].compile_s}
@@ -111,8 +111,7 @@ def answers(case: Case, chip: Chip, rounds: int, device: str | None) -> dict:
         for label, sized in (("peer", whole), ("peer, first token", first)):
             slow = PeerAnswers(sized, None, asked, device)
             entered[label] = lambda run=slow: run.decode(run.photo(0))
-    seconds = turns.summary(turns.take_turns(entered, rounds=rounds, label="decoding"),
-                            0.0)["seconds"]
+    seconds = turns.measure(entered, rounds=rounds, label="decoding")["seconds"]
     result = {"seconds": seconds, "ours": decode_figures(
         chip, case, whole=seconds["ours"], first=seconds["ours, first token"])}
     if device:

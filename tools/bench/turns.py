@@ -33,6 +33,12 @@ def take_turns(contestants: Mapping[str, Callable[[], Any]], *, rounds: int,
     return turns
 
 
+def measure(contestants: Mapping[str, Callable[[], Any]], *, rounds: int, label: str,
+            flops: float = 0.0) -> dict:
+    """The `summary` of turns of work that takes so many operations."""
+    return summary(take_turns(contestants, rounds=rounds, label=label), flops)
+
+
 def summary(turns: Mapping[str, list[Turn]], flops: float) -> dict:
     """Medians, what they make of `flops` operations, and how often ours fits into the peer's.
 

@@ -79,10 +79,12 @@ class Run:
 def read_sweep(name: str) -> Sweep:
     """The sweep of `FILE` or `FILE:SIZE`. Raises SweepError when there is none in it."""
     path, _, size = name.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise SweepError(f"{path}: no such sweep file")
     try:
-        sweep = recipes.load(path).get_sweep(size)
+        file = recipes.find(path)
+    except FileNotFoundError:
+        raise SweepError(f"{path}: no such sweep file") from None
+    try:
+        sweep = recipes.load(str(file)).get_sweep(size)
     except Exception as error:  # whatever the file does
         raise SweepError(f"{path}: {error}" if isinstance(error, SweepError) else
                          f"{path}: {type(error).__name__}: {error}") from error
