@@ -19,6 +19,7 @@ setup: .venv/ready
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 
 test: setup lint
 	$(BIN)/python -m pytest -m 'not slow' -n auto --dist loadfile

@@ -3,10 +3,9 @@
     python -m legion_jax.train --config experiments/base.py --workdir runs/legion \\
         --config.init_from=DIR --config.data.data_dir=DIR
 
-`init_from` is made by `tools.convert_from_torch`, `data_dir` by `tools.prepare_data`. Other files
-of this folder call `get_config()` and change what differs.
+`init_from` is made by `tools.convert_from_torch`, `data_dir` by `tools.prepare_data`. Other
+recipes load this one by `recipes.load("base")`, call `get_config()` and change what differs.
 """
-
 
 import ml_collections
 
@@ -15,6 +14,7 @@ from input_pipeline.text.conversation import INSTRUCTION
 # LEGION, section 4: LoRA on query and value, vocabulary matrices, [SEG] projection, mask decoder.
 LOCALISATION = (r"/lora_[ab]$", r"^language/(embed|head)/", r"^text_projection/", r"^mask_decoder/")
 VERDICT_ONLY = (r"^verdict/",)
+EVERYTHING = (r".*",)
 
 
 def get_config() -> ml_collections.ConfigDict:

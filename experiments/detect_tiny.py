@@ -9,7 +9,9 @@ CLIP runs: terms of weight 0 cost nothing.
 
 import ml_collections
 
-from experiments import base, tiny
+from legion_jax.train import recipes
+
+base, tiny = recipes.load("base"), recipes.load("tiny")
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -9,13 +9,14 @@ bfloat16. `init_from` starts from converted towers; empty, with `data.tokenizer`
 
 import ml_collections
 
-from experiments import base
-from legion_jax.models import param_tree
+from legion_jax.train import recipes
+
+base = recipes.load("base")
 
 
 def get_config() -> ml_collections.ConfigDict:
     c = base.get_config()
-    c.trainable = param_tree.EVERYTHING
+    c.trainable = base.EVERYTHING
     c.model.lora_rank = 0
     c.batch_size = 256
     c.loss.verdict = 1.0

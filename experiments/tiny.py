@@ -6,13 +6,14 @@
 
 import ml_collections
 
-from experiments import base
-from legion_jax.models import param_tree
+from legion_jax.train import recipes
+
+base = recipes.load("base")
 
 
 def get_config() -> ml_collections.ConfigDict:
     c = base.get_config()
-    c.trainable = param_tree.EVERYTHING
+    c.trainable = base.EVERYTHING
     c.model.name = "tiny"
     c.model.lora_rank = 0
     c.model.dtype = "float32"

@@ -110,20 +110,20 @@ def remat_by_tower(text: str) -> dict[str, str]:
     `text` is one of REMAT for all towers, TOWER=POLICY for each, or one of REMAT for all but those
     that follow: `layers,language=attention`. Raises UserError.
     """
-    found: dict[str, str] = {}
+    policies: dict[str, str] = {}
     for number, part in enumerate(text.split(",")):
         tower, given, policy = part.partition("=")
         if not given and not number:
-            found, policy = dict.fromkeys(REMAT_TOWERS, tower), tower
+            policies, policy = dict.fromkeys(REMAT_TOWERS, tower), tower
         elif tower not in REMAT_TOWERS:
             raise UserError(f"remat: no tower {tower!r}; known: {', '.join(REMAT_TOWERS)}")
         else:
-            found[tower] = policy
+            policies[tower] = policy
         if policy not in REMAT:
             raise UserError(f"remat: {', '.join(REMAT)}, not {policy!r}")
-    if missing := [tower for tower in REMAT_TOWERS if tower not in found]:
+    if missing := [tower for tower in REMAT_TOWERS if tower not in policies]:
         raise UserError(f"remat: {text!r} leaves out {', '.join(missing)}")
-    return found
+    return policies
 
 
 @dataclasses.dataclass(frozen=True)

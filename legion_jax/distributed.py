@@ -53,13 +53,13 @@ def start(how: str, *, timeout: int = START_SECONDS) -> None:
     """
     if not how:
         return
-    place = {} if how == "auto" else _parse(how)
+    coordinates = {} if how == "auto" else _parse(how)
     # At its own timeout JAX aborts the process from within.
     patience = threading.Timer(timeout, _give_up, (how, timeout))
     patience.daemon = True
     patience.start()
     try:
-        jax.distributed.initialize(**place, initialization_timeout=2 * timeout + 60,
+        jax.distributed.initialize(**coordinates, initialization_timeout=2 * timeout + 60,
                                    heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
@@ -107,13 +107,13 @@ def wait_for_all(seconds: int) -> None:
 
 
 def compile_together(program: Callable, *arguments) -> None:
-    """Have a jitted program compiled on every process before any of them calls it.
+    """Compile a jitted program, on every process before any of them calls it.
 
     A collective on CPUs gives up on processes that come 30 s later, and compiling takes them
     differently long: one may find the program in its cache, another may not.
     """
+    program.lower(*arguments).compile()  # the call that follows finds it
     if jax.process_count() > 1:
-        program.lower(*arguments).compile()  # the call that follows finds it
         wait_for_all(COMPILE_SECONDS)
 
 

@@ -82,9 +82,9 @@ def fit(spec: PartitionSpec, shape: Sequence[int], mesh) -> PartitionSpec:
 
 def tree_shardings(tree, mesh: Mesh):
     """NamedSharding for every leaf of a parameter tree, by `RULES`."""
-    def one(path, leaf):
+    def sharding_of(path, leaf):
         return NamedSharding(mesh, fit(spec_for(path_name(path)), leaf.shape, mesh))
-    return jax.tree_util.tree_map_with_path(one, tree)
+    return jax.tree_util.tree_map_with_path(sharding_of, tree)
 
 
 def shard_abstract(tree, mesh: Mesh):

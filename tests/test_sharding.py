@@ -6,7 +6,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
@@ -18,6 +17,7 @@ from legion_jax import sharding
 from legion_jax.config import LoraConfig, legion_7b
 from legion_jax.models import param_tree
 from legion_jax.train import optim
+from legion_jax.train.knobs import OptimizerSettings
 from legion_jax.train.losses import Terms
 from legion_jax.train.setup import abstract_state
 from legion_jax.train.step import init_state, make_step
@@ -137,8 +137,8 @@ def test_one_host_holds_every_row(shape):
     mesh = sharding.make_mesh(shape)
     assert sharding.local_rows(mesh, 8).tolist() == list(range(8))
     rows = np.arange(24).reshape(8, 3)
-    made = sharding.from_local_rows(mesh, {"rows": rows}, 8)["rows"]
-    np.testing.assert_array_equal(made, rows)
+    gathered = sharding.from_local_rows(mesh, {"rows": rows}, 8)["rows"]
+    np.testing.assert_array_equal(gathered, rows)
 
 
 def test_rows_that_do_not_divide():
@@ -159,11 +159,10 @@ def test_constrain_pins_the_layout_on_a_mesh():
 
 
 # A large epsilon: Adam would blow up the last bits of gradients that are nearly zero.
-OPTIMIZER = ml_collections.ConfigDict(dict(
+OPTIMIZER = OptimizerSettings(
     learning_rate=0.02, schedule="constant", warmup_steps=0, total_steps=9, beta1=0.9, beta2=0.95,
-    epsilon=1e-2, weight_decay=0.1, clip_norm=1.0))
-RUN = ml_collections.ConfigDict(dict(
-    trainable=(*base.LOCALISATION, *base.VERDICT_ONLY), frozen_dtype="float32"))
+    epsilon=1e-2, weight_decay=0.1, clip_norm=1.0)
+TRAINABLE = (*base.LOCALISATION, *base.VERDICT_ONLY)
 SEGS = [[8, 11], [], [7, 9, 10], [9], [], [6, 12], [5], [10]]
 
 
@@ -172,7 +171,7 @@ def updates(config):
     """`mesh -> (metrics of three updates, final state, size of the step's cache)`."""
     config = dataclasses.replace(config, lora=dataclasses.replace(config.lora, dropout=0.2))
     graph, params, frozen = param_tree.split_params(
-        randomized(param_tree.abstract_model(config)), RUN.trainable)
+        randomized(param_tree.abstract_model(config)), TRAINABLE)
     optimizer, rate = optim.make(OPTIMIZER), optim.schedule(OPTIMIZER)
     step = make_step(graph, optimizer, rate, weights=Terms(1.0, 0.4, 0.2, 0.7),
                      image_index=IMAGE_INDEX, seg_id=SEG_ID)
@@ -192,7 +191,8 @@ def updates(config):
             return run(init_state(params, optimizer), frozen, batches)
         mesh = sharding.make_mesh(shape)
         with jax.set_mesh(mesh):
-            _, abstract, abstract_frozen = abstract_state(RUN, config, optimizer, mesh)
+            _, abstract, abstract_frozen = abstract_state(
+                config, optimizer, mesh, trainable=TRAINABLE, frozen_dtype="float32")
             layout = jax.tree.map(lambda x: x.sharding, abstract)
             state = jax.device_put(init_state(params, optimizer), layout)
             placed = jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), frozen,

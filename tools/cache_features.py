@@ -9,33 +9,35 @@ interrupted run is continued, a complete cache left alone.
 
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
 from input_pipeline.records import prepared
 from legion_jax import command
-from legion_jax.train import data as train_data, frozen_features, knobs, setup
+from legion_jax.train import data as train_data, frozen_features, recipes, setup
+from legion_jax.train.knobs import ConfigError, RunSettings
 
 
 def make_caches(config: ml_collections.ConfigDict) -> None:
     """Makes every cache that the run of a config would read, and prints its size."""
-    if not config.data.features or not config.init_from:
-        raise knobs.ConfigError("config.data.features and config.init_from: both are needed, "
-                                "a folder to write and the weights to see with")
-    task = setup.read_task(config)
-    for of_data_set in train_data.caches(config, task.model, task.examples):
+    settings = RunSettings.from_config(config)
+    folder = settings.data.features
+    if not folder or not settings.init_from:
+        raise ConfigError("config.data.features and config.init_from: both are needed, "
+                          "a folder to write and the weights to see with")
+    task = setup.read_task(settings)
+    for of_data_set in train_data.caches(settings, task.model, task.examples):
         for cache in of_data_set:
             source = prepared.open_split(cache.data, cache.split)
-            frozen_features.make_cache(cache, config.data.features, source,
-                                       batch_size=config.eval.batch_size)
-            file = cache.file(config.data.features)
+            frozen_features.make_cache(cache, folder, source,
+                                       batch_size=settings.eval.batch_size)
+            file = cache.file(folder)
             print(f"{file}: {len(source):,} photos, {file.stat().length / 1e9:.3f} GB")
 
 
 def main() -> None:
     """Makes the caches of the run on the command line."""
-    config = config_flags.DEFINE_config_file("config", None, "File with get_config().")
+    config = recipes.define_flag()
     flags.mark_flags_as_required(["config"])
-    command.run(lambda: make_caches(knobs.check(config.value)))
+    command.run(lambda: make_caches(config.value))
 
 
 if __name__ == "__main__":

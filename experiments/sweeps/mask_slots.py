@@ -3,11 +3,12 @@
     python -m tools.sweep --sweep experiments/sweeps/mask_slots.py:tiny --output sweeps/mask_slots
 """
 
-from experiments.sweeps import plan
+from legion_jax.train import recipes
+from legion_jax.train.sweep_plan import Sweep, grid
+
+sizes = recipes.load("sweeps/sizes")
 
 
-def get_sweep(size: str = "") -> plan.Sweep:
-    base, common = plan.recipe(size)
+def get_sweep(size: str = "") -> Sweep:
     slots = (1, 2, 3) if size else (2, 4, 8, 16)  # no scarred photo of the demo has more than 3
-    return plan.Sweep(base=base, common=common, runs=plan.grid({"data.mask_slots": slots}),
-                      metric=plan.F1, also=plan.ALSO)
+    return sizes.sweep(size, grid({"data.mask_slots": slots}))

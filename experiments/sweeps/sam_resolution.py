@@ -3,12 +3,13 @@
     python -m tools.sweep --sweep experiments/sweeps/sam_resolution.py:tiny --output sweeps/sam
 """
 
-from experiments.sweeps import plan
+from legion_jax.train import recipes
+from legion_jax.train.sweep_plan import Sweep, grid
+
+sizes = recipes.load("sweeps/sizes")
 
 
-def get_sweep(size: str = "") -> plan.Sweep:
-    base, common = plan.recipe(size)
+def get_sweep(size: str = "") -> Sweep:
     # The published training used 512 of 1024, its inference all of it.
     sides = (64, 96, 128) if size else (512, 768, 1024)
-    return plan.Sweep(base=base, common=common, runs=plan.grid({"data.sam_longest": sides}),
-                      metric=plan.F1, also=plan.ALSO)
+    return sizes.sweep(size, grid({"data.sam_longest": sides}))

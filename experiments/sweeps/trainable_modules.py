@@ -4,18 +4,20 @@
         --output sweeps/trainable
 """
 
-from experiments.sweeps import plan
+from legion_jax.train import recipes
+from legion_jax.train.sweep_plan import Sweep
+
+sizes = recipes.load("sweeps/sizes")
 
 
-def get_sweep(size: str = "") -> plan.Sweep:
-    base, common = plan.recipe(size)
-    lora, vocabulary, text_projection, mask_decoder = base.LOCALISATION
+def get_sweep(size: str = "") -> Sweep:
+    lora, vocabulary, text_projection, mask_decoder = sizes.LOCALISATION
     runs = {
-        "published": {"trainable": base.LOCALISATION},
-        "no_lora": {"trainable": base.LOCALISATION[1:], "model.lora_rank": 0},
+        "published": {"trainable": sizes.LOCALISATION},
+        "no_lora": {"trainable": sizes.LOCALISATION[1:], "model.lora_rank": 0},
         "no_vocabulary": {"trainable": (lora, text_projection, mask_decoder)},
         "no_mask_decoder": {"trainable": (lora, vocabulary, text_projection)},
         "masks_only": {"trainable": (text_projection, mask_decoder), "model.lora_rank": 0},
-        "and_projector": {"trainable": (*base.LOCALISATION, r"^projector/")},
+        "and_projector": {"trainable": (*sizes.LOCALISATION, r"^projector/")},
     }
-    return plan.Sweep(base=base, common=common, runs=runs, metric=plan.F1, also=plan.ALSO)
+    return sizes.sweep(size, runs)

@@ -27,8 +27,9 @@ class MetricsLog:
         self.path = workdir / "metrics.jsonl"
         self.total = total
         if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) < start]
-            write_text(self.path, "".join(line + "\n" for line in kept))
+            before = [line for line in self.path.read_text().splitlines()
+                      if _step_of(line) < start]
+            write_text(self.path, "".join(line + "\n" for line in before))
         self.tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"),
                                                       purge_step=start)
 
@@ -68,12 +69,12 @@ def _speeds(rates: dict[str, float], left: int) -> list[str]:
     """What is known of the speed; `left` updates are to do."""
     if not rates:
         return []
-    found = [f"{rates['examples_per_second']:.1f} examples/s"]
+    speeds = [f"{rates['examples_per_second']:.1f} examples/s"]
     if "tokens_per_second" in rates:
-        found.append(f"{rates['tokens_per_second']:,.0f} tokens/s")
+        speeds.append(f"{rates['tokens_per_second']:,.0f} tokens/s")
     if "mfu" in rates:
-        found.append(f"MFU {100 * rates['mfu']:.1f} %")
-    return [*found, f"{duration(left / rates['updates_per_second'])} left"]
+        speeds.append(f"MFU {100 * rates['mfu']:.1f} %")
+    return [*speeds, f"{duration(left / rates['updates_per_second'])} left"]
 
 
 def _step_of(line: str) -> float:

@@ -6,7 +6,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from PIL import Image
 
@@ -19,6 +18,7 @@ from legion_jax.display import overlay
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
 from legion_jax.train import losses
+from legion_jax.train.knobs import RunSettings
 
 PHOTOS = 4
 TRIES = 8  # records looked at for one with masks, per photo,
@@ -26,12 +26,12 @@ APART = 1000  # rows from each other, so that the photos are the same on any mes
 SIDE = 640  # px of a drawn photo's longer side, since TensorBoard keeps every picture
 
 
-def of_run(config: ml_collections.ConfigDict, graph, rows: Rows, tokenizer: Tokenizer,
+def of_run(settings: RunSettings, graph, rows: Rows, tokenizer: Tokenizer,
            mesh: jax.sharding.Mesh, *, image_index: int) -> "Pictures | None":
     """The pictures of a run; None where none are wanted, or no loss looks at masks."""
-    if not config.log_images_every or not (config.loss.bce or config.loss.dice):
+    if not settings.log_images_every or not settings.loss.reads_masks:
         return None
-    return Pictures(graph, rows, tokenizer, mesh, text_length=config.data.text_length,
+    return Pictures(graph, rows, tokenizer, mesh, text_length=settings.data.text_length,
                     image_index=image_index)
 
 
@@ -65,7 +65,7 @@ class Pictures:
 
     def __call__(self, params: dict, frozen: dict) -> list[np.ndarray]:
         """uint8[H, W, 3] each on process 0, nothing elsewhere; the mesh must be set."""
-        found = []
+        drawn = []
         for examples in self._examples:
             inputs = params, frozen, self._put(examples)
             if not self._compiled:
@@ -73,20 +73,20 @@ class Pictures:
                 self._compiled = True
             packed = self._draw(*inputs)
             if jax.process_index() == 0:
-                masks = {_place(shard.index): np.asarray(shard.data)[0]
+                masks = {_row(shard.index): np.asarray(shard.data)[0]
                          for shard in packed.addressable_shards}
-                found += [self._picture(examples[place], masks[place]) for place in sorted(masks)]
-        return found[:PHOTOS]
+                drawn += [self._picture(examples[row], masks[row]) for row in sorted(masks)]
+        return drawn[:PHOTOS]
 
     @functools.cached_property
     def _examples(self) -> list[dict[int, dict]]:
         """Per call of the program {row: example} of the rows that this process holds."""
-        places = {device: _place(index) for device, index in
-                  self._layout.devices_indices_map((self._shards,)).items()}
-        first = {place for device, place in places.items() if device.process_index == 0}
-        mine = {place for device, place in places.items()
+        rows = {device: _row(index) for device, index in
+                self._layout.devices_indices_map((self._shards,)).items()}
+        first = {row for device, row in rows.items() if device.process_index == 0}
+        mine = {row for device, row in rows.items()
                 if device.process_index == jax.process_index()}
-        return [{place: self._example(call * self._shards + place) for place in mine}
+        return [{row: self._example(call * self._shards + row) for row in mine}
                 for call in range(math.ceil(PHOTOS / len(first)))]
 
     def _example(self, number: int) -> dict:
@@ -95,11 +95,12 @@ class Pictures:
         return next((row for row in tried if row["mask_valid"].any()), None) or self._rows[number]
 
     def _put(self, examples: dict[int, dict]) -> dict[str, jax.Array]:
-        def one(name, value):
+        def batched(name, value):
             return jax.make_array_from_callback(
                 (self._shards, *np.shape(value)), self._layout,
-                lambda index: np.asarray(examples[_place(index)][name])[None])
-        return {name: one(name, value) for name, value in next(iter(examples.values())).items()}
+                lambda index: np.asarray(examples[_row(index)][name])[None])
+        fields = next(iter(examples.values()))
+        return {name: batched(name, value) for name, value in fields.items()}
 
     def _picture(self, example: dict, packed: np.ndarray) -> np.ndarray:
         """The photo twice, with true masks and with drawn ones."""
@@ -130,7 +131,8 @@ def _masks(graph, params, frozen, batch, *, image_index, seg_id):
     return jnp.packbits(logits > 0, axis=-1)
 
 
-def _place(index: tuple[slice, ...]) -> int:
+def _row(index: tuple[slice, ...]) -> int:
+    """The row of a batch that a device holds, from what JAX says of its part."""
     return index[0].start or 0
 
 

@@ -40,9 +40,7 @@ def init_state(params: dict, optimizer: optax.GradientTransformation) -> TrainSt
 def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate: Callable, *,
               weights: Terms, image_index: int, seg_id: int, first_target: int = 0,
               accumulation: int = 1, seed: int = 0, stop_above: float = math.inf) -> Callable:
-    """Build `step(state, frozen, batch) -> (state, metrics)`.
-
-    `image_index`, `seg_id` and `first_target` are as in `losses.sums`.
+    """Build `step(state, frozen, batch) -> (state, metrics)`; ids and indices are of `losses.sums`.
 
     The batch is split into `accumulation` parts run one after another. Every part's sums are
     divided by the counts of the whole batch, so the number of parts changes memory, not the

@@ -1,6 +1,5 @@
 """Training runs of eight updates on a few scarred photos, started as a user starts them."""
 
-import json
 import os
 import pathlib
 import subprocess
@@ -8,11 +7,7 @@ import sys
 import tempfile
 
 import pytest
-
-from input_pipeline.datasets import open_dataset
-from input_pipeline.records.builder import prepare
-from input_pipeline.scarred_photos import dataset_folder
-from input_pipeline.text.tokenizer import train_tokenizer
+import small_data
 
 STEPS = 8
 SMALL = [
@@ -25,11 +20,7 @@ SMALL = [
 def data(tmp_path_factory):
     """A few scarred photos, prepared, and a tokenizer."""
     root = tmp_path_factory.mktemp("data")
-    dataset_folder.make_dataset(root / "photos", num_train=12, num_test=4, size=72)
-    prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
-    records = json.loads((root / "photos/train/annotations/train.json").read_text())
-    captions = [next(iter(r.values()))["caption"] for r in records]
-    train_tokenizer(captions, 420, root / "tokenizer")
+    small_data.make(root, train=12, test=4)
     return root
 
 

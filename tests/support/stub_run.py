@@ -15,7 +15,8 @@ import time
 def install(runs) -> None:
     """Put the stub in place of both commands of `runs`, which is tools.sweep.runs."""
     def command(what):
-        return lambda run, python: [python, __file__, what, str(run.folder), run.config.to_json()]
+        return lambda run, python: [python, __file__, what, str(run.folder),
+                                    json.dumps(run.settings.as_dict())]
 
     runs.Run.train_command, runs.Run.evaluate_command = command("train"), command("evaluate")
 

@@ -22,9 +22,9 @@ from tools.aot_report import collectives, costs, hlo, lowering, topologies, topo
 
 def test_a_spread_collective_counts_once():
     module = hlo.parse(small_hlo.SPREAD)
-    found = collectives.by_kind(collectives.collectives(module, 8))
+    kinds = collectives.by_kind(collectives.collectives(module, 8))
     gathered, reduced = 8 * 16 * 2, 64 * 4
-    assert found == {
+    assert kinds == {
         "all-gather": {"places": 1, "count": 1, "buffer": gathered, "received": 3 / 4 * gathered},
         "reduce-scatter": {"places": 1, "count": 1, "buffer": reduced,
                            "received": 3 / 4 * reduced}}
@@ -32,21 +32,21 @@ def test_a_spread_collective_counts_once():
 
 def test_a_slice_reads_itself_alone():
     module = hlo.parse(small_hlo.SPREAD)
-    found = collectives.collectives(module, 8)
+    exchanges = collectives.collectives(module, 8)
     collected = (8 * 4 + 8 * 16) * 2 + 64 * 4 + 64 * 4  # what both read and write
     row, part = 16 * 2, 16 * 4
-    assert traffic.hbm_bytes(module, found) == collected + 2 * row + part
+    assert traffic.hbm_bytes(module, exchanges) == collected + 2 * row + part
 
 
 def test_loops_multiply():
     module = hlo.parse(small_hlo.LOOPS)
-    found, = collectives.collectives(module, 4)
-    assert (found.kind, found.times, found.buffer) == ("collective-permute", 5 * 4, 32)
-    assert found.received == 32 and found.hbm == 0  # it stays in vector memory
+    exchange, = collectives.collectives(module, 4)
+    assert (exchange.kind, exchange.times, exchange.buffer) == ("collective-permute", 5 * 4, 32)
+    assert exchange.received == 32 and exchange.hbm == 0  # it stays in vector memory
     times = {run.instruction.name: run.times for run in hlo.executions(module)}
     assert times["loop"] == 1 and times["next"] == 5 and times["more"] == 20
     # "twice" reads two operands and writes one array in each round; counters are 4 bytes.
-    assert traffic.hbm_bytes(module, [found]) == 5 * (3 * 32 + 3 * 4) + 20 * 3 * 4 + 2 * 4
+    assert traffic.hbm_bytes(module, [exchange]) == 5 * (3 * 32 + 3 * 4) + 20 * 3 * 4 + 2 * 4
 
 
 @pytest.mark.parametrize("attributes, size", [
@@ -63,16 +63,16 @@ def test_text_without_a_program():
 
 
 def test_what_a_program_too_large_asked_for():
-    found = costs.too_large(small_hlo.TOO_LARGE)
-    assert found["peak"] == int(20.5 * 2 ** 30) and found["problem"].endswith("of 15.75G hbm.")
-    assert found["arrays"] == [
+    refusal = costs.too_large(small_hlo.TOO_LARGE)
+    assert refusal["peak"] == int(20.5 * 2 ** 30) and refusal["problem"].endswith("of 15.75G hbm.")
+    assert refusal["arrays"] == [
         {"shape": "f32[4,16,4096,4096]", "nbytes": 4 * 2 ** 30, "opcode": "",
          "source": "jit(step)/jvp()/while"},
         {"shape": "bf16[4096,32128]", "nbytes": int(512.5 * 2 ** 20), "opcode": "", "source": ""}]
 
 
 def test_the_slowest_part_is_the_step():
-    times = topologies.roofline(topologies.CHIPS["v5e"], flops=197e12, hbm=819e9 / 2, received=0.0)
+    times = topologies.roofline(topologies.TPUS["v5e"], flops=197e12, hbm=819e9 / 2, received=0.0)
     assert (times.compute, times.hbm, times.ici) == (1.0, 0.5, 0.0)
     assert times.step == 1.0 and times.bound == "compute"
 
@@ -137,10 +137,10 @@ class Compiled:
 
 def test_memory_is_known_where_the_text_is_not():
     program = lowering.Program("train", Compiled(), 16, model_flops=197e12, executed_flops=394e12)
-    found = costs.measure(program, topologies.CHIPS["v5e"], 4)
-    assert found.peak == 18 * 10 ** 9 and not found.fits
-    assert found.problem.endswith("bytes are not counted: INTERNAL: async-update")
-    assert found.times.step == 2.0 and found.mfu == 0.5
+    report = costs.measure(program, topologies.TPUS["v5e"], 4)
+    assert report.peak == 18 * 10 ** 9 and not report.fits
+    assert report.problem.endswith("bytes are not counted: INTERNAL: async-update")
+    assert report.times.step == 2.0 and report.mfu == 0.5
 
 
 def test_rows_of_the_table():
@@ -172,6 +172,6 @@ def test_a_real_topology_of_two_slices(tmp_path):
     assert done.returncode == 0, done.stderr
     assert ("TPU v5e, topology 2*v5e:2x2, mesh of data 2 x fsdp 2 x tensor 1 x sequence 2"
             in done.stdout)
-    found, = json.loads(file.read_text())["programs"]
-    assert found["fits"] and 0 < found["arguments"] <= found["peak"] < 16e9
-    assert found["collectives"]["all-gather"]["count"] >= tiny.get_config().eval.max_new_tokens
+    program, = json.loads(file.read_text())["programs"]
+    assert program["fits"] and 0 < program["arguments"] <= program["peak"] < 16e9
+    assert program["collectives"]["all-gather"]["count"] >= tiny.get_config().eval.max_new_tokens

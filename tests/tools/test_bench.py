@@ -14,6 +14,7 @@ from repository import ROOT
 from rich.console import Console
 
 from input_pipeline.errors import UserError
+from legion_jax.chips import Chip
 from legion_jax.config import LoraConfig
 from tools.bench import (
     __main__ as bench,
@@ -23,7 +24,6 @@ from tools.bench import (
     figures,
     floors,
     gpu,
-    machine,
     ours,
     turns,
 )
@@ -63,22 +63,23 @@ def test_a_real_run_in_miniature():
     done = run("--tiny", "--rounds=1", "--work=answers", "--threads=1")
     assert not done.returncode, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    found = result["answers"]
-    assert found["seconds"].keys() == {"ours", "peer"} == found["gflops_per_s"].keys()
-    assert found["ratio"] == pytest.approx(found["seconds"]["peer"] / found["seconds"]["ours"],
-                                           rel=1e-3)
-    assert found["check"]["same"] and found["check"]["masks"] == found["masks"] == 4
+    answers = result["answers"]
+    assert answers["seconds"].keys() == {"ours", "peer"} == answers["gflops_per_s"].keys()
+    seconds = answers["seconds"]
+    assert answers["ratio"] == pytest.approx(seconds["peer"] / seconds["ours"], rel=1e-3)
+    assert answers["check"]["same"] and answers["check"]["masks"] == answers["masks"] == 4
     assert result["product"]["gflops_per_s"].keys() == {"jax", "torch"}
     assert result["threads"] == 1 and len(result["load"]) == 2 and "train" not in result
 
 
 def test_a_batch_and_one_by_one_come_to_the_same():
     case = dataclasses.replace(cases.TINY, photos=3)
-    found = batching.batching(case, cases.random_params(case), rounds=1, peer=False)
-    assert found["check"]["same"] and found["check"]["states_difference"] < 1e-5
-    assert found["ratio"] > 0 and found["photos"] == 3
-    figures.show_work("batching", {"batching": found, "load": [0], "product": contest.product_peak(
-        64, rounds=1, peer=False)}, Console(file=io.StringIO()))
+    answers = batching.batching(case, cases.random_params(case), rounds=1, peer=False)
+    assert answers["check"]["same"] and answers["check"]["states_difference"] < 1e-5
+    assert answers["ratio"] > 0 and answers["photos"] == 3
+    product = contest.product_peak(64, rounds=1, peer=False)
+    figures.show_work("batching", {"batching": answers, "load": [0], "product": product},
+                      Console(file=io.StringIO()))
 
 
 def test_rules_for_filling_places():
@@ -138,11 +139,11 @@ def test_a_different_answer_is_found_out():
 def test_ratios_are_those_of_medians():
     taken = {"ours": [turns.Turn(wall, 2 * wall) for wall in (1.0, 2.0, 9.0)],
              "peer": [turns.Turn(wall, wall) for wall in (6.0, 5.0, 5.0)]}
-    found = turns.summary(taken, 4e9)
-    assert found["seconds"] == {"ours": 2.0, "peer": 5.0} and found["ratio"] == 2.5
-    assert found["cpu_seconds"] == {"ours": 4.0, "peer": 5.0} and found["cpu_ratio"] == 1.25
-    assert found["gflops_per_s"] == {"ours": 2.0, "peer": 0.8}
-    assert found["fastest"]["ours"] == 1.0 and found["slowest"]["ours"] == 9.0
+    summary = turns.summary(taken, 4e9)
+    assert summary["seconds"] == {"ours": 2.0, "peer": 5.0} and summary["ratio"] == 2.5
+    assert summary["cpu_seconds"] == {"ours": 4.0, "peer": 5.0} and summary["cpu_ratio"] == 1.25
+    assert summary["gflops_per_s"] == {"ours": 2.0, "peer": 0.8}
+    assert summary["fastest"]["ours"] == 1.0 and summary["slowest"]["ours"] == 9.0
     assert "ratio" not in turns.summary({"ours": taken["ours"]}, 1.0)
 
 
@@ -164,13 +165,13 @@ def test_operations_of_the_middle_size():
 
 
 def test_figures_of_a_gpu():
-    chip = machine.find("NVIDIA H200")
+    chip = gpu.find("NVIDIA H200")
     assert (chip.flops, chip.hbm_rate) == (989.5e12, 4.8e12)
-    found = machine.training_figures(chip, cases.MID, flops=0.25 * 989.5e12, seconds=0.5)
-    assert found["mfu"] == 0.5
-    assert found["tokens_per_s"] == 2 * (222 - 1 + 576) / 0.5
+    training = gpu.training_figures(chip, cases.MID, flops=0.25 * 989.5e12, seconds=0.5)
+    assert training["mfu"] == 0.5
+    assert training["tokens_per_s"] == 2 * (222 - 1 + 576) / 0.5
     with pytest.raises(UserError, match="GeForce 256"):
-        machine.find("NVIDIA GeForce 256")
+        gpu.find("NVIDIA GeForce 256")
 
 
 def test_decoding_reads_the_language_model_and_its_cache_for_every_token():
@@ -179,7 +180,7 @@ def test_decoding_reads_the_language_model_and_its_cache_for_every_token():
     norms = (2 * c.layers + 1) * c.width
     length = case.prompt - 1 + case.model.clip.num_patches + case.new
     cache = 2 * case.photos * c.layers * length * c.width
-    assert machine.decode_bytes(case) == 4 * (kernels + norms + cache)
+    assert gpu.decode_bytes(case) == 4 * (kernels + norms + cache)
 
 
 @pytest.mark.parametrize("work", ["answers", pytest.param("train", marks=pytest.mark.slow)])
@@ -188,8 +189,8 @@ def test_what_a_gpu_would_be_asked_for_runs_at_tiny_size(work):
     pytest.importorskip("transformers")
     case = dataclasses.replace(cases.TINY, new=4, model=dataclasses.replace(
         cases.TINY.model, dtype="bfloat16", remat="layers"))
-    result = gpu.measure(case, machine.Gpu("none", 1e12, 1e11), work=[work],
-                         rounds=1, device="cpu")
+    chip = Chip("none", 1e12, hbm_rate=1e11)
+    result = gpu.measure(case, "none", chip, work=[work], rounds=1, device="cpu")
     for name in ("ours", "peer"):
         assert result[work][name]["tokens_per_s"] != 0
         assert result[work][name]["mfu" if work == "train" else "bound_ms_per_step"] > 0

@@ -2,7 +2,6 @@
 
 import csv
 import fcntl
-import json
 import os
 import shlex
 import signal
@@ -12,16 +11,13 @@ import time
 import types
 
 import pytest
+import small_data
 import stub_run
 import svg_shapes
-from repository import ROOT
+from repository import ROOT, SUPPORT
 
-from experiments.sweeps import plan
-from input_pipeline.datasets import open_dataset
-from input_pipeline.records.builder import prepare
-from input_pipeline.scarred_photos import dataset_folder
-from input_pipeline.text.tokenizer import train_tokenizer
-from tools.sweep import __main__ as sweep, process as process_lib, runs as runs_lib
+from legion_jax.train.sweep_plan import SweepError
+from tools.sweep import __main__ as sweep, process, runs as sweep_runs
 
 KNOBS = {"data.data_dir": ".", "data.tokenizer": ".", "optimizer.total_steps": 6,
          "checkpoint_every": 2}
@@ -32,7 +28,7 @@ def write_sweep(folder, runs="plan.grid({'model.lora_rank': (1, 2, 4)})", **fiel
     fields = {"base": "'experiments/tiny.py'", "metric": "'localisation.mean.f1'",
               "common": repr(KNOBS), "runs": runs} | fields
     path = folder / "one.py"
-    path.write_text("from experiments.sweeps import plan\n\n\ndef get_sweep(size=''):\n"
+    path.write_text("from legion_jax.train import sweep_plan as plan\n\n\ndef get_sweep(size=''):\n"
                     f"    return plan.Sweep({', '.join(f'{k}={v}' for k, v in fields.items())})\n")
     return path
 
@@ -42,9 +38,9 @@ def go(tmp_path, monkeypatch):
     """Runs the tool with the stub in place of training and evaluation; returns the exit code."""
     monkeypatch.chdir(ROOT)
     for name in ("train_command", "evaluate_command"):  # given back in the end
-        monkeypatch.setattr(runs_lib.Run, name, getattr(runs_lib.Run, name))
-    stub_run.install(runs_lib)
-    monkeypatch.setattr(process_lib, "TICK", 0.01)
+        monkeypatch.setattr(sweep_runs.Run, name, getattr(sweep_runs.Run, name))
+    stub_run.install(sweep_runs)
+    monkeypatch.setattr(process, "TICK", 0.01)
     monkeypatch.setenv("STUB_CALLS", str(tmp_path / "calls"))
 
     def run(path, **options):
@@ -77,9 +73,9 @@ def test_runs_all_compares_and_does_nothing_twice(go, tmp_path, capsys):
     assert go(path) == 0
     assert len(calls(tmp_path)) == 6
     assert files == {name: (tmp_path / "out" / name).read_bytes() for name in files}
-    best = rows(tmp_path)["lora_rank=4"]
-    assert float(best["localisation.mean.f1"]) == pytest.approx(0.4)
-    assert float(best["train.loss"]) == pytest.approx(1 / 6)
+    scores = rows(tmp_path)["lora_rank=4"]
+    assert float(scores["localisation.mean.f1"]) == pytest.approx(0.4)
+    assert float(scores["train.loss"]) == pytest.approx(1 / 6)
     assert b"| **lora_rank=4** | 4 | 0.4 | finished |" in files["table.md"]
     heights = [y for _, y in svg_shapes.middles(files["plot.svg"].decode()).values()]
     assert len(heights) == 3 and heights == sorted(heights, reverse=True)
@@ -103,9 +99,9 @@ def test_a_failed_run_is_named_and_the_others_go_on(go, tmp_path, capsys, monkey
 
 def test_changed_overrides_of_a_run_are_refused_with_both_values(go, tmp_path):
     go(write_sweep(tmp_path, "{'a': {'model.lora_rank': 1}}"))
-    with pytest.raises(plan.SweepError, match="run a .*model.lora_rank was 1, now 2"):
+    with pytest.raises(SweepError, match="run a .*model.lora_rank was 1, now 2"):
         go(write_sweep(tmp_path, "{'a': {'model.lora_rank': 2}}"))
-    with pytest.raises(plan.SweepError, match="seed was 0, now 5"):
+    with pytest.raises(SweepError, match="seed was 0, now 5"):
         go(write_sweep(tmp_path, "{'a': {'model.lora_rank': 1}}"), set=["seed=5"])
     assert len(calls(tmp_path)) == 2
 
@@ -118,7 +114,7 @@ def test_one_run_of_an_array_job_and_the_collection(go, tmp_path):
     assert go(path, collect=True) == 0
     assert [row["state"] for row in rows(tmp_path).values()] == [
         "not begun", "finished", "not begun"]
-    with pytest.raises(plan.SweepError, match="--index: 0 to 2, got 3"):
+    with pytest.raises(SweepError, match="--index: 0 to 2, got 3"):
         go(path, index=3)
 
 
@@ -132,18 +128,18 @@ def test_printed_commands_are_shell_lines_that_do_the_runs(tmp_path, capsys, mon
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and not (tmp_path / "o p").exists()
     words = [shlex.split(line) for line in lines]
-    configs = []
+    settings = []
     for name, line in zip("ab", words, strict=True):
         folder = str(tmp_path / "o p/runs" / name)
         cut = line.index("&&")
         assert line[:7] == ["python", "-m", "legion_jax.train", "--config", "experiments/tiny.py",
                             "--workdir", folder]
-        configs.append(runs_lib.parse(line[4], line[7:cut]))
+        settings.append(sweep_runs.parse(line[4], line[7:cut]))
         assert line[cut + 1:] == [
             "python", "-m", "legion_jax.evaluate", "--checkpoint", folder, "--data_dir", ".",
             "--split", "test", "--output", f"{folder}/evaluation", "--batch_size", "16"]
-    assert configs[0].trainable == ("/lora_[ab]$", "^head/") and configs[0].seed == 3
-    assert configs[1].data.instruction == "It's $HOME?"
+    assert settings[0].trainable == ("/lora_[ab]$", "^head/") and settings[0].seed == 3
+    assert settings[1].data.instruction == "It's $HOME?"
     assert sweep.main(types.SimpleNamespace(**options | {"index": 1})) == 0
     assert capsys.readouterr().out.splitlines() == lines[1:]
 
@@ -151,21 +147,21 @@ def test_printed_commands_are_shell_lines_that_do_the_runs(tmp_path, capsys, mon
 def test_a_killed_sweep_ends_its_training_and_is_continued(tmp_path, go):
     path = write_sweep(tmp_path)
     script = ("import types, stub_run\nfrom legion_jax import command\n"
-              "from tools import sweep, sweep_runs\nstub_run.install(sweep_runs)\n"
+              "from tools.sweep import __main__ as sweep, runs\nstub_run.install(runs)\n"
               f"o = types.SimpleNamespace(sweep={str(path)!r}, output={str(tmp_path / 'out')!r}, "
               "set=[], index=None, print_commands=False, collect=False)\n"
               "command.run(lambda: sweep.main(o))\n")
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT,
+    started = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT,
                                env=os.environ | {
-                                   "STUB_SLEEP": "30", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"})
+                                   "STUB_SLEEP": "30", "PYTHONPATH": f"{ROOT}:{SUPPORT}"})
     folder = tmp_path / "out/runs/lora_rank=1"
     deadline = time.monotonic() + 120
     while not (folder / "checkpoints/2").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     with (folder / "log.txt").open("ab") as log, pytest.raises(BlockingIOError):
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 128 + signal.SIGTERM
+    started.send_signal(signal.SIGTERM)
+    assert started.wait(30) == 128 + signal.SIGTERM
     with (folder / "log.txt").open("ab") as log:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody is left
     assert go(path) == 0
@@ -190,7 +186,7 @@ def test_training_alone_can_be_compared_and_undefined_numbers_are_dashes(go, tmp
     assert "| **lora_rank=1** | 1 | 0.1667 | finished |" in (tmp_path / "out/table.md").read_text()
     assert go(write_sweep(tmp_path, metric="'localisation.mean_with_artifacts.f1'")) == 0
     assert "| lora_rank=1 | 1 | - | finished |" in (tmp_path / "out/table.md").read_text()
-    with pytest.raises(plan.SweepError, match="localisation.mean.f1.x: no run wrote it"):
+    with pytest.raises(SweepError, match="localisation.mean.f1.x: no run wrote it"):
         go(write_sweep(tmp_path, metric="'localisation.mean.f1.x'"))
 
 
@@ -214,7 +210,7 @@ def test_training_alone_can_be_compared_and_undefined_numbers_are_dashes(go, tmp
     ({"base": "1 / 0"}, "one.py: ZeroDivisionError"),
 ])
 def test_mistakes_are_one_sentence(go, tmp_path, fields, message):
-    with pytest.raises(plan.SweepError, match=message) as error:
+    with pytest.raises(SweepError, match=message) as error:
         go(write_sweep(tmp_path, **fields))
     assert "\n" not in str(error.value)
     # A wrong metric cannot be known before one run has been scored; then it stops the sweep.
@@ -223,11 +219,7 @@ def test_mistakes_are_one_sentence(go, tmp_path, fields, message):
 
 @pytest.mark.slow
 def test_a_real_sweep(tmp_path):
-    dataset_folder.make_dataset(tmp_path / "photos", num_train=12, num_test=4, size=72)
-    prepare(open_dataset("synthscars/photos", str(tmp_path / "photos")), tmp_path / "data")
-    records = json.loads((tmp_path / "photos/train/annotations/train.json").read_text())
-    captions = [next(iter(record.values()))["caption"] for record in records]
-    train_tokenizer(captions, 420, tmp_path / "tokenizer")
+    small_data.make(tmp_path, train=12, test=4)
     knobs = {"data.data_dir": str(tmp_path / "data"), "data.mask_canvas": 80, "batch_size": 4,
              "data.tokenizer": str(tmp_path / "tokenizer"), "data.text_length": 220,
              "optimizer.total_steps": 4, "optimizer.warmup_steps": 1, "eval.max_new_tokens": 8}

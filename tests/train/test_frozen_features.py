@@ -1,23 +1,21 @@
 """What frozen towers see, kept on disk: the same batches and losses, resumable, never mistaken."""
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
 import pytest
+import small_data
 import stored_params
-from small_data import SPEC, damage, make_config
+from small_data import SPEC, damage, make_config, open_batches
 
 from experiments import base
-from input_pipeline.datasets import open_dataset
 from input_pipeline.records import prepared
-from input_pipeline.records.builder import prepare
-from input_pipeline.scarred_photos import dataset_folder
-from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import tiny
 from legion_jax.models import param_tree
 from legion_jax.train import data as train_data, frozen_features, losses
+from legion_jax.train.knobs import RunSettings
 from legion_jax.weights import checkpoint, legion_json, params_files
 
 SMALL = dataclasses.replace(SPEC, clip_size=128, sam_canvas=128, sam_longest=128)
@@ -27,12 +25,7 @@ SMALL = dataclasses.replace(SPEC, clip_size=128, sam_canvas=128, sam_longest=128
 def data(tmp_path_factory):
     """Prepared photos, a tokenizer and random weights to see them with."""
     root = tmp_path_factory.mktemp("data")
-    dataset_folder.make_dataset(root / "photos", num_train=10, num_test=5, size=72)
-    prepare(open_dataset("synthscars/photos", str(root / "photos")), root / "data")
-    records = json.loads((root / "photos/train/annotations/train.json").read_text())
-    tokenizer = train_tokenizer([next(iter(r.values()))["caption"] for r in records], 420,
-                                root / "tokenizer")
-    model = tiny(tokenizer.vocab_size)
+    model = tiny(small_data.make(root, train=10, test=5).vocab_size)
     params = param_tree.flatten(param_tree.new_params(model, jax.random.key(0)))
     (root / "weights").mkdir()
     stored_params.save_params(root / "weights", params)
@@ -51,15 +44,19 @@ def model_of(data):
     return checkpoint.read_meta(data / "weights").config
 
 
+def caches(config, model, spec=SMALL):
+    return train_data.caches(RunSettings.from_config(config), model, spec)[0]
+
+
 def make(data, config, **options):
-    for cache in train_data.caches(config, model_of(data), SMALL)[0]:
+    for cache in caches(config, model_of(data)):
         frozen_features.make_cache(cache, config.data.features,
                                    prepared.open_split(cache.data, cache.split), **options)
 
 
 def batch_of(data, config, step=0):
     tokenizer = Tokenizer.from_folder(data / "tokenizer")
-    return train_data.open_batches(config, tokenizer, SMALL, model_of(data))[step]
+    return open_batches(config, tokenizer, SMALL, model_of(data))[step]
 
 
 def loss_terms(data, batch):
@@ -120,7 +117,7 @@ def test_other_weights_and_preprocessing_are_another_cache(data):
     for spec in (SMALL, dataclasses.replace(SMALL, sam_longest=64)):
         for dtype in ("float32", "bfloat16"):
             config.frozen_dtype = dtype
-            files |= {str(c.file("f")) for c in train_data.caches(config, model, spec)[0]}
+            files |= {str(c.file("f")) for c in caches(config, model, spec)}
     assert len([f for f in files if "clip" in f]) == 2  # sam_longest is nothing to CLIP
     assert len([f for f in files if "sam" in f]) == 4
 
@@ -128,9 +125,9 @@ def test_other_weights_and_preprocessing_are_another_cache(data):
 def test_trained_towers_are_not_kept(data):
     config, model = run_config(data), model_of(data)
     config.trainable = (r"^sam_encoder/neck",)
-    assert [c.tower for c in train_data.caches(config, model, SMALL)[0]] == ["clip"]
+    assert [c.tower for c in caches(config, model)] == ["clip"]
     config.trainable, config.loss.bce, config.loss.dice = (r"^verdict/",), 0.0, 0.0
-    assert [c.tower for c in train_data.caches(config, model, SMALL)[0]] == ["clip"]
+    assert [c.tower for c in caches(config, model)] == ["clip"]
 
 
 def test_an_unreadable_record_has_no_features(data, tmp_path):

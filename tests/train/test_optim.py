@@ -2,17 +2,17 @@
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
 import torch
 
 from legion_jax.train import optim
+from legion_jax.train.knobs import OptimizerSettings
 
 
-def settings(**changes) -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(dict(
+def settings(**changes) -> OptimizerSettings:
+    return OptimizerSettings(**dict(
         learning_rate=8.0, schedule="linear", warmup_steps=4, total_steps=12, beta1=0.9,
         beta2=0.95, epsilon=1e-8, weight_decay=0.0, clip_norm=1.0) | changes)
 

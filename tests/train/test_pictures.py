@@ -12,6 +12,7 @@ from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import sharding
 from legion_jax.train import data as train_data, pictures
+from legion_jax.train.knobs import RunSettings
 
 data = small_data.data
 SPEC = small_data.SPEC
@@ -19,11 +20,12 @@ SPEC = small_data.SPEC
 
 def make(root, mesh):
     """Pictures of a small run, whatever its knobs about features and buckets."""
-    config = small_data.make_config(pathlib.Path(root), text_buckets=(200,))
+    settings = RunSettings.from_config(
+        small_data.make_config(pathlib.Path(root), text_buckets=(200,)))
     tokenizer = Tokenizer.from_folder(pathlib.Path(root) / "tokenizer")
-    rows = train_data.open_rows(config, tokenizer, SPEC, small_data.MODEL)
+    rows = train_data.open_rows(settings, tokenizer, SPEC, small_data.MODEL)
     index = conversation.image_index(conversation.encode_prompt(tokenizer, SPEC.instruction))
-    return pictures.of_run(config, None, rows, tokenizer, mesh, image_index=index)
+    return pictures.of_run(settings, None, rows, tokenizer, mesh, image_index=index)
 
 
 def draw_truth(root: str, shape: list[int]) -> list:
@@ -31,8 +33,8 @@ def draw_truth(root: str, shape: list[int]) -> list:
     pictures._masks = lambda graph, params, frozen, batch, **_: batch["masks"]
     mesh = sharding.make_mesh(shape)
     with jax.set_mesh(mesh):
-        found = make(root, mesh)({}, {})
-    return [picture[::8, ::8].tolist() for picture in found]
+        drawn = make(root, mesh)({}, {})
+    return [picture[::8, ::8].tolist() for picture in drawn]
 
 
 @pytest.fixture
@@ -49,10 +51,10 @@ def test_true_and_drawn_masks_lie_on_the_same_photo(data, monkeypatch):
                         lambda *parts, titles: shown.append(parts) or np.zeros((1, 1, 3), np.uint8))
     mesh = sharding.make_mesh((1, 4, 2))
     with jax.set_mesh(mesh):
-        found = make(data, mesh)
-        found({}, {})
-        assert len(found({}, {})) == pictures.PHOTOS
-        assert found._draw._cache_size() == 1  # drawing again compiles nothing
+        draw = make(data, mesh)
+        draw({}, {})
+        assert len(draw({}, {})) == pictures.PHOTOS
+        assert draw._draw._cache_size() == 1  # drawing again compiles nothing
     photos = [photo.tobytes() for photo, *_ in shown]
     assert photos[:4] == photos[4:8] and len(set(photos)) > 1
     for photo, (truth, drawn), phrases in shown:
@@ -78,7 +80,7 @@ def test_photos_of_runs_that_draw_no_masks(data):
     config = small_data.make_config(data)
     config.log_images_every = 0
     arguments = None, None, None, None
-    assert pictures.of_run(config, *arguments, image_index=0) is None
+    assert pictures.of_run(RunSettings.from_config(config), *arguments, image_index=0) is None
     config = small_data.make_config(data)
     config.loss.bce = config.loss.dice = 0.0
-    assert pictures.of_run(config, *arguments, image_index=0) is None
+    assert pictures.of_run(RunSettings.from_config(config), *arguments, image_index=0) is None

@@ -72,8 +72,8 @@ def test_which_checkpoints_stay(tmp_path):
     for step, loss in enumerate((9.0, 1.0, 5.0, 7.0, 8.0, 2.0, 6.0, 4.0, 3.0, 5.0), 1):
         writer.save(step, {"a": jnp.zeros(3)}, {"m": jnp.zeros(3)}, loss=loss)
     writer.close()
-    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
-    assert kept == [2, 4, 6, 8, 10]  # best: 2 and 6; every fourth: 4 and 8; newest: 10
+    steps = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert steps == [2, 4, 6, 8, 10]  # best: 2 and 6; every fourth: 4 and 8; newest: 10
 
 
 @pytest.mark.parametrize("how", ["localhost", "localhost:1,2", "localhost:1,2,2", "a:1,2,-1"])
@@ -138,15 +138,17 @@ def test_a_host_that_has_less_to_do_waits():
     assert [code for code, _ in together("time.sleep(3 * jax.process_index())")] == [0, 0]
 
 
-def test_no_host_runs_a_program_before_all_have_compiled_it(monkeypatch):
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_no_host_runs_a_program_before_all_have_compiled_it(monkeypatch, hosts):
     order, values = [], jnp.ones(3)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_count", lambda: hosts)
     monkeypatch.setattr(distributed, "wait_for_all", lambda _: order.append("waited"))
     program = jax.jit(lambda x: x + 1)
     with compilations.heard(lambda _: order.append("compiled")):
         distributed.compile_together(program, values)
+        order.append("called")
         program(values)
-    assert order == ["compiled", "waited"]
+    assert order == ["compiled", *["waited"] * (hosts - 1), "called"]
 
 
 def pair(data, workdir, *extra):
@@ -173,11 +175,11 @@ def test_two_hosts_survive_the_loss_of_one(data, tmp_path):
     killed.kill()
     other.communicate(timeout=2 * distributed.HEARTBEAT_SECONDS)
     assert other.returncode != 0  # it does not wait for ever
-    told = pair(data, workdir)
-    wait_for(workdir, 4, told)
-    told[1].send_signal(signal.SIGTERM)
-    logs = [process.communicate(timeout=300)[1] for process in told]
-    assert [process.returncode for process in told] == [TOLD, TOLD], logs
+    stopped = pair(data, workdir)
+    wait_for(workdir, 4, stopped)
+    stopped[1].send_signal(signal.SIGTERM)
+    logs = [process.communicate(timeout=300)[1] for process in stopped]
+    assert [process.returncode for process in stopped] == [TOLD, TOLD], logs
     assert "resumed from step" in logs[0]
     finish(pair(data, workdir))
     assert metrics(workdir) == wanted

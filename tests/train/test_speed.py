@@ -2,13 +2,13 @@
 
 import logging
 
-import numpy as np
 import pytest
 
 from experiments import tiny
 from legion_jax import chips
 from legion_jax.config import tiny as tiny_model
 from legion_jax.train import metrics_log, setup, speed
+from legion_jax.train.knobs import RunSettings
 
 
 @pytest.fixture
@@ -25,81 +25,71 @@ def clock(monkeypatch):
     return clock
 
 
-def batch(length):
-    return {"ids": np.zeros((4, length), np.int32)}
-
-
-def updates(clock, *, lengths, peak=None):
-    """(Speed, step) after updates that take 2 s each, and 50 s more when they compile."""
-    seen, found = set(), speed.Speed(4, lambda length: 1000.0 * length, peak=peak)
-
-    def step(state, frozen, batch):
-        length = batch["ids"].shape[1]
-        clock.now += 2 if length in seen else 52
-        seen.add(length)
-        return state, {}
-
-    watched = found.watch(step)
-    clock.now += 30  # the first batch is prepared
+def updates(clock, run, lengths):
+    """Updates that take 2 s each, and 50 s more to compile, as `legion_jax.train.run` does them."""
     for length in lengths:
-        watched(0, None, batch(length))
-    return found, watched
+        if run.is_new(length):
+            with run.apart(()):
+                clock.now += 50
+        clock.now += 2
+        run.count(length)
 
 
-def test_first_calls_of_a_length_count_neither_as_time_nor_as_updates(clock):
-    found, step = updates(clock, lengths=[8, 8, 16, 8, 16])
-    rates = found.look([10, 20, 30, 40, 50])
-    assert rates == {"updates_per_second": 0.5, "examples_per_second": 2.0,
-                     "tokens_per_second": pytest.approx((20 + 40 + 50) / 6)}
-    assert found.settled == 2
-    step(0, None, batch(16))
+def started(clock, lengths, peak=None):
+    """The speed of a run after these updates."""
+    run = speed.Speed(4, lambda length: 1000.0 * length, peak=peak)
+    clock.now += 30  # the first batch is prepared
+    updates(clock, run, lengths)
+    return run
+
+
+def test_compiling_counts_neither_as_time_nor_the_wait_for_the_first_batch(clock):
+    run = started(clock, [8, 8, 16, 8, 16])
+    assert run.look([10, 20, 30, 40, 50]) == {
+        "updates_per_second": 0.5, "examples_per_second": 2.0, "tokens_per_second": 15.0}
+    assert run.settled == 2
+    updates(clock, run, [16])
     clock.now += 6  # waiting for data is part of how fast a run is
-    assert found.look([80])["tokens_per_second"] == 10
+    assert run.look([80])["tokens_per_second"] == 10
 
 
 def test_operations_follow_the_length_of_each_batch(clock):
-    found, step = updates(clock, lengths=[8, 16, 8, 16, 16], peak=1e5)
-    rates = found.look([1] * 5)
-    assert rates["mfu"] == pytest.approx(1000 * (8 + 16 + 16) / 6 / 1e5)
+    run = started(clock, [8, 16, 8, 16, 16], peak=1e5)
+    assert run.look([1] * 5)["mfu"] == pytest.approx(1000 * (3 * 16 + 2 * 8) / 10 / 1e5)
 
 
 def test_what_is_not_known_is_not_told(clock):
-    found, _ = updates(clock, lengths=[8])
-    assert found.look([10]) == {}
-    found, _ = updates(clock, lengths=[8, 8])
-    assert found.look([0, 0]).keys() == {"updates_per_second", "examples_per_second"}
+    assert started(clock, []).look([]) == {}
+    assert started(clock, [8, 8]).look([0, 0]).keys() == {
+        "updates_per_second", "examples_per_second"}
+    with pytest.raises(ValueError, match="tokens of 1 updates, but there were 2"):
+        started(clock, [8, 8]).look([1])
 
 
 def test_what_happens_apart_is_left_out(clock):
-    found, step = updates(clock, lengths=[8, 8])
-    with found.apart(()):
+    run = started(clock, [8, 8])
+    with run.apart(()):
         clock.now += 1000
-    assert found.look([1, 1])["updates_per_second"] == 0.5
+    assert run.look([1, 1])["updates_per_second"] == 0.5
 
 
 def test_a_known_chip_gives_the_share_of_its_peak(clock, monkeypatch):
-    config, model = tiny.get_config(), tiny_model()
-    spec = setup.example_spec(config, model)
-    assert "mfu" not in rates_of(config, model, spec, clock)  # a CPU
-    monkeypatch.setattr(chips, "peak_flops", lambda kind: 1e12)
-    each = [speed.photo_flops(config, model, spec, image_index=5, first_target=9, text=n).model
+    settings = RunSettings.from_config(tiny.get_config(), without_data=True)
+    model = tiny_model()
+    spec = setup.example_spec(settings.data, model)
+    assert "mfu" not in rates_of(settings, model, spec, clock)  # a CPU
+    monkeypatch.setattr(chips, "find", lambda kind: chips.Chip(kind, 1e12))
+    each = [speed.photo_flops(settings, model, spec, image_index=5, first_target=9, text=n).model
             for n in (144, 90)]
-    assert rates_of(config, model, spec, clock)["mfu"] == pytest.approx(
-        config.batch_size * sum(each) / 4 / (8 * 1e12))  # eight devices
+    assert rates_of(settings, model, spec, clock)["mfu"] == pytest.approx(
+        settings.batch_size * sum(each) / 4 / (8 * 1e12))  # eight devices
     assert each[0] > each[1]
 
 
-def rates_of(config, model, spec, clock) -> dict:
-    found = speed.of_run(config, model, spec, image_index=5, first_target=9)
-
-    def step(state, frozen, batch):
-        clock.now += 2
-        return state, {}
-
-    watched = found.watch(step)
-    for length in (144, 90, 144, 90):
-        watched(0, None, batch(length))
-    return found.look([1] * 4)
+def rates_of(settings, model, spec, clock) -> dict:
+    run = speed.of_run(settings, model, spec, image_index=5, first_target=9)
+    updates(clock, run, (144, 90, 144, 90))
+    return run.look([1] * 4)
 
 
 @pytest.mark.parametrize("rates, shown", [

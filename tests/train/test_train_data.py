@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import small_data
 from repository import ROOT, SUPPORT
-from small_data import MODEL, SPEC, damage, make_config
+from small_data import SPEC, damage, make_config, open_batches
 
 from input_pipeline.batches.examples import text_length, training_example
 from input_pipeline.records import prepared
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.train import data as train_data
-from legion_jax.train.knobs import ConfigError
+from legion_jax.train.knobs import ConfigError, RunSettings
 
 data = small_data.data
 
@@ -30,13 +30,12 @@ def tokenizer(data):
 def test_batches_hold_what_the_records_say(data, tokenizer):
     source = prepared.open_split(data / "data", "train")
     wanted = [training_example(tokenizer, SPEC, source[i]) for i in range(24)]
-    dataset = train_data.open_batches(make_config(data), tokenizer, SPEC, MODEL)
+    dataset = open_batches(make_config(data), tokenizer)
     seen = []
     for step in range(6):
         for row in range(4):
-            found = [i for i, w in enumerate(wanted) if all(
+            seen += [i for i, w in enumerate(wanted) if all(
                 np.array_equal(w[key], dataset[step][key][row]) for key in w)]
-            seen += found
     assert sorted(seen) == list(range(24))
 
 
@@ -44,9 +43,9 @@ def test_batches_hold_what_the_records_say(data, tokenizer):
 def test_no_target_stands_before_the_first_one(data, tokenizer, own_questions):
     config = make_config(data, own_questions=own_questions)
     prompt = len(conversation.encode_prompt(tokenizer, SPEC.instruction))
-    first = train_data.first_target(config, prompt)
+    first = train_data.first_target(RunSettings.from_config(config).data, prompt)
     spec = dataclasses.replace(SPEC, own_questions=own_questions)
-    targets = train_data.open_batches(config, tokenizer, spec, MODEL)[0]["loss_mask"]
+    targets = open_batches(config, tokenizer, spec)[0]["loss_mask"]
     assert not targets[:, :first].any()
     assert first == (0 if own_questions else prompt) and targets[:, prompt].any()
 
@@ -57,24 +56,24 @@ def test_buckets_are_counted_once_and_kept(data, tokenizer, caplog):
     buckets = (lengths[8], lengths[16])
     config = make_config(data, text_buckets=buckets)
     with caplog.at_level(logging.INFO, "legion_jax"):
-        dataset = train_data.open_batches(config, tokenizer, SPEC, MODEL)
+        dataset = open_batches(config, tokenizer)
     assert any("padding" in message for message in caplog.messages)
-    (kept,) = prepared.find_version(data / "data").glob("lengths-*.npy")
-    before = kept.stat().mtime
+    (counted,) = prepared.find_version(data / "data").glob("lengths-*.npy")
+    before = counted.stat().mtime
     shapes = {dataset[step]["ids"].shape for step in range(64)}
     assert len(shapes) > 1 and shapes <= {(4, n) for n in (*buckets, 300)}
     for step in range(8):
         batch = dataset[step]
         assert batch["ids"].shape == batch["valid"].shape == batch["loss_mask"].shape
         assert (batch["mask_valid"].sum(1) == (batch["ids"] == tokenizer.seg_id).sum(1)).all()
-    train_data.open_batches(config, tokenizer, SPEC, MODEL)
-    assert kept.stat().mtime == before
+    open_batches(config, tokenizer)
+    assert counted.stat().mtime == before
 
 
 def test_a_mixture_takes_turns(data, tokenizer):
     folder = str(data / "data")
     config = make_config(data, mixture=((folder, "train", 3), (folder, "test", 1)))
-    dataset = train_data.open_batches(config, tokenizer, SPEC, MODEL)
+    dataset = open_batches(config, tokenizer)
     test = prepared.open_split(folder, "test")
     views = [training_example(tokenizer, SPEC, test[i])["clip_image"] for i in range(5)]
     rows = np.concatenate([dataset[step]["clip_image"] for step in range(20)])
@@ -85,19 +84,19 @@ def test_a_mixture_takes_turns(data, tokenizer):
 @pytest.mark.parametrize("entry", [("a", "train"), ("a", "train", 0), ("a", "train", "much")])
 def test_a_mixture_that_is_none(data, tokenizer, entry):
     with pytest.raises(ConfigError, match="config.data.mixture"):
-        train_data.open_batches(make_config(data, mixture=(entry,)), tokenizer, SPEC, MODEL)
+        open_batches(make_config(data, mixture=(entry,)), tokenizer)
 
 
 def test_a_bucket_beyond_the_text_length(data, tokenizer):
     with pytest.raises(ConfigError, match="301 exceeds data.text_length 300"):
-        train_data.open_batches(make_config(data, text_buckets=(301,)), tokenizer, SPEC, MODEL)
+        open_batches(make_config(data, text_buckets=(301,)), tokenizer)
 
 
 def test_a_damaged_file_costs_its_record_alone(data, tokenizer, tmp_path, caplog):
     damage(data, tmp_path)
     config = make_config(tmp_path)
-    sound = train_data.open_batches(make_config(data), tokenizer, SPEC, MODEL)
-    dataset = train_data.open_batches(config, tokenizer, SPEC, MODEL)
+    sound = open_batches(make_config(data), tokenizer)
+    dataset = open_batches(config, tokenizer)
     bad = 0
     for step in range(6):
         with caplog.at_level(logging.WARNING, "input_pipeline"):
@@ -117,19 +116,18 @@ def peak_memory(data: str, workers: int, steps: list[int]) -> list[float]:
     """Peak resident memory of a fresh process and its workers after each number of batches."""
     code = f"""
 import resource, small_data as t
+from input_pipeline.batches import loader
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.train import data as train_data
 root = t.pathlib.Path({data!r})
 config = t.make_config(root, workers={workers}, text_buckets=(200,))
 tokenizer = Tokenizer.from_folder(root / "tokenizer")
-dataset = train_data.open_batches(config, tokenizer, t.SPEC, t.MODEL)
-batches = train_data.from_step(config, dataset, 0)
+batches = loader.iterate(t.open_batches(config, tokenizer), 0, threads=2, buffer=2)
 for step in range({max(steps)} + 1):
     if step in {steps}:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     next(batches)
 """
-    environment = os.environ | {"PYTHONPATH": f"{SUPPORT}"}
+    environment = os.environ | {"PYTHONPATH": f"{SUPPORT}:{ROOT}"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           env=environment, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -15,12 +15,13 @@ import pathlib
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 from rich.console import Console
 
 from input_pipeline.errors import UserError
 from input_pipeline.files import write_json
 from legion_jax import command
+from legion_jax.chips import Chip
+from legion_jax.train import recipes
 from tools.aot_report import costs, lowering, topologies, topology_table
 
 DOES_NOT_FIT = 2
@@ -31,36 +32,42 @@ WITHOUT_CHIP = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 LOWER = {"train": lowering.lower_train, "decode": lowering.lower_decode}
 
 
-def compile_all(config, *, topology: str, mesh: str, wanted: list[str],
-                keep: str | None = None) -> dict:
-    """Reports by program, with the chip they are for; compiled text goes to the folder `keep`.
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """The programs of a run, compiled for a topology; `mesh` is {axis: size}."""
 
-    Raises UserError.
-    """
+    chip: Chip
+    topology: str
+    mesh: dict[str, int]
+    reports: list[costs.Report]
+
+
+def compile_all(config, *, topology: str, mesh: str, wanted: list[str],
+                keep: str | None = None) -> Compiled:
+    """Compile the programs `wanted`; their text goes to the folder `keep`. Raises UserError."""
     if unknown := sorted(set(wanted) - LOWER.keys()):
         raise UserError(f"--programs: {', '.join(LOWER)}, not {', '.join(unknown)}")
     chip, devices = topologies.open_topology(topology)
     over = lowering.make_mesh(mesh, devices)
     run = lowering.read_run(config, over)
-    return {"chip": chip, "topology": topology, "mesh": dict(over.shape),
-            "reports": [costs.measure(LOWER[name](run, over), chip, over.size, keep)
-                        for name in wanted]}
+    return Compiled(chip, topology, dict(over.shape), [
+        costs.measure(LOWER[name](run, over), chip, over.size, keep) for name in wanted])
 
 
-def as_dict(found: dict) -> dict:
+def as_dict(compiled: Compiled) -> dict:
     """Everything, ready for JSON."""
-    return {"topology": found["topology"], "mesh": found["mesh"],
-            "chip": dataclasses.asdict(found["chip"]), "notes": costs.NOTES,
-            "programs": [costs.as_dict(one) for one in found["reports"]]}
+    return {"topology": compiled.topology, "mesh": compiled.mesh,
+            "chip": dataclasses.asdict(compiled.chip), "notes": costs.NOTES,
+            "programs": [costs.as_dict(report) for report in compiled.reports]}
 
 
-def show(found: dict, console: Console) -> None:
+def show(compiled: Compiled, console: Console) -> None:
     """Print everything."""
-    sizes = " x ".join(f"{name} {size}" for name, size in found["mesh"].items())
-    console.print(f"{found['chip'].name}, topology {found['topology']}, mesh of {sizes}",
+    sizes = " x ".join(f"{name} {size}" for name, size in compiled.mesh.items())
+    console.print(f"{compiled.chip.name}, topology {compiled.topology}, mesh of {sizes}",
                   highlight=False)
-    for one in found["reports"]:
-        costs.show(one, found["chip"], console)
+    for report in compiled.reports:
+        costs.show(report, compiled.chip, console)
     for note in costs.NOTES:
         console.print(note, highlight=False)
 
@@ -85,13 +92,13 @@ def print_table(file: str | None, console: Console) -> int:
         if file:
             write_json(file, [dataclasses.asdict(r) | result for r, result in results])
     print(topology_table.markdown(results), end="")
-    whole = all(one["fits"] for _, result in results
-                for one in result.get("programs", [{"fits": False}]))
+    whole = all(program["fits"] for _, result in results
+                for program in result.get("programs", [{"fits": False}]))
     return 0 if whole else DOES_NOT_FIT
 
 
 if __name__ == "__main__":
-    CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config().")
+    CONFIG = recipes.define_flag()
     TOPOLOGY = flags.DEFINE_string("topology", None, "Such as v5e:4x4, v6e:16x16 or, for two "
                                    "slices, 2*v5e:4x4.")
     MESH = flags.DEFINE_string("mesh", None, "Sizes of the mesh axes data, fsdp, tensor and, if "
@@ -99,7 +106,7 @@ if __name__ == "__main__":
     PROGRAMS = flags.DEFINE_list("programs", ["train", "decode"], "Which ones to compile.")
     JSON = flags.DEFINE_string("json", None, "File to write the same to.")
     HLO = flags.DEFINE_string("hlo", None, "Folder to keep the compiled text in.")
-    TABLE = flags.DEFINE_bool("table", False, "All rows of BUILD.md instead of one config.")
+    TABLE = flags.DEFINE_bool("table", False, "All rows of README.md instead of one config.")
 
     def main() -> int:
         os.environ.update({k: v for k, v in WITHOUT_CHIP.items() if k not in os.environ})
@@ -110,11 +117,11 @@ if __name__ == "__main__":
         if CONFIG.value is None or TOPOLOGY.value is None:
             raise UserError("--config and --topology are needed, or --table alone")
         mesh = MESH.value or ",".join(map(str, CONFIG.value.mesh))
-        found = compile_all(CONFIG.value, topology=TOPOLOGY.value, mesh=mesh,
-                            wanted=PROGRAMS.value, keep=HLO.value)
-        show(found, Console())
+        compiled = compile_all(CONFIG.value, topology=TOPOLOGY.value, mesh=mesh,
+                               wanted=PROGRAMS.value, keep=HLO.value)
+        show(compiled, Console())
         if JSON.value:
-            write_json(JSON.value, as_dict(found))
-        return 0 if all(one.fits for one in found["reports"]) else DOES_NOT_FIT
+            write_json(JSON.value, as_dict(compiled))
+        return 0 if all(report.fits for report in compiled.reports) else DOES_NOT_FIT
 
     command.run(main)

@@ -43,19 +43,19 @@ class Collective:
 
 def collectives(module: Module, devices: int) -> list[Collective]:
     """Every collective of a program that runs on `devices` chips."""
-    found = []
+    exchanges = []
     for run in executions(module):
         pairs = [(run.computation, run.instruction)]
         if run.instruction.opcode == "fusion":
             pairs = _inside(module, run.instruction)
-        found += [_collective(where, one, run.times, devices) for where, one in pairs
-                  if is_collective(one)]
-    return found
+        exchanges += [_collective(where, instruction, run.times, devices)
+                      for where, instruction in pairs if is_collective(instruction)]
+    return exchanges
 
 
-def is_collective(one: Instruction) -> bool:
+def is_collective(instruction: Instruction) -> bool:
     """The `-done` that ends an asynchronous one is none."""
-    return one.opcode.removesuffix("-start") in KINDS
+    return instruction.opcode.removesuffix("-start") in KINDS
 
 
 def _inside(module: Module, fusion: Instruction) -> Iterator[tuple[Computation, Instruction]]:
@@ -66,28 +66,29 @@ def _inside(module: Module, fusion: Instruction) -> Iterator[tuple[Computation, 
     """
     for name in fusion.called():
         computation = module.computations[name]
-        ends = any("AsyncCollectiveDone" in one.attributes
-                   for one in computation.instructions.values())
-        for one in computation.instructions.values():
-            if one.opcode == "fusion":
-                yield from _inside(module, one)
-            elif not ends and not re.search(r'"flag_start":"\d', one.attributes):
-                yield computation, one
+        ends = any("AsyncCollectiveDone" in instruction.attributes
+                   for instruction in computation.instructions.values())
+        for instruction in computation.instructions.values():
+            if instruction.opcode == "fusion":
+                yield from _inside(module, instruction)
+            elif not ends and not re.search(r'"flag_start":"\d', instruction.attributes):
+                yield computation, instruction
 
 
-def _collective(where: Computation, one: Instruction, times: int, devices: int) -> Collective:
-    kind = one.opcode.removesuffix("-start")
+def _collective(where: Computation, instruction: Instruction, times: int,
+                devices: int) -> Collective:
+    kind = instruction.opcode.removesuffix("-start")
     if kind == "all-reduce" and where.name.startswith(_DISGUISED):
         kind = "reduce-scatter"
-    given = [shape for name in one.operands if name in where.instructions
-             for shape in where.instructions[name].shapes]
-    made = list(one.shapes)
-    if one.opcode.endswith("-start") and len(made) >= 2 * len(given):
-        made = made[len(given):2 * len(given)]  # behind its operands, before its flags
+    operands = [shape for name in instruction.operands if name in where.instructions
+                for shape in where.instructions[name].shapes]
+    results = list(instruction.shapes)
+    if instruction.opcode.endswith("-start") and len(results) >= 2 * len(operands):
+        results = results[len(operands):2 * len(operands)]  # behind its operands, before its flags
     return Collective(
-        kind, times, max(sum(s.nbytes for s in given), sum(s.nbytes for s in made)),
-        group_size(one.attributes, devices),
-        sum(s.hbm for s in given) + sum(s.hbm for s in made), one.source)
+        kind, times, max(sum(s.nbytes for s in operands), sum(s.nbytes for s in results)),
+        group_size(instruction.attributes, devices),
+        sum(s.hbm for s in operands) + sum(s.hbm for s in results), instruction.source)
 
 
 def group_size(attributes: str, devices: int) -> int:
@@ -105,13 +106,14 @@ def group_size(attributes: str, devices: int) -> int:
     return devices
 
 
-def by_kind(found: Iterable[Collective]) -> dict[str, dict[str, float]]:
+def by_kind(exchanges: Iterable[Collective]) -> dict[str, dict[str, float]]:
     """{kind: {"places" in the program, "count" of executions, "buffer" and "received" bytes}}."""
     out: dict[str, dict[str, float]] = {}
-    for one in found:
-        row = out.setdefault(one.kind, dict.fromkeys(("places", "count", "buffer", "received"), 0))
+    columns = ("places", "count", "buffer", "received")
+    for exchange in exchanges:
+        row = out.setdefault(exchange.kind, dict.fromkeys(columns, 0))
         row["places"] += 1
-        row["count"] += one.times
-        row["buffer"] += one.times * one.buffer
-        row["received"] += one.times * one.received
+        row["count"] += exchange.times
+        row["buffer"] += exchange.times * exchange.buffer
+        row["received"] += exchange.times * exchange.received
     return dict(sorted(out.items(), key=lambda item: -item[1]["received"]))

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from legion_jax.chips import Chip
 from tools.aot_report import hlo
 from tools.aot_report.collectives import by_kind, collectives
 from tools.aot_report.lowering import Program
-from tools.aot_report.topologies import Chip, Times, roofline
+from tools.aot_report.topologies import Times, roofline
 from tools.aot_report.traffic import hbm_bytes, largest
 
 NOTES = (
@@ -98,8 +99,8 @@ def measure(program: Program, chip: Chip, devices: int, keep: str | None = None)
     if keep:
         (pathlib.Path(keep) / f"{program.name}.hlo").write_text(text)
     module = hlo.parse(text)
-    found = collectives(module, devices)
-    kinds, moved = by_kind(found), hbm_bytes(module, found)
+    exchanges = collectives(module, devices)
+    kinds, moved = by_kind(exchanges), hbm_bytes(module, exchanges)
     times = roofline(chip, flops=program.executed_flops, hbm=moved,
                      received=sum(row["received"] for row in kinds.values()))
     return dataclasses.replace(
@@ -109,12 +110,13 @@ def measure(program: Program, chip: Chip, devices: int, keep: str | None = None)
         mfu=program.model_flops / (times.step * chip.flops))
 
 
-def _memory(found, chip: Chip) -> dict:
-    peak = (found.argument_size_in_bytes + found.temp_size_in_bytes
-            + found.output_size_in_bytes - found.alias_size_in_bytes)
-    return {"fits": peak <= chip.hbm, "peak": peak, "arguments": found.argument_size_in_bytes,
-            "temporaries": found.temp_size_in_bytes, "outputs": found.output_size_in_bytes,
-            "alias": found.alias_size_in_bytes, "program": found.generated_code_size_in_bytes}
+def _memory(stats, chip: Chip) -> dict:
+    """The fields of `Report` that `jax.stages.Compiled.memory_analysis()` tells."""
+    peak = (stats.argument_size_in_bytes + stats.temp_size_in_bytes
+            + stats.output_size_in_bytes - stats.alias_size_in_bytes)
+    return {"fits": peak <= chip.hbm, "peak": peak, "arguments": stats.argument_size_in_bytes,
+            "temporaries": stats.temp_size_in_bytes, "outputs": stats.output_size_in_bytes,
+            "alias": stats.alias_size_in_bytes, "program": stats.generated_code_size_in_bytes}
 
 
 _UNITS = {"": 1, "K": 2 ** 10, "M": 2 ** 20, "G": 2 ** 30}
@@ -140,9 +142,9 @@ def as_dict(report: Report) -> dict:
 
 def show(report: Report, chip: Chip, console: Console) -> None:
     """Print one program's tables."""
-    what = f"{report.name}: {report.batch} photos" + (
+    title = f"{report.name}: {report.batch} photos" + (
         f", answers of {report.answer_tokens} tokens" if report.answer_tokens else "")
-    console.print(f"\n{what}, compiled in {report.compile_seconds:.0f} s", highlight=False)
+    console.print(f"\n{title}, compiled in {report.compile_seconds:.0f} s", highlight=False)
     if report.problem:
         console.print(report.problem, markup=False, highlight=False)
     console.print(_sizes(report, chip))

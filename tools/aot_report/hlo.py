@@ -58,20 +58,20 @@ class Instruction:
     @property
     def source(self) -> str:
         """Where in the model it comes from, as far as the compiler knows."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found.group(1) if found else ""
+        match = re.search(r'op_name="([^"]*)"', self.attributes)
+        return match.group(1) if match else ""
 
     def called(self) -> list[str]:
         """Computations this instruction runs, in the order of the text."""
         names = []
-        for one, several in _CALLED.findall(self.attributes):
-            names += [one] if one else re.findall(r"[\w.\-]+", several)
+        for name, several in _CALLED.findall(self.attributes):
+            names += [name] if name else re.findall(r"[\w.\-]+", several)
         return names
 
     def attribute(self, name: str) -> str:
         """The value of `name=value`, as far as it is one word; empty where it is not there."""
-        found = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
-        return found.group(1) if found else ""
+        match = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
+        return match.group(1) if match else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +82,17 @@ class Computation:
     instructions: dict[str, Instruction]
     root: str
 
+    def source_of(self, name: str) -> Instruction | None:
+        """The instruction of this name, or what it is a copy of; None where there is none."""
+        instruction = self.instructions.get(name)
+        while instruction and instruction.opcode in ("copy", "bitcast") and instruction.operands:
+            instruction = self.instructions.get(instruction.operands[0])
+        return instruction
+
     def parameters(self) -> list[Instruction]:
         """By number."""
-        found = [i for i in self.instructions.values() if i.opcode == "parameter"]
-        return sorted(found, key=lambda i: int(i.literal))
+        parameters = [i for i in self.instructions.values() if i.opcode == "parameter"]
+        return sorted(parameters, key=lambda i: int(i.literal))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,18 +105,18 @@ class Module:
 
 def parse(text: str) -> Module:
     """Read `jax.stages.Compiled.as_text()`. Raises ValueError where there is no entry."""
-    computations, entry, name, found, root = {}, "", None, {}, ""
+    computations, entry, name, instructions, root = {}, "", None, {}, ""
     for line in text.splitlines():
         if name is None:
             if head := _HEAD.match(line):
-                name, found, root = head.group(2), {}, ""
+                name, instructions, root = head.group(2), {}, ""
                 entry = name if head.group(1) else entry
         elif line.startswith("}"):
-            computations[name] = Computation(name, found, root)
+            computations[name] = Computation(name, instructions, root)
             name = None
-        elif (match := _LINE.match(line)) and (made := _instruction(*match.group(2, 3))):
-            found[made.name] = made
-            root = made.name if match.group(1) else root
+        elif (match := _LINE.match(line)) and (instruction := _instruction(*match.group(2, 3))):
+            instructions[instruction.name] = instruction
+            root = instruction.name if match.group(1) else root
     if not entry:
         raise ValueError("no ENTRY computation in this text")
     return Module(computations, entry)
@@ -120,7 +127,7 @@ def _instruction(name: str, text: str) -> Instruction | None:
     opcode = _OPCODE.match(text, end)
     if end < 0 or not opcode:
         return None
-    shapes = tuple(_shape(*found) for found in _SHAPE.findall(text[:end]))
+    shapes = tuple(_shape(*parts) for parts in _SHAPE.findall(text[:end]))
     stop = _closing(text, opcode.end() - 1)
     inside = text[opcode.end():stop - 1]
     return Instruction(name, shapes, opcode.group(1),
@@ -163,13 +170,13 @@ def executions(module: Module) -> Iterator[Execution]:
 
 def _executions(module: Module, name: str, times: int) -> Iterator[Execution]:
     computation = module.computations[name]
-    for one in computation.instructions.values():
-        yield Execution(computation, one, times)
-        if one.opcode == "while":
-            rounds = trip_count(module, computation, one)
-            yield from _executions(module, one.attribute("body"), times * rounds)
-        elif one.opcode in ("call", "conditional"):
-            for called in one.called():
+    for instruction in computation.instructions.values():
+        yield Execution(computation, instruction, times)
+        if instruction.opcode == "while":
+            rounds = trip_count(module, computation, instruction)
+            yield from _executions(module, instruction.attribute("body"), times * rounds)
+        elif instruction.opcode in ("call", "conditional"):
+            for called in instruction.called():
                 yield from _executions(module, called, times)
 
 
@@ -184,44 +191,43 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
 
     def number(where: Computation, name: str) -> int | None:
         """A constant, through copies, and through the tuple the loop starts with."""
-        one = where.instructions.get(name)
-        while one and one.opcode in ("copy", "bitcast") and one.operands:
-            one = where.instructions.get(one.operands[0])
-        if one and one.opcode == "get-tuple-element" and where is not computation and started:
-            return number(computation, started[int(one.attribute("index"))])
-        is_number = one and one.opcode == "constant" and re.fullmatch(r"-?\d+", one.literal)
-        return int(one.literal) if is_number else None
+        source = where.source_of(name)
+        if source is None:
+            return None
+        if source.opcode == "get-tuple-element" and where is not computation and started:
+            return number(computation, started[int(source.attribute("index"))])
+        is_number = source.opcode == "constant" and re.fullmatch(r"-?\d+", source.literal)
+        return int(source.literal) if is_number else None
 
     for counter, bound in _comparisons(module, condition):
-        one, end = condition.instructions.get(counter), number(condition, bound)
-        if one is None or one.opcode != "get-tuple-element" or end is None:
+        instruction, end = condition.instructions.get(counter), number(condition, bound)
+        if instruction is None or instruction.opcode != "get-tuple-element" or end is None:
             continue
-        index = int(one.attribute("index"))
+        index = int(instruction.attribute("index"))
         start = number(computation, started[index]) if started else 0
-        step = _added(module, body, body.instructions[body.root].operands[index], number)
+        step = _added(body, body.instructions[body.root].operands[index], number)
         return max(-(-(end - (start or 0)) // (step or 1)), 1)
     return 1
 
 
 def _comparisons(module: Module, where: Computation) -> Iterator[tuple[str, str]]:
     """Both sides of every `<`, as names of the outermost computation."""
-    for one in where.instructions.values():
-        if one.opcode == "compare" and "direction=LT" in one.attributes:
-            yield one.operands[0], one.operands[1]
-        elif one.opcode == "fusion":
-            inner = module.computations[one.called()[0]]
-            outer = dict(zip([p.name for p in inner.parameters()], one.operands, strict=True))
+    for instruction in where.instructions.values():
+        if instruction.opcode == "compare" and "direction=LT" in instruction.attributes:
+            yield instruction.operands[0], instruction.operands[1]
+        elif instruction.opcode == "fusion":
+            inner = module.computations[instruction.called()[0]]
+            names = [parameter.name for parameter in inner.parameters()]
+            outer = dict(zip(names, instruction.operands, strict=True))
             for pair in _comparisons(module, inner):
                 if outer.keys() >= set(pair):
                     yield outer[pair[0]], outer[pair[1]]
 
 
-def _added(module: Module, body: Computation, name: str, number: Callable) -> int | None:
+def _added(body: Computation, name: str, number: Callable) -> int | None:
     """The constant that a round adds to its counter, None where no plain addition makes it."""
-    one = body.instructions.get(name)
-    while one and one.opcode in ("copy", "bitcast") and one.operands:
-        one = body.instructions.get(one.operands[0])
-    if one is None or one.opcode not in ("add", "fusion"):
+    instruction = body.source_of(name)
+    if instruction is None or instruction.opcode not in ("add", "fusion"):
         return None
-    found = [value for value in (number(body, o) for o in one.operands) if value]
-    return found[0] if one.opcode == "add" and len(found) == 1 else None
+    constants = [value for value in (number(body, o) for o in instruction.operands) if value]
+    return constants[0] if instruction.opcode == "add" and len(constants) == 1 else None

@@ -10,11 +10,12 @@ from input_pipeline.batches import examples
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import ADDED_TOKENS
-from legion_jax import config as config_lib, sharding
-from legion_jax.config import LegionConfig
+from legion_jax import sharding
+from legion_jax.config import LegionConfig, tiny
 from legion_jax.models.flops import Flops, Sizes, answering
 from legion_jax.predict.programs import Answering, Programs, abstract_params
-from legion_jax.train import data as train_data, frozen_features, knobs, optim, setup
+from legion_jax.train import data as train_data, frozen_features, optim, setup
+from legion_jax.train.knobs import ConfigError, RunSettings
 from legion_jax.train.speed import photo_flops
 
 # Of the published question in Vicuna's tokens; the answer and its training targets follow it.
@@ -42,9 +43,9 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a config says of shapes, without its files."""
+    """What settings say of shapes, without the files they name."""
 
-    config: ml_collections.ConfigDict
+    settings: RunSettings
     model: LegionConfig
     examples: ExampleSpec
 
@@ -55,15 +56,16 @@ class Run:
 
 def read_run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Run:
     """Shapes of a run on a mesh. Raises ConfigError for what no run could use."""
-    knobs.check_without_data(config,
-                             batch_shards=mesh.shape["data"] * mesh.shape["fsdp"])
-    anywhere = config.data.tokenizer or config.init_from or config.model.name != "tiny"
-    vocab = None if anywhere else config_lib.tiny().language.vocab
-    model = setup.model_config(config, setup.vocabulary(config, vocab))
-    if config.data.text_length <= IMAGE_INDEX + 1:
-        raise knobs.ConfigError(f"config.data.text_length: the image alone stands at "
-                                f"{IMAGE_INDEX}, got {config.data.text_length}")
-    return Run(config, model, setup.example_spec(config, model))
+    settings = RunSettings.from_config(config, without_data=True)
+    settings.check_batch(mesh.shape["data"] * mesh.shape["fsdp"])
+    data = settings.data
+    known = data.tokenizer or settings.init_from or settings.model.name != "tiny"
+    vocab = None if known else tiny().language.vocab
+    model = setup.model_config(settings, setup.vocabulary(settings, vocab))
+    if data.text_length <= IMAGE_INDEX + 1:
+        raise ConfigError(f"config.data.text_length: the image alone stands at "
+                          f"{IMAGE_INDEX}, got {data.text_length}")
+    return Run(settings, model, setup.example_spec(data, model))
 
 
 def make_mesh(text: str, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
@@ -83,38 +85,40 @@ def batch_arrays(run: Run, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeS
     """The abstract batch of one update."""
     spec, model = run.examples, run.model
     rows = examples.fields(spec)
-    for name in train_data.cached_towers(run.config, model, spec):
+    for name in train_data.cached_towers(run.settings, model, spec):
         tower = frozen_features.TOWERS[name]
         del rows[tower.image]
         rows[tower.features] = (frozen_features.row_shape(model, name), model.dtype)
-    return {name: jax.ShapeDtypeStruct((run.config.batch_size, *shape), dtype,
+    return {name: jax.ShapeDtypeStruct((run.settings.batch_size, *shape), dtype,
                                        sharding=sharding.batch_sharding(mesh))
             for name, (shape, dtype) in rows.items()}
 
 
 def lower_train(run: Run, mesh: jax.sharding.Mesh) -> Program:
     """The update of `legion_jax.train`."""
-    config = run.config
-    optimizer = optim.make(config.optimizer)
+    settings = run.settings
+    optimizer = optim.make(settings.optimizer)
     # Outside `set_mesh`: optax makes its counters at once, which only real devices can.
-    graph, state, frozen = setup.abstract_state(config, run.model, optimizer, mesh)
+    graph, state, frozen = setup.abstract_state(
+        run.model, optimizer, mesh, trainable=settings.trainable,
+        frozen_dtype=settings.frozen_dtype)
     layout = jax.tree.map(lambda x: x.sharding, state)
-    first_target = train_data.first_target(config, PROMPT_IDS)
-    step = setup.jit_step(config, graph, optimizer, layout, image_index=IMAGE_INDEX,
+    first_target = train_data.first_target(settings.data, PROMPT_IDS)
+    step = setup.jit_step(settings, graph, optimizer, layout, image_index=IMAGE_INDEX,
                           first_target=first_target, seg_id=run.seg_id)
     with jax.set_mesh(mesh):
         lowered = step.lower(state, frozen, batch_arrays(run, mesh))
-    each = photo_flops(config, run.model, run.examples, image_index=IMAGE_INDEX,
+    each = photo_flops(settings, run.model, run.examples, image_index=IMAGE_INDEX,
                        first_target=first_target, text=run.examples.text_length)
-    return _program("train", lowered, config.batch_size, each, mesh.size)
+    return _program("train", lowered, settings.batch_size, each, mesh.size)
 
 
 def lower_decode(run: Run, mesh: jax.sharding.Mesh) -> Program:
     """The decoding loop of `predict.predictor` for a full batch, to the last possible token."""
-    batch, new = run.config.eval.batch_size, run.config.eval.max_new_tokens
+    batch, new = run.settings.eval.batch_size, run.settings.eval.max_new_tokens
     programs = Programs(run.model, Answering(
         prompt=(0,) * PROMPT_IDS, image_index=IMAGE_INDEX, max_new=new,
-        slots=run.config.data.mask_slots, eos_id=EOS_ID, seg_id=run.seg_id), mesh, places=batch)
+        slots=run.settings.data.mask_slots, eos_id=EOS_ID, seg_id=run.seg_id), mesh, places=batch)
     with jax.set_mesh(mesh):
         lowered = programs.decode.lower(abstract_params(run.model, mesh), programs.state,
                                         jax.ShapeDtypeStruct((), "int32"))

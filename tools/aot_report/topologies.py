@@ -1,4 +1,4 @@
-"""TPU chips as Google Cloud's documentation describes them, and topologies made of them."""
+"""Topologies of TPUs that need not exist anywhere, and what a chip of them needs at least."""
 
 import dataclasses
 import importlib.util
@@ -8,37 +8,10 @@ from collections.abc import Sequence
 import jax
 
 from input_pipeline.errors import UserError
-from legion_jax.chips import peak_flops
+from legion_jax.chips import CHIPS, Chip
 
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """Peak figures of one chip.
-
-    Attributes:
-        flops: bfloat16 operations per second.
-        hbm: bytes of memory; hbm_rate: bytes per second to and from it.
-        ici_rate: bytes per second between chips, over all links together.
-    """
-
-    name: str
-    flops: float
-    hbm: float
-    hbm_rate: float
-    ici_rate: float
-
-
-def _tpu(version: str, hbm: float, hbm_rate: float, ici_rate: float) -> Chip:
-    name = f"TPU {version}"
-    return Chip(name, peak_flops(name), hbm, hbm_rate, ici_rate)
-
-
-# https://cloud.google.com/tpu/docs/v5e, /v5p and /v6e, "System architecture"; the links are given
-# there in Gbit/s per chip.
-CHIPS = {
-    "v5e": _tpu("v5e", 16e9, 819e9, 1600e9 / 8),
-    "v5p": _tpu("v5p", 95e9, 2765e9, 4800e9 / 8),
-    "v6e": _tpu("v6e", 32e9, 1640e9, 3584e9 / 8)}
+# TPUs by the name their topologies begin with; without figures of the links no time can be told.
+TPUS = {chip.name.removeprefix("TPU "): chip for _, chip in CHIPS if chip.ici_rate}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +45,9 @@ def open_topology(name: str) -> tuple[Chip, Sequence[jax.Device]]:
     an unknown name, or without libtpu.
     """
     parts = re.fullmatch(r"(?:([1-9]\d{0,3})\*)?(\w+):[\dx]+", name)
-    chip = parts and CHIPS.get(parts[2])
+    chip = parts and TPUS.get(parts[2])
     if chip is None:
-        raise UserError(f"--topology: one of {', '.join(CHIPS)} and a shape, such as v5e:4x4, or "
+        raise UserError(f"--topology: one of {', '.join(TPUS)} and a shape, such as v5e:4x4, or "
                         f"2*v5e:4x4 for two slices, not {name!r}")
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("libtpu, the compiler for TPUs, is not installed: pip install -e '.[aot]'")

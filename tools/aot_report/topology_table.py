@@ -62,33 +62,32 @@ def run(row: Row) -> dict:
 
 
 def markdown(results: Iterable[tuple[Row, dict]]) -> str:
-    """The table for BUILD.md; GB and TFLOP are of one chip, photos of all."""
+    """The table for README.md; GB and TFLOP are of one chip, photos of all."""
     lines = [" | ".join(_HEAD), " | ".join(["---"] * len(_HEAD))]
     for row, result in results:
         start = [row.topology, row.mesh, pathlib.Path(row.config).stem, row.remat]
         if "error" in result:
             lines.append(" | ".join([*start, row.program, str(row.batch), result["error"]]))
-        for one in result.get("programs", ()):
-            lines.append(" | ".join([*start, *_cells(one, result["chip"]["hbm"])]))
+        for program in result.get("programs", ()):
+            lines.append(" | ".join([*start, *_cells(program, result["chip"]["hbm"])]))
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def _cells(one: dict, hbm: float) -> list[str]:
-    fit = f"{100 * one['peak'] / hbm:.0f} %" + ("" if one["fits"] else ", does not fit")
-    cells = [one["name"], str(one["batch"])]
-    if not one["fits"] and not one["arguments"]:
-        return [*cells, "", "", _gb(one["peak"]), fit]
-    received = sum(kind["received"] for kind in one["collectives"].values())
-    times = one["times"]
-    step = max(times.values())
-    return [*cells, *map(_gb, (one["arguments"], one["temporaries"], one["peak"])), fit,
-            _gb(received), f"{one['executed_flops'] / 1e12:.0f}", _duration(step, one),
-            max(times, key=times.get), f"{100 * one['mfu']:.0f} %",
-            f"{one['compile_seconds']:.0f} s"]
+def _cells(program: dict, hbm: float) -> list[str]:
+    fit = f"{100 * program['peak'] / hbm:.0f} %" + ("" if program["fits"] else ", does not fit")
+    cells = [program["name"], str(program["batch"])]
+    if not program["fits"] and not program["arguments"]:
+        return [*cells, "", "", _gb(program["peak"]), fit]
+    received = sum(kind["received"] for kind in program["collectives"].values())
+    times = program["times"]
+    sizes = [_gb(program[name]) for name in ("arguments", "temporaries", "peak")]
+    return [*cells, *sizes, fit, _gb(received), f"{program['executed_flops'] / 1e12:.0f}",
+            _duration(max(times.values()), program["answer_tokens"]),
+            max(times, key=times.get), f"{100 * program['mfu']:.0f} %",
+            f"{program['compile_seconds']:.0f} s"]
 
 
-def _duration(step: float, one: dict) -> str:
-    tokens = one["answer_tokens"]
+def _duration(step: float, tokens: int) -> str:
     return f"{1e3 * step / tokens:.1f} ms per token" if tokens else f"{step:.2f} s"
 
 

@@ -13,40 +13,42 @@ _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "whil
 _SLICES = {"dynamic-slice", "slice", "gather"}
 
 
-def hbm_bytes(module: Module, found: Iterable[Collective]) -> int:
+def hbm_bytes(module: Module, exchanges: Iterable[Collective]) -> int:
     """Bytes per chip that one run of the program reads from and writes to HBM.
 
     Every executed instruction reads its operands and writes its results once, except that slices
-    touch the slice alone, updates in place what they update, and collectives what `found` says.
+    touch the slice alone, updates in place what they update, and collectives what `exchanges` says.
     Arrays the compiler keeps in vector memory cost nothing, nor does the padding of tiles.
     """
-    total = sum(one.times * one.hbm for one in found)
+    total = sum(exchange.times * exchange.hbm for exchange in exchanges)
     for run in executions(module):
         if not is_collective(run.instruction):
             total += run.times * _moved(module, run.computation, run.instruction)
     return total
 
 
-def _moved(module: Module, where: Computation, one: Instruction) -> int:
-    if one.opcode in _FREE or one.opcode.endswith("-done"):
+def _moved(module: Module, where: Computation, instruction: Instruction) -> int:
+    if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
         return 0
-    given = [where.instructions[name] for name in one.operands if name in where.instructions]
-    if one.opcode == "fusion":
-        inside = module.computations[one.called()[0]]
+    operands = [where.instructions[name] for name in instruction.operands
+                if name in where.instructions]
+    if instruction.opcode == "fusion":
+        inside = module.computations[instruction.called()[0]]
         reads = sum(min(_read(module, inside, parameter.name), parameter.shapes[0].hbm)
                     for parameter in inside.parameters())
         return reads + sum(_written(module, inside, name, shape) for name, shape in
-                           zip(_results(inside), one.shapes, strict=False))
-    if one.opcode.endswith("-start"):  # source and destination, in either order
-        ends = [shape for shape in one.shapes if shape.dims][:2]
+                           zip(_results(inside), instruction.shapes, strict=False))
+    if instruction.opcode.endswith("-start"):  # source and destination, in either order
+        ends = [shape for shape in instruction.shapes if shape.dims][:2]
         amount = min((shape.nbytes for shape in ends), default=0)
         return sum(amount for shape in ends if shape.space == 0)
-    if one.opcode in _SLICES:
-        return _in_hbm(one.shapes, 1) + _in_hbm(given[0].shapes, 1, one.shapes[0].nbytes)
-    if one.opcode in ("dynamic-update-slice", "scatter"):
-        return 2 * _in_hbm(one.shapes, 1, given[-1 if one.opcode == "scatter" else 1]
-                           .shapes[0].nbytes)
-    return _in_hbm(one.shapes) + sum(_in_hbm(i.shapes) for i in given)
+    if instruction.opcode in _SLICES:
+        return _in_hbm(instruction.shapes, 1) + _in_hbm(operands[0].shapes, 1,
+                                                        instruction.shapes[0].nbytes)
+    if instruction.opcode in ("dynamic-update-slice", "scatter"):
+        changed = operands[-1 if instruction.opcode == "scatter" else 1]
+        return 2 * _in_hbm(instruction.shapes, 1, changed.shapes[0].nbytes)
+    return _in_hbm(instruction.shapes) + sum(_in_hbm(i.shapes) for i in operands)
 
 
 def _in_hbm(shapes: Iterable[Shape], first: int | None = None, nbytes: int | None = None) -> int:
@@ -86,15 +88,16 @@ def _results(where: Computation) -> list[str]:
 
 def _written(module: Module, where: Computation, name: str, shape: Shape) -> int:
     """Bytes of a fusion's result that it writes to HBM."""
-    one = where.instructions[name]
-    while one.opcode == "bitcast":
-        one = where.instructions[one.operands[0]]
-    if shape.space != 0 or one.opcode in ("parameter", "custom-call") or is_collective(one):
+    instruction = where.instructions[name]
+    while instruction.opcode == "bitcast":
+        instruction = where.instructions[instruction.operands[0]]
+    if (shape.space != 0 or instruction.opcode in ("parameter", "custom-call")
+            or is_collective(instruction)):
         return 0
-    if one.opcode == "dynamic-update-slice":
-        return where.instructions[one.operands[1]].shapes[0].nbytes
-    if one.opcode == "fusion" and len(one.shapes) == 1:
-        inner = module.computations[one.called()[0]]
+    if instruction.opcode == "dynamic-update-slice":
+        return where.instructions[instruction.operands[1]].shapes[0].nbytes
+    if instruction.opcode == "fusion" and len(instruction.shapes) == 1:
+        inner = module.computations[instruction.called()[0]]
         return _written(module, inner, _results(inner)[0], shape)
     return shape.nbytes
 
@@ -111,13 +114,13 @@ class Array:
 
 def largest(module: Module, number: int = 5) -> list[Array]:
     """The largest arrays a program makes in HBM, one of each shape and source."""
-    found: dict[tuple[str, str], Array] = {}
+    arrays: dict[tuple[str, str], Array] = {}
     for run in executions(module):
         if run.instruction.opcode in _FREE - {"custom-call"}:
             continue
         for shape in run.instruction.shapes:
             if shape.hbm:
-                made = Array(str(shape), shape.nbytes, run.instruction.opcode,
-                             run.instruction.source)
-                found.setdefault((made.shape, made.source), made)
-    return sorted(found.values(), key=lambda a: -a.nbytes)[:number]
+                array = Array(str(shape), shape.nbytes, run.instruction.opcode,
+                              run.instruction.source)
+                arrays.setdefault((array.shape, array.source), array)
+    return sorted(arrays.values(), key=lambda a: -a.nbytes)[:number]

@@ -32,7 +32,7 @@ from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax import command
-from tools.bench import batching, cases, contest, figures, gpu, machine
+from tools.bench import batching, cases, contest, figures, gpu
 
 DIFFERENT = 2  # exit code
 SIDE = 2048  # of the matrices whose product says what the cores can do
@@ -79,7 +79,7 @@ def set_up_peer(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def found_gpu(device: str | None) -> bool:
+def use_gpu(device: str | None) -> bool:
     """Whether to measure on a GPU. Raises UserError where one is asked for and there is none."""
     if device == "cpu":
         return False
@@ -93,9 +93,10 @@ def on_gpu(options, console: Console) -> dict:
     """The same of a GPU at full size, shown. Raises UserError for work that needs a CPU."""
     if only := sorted(set(options.work) & batching.WORK.keys()):
         raise UserError(f"--work: {', '.join(only)} on a CPU only, add --device=cpu")
-    chip = machine.find(jax.devices()[0].device_kind)
-    result = gpu.measure(cases.TINY if options.tiny else cases.FULL, chip, work=options.work,
-                         rounds=options.rounds, device=gpu.peer_device(options.peer, console))
+    kind = jax.devices()[0].device_kind
+    result = gpu.measure(cases.TINY if options.tiny else cases.FULL, kind, gpu.find(kind),
+                         work=options.work, rounds=options.rounds,
+                         device=gpu.peer_device(options.peer, console))
     figures.show_gpu(result, console)
     return result
 
@@ -123,7 +124,7 @@ def main() -> int:
     if options.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     use_cores(options.threads)
-    if found_gpu(options.device):
+    if use_gpu(options.device):
         result = on_gpu(options, console)
     else:
         if options.peer:

@@ -28,14 +28,14 @@ def batching(case: cases.Case, params: dict[str, np.ndarray], *, rounds: int,
         return [single(photo) for photo in alone]
 
     batch, singles = together(), one_by_one()
-    states = np.concatenate([one.states for one in singles])
-    tokens = np.concatenate([one.tokens for one in singles])
+    states = np.concatenate([answer.states for answer in singles])
+    tokens = np.concatenate([answer.tokens for answer in singles])
     difference = float(np.abs(batch.states - states).max() / np.abs(states).max())
-    masks = np.concatenate([one.masks for one in singles])
+    masks = np.concatenate([answer.masks for answer in singles])
     same = bool((batch.tokens == tokens).all())
-    found = turns.summary(turns.take_turns({"ours": together, "peer": one_by_one}, rounds=rounds,
-                                           label="batching"), floors.answer_flops(case))
-    return found | {
+    figures = turns.measure({"ours": together, "peer": one_by_one}, rounds=rounds,
+                            label="batching", flops=floors.answer_flops(case))
+    return figures | {
         "compile_s": together.compile_s, "photos": case.photos,
         "check": {"tokens_same": same, "states_difference": difference,
                   "pixels_different": float((batch.masks != masks).mean()),
@@ -54,15 +54,15 @@ def policies(case: cases.Case, params: dict[str, np.ndarray], *, rounds: int, pe
     while size:
         admit[size], step[size] = costs(dataclasses.replace(case, photos=size), params, rounds)
         size //= 2
-    found = {f"refill, {group} at once": refill(lengths(), case.photos, group, admit, step)
-             for group in admit}
-    found |= {"whole batches": whole(lengths(), case.photos, admit, step),
-              "batches that shrink": shrinking(lengths(), case.photos, admit, step),
-              "whole batches, lengths known and sorted": whole(
+    seconds = {f"refill, {group} at once": refill(lengths(), case.photos, group, admit, step)
+               for group in admit}
+    seconds |= {"whole batches": whole(lengths(), case.photos, admit, step),
+                "batches that shrink": shrinking(lengths(), case.photos, admit, step),
+                "whole batches, lengths known and sorted": whole(
                   np.sort(lengths()), case.photos, admit, step)}
     return {"answers": ANSWERS, "tokens": int(lengths().sum()), "places": case.photos,
             "admit_s": {str(n): s for n, s in admit.items()},
-            "step_s": {str(n): s for n, s in step.items()}, "policies": found}
+            "step_s": {str(n): s for n, s in step.items()}, "policies": seconds}
 
 
 def lengths() -> np.ndarray:
@@ -79,8 +79,7 @@ def costs(case: cases.Case, params, rounds: int) -> tuple[float, float]:
     for name, new in (("whole", case.new), ("first", 1)):
         run = ours.OurAnswers(dataclasses.replace(case, new=new), params, asked, masks=False)
         entered[name] = lambda run=run: jax.block_until_ready(run.decode())
-    taken = turns.take_turns(entered, rounds=rounds, label=f"{case.photos} places")
-    seconds = turns.summary(taken, 0.0)["fastest"]
+    seconds = turns.measure(entered, rounds=rounds, label=f"{case.photos} places")["fastest"]
     step = (seconds["whole"] - seconds["first"]) / (case.new - 1)
     return seconds["first"] - step, step
 

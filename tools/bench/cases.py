@@ -12,7 +12,6 @@ import dataclasses
 import re
 
 import jax
-import ml_collections
 import numpy as np
 
 from experiments import base
@@ -27,6 +26,7 @@ from legion_jax.config import (
     legion_7b,
 )
 from legion_jax.models import param_tree
+from legion_jax.train.knobs import RunSettings
 
 IMAGE_ID, EOS_ID = -200, 2
 PERIOD = 16
@@ -97,7 +97,7 @@ FULL = Case(  # for GPUs
     batch=8, photos=8, text=320, prompt=164, image_index=36, masks=4, new=128, photo=(768, 1024))
 
 
-def run_config(case: Case) -> ml_collections.ConfigDict:
+def run_settings(case: Case) -> RunSettings:
     """The recipe of experiments/base.py at these sizes, in the model's dtype."""
     config = base.get_config()
     config.batch_size, config.frozen_dtype = case.batch, case.model.dtype
@@ -107,7 +107,7 @@ def run_config(case: Case) -> ml_collections.ConfigDict:
     config.data.mask_canvas = case.canvas
     # From the first update on, so that a peer with another optimizer would be found out.
     config.optimizer.schedule, config.optimizer.warmup_steps = "constant", 0
-    return config
+    return RunSettings.from_config(config, without_data=True)
 
 
 def random_value(path: str, noise):

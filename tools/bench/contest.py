@@ -19,12 +19,12 @@ def train(case: cases.Case, params: dict[str, np.ndarray], *, rounds: int, peer:
     if peer:
         from tools.bench.peer import PeerTrain
         entered["peer"] = PeerTrain(case, params, batch)
-    first, contestants = _kept(entered)
-    found = turns.summary(turns.take_turns(contestants, rounds=rounds, label="train step"),
-                          floors.train_flops(case))
+    first, contestants = _with_first_results(entered)
+    figures = turns.measure(contestants, rounds=rounds, label="train step",
+                            flops=floors.train_flops(case))
     if peer:
-        found["check"] = compare_updates(first["ours"], first["peer"])
-    return found | {"compile_s": entered["ours"].compile_s, "photos": case.batch}
+        figures["check"] = compare_updates(first["ours"], first["peer"])
+    return figures | {"compile_s": entered["ours"].compile_s, "photos": case.batch}
 
 
 def answers(case: cases.Case, params: dict[str, np.ndarray], *, rounds: int, peer: bool) -> dict:
@@ -34,19 +34,19 @@ def answers(case: cases.Case, params: dict[str, np.ndarray], *, rounds: int, pee
     if peer:
         from tools.bench.peer import PeerAnswers
         entered["peer"] = PeerAnswers(case, params, asked)
-    first, contestants = _kept(entered)
-    found = turns.summary(turns.take_turns(contestants, rounds=rounds, label="answers"),
-                          floors.answer_flops(case))
+    first, contestants = _with_first_results(entered)
+    figures = turns.measure(contestants, rounds=rounds, label="answers",
+                            flops=floors.answer_flops(case))
     if peer:
-        found["check"] = compare_answers(first["ours"], first["peer"], case)
-    return found | {"compile_s": entered["ours"].compile_s, "photos": case.photos,
-                    "tokens": case.photos * case.new, "masks": case.photos * case.masks}
+        figures["check"] = compare_answers(first["ours"], first["peer"], case)
+    return figures | {"compile_s": entered["ours"].compile_s, "photos": case.photos,
+                      "tokens": case.photos * case.new, "masks": case.photos * case.masks}
 
 
 WORK: dict[str, Callable[..., dict]] = {"train": train, "answers": answers}
 
 
-def _kept(entered: dict[str, Callable]) -> tuple[dict, dict[str, Callable]]:
+def _with_first_results(entered: dict[str, Callable]) -> tuple[dict, dict[str, Callable]]:
     """What each returns in its first turn, filled in as they run, and the contestants."""
     first: dict = {}
 
@@ -86,4 +86,4 @@ def compare_answers(mine: tuple, theirs: tuple, case: cases.Case) -> dict:
 def product_peak(side: int, *, rounds: int, peer: bool) -> dict:
     """GFLOP/s of one square product of matrices by each library (see `turns.summary`)."""
     contestants, flops = floors.square_products(side, peer=peer)
-    return turns.summary(turns.take_turns(contestants, rounds=rounds, label="product"), flops)
+    return turns.measure(contestants, rounds=rounds, label="product", flops=flops)

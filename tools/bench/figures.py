@@ -18,46 +18,46 @@ def show_machine(result: dict, console: Console) -> None:
 
 def show_work(name: str, result: dict, console: Console) -> None:
     """Prints one piece of work."""
-    found = result[name]
-    if "policies" in found:
-        show_policies(found, console)
+    figures = result[name]
+    if "policies" in figures:
+        show_policies(figures, console)
         return
     peak = max(result["product"]["gflops_per_s"].values())
-    title = TITLES[name].format(**found)
-    table = Table(title=f"{title}; {found['flops'] / 1e9:.0f} GFLOP", title_justify="left")
+    title = TITLES[name].format(**figures)
+    table = Table(title=f"{title}; {figures['flops'] / 1e9:.0f} GFLOP", title_justify="left")
     for column in ("", "median s", "fastest", "slowest", "core seconds", "GFLOP/s",
                    "times the peer"):
         table.add_column(column, justify="right" if column else "left")
-    for name, seconds in found["seconds"].items():
-        times = f"{found['ratio']:.2f}" if name == "ours" and "ratio" in found else ""
-        table.add_row(name, f"{seconds:.3f}", f"{found['fastest'][name]:.3f}",
-                      f"{found['slowest'][name]:.3f}", f"{found['cpu_seconds'][name]:.3f}",
-                      f"{found['gflops_per_s'][name]:.1f}", times)
+    for name, seconds in figures["seconds"].items():
+        times = f"{figures['ratio']:.2f}" if name == "ours" and "ratio" in figures else ""
+        table.add_row(name, f"{seconds:.3f}", f"{figures['fastest'][name]:.3f}",
+                      f"{figures['slowest'][name]:.3f}", f"{figures['cpu_seconds'][name]:.3f}",
+                      f"{figures['gflops_per_s'][name]:.1f}", times)
     product = result["product"]
     each = max(product["flops"] / seconds for seconds in product["cpu_seconds"].values())
-    table.add_row("floor", f"{found['flops'] / peak / 1e9:.3f}", "", "",
-                  f"{found['flops'] / each:.3f}", f"{peak:.1f}", "")
+    table.add_row("floor", f"{figures['flops'] / peak / 1e9:.3f}", "", "",
+                  f"{figures['flops'] / each:.3f}", f"{peak:.1f}", "")
     console.print(table)
-    ratio = (f"; the peer takes {found['cpu_ratio']:.2f} times our core seconds"
-             if "ratio" in found else "")
-    console.print(f"load {result['load'][-1]:.1f}; ours compiled in {found['compile_s']:.1f} s"
+    ratio = (f"; the peer takes {figures['cpu_ratio']:.2f} times our core seconds"
+             if "ratio" in figures else "")
+    console.print(f"load {result['load'][-1]:.1f}; ours compiled in {figures['compile_s']:.1f} s"
                   f"{ratio}", highlight=False)
-    if check := found.get("check"):
+    if check := figures.get("check"):
         said = "  ".join(f"{key} {value}" for key, value in check.items() if key != "same")
         console.print(f"{'the same results' if check['same'] else 'DIFFERENT results'}: {said}",
                       highlight=False)
 
 
-def show_policies(found: dict, console: Console) -> None:
+def show_policies(figures: dict, console: Console) -> None:
     """Prints what filling the places by each rule costs."""
-    table = Table(title=f"{found['answers']} answers, {found['tokens']} tokens, through "
-                  f"{found['places']} places", title_justify="left")
+    table = Table(title=f"{figures['answers']} answers, {figures['tokens']} tokens, through "
+                  f"{figures['places']} places", title_justify="left")
     table.add_column("")
     table.add_column("seconds", justify="right")
-    for name, seconds in sorted(found["policies"].items(), key=lambda item: item[1]):
+    for name, seconds in sorted(figures["policies"].items(), key=lambda item: item[1]):
         table.add_row(name, f"{seconds:.1f}")
     console.print(table)
-    for name, costs in (("letting in", found["admit_s"]), ("a step", found["step_s"])):
+    for name, costs in (("letting in", figures["admit_s"]), ("a step", figures["step_s"])):
         console.print(f"{name}: " + ", ".join(
             f"{size} photos {1e3 * seconds:.0f} ms" for size, seconds in costs.items()),
             highlight=False)
@@ -69,22 +69,22 @@ def show_gpu(result: dict, console: Console) -> None:
     console.print(f"{result['device']}: {peak['flops'] / 1e12:.0f} TFLOP/s of bfloat16, "
                   f"{peak['hbm_rate'] / 1e12:.2f} TB/s by its data sheet", highlight=False)
     for name in ("ours", "peer"):
-        if name in (found := result.get("train", {})):
-            console.print(f"{name}: {found['seconds'][name]:.3f} s per update, "
-                          f"{found[name]['tokens_per_s']:.0f} tokens/s, MFU "
-                          f"{found[name]['mfu']:.1%}", highlight=False)
-        if name in (found := result.get("answers", {})):
-            one = found[name]
-            console.print(f"{name}: {one['ms_per_step']:.2f} ms per decoding step, "
-                          f"{one['tokens_per_s']:.0f} tokens/s; memory allows "
-                          f"{one['bound_ms_per_step']:.2f} ms, {one['of_bound']:.0%} of it reached",
+        if name in (figures := result.get("train", {})):
+            console.print(f"{name}: {figures['seconds'][name]:.3f} s per update, "
+                          f"{figures[name]['tokens_per_s']:.0f} tokens/s, MFU "
+                          f"{figures[name]['mfu']:.1%}", highlight=False)
+        if name in (figures := result.get("answers", {})):
+            run = figures[name]
+            console.print(f"{name}: {run['ms_per_step']:.2f} ms per decoding step, "
+                          f"{run['tokens_per_s']:.0f} tokens/s; memory allows "
+                          f"{run['bound_ms_per_step']:.2f} ms, {run['of_bound']:.0%} of it reached",
                           highlight=False)
 
 
 def rounded(value):
     """A JSON value with numbers of five digits, which is more than the clock is good for."""
     if isinstance(value, dict):
-        return {key: rounded(one) for key, one in value.items()}
+        return {key: rounded(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [rounded(one) for one in value]
+        return [rounded(part) for part in value]
     return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -1,22 +1,23 @@
 """What the machine can do at best: operations of the work, and a plain product of matrices."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from legion_jax.models.flops import Sizes, answering, products, training
-from tools.bench.cases import Case, run_config, without_lora
+from tools.bench.cases import Case, run_settings, without_lora
 
 MASK_TOWERS = ("sam_encoder", "text_projection", "mask_decoder", "frame")
 
 
 def train_flops(case: Case) -> float:
     """Operations of one update, as `legion_jax.models.flops` counts them."""
-    config = run_config(case)
+    settings = run_settings(case)
     sizes = Sizes(case.text, case.image_index, case.masks, case.canvas, case.prompt)
-    return case.batch * training(case.model, sizes, trainable=config.trainable,
-                                 losses=dict(config.loss)).model
+    return case.batch * training(case.model, sizes, trainable=settings.trainable,
+                                 losses=dataclasses.asdict(settings.loss)).model
 
 
 def answer_flops(case: Case) -> float:
@@ -33,9 +34,9 @@ def square_products(side: int, *, peer: bool) -> tuple[dict[str, Callable], floa
     """Products of two float32 matrices of this side by jax and torch, and their operations."""
     a, b = jax.random.normal(jax.random.key(0), (2, side, side))
     ours = jax.jit(lambda a, b: jnp.matmul(a, b, precision="highest"))
-    found = {"jax": lambda: ours(a, b).block_until_ready()}
+    contestants: dict[str, Callable] = {"jax": lambda: ours(a, b).block_until_ready()}
     if peer:
         import torch
         c, d = (torch.tensor(jax.device_get(x)) for x in (a, b))
-        found["torch"] = lambda: c @ d
-    return found, 2.0 * side ** 3
+        contestants["torch"] = lambda: c @ d
+    return contestants, 2.0 * side ** 3

@@ -13,7 +13,7 @@ from legion_jax.predict.programs import Answering, Programs, abstract_params
 from legion_jax.predict.scheduler import Job, Scheduler
 from legion_jax.train import optim, setup
 from legion_jax.train.step import init_state
-from tools.bench.cases import EOS_ID, Case, ParamsOnDevice, run_config, without_lora
+from tools.bench.cases import EOS_ID, Case, ParamsOnDevice, run_settings, without_lora
 
 Params = dict[str, np.ndarray] | ParamsOnDevice
 
@@ -33,12 +33,14 @@ class OurTrain:
     """The update of a run, on one device. `compile_s`: seconds of compiling it."""
 
     def __init__(self, case: Case, params: Params, batch: dict[str, np.ndarray]):
-        config, self._mesh = run_config(case), _mesh()
-        optimizer = optim.make(config.optimizer)
+        settings, self._mesh = run_settings(case), _mesh()
+        optimizer = optim.make(settings.optimizer)
         with jax.set_mesh(self._mesh):
-            graph, state, frozen = setup.abstract_state(config, case.model, optimizer, self._mesh)
+            graph, state, frozen = setup.abstract_state(
+                case.model, optimizer, self._mesh, trainable=settings.trainable,
+                frozen_dtype=settings.frozen_dtype)
             layout = jax.tree.map(lambda x: x.sharding, state)
-            step = setup.jit_step(config, graph, optimizer, layout, image_index=case.image_index,
+            step = setup.jit_step(settings, graph, optimizer, layout, image_index=case.image_index,
                                   first_target=case.prompt, seg_id=case.seg_id)
             self._batch = jax.device_put(batch, sharding.batch_sharding(self._mesh))
             start = time.perf_counter()

@@ -1,5 +1,7 @@
 """The peer's update, and its answers photo by photo with transformers' key/value cache."""
 
+import dataclasses
+
 import numpy as np
 import torch
 import transformers
@@ -8,7 +10,7 @@ from torch.nn import functional
 from legion_jax.config import LegionConfig
 from legion_jax.models import clip, sam_encoder
 from legion_jax.train.losses import DICE_EPS, DICE_SCALE
-from tools.bench.cases import Case, run_config, without_lora
+from tools.bench.cases import Case, run_settings, without_lora
 from tools.bench.peer_model import Peer, to_frame
 
 
@@ -26,17 +28,17 @@ def _pixels(images: np.ndarray, mean, std, size=None) -> torch.Tensor:
 def _inputs(case: Case, rows: dict[str, np.ndarray], device: str) -> dict[str, torch.Tensor]:
     size, scale = case.photo, 255
     clip_mean, clip_std = (tuple(scale * v for v in values) for values in (clip.MEAN, clip.STD))
-    found = {"clip": _pixels(rows["clip_image"], clip_mean, clip_std),
-             "sam": _pixels(rows["sam_image"], sam_encoder.MEAN, sam_encoder.STD, size),
-             "ids": torch.from_numpy(np.maximum(rows["ids"], 0)).long()}
+    inputs = {"clip": _pixels(rows["clip_image"], clip_mean, clip_std),
+              "sam": _pixels(rows["sam_image"], sam_encoder.MEAN, sam_encoder.STD, size),
+              "ids": torch.from_numpy(np.maximum(rows["ids"], 0)).long()}
     if "masks" in rows:
         masks = np.unpackbits(rows["masks"], axis=-1)[..., :size[0], :size[1]]
-        found["masks"] = torch.from_numpy(masks.astype(np.float32))
-        found["targets"] = torch.from_numpy(np.where(rows["loss_mask"], rows["ids"], -100)).long()
-    return {name: value.to(device) for name, value in found.items()}
+        inputs["masks"] = torch.from_numpy(masks.astype(np.float32))
+        inputs["targets"] = torch.from_numpy(np.where(rows["loss_mask"], rows["ids"], -100)).long()
+    return {name: value.to(device) for name, value in inputs.items()}
 
 
-def made(config: LegionConfig, params: dict[str, np.ndarray] | None, device: str) -> Peer:
+def make_peer(config: LegionConfig, params: dict[str, np.ndarray] | None, device: str) -> Peer:
     """The model with these parameters, or with whatever transformers begins with."""
     with torch.device(device):
         model = Peer(config)
@@ -50,16 +52,16 @@ class PeerTrain:
 
     def __init__(self, case: Case, params: dict[str, np.ndarray] | None,
                  batch: dict[str, np.ndarray], device: str = "cpu"):
-        self._case, self._device, config = case, device, run_config(case)
-        self._model = made(case.model, params, device).train()
+        self._case, self._device, settings = case, device, run_settings(case)
+        self._model = make_peer(case.model, params, device).train()
         self._batch = _inputs(case, batch, device)
         self._parameters = self._model.train_as_recipe(case.model.dtype)
         self.trained = sum(p.numel() for p in self._parameters)
-        c = self._config = config.optimizer
+        adam = settings.optimizer
         self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=c.learning_rate, betas=(c.beta1, c.beta2), eps=c.epsilon,
-            weight_decay=c.weight_decay, fused=True)
-        self._weights = config.loss
+            self._parameters, lr=adam.learning_rate, betas=(adam.beta1, adam.beta2),
+            eps=adam.epsilon, weight_decay=adam.weight_decay, fused=True)
+        self._clip_norm, self._weights = adam.clip_norm, dataclasses.asdict(settings.loss)
 
     def __call__(self) -> dict[str, float]:
         """One update; its metrics."""
@@ -69,7 +71,7 @@ class PeerTrain:
             terms = self._losses()
         loss = sum(self._weights[name] * value for name, value in terms.items())
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         self._optimizer.step()
         return {"loss": loss.item(), "grad_norm": norm.item()} | {
             name: self._weights[name] * value.item() for name, value in terms.items()}
@@ -100,7 +102,7 @@ class PeerAnswers:
     def __init__(self, case: Case, params: dict[str, np.ndarray] | None,
                  asked: dict[str, np.ndarray], device: str = "cpu"):
         self._case = case
-        self._model = made(without_lora(case), params, device).eval().requires_grad_(False)
+        self._model = make_peer(without_lora(case), params, device).eval().requires_grad_(False)
         self._model.to(getattr(torch, case.model.dtype))
         self._asked = {name: x.to(self._model.dtype) if x.is_floating_point() else x
                        for name, x in _inputs(case, asked, device).items()}
@@ -108,8 +110,8 @@ class PeerAnswers:
     @torch.inference_mode()
     def __call__(self) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
         """Tokens int[B, M], masks of each photo bool[K, H, W], scores float32[B, K]."""
-        found = [self._one(self.photo(number)) for number in range(self._case.photos)]
-        tokens, masks, scores = zip(*found, strict=True)
+        answers = [self._answer(self.photo(number)) for number in range(self._case.photos)]
+        tokens, masks, scores = zip(*answers, strict=True)
         return np.array(tokens), list(masks), np.stack(scores)
 
     def photo(self, number: int) -> dict[str, torch.Tensor]:
@@ -132,7 +134,7 @@ class PeerAnswers:
             x = language.model.embed_tokens(token[:, None])
         return tokens, states
 
-    def _one(self, asked):
+    def _answer(self, asked):
         case = self._case
         tokens, states = self.decode(asked)
         logits = to_frame(self._model.draw(torch.stack(states, dim=1), asked["sam"]),

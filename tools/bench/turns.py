@@ -33,6 +33,12 @@ def take_turns(contestants: Mapping[str, Callable[[], Any]], *, rounds: int,
     return turns
 
 
+def measure(contestants: Mapping[str, Callable[[], Any]], *, rounds: int, label: str,
+            flops: float = 0.0) -> dict:
+    """The `summary` of turns of work that takes so many operations."""
+    return summary(take_turns(contestants, rounds=rounds, label=label), flops)
+
+
 def summary(turns: Mapping[str, list[Turn]], flops: float) -> dict:
     """Medians, what they make of `flops` operations, and how often ours fits into the peer's.
 
@@ -43,10 +49,11 @@ def summary(turns: Mapping[str, list[Turn]], flops: float) -> dict:
     wall = {name: [turn.wall for turn in taken] for name, taken in turns.items()}
     middle = {name: statistics.median(times) for name, times in wall.items()}
     cpu = {name: statistics.median(turn.cpu for turn in taken) for name, taken in turns.items()}
-    found = {"flops": flops, "seconds": middle, "cpu_seconds": cpu,
-             "fastest": {name: min(times) for name, times in wall.items()},
-             "slowest": {name: max(times) for name, times in wall.items()},
-             "gflops_per_s": {name: flops / value / 1e9 for name, value in middle.items()}}
+    figures = {"flops": flops, "seconds": middle, "cpu_seconds": cpu,
+               "fastest": {name: min(times) for name, times in wall.items()},
+               "slowest": {name: max(times) for name, times in wall.items()},
+               "gflops_per_s": {name: flops / value / 1e9 for name, value in middle.items()}}
     if middle.keys() >= {"ours", "peer"}:
-        found |= {"ratio": middle["peer"] / middle["ours"], "cpu_ratio": cpu["peer"] / cpu["ours"]}
-    return found
+        figures |= {"ratio": middle["peer"] / middle["ours"],
+                    "cpu_ratio": cpu["peer"] / cpu["ours"]}
+    return figures

@@ -28,6 +28,7 @@ from input_pipeline import files
 from input_pipeline.errors import UserError
 from legion_jax import command, sharding
 from legion_jax.convert.roles import open_sources
+from legion_jax.train import recipes
 from legion_jax.weights import checkpoint
 from tools.inspect_params import inventory, listing
 from tools.inspect_params.inventory import Inventory
@@ -152,7 +153,7 @@ def main() -> None:
     checkpoint_folder = flags.DEFINE_string(
         "checkpoint", None, "Converted checkpoint or training run.")
     torch_folder = flags.DEFINE_string("torch", None, "Folder or file of PyTorch weights.")
-    config = config_flags.DEFINE_config_file("config", None, "File with get_config().")
+    config = recipes.define_flag()
     added_folders = {name: flags.DEFINE_string(name, None, text) for name, text in ADDED.items()}
     vocab = flags.DEFINE_integer("vocab", None, "Tokens of --config's tokenizer, if that is not "
                                  "there yet.", lower_bound=1)

@@ -23,7 +23,8 @@ from legion_jax.convert.plan import Options, make_plan
 from legion_jax.convert.roles import Sources
 from legion_jax.convert.table import Rule, lora_rules, rules
 from legion_jax.models import param_tree
-from legion_jax.train import knobs, setup
+from legion_jax.train import setup
+from legion_jax.train.knobs import RunSettings
 from legion_jax.weights import tensor_file
 from legion_jax.weights.checkpoint import Checkpoint
 from legion_jax.weights.strict_json import read_json
@@ -131,12 +132,13 @@ def of_sources(sources: Sources) -> Inventory:
         unknown=dict(size for name, size in nbytes.items() if not is_known(name)))
 
 
-def of_config(run: ml_collections.ConfigDict, *, vocab: int | None = None) -> Inventory:
+def of_config(config: ml_collections.ConfigDict, *, vocab: int | None = None) -> Inventory:
     """What a run of this config holds; `vocab` where there is no tokenizer to count.
 
     Raises ConfigError, CheckpointError or PartitionError for what no run could use.
     """
-    knobs.check_without_data(run, batch_shards=1)
+    run = RunSettings.from_config(config, without_data=True)
+    run.check_batch(1)
     model = setup.model_config(run, setup.vocabulary(run, vocab))
     _, trained, frozen = param_tree.split_params(param_tree.abstract_model(model), run.trainable)
     trained = param_tree.flatten(param_tree.cast(trained, "float32"))

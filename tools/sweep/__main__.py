@@ -20,10 +20,10 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments.sweeps.plan import Sweep, SweepError
 from legion_jax import command
-from tools.sweep import process, results_table, runs as runs_lib
-from tools.sweep.runs import Run
+from legion_jax.train.sweep_plan import Sweep, SweepError
+from tools.sweep import process, results_table
+from tools.sweep.runs import Run, check_folders, check_unchanged, make_runs, read_sweep
 
 
 def chosen(runs: Sequence[Run], index: int | None) -> Sequence[Run]:
@@ -51,7 +51,7 @@ def execute(sweep: Sweep, runs: Sequence[Run], output: pathlib.Path, *,
     Returns:
         {name: what went wrong} of the runs that failed.
     """
-    runs_lib.check_folders(runs)
+    check_folders(runs)
     failures: dict[str, str] = {}
     if collect:
         results_table.collect(sweep, runs, output, failures)
@@ -73,20 +73,20 @@ def main(options) -> int:
         raise SweepError(f"--output: {options.output} is no local folder; legion_jax.train writes "
                          f"there, but a sweep does not")
     output = pathlib.Path(options.output)
-    sweep = runs_lib.read_sweep(options.sweep)
-    runs = runs_lib.make_runs(sweep, output, options.set)
-    picked = chosen(runs, options.index)
+    sweep = read_sweep(options.sweep)
+    runs = make_runs(sweep, output, options.set)
+    selected = chosen(runs, options.index)
     if options.print_commands:
-        print_commands(picked)
+        print_commands(selected)
         return 0
     alone = options.index is not None
     if options.collect:
         for run in runs:
-            runs_lib.check_unchanged(run)
+            check_unchanged(run)
         failures = {}
         results_table.collect(sweep, runs, output, failures)
     else:
-        failures = execute(sweep, picked, output, collect=not alone)
+        failures = execute(sweep, selected, output, collect=not alone)
     if not alone:
         print(results_table.markdown(sweep, results_table.rows_of(sweep, runs, failures)))
         print(f"{output / 'table.md'}, table.csv, plot.svg")

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.sweeps import plan
 from legion_jax.display import charts
 from legion_jax.display.charts import Axis, Chart, Dot, Line
+from legion_jax.train.sweep_plan import run_name
 
 WIDTH, HEIGHT = 640, 380  # px
 BELOW = 56  # px kept free below the axis, more where labels are turned
@@ -48,7 +48,7 @@ def layout(points: Sequence[Point]) -> tuple[str, list[str], list[tuple[str, int
     # A knob that follows from the first one divides nothing.
     rest = [k for k in knobs[1:] if any(
         len({repr(p.knobs[k]) for p in points if p.knobs[knobs[0]] == v}) > 1 for v in places)]
-    series = [plan.run_name({k: p.knobs[k] for k in rest}) if rest else "" for p in points]
+    series = [run_name({k: p.knobs[k] for k in rest}) if rest else "" for p in points]
     return (knobs[0], [f"{v:g}" for v in places],
             [(s, places.index(v)) for s, v in zip(series, values, strict=True)])
 

@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from experiments.sweeps.plan import SweepError
 from input_pipeline import files
 from legion_jax.display import numbers
+from legion_jax.train.sweep_plan import SweepError
 from tools.sweep.runs import Run
 
 TICK = 1.0  # s between two looks at a run's log

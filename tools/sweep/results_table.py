@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from experiments.sweeps import plan
-from experiments.sweeps.plan import Sweep, SweepError
 from input_pipeline import files
+from legion_jax.train.sweep_plan import Sweep, SweepError, short_names
 from tools.sweep import plot
 from tools.sweep.runs import Run, knob_values
 
@@ -57,7 +56,7 @@ def rows_of(sweep: Sweep, runs: Sequence[Run], failures: Mapping[str, str]) -> l
     varied = list(dict.fromkeys(knob for run in runs for knob in run.overrides))
     rows = []
     for run in runs:
-        values = knob_values(run.config)
+        values = knob_values(run.settings)
         finished = run.finished()
         rows.append(Row(run.name, {knob: values[knob] for knob in varied},
                         _state(run, failures.get(run.name), finished),
@@ -123,7 +122,7 @@ def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
     """The table to read, the best run in bold."""
     metrics = list(dict.fromkeys((sweep.metric, *sweep.also)))
     knobs, best = list(rows[0].knobs), best_of(sweep, rows)
-    lines = [["run", *plan.short_names(knobs).values(), *metrics, "state"],
+    lines = [["run", *short_names(knobs).values(), *metrics, "state"],
              ["---", *["---"] * len(knobs), *["---:"] * len(metrics), "---"]]
     for row in rows:
         name = f"**{row.name}**" if row.name == best else row.name

@@ -1,4 +1,4 @@
-"""The runs of a sweep: configs as legion_jax.train reads them, commands, how far they got.
+"""The runs of a sweep: settings as legion_jax.train reads them, commands, how far they got.
 
 What is on disk is asked of the run itself: its config.json, its checkpoints and its evaluation. So
 it makes no difference who started a run, the sweep or a printed command.
@@ -6,20 +6,18 @@ it makes no difference who started a run, the sweep or a printed command.
 
 import dataclasses
 import difflib
-import importlib.util
 import json
+import operator
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import ml_collections
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
 
-from experiments import base as base_config
-from experiments.sweeps.plan import Sweep, SweepError
-from legion_jax.train import knobs as knobs_lib
+from legion_jax.train import knobs, recipes
+from legion_jax.train.knobs import ConfigError, RunSettings
+from legion_jax.train.sweep_plan import Sweep, SweepError
 from legion_jax.weights import checkpoint
 
 TRAIN, EVALUATE = ("-m", "legion_jax.train"), ("-m", "legion_jax.evaluate")
@@ -31,7 +29,7 @@ class Run:
 
     Attributes:
         folder: its work directory.
-        base: config file; arguments: the flags that make it `config`.
+        base: recipe by name or path; arguments: the flags that make it `settings`.
         overrides: {knob: value} that set it apart from the other runs.
     """
 
@@ -40,13 +38,13 @@ class Run:
     base: str
     arguments: tuple[str, ...]
     overrides: dict[str, Any]
-    config: ml_collections.ConfigDict
+    settings: RunSettings
     evaluated: bool
 
     @property
     def total(self) -> int:
         """Updates of the whole run."""
-        return self.config.optimizer.total_steps
+        return self.settings.optimizer.total_steps
 
     @property
     def scores(self) -> pathlib.Path:
@@ -57,10 +55,10 @@ class Run:
                 *self.arguments]
 
     def evaluate_command(self, python: str) -> list[str]:
-        config = self.config
+        data, batch_size = self.settings.data, self.settings.eval.batch_size
         return [python, *EVALUATE, "--checkpoint", str(self.folder),
-                "--data_dir", config.data.data_dir, "--split", config.data.eval_split,
-                "--output", str(self.scores.parent), "--batch_size", str(config.eval.batch_size)]
+                "--data_dir", data.data_dir, "--split", data.eval_split,
+                "--output", str(self.scores.parent), "--batch_size", str(batch_size)]
 
     def commands(self, python: str = "python") -> list[list[str]]:
         """All commands of the run, as lists of words."""
@@ -81,15 +79,12 @@ class Run:
 def read_sweep(name: str) -> Sweep:
     """The sweep of `FILE` or `FILE:SIZE`. Raises SweepError when there is none in it."""
     path, _, size = name.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise SweepError(f"{path}: no such sweep file")
-    spec = importlib.util.spec_from_file_location("sweep_file", path)
-    if spec is None:
-        raise SweepError(f"{path}: no Python file")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        sweep = module.get_sweep(size)
+        file = recipes.find(path)
+    except FileNotFoundError:
+        raise SweepError(f"{path}: no such sweep file") from None
+    try:
+        sweep = recipes.load(str(file)).get_sweep(size)
     except Exception as error:  # whatever the file does
         raise SweepError(f"{path}: {error}" if isinstance(error, SweepError) else
                          f"{path}: {type(error).__name__}: {error}") from error
@@ -111,8 +106,10 @@ def make_runs(sweep: Sweep, output: pathlib.Path, settings: Sequence[str] = ()) 
     Raises SweepError or ConfigError naming the run, the knob and its value.
     """
     named = sweep.named_runs()
-    if not pathlib.Path(sweep.base).is_file():
-        raise SweepError(f"{sweep.base}: no such base config file")
+    try:
+        recipes.find(sweep.base)
+    except FileNotFoundError as error:
+        raise SweepError(f"{sweep.base}: no such base config file ({error})") from error
     varied = {knob for overrides in named.values() for knob in overrides}
     given = {}
     for setting in settings:
@@ -127,45 +124,42 @@ def make_runs(sweep: Sweep, output: pathlib.Path, settings: Sequence[str] = ()) 
 
 
 def _make_run(sweep: Sweep, output: pathlib.Path, name: str, overrides: dict, given: dict) -> Run:
-    knobs = {**sweep.common, **given, **overrides}
+    changes = {**sweep.common, **given, **overrides}
     try:
-        known = knob_values(base_config.get_config())
-        for knob in knobs:
+        known = list(knobs.names())
+        for knob in changes:
             if knob not in known:
                 close = difflib.get_close_matches(knob, known, n=1)
                 raise SweepError(f"{knob}: no such knob" + (f", {close[0]}?" if close else
                                                             "; see experiments/base.py"))
-        arguments = tuple(f"--config.{knob}={value}" for knob, value in knobs.items())
-        config = parse(sweep.base, arguments)
-        knobs_lib.check_values(config, batch_shards=1)
-        if sweep.evaluate and not config.data.data_dir:
+        arguments = tuple(f"--config.{knob}={value}" for knob, value in changes.items())
+        settings = parse(sweep.base, arguments)
+        settings.check_batch(1)
+        if sweep.evaluate and not settings.data.data_dir:
             raise SweepError("data.data_dir: empty, and the evaluation needs it")
-    except (SweepError, knobs_lib.ConfigError) as error:
+    except (SweepError, ConfigError) as error:
         raise SweepError(f"run {name}: {error}") from error
-    return Run(name, output / "runs" / name, sweep.base, arguments, overrides, config,
+    return Run(name, output / "runs" / name, sweep.base, arguments, overrides, settings,
                sweep.evaluate)
 
 
-def parse(base: str, arguments: Sequence[str]) -> ml_collections.ConfigDict:
-    """The config legion_jax.train makes of these flags. Raises SweepError where it would fail."""
+def parse(base: str, arguments: Sequence[str]) -> RunSettings:
+    """The settings legion_jax.train makes of these flags.
+
+    Raises SweepError or ConfigError where it would fail.
+    """
     own, words = flags.FlagValues(), ["sweep", f"--config={base}", *arguments]
-    holder = config_flags.DEFINE_config_file("config", None, flag_values=own, sys_argv=words)
+    holder = recipes.define_flag(own, words)
     try:
         own(words)
     except Exception as error:  # whatever the config file does, and words that are no value
         raise SweepError(f"{base}: {' '.join(str(error).split())}") from error
-    return knobs_lib.check(holder.value)
+    return RunSettings.from_config(holder.value)
 
 
-def knob_values(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def knob_values(settings: RunSettings) -> dict[str, Any]:
     """{knob: value} with the words of groups joined by dots."""
-    found = {}
-    for name, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            found |= {f"{name}.{rest}": inner for rest, inner in knob_values(value).items()}
-        else:
-            found[name] = value
-    return found
+    return {knob: operator.attrgetter(knob)(settings) for knob in knobs.names()}
 
 
 def check_folders(runs: Sequence[Run]) -> None:
@@ -175,7 +169,7 @@ def check_folders(runs: Sequence[Run]) -> None:
     """
     for run in runs:
         for knob in ("init_from", "data.data_dir", "data.tokenizer"):
-            folder = knob_values(run.config)[knob]
+            folder = knob_values(run.settings)[knob]
             if folder and not epath.Path(folder).is_dir():
                 raise SweepError(f"{knob}: {folder} is not there (--set {knob}=DIR names another)")
         check_unchanged(run)
@@ -190,8 +184,8 @@ def check_unchanged(run: Run) -> None:
         old = json.loads(path.read_text())
     except ValueError as error:
         raise SweepError(f"{path}: not valid JSON ({error})") from error
-    new = json.loads(run.config.to_json())
+    new = run.settings.as_dict()
     if old != new:
         raise SweepError(f"run {run.name} was begun with another config: "
-                         f"{knobs_lib.differences(old, new)}; name it anew, or remove "
+                         f"{knobs.differences(old, new)}; name it anew, or remove "
                          f"{run.folder}")

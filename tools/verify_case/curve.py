@@ -5,7 +5,6 @@ import json
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from experiments import base
@@ -13,6 +12,7 @@ from legion_jax.config import LoraConfig
 from legion_jax.convert.table import lora_rules, rules
 from legion_jax.models import param_tree
 from legion_jax.train import optim
+from legion_jax.train.knobs import OptimizerSettings
 from legion_jax.train.step import init_state, make_step
 from legion_jax.weights.strict_json import CheckpointError
 from tools.verify_case.answers import decode
@@ -36,7 +36,7 @@ def check_curve(case: Case, results: Results) -> None:
     case = dataclasses.replace(case, config=dataclasses.replace(
         case.config, lora=LoraConfig(meta["lora"]["r"], meta["lora"]["alpha"], 0.0)))
     adam = meta["optimizer"]
-    config = ml_collections.ConfigDict(SCHEDULE | {
+    config = OptimizerSettings(**SCHEDULE | {
         "beta1": adam["betas"][0], "beta2": adam["betas"][1], "epsilon": adam["eps"],
         "weight_decay": adam["weight_decay"], "clip_norm": adam["clip_global_grad_norm"]})
     before, after, rows = run(case, config, first, meta["steps"])

@@ -7,9 +7,9 @@ import pytest
 import several_hosts
 import small_data
 
+from input_pipeline.batches import loader
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import sharding
-from legion_jax.train import data as train_data
 
 BATCHES, RESUMED = 50, 17
 data = small_data.data
@@ -20,10 +20,10 @@ def digests(root: str, start: int, workers: int = 0) -> list[list[str]]:
     folder = pathlib.Path(root)
     config = small_data.make_config(folder, text_buckets=(200,), workers=workers)
     mesh = sharding.make_mesh((4, 1, 2))  # of eight devices, those of one host side by side
-    dataset = train_data.open_batches(
-        config, Tokenizer.from_folder(folder / "tokenizer"), small_data.SPEC,
-        small_data.MODEL, sharding.local_rows(mesh, config.batch_size))
-    batches = train_data.from_step(config, dataset, start)
+    dataset = small_data.open_batches(
+        config, Tokenizer.from_folder(folder / "tokenizer"),
+        places=sharding.local_rows(mesh, config.batch_size))
+    batches = loader.iterate(dataset, start, threads=2, workers=workers, buffer=2)
     return [_hashes(next(batches)) for _ in range(start, BATCHES)]
 
 

@@ -10,11 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import base
 from input_pipeline.errors import UserError
 
-F1 = "localisation.mean_with_artifacts.f1"  # photos without artifacts would only dilute it
-ALSO = ("localisation.mean.f1", "localisation.mean.miou", "text.rouge_l", "train.loss")
 _NAME = re.compile(r"[\w+=,-][\w+=,.-]*")
 
 
@@ -27,7 +24,7 @@ class Sweep:
     """Runs that differ in a few knobs.
 
     Attributes:
-        base: config file, as legion_jax.train takes it.
+        base: recipe by name or path, as --config of legion_jax.train takes it.
         runs: {name: {knob: value}}, or the overrides alone, which are then named after
             themselves. Knobs are those of experiments/base.py, "model.lora_rank".
         metric: the number to compare. Path in the evaluation's metrics.json, "text.rouge_l", or
@@ -51,11 +48,11 @@ class Sweep:
         if not self.runs:
             raise SweepError("runs: the sweep has none")
         if isinstance(self.runs, Mapping):
-            found = [(name, dict(overrides)) for name, overrides in self.runs.items()]
+            named = [(name, dict(overrides)) for name, overrides in self.runs.items()]
         else:
-            found = [(run_name(overrides), dict(overrides)) for overrides in self.runs]
+            named = [(run_name(overrides), dict(overrides)) for overrides in self.runs]
         seen: dict[str, tuple[str, dict]] = {}
-        for name, overrides in found:
+        for name, overrides in named:
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise SweepError(f"run {name!r}: names a folder, so only letters, digits and "
                                  f"_ + = , . - (not at the start: .)")
@@ -64,7 +61,7 @@ class Sweep:
             if before is not overrides:
                 raise SweepError(f"run {name}: {overrides} and {before} (run {other}) would "
                                  f"share one folder")
-        return dict(found)
+        return dict(named)
 
 
 def grid(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -97,24 +94,6 @@ def short_names(knobs: Sequence[str] | Mapping[str, Any]) -> dict[str, str]:
     last = [knob.rpartition(".")[2] for knob in knobs]
     return {knob: word if last.count(word) == 1 else knob
             for knob, word in zip(knobs, last, strict=True)}
-
-
-def recipe(size: str) -> tuple[str, dict[str, Any]]:
-    """(base config file, knobs common to all runs) at full size, "", or at "tiny".
-
-    Both fine-tune by the localisation recipe. The tiny one starts from what `make demo` trained
-    and needs minutes on two CPU cores. Raises SweepError for another size.
-    """
-    if size not in ("", "tiny"):
-        raise SweepError(f"size {size!r}: there is only `tiny`, or none for the full recipe")
-    if not size:
-        return "experiments/base.py", {}
-    return "experiments/tiny.py", {
-        "init_from": "demo/run", "data.data_dir": "demo/data", "data.eval_split": "test[:40]",
-        "trainable": base.LOCALISATION, "frozen_dtype": "float32", "model.lora_rank": 8,
-        "loss.verdict": 0.0,  # its head is not among the trainable
-        "batch_size": 8, "log_every": 5, "checkpoint_every": 10, "optimizer.total_steps": 40,
-        "optimizer.warmup_steps": 5, "optimizer.learning_rate": 5e-4}
 
 
 def _spelled(value: Any) -> str:

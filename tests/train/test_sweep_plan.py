@@ -1,4 +1,4 @@
-"""experiments/sweeps: names and grids, and that every sweep here makes configs that train."""
+"""Names and grids of sweeps; every sweep of experiments/sweeps makes configs that train."""
 
 import dataclasses
 import functools
@@ -6,20 +6,20 @@ import functools
 import pytest
 from repository import ROOT
 
-from experiments.sweeps import plan
 from legion_jax.config import LoraConfig, legion_7b, tiny
 from legion_jax.models import param_tree
+from legion_jax.train.sweep_plan import grid, run_name
 from tools.sweep import runs
 
 
 def test_names_say_what_a_run_changes():
-    assert plan.run_name({"model.lora_rank": 4, "loss.bce": 0.4}) == "lora_rank=4,bce=0.4"
-    assert plan.run_name({"data.batch_size": 1, "eval.batch_size": 2}) == (
+    assert run_name({"model.lora_rank": 4, "loss.bce": 0.4}) == "lora_rank=4,bce=0.4"
+    assert run_name({"data.batch_size": 1, "eval.batch_size": 2}) == (
         "data.batch_size=1,eval.batch_size=2")
-    assert plan.run_name({"trainable": ("/lora_[ab]$", "^head/"), "data.features": ""}) == (
+    assert run_name({"trainable": ("/lora_[ab]$", "^head/"), "data.features": ""}) == (
         "trainable=lora_-ab+head,features=none")
-    assert plan.run_name({}) == "base"
-    assert plan.grid({"a": (1, 2), "b": "xy".split()}) == [
+    assert run_name({}) == "base"
+    assert grid({"a": (1, 2), "b": "xy".split()}) == [
         {"a": 1, "b": "xy"}, {"a": 2, "b": "xy"}]
 
 
@@ -34,7 +34,7 @@ def abstract(size, has_lora):
     "lora_rank", "loss_weights", "trainable_modules", "sam_resolution", "mask_slots"])
 def test_every_sweep_here_makes_configs_that_train(name, size, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    one = runs.read_sweep(f"experiments/sweeps/{name}.py:{size}")
-    for run in runs.make_runs(one, tmp_path, [] if size else ["data.data_dir=data"]):
+    sweep = runs.read_sweep(f"experiments/sweeps/{name}.py:{size}")
+    for run in runs.make_runs(sweep, tmp_path, [] if size else ["data.data_dir=data"]):
         param_tree.split_params(  # raises when a pattern matches nothing
-            abstract(size, run.config.model.lora_rank > 0), run.config.trainable)
+            abstract(size, run.settings.model.lora_rank > 0), run.settings.trainable)

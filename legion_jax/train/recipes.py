@@ -1,0 +1,82 @@
+"""Recipes by name: `base` or a path, in a checkout's experiments/ or in the installed package."""
+
+import importlib.util
+import pathlib
+import types
+
+from absl import flags
+from ml_collections import config_flags
+
+import legion_jax
+
+flags.disclaim_key_flags()  # --help lists --config as a flag of the command that defines it
+
+_PACKAGE = pathlib.Path(legion_jax.__file__).parent
+
+
+def folder() -> pathlib.Path:
+    """Where the recipes are: a wheel has them in legion_jax/recipes/, made of experiments/."""
+    installed = _PACKAGE / "recipes"
+    return installed if installed.is_dir() else _PACKAGE.parent / "experiments"
+
+
+def known() -> list[str]:
+    """Names of all recipes."""
+    return sorted(file.stem for file in folder().glob("*.py") if file.stem != "__init__")
+
+
+def find(name: str) -> pathlib.Path:
+    """The file of a recipe.
+
+    Args:
+        name: a path to a file, or the path below `folder()` without its ending: `base`,
+            `sweeps/lora_rank`.
+
+    Raises FileNotFoundError naming the recipes there are.
+    """
+    for file in (pathlib.Path(name), folder() / f"{name}.py"):
+        if file.is_file():
+            return file
+    raise FileNotFoundError(f"{name}: no such file and no recipe; recipes: {', '.join(known())}")
+
+
+def load(name: str) -> types.ModuleType:
+    """Run the file of a recipe, named as in `find`. Raises FileNotFoundError or ImportError."""
+    file = find(name)
+    spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
+    if spec is None:
+        raise ImportError(f"{file}: no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class _ByName(flags.ArgumentParser):
+    """Lets the parser of a config file take names as well as paths."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        """`parser` takes a path; what follows a colon behind it goes to `get_config`."""
+        self._parser = parser
+
+    def parse(self, argument: str):
+        name, *rest = argument.split(":", 1)
+        return self._parser.parse(":".join([str(find(name)), *rest]))
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
+
+
+def define_flag(flag_values: flags.FlagValues = flags.FLAGS,
+                arguments: list[str] | None = None) -> flags.FlagHolder:
+    """The flag --config, whose value is a ConfigDict with the changes of --config.KNOB=VALUE.
+
+    Args:
+        flag_values, arguments: where the flag is defined, and the command line that is going to
+            be parsed there; by default those of the process.
+    """
+    holder = config_flags.DEFINE_config_file(
+        "config", None, f"Recipe: {', '.join(known())}, or a file with get_config().",
+        flag_values=flag_values, sys_argv=arguments)
+    flag = flag_values["config"]
+    flag.parser = _ByName(flag.parser)
+    return holder
