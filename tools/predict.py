@@ -27,10 +27,10 @@ from input_pipeline.errors import UserError
 from input_pipeline.photos import images
 from legion_jax import command, distributed
 from legion_jax.predict import job as job_lib, photo_sources, result_files
-from legion_jax.predict.job_parts import Share
+from legion_jax.predict.job_lines import Share
 from legion_jax.predict.prediction import EXPLAIN
 from legion_jax.predict.predictor import Predictor
-from legion_jax.predict.read_ahead import Limits
+from legion_jax.predict.queues import Limits
 from legion_jax.predict.sampling import Sampling
 
 LEFT_OUT_SOME = 2

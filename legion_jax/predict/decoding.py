@@ -149,8 +149,8 @@ def admit(state: DecodeState, new: DecodeState, rows: jax.Array) -> DecodeState:
     cache = jax.tree.map(
         lambda old, new: constrain(old.at[:, rows].set(turned(new, 2), mode="drop"),
                                    None, BATCH, None, HEADS, None), state.cache, new.cache)
-    kept = dict(column=state.column, cache=cache, usable=put(state.usable, turned(new.usable, 1)))
-    return state.replace(**kept, **{
+    usable = put(state.usable, turned(new.usable, 1))
+    return state.replace(cache=cache, usable=usable, **{
         name: put(getattr(state, name), getattr(new, name)) for name in (
             "hidden", "position", "done", "tokens", "length", "seg_states", "seg_count",
             "number")})
@@ -171,7 +171,7 @@ def decode(model: Legion, state: DecodeState, wanted: jax.Array, *, eos_id: int,
         token = jnp.where(state.done, eos_id, token)
         is_seg = (token == seg_id) & ~state.done
         slot = jnp.where(is_seg, state.seg_count, K)  # slot K is out of range and dropped
-        place = jnp.where(state.done, M, state.length)
+        end = jnp.where(state.done, M, state.length)  # M is out of range and dropped
         position, length = state.position + 1, state.length + ~state.done
         usable = jax.lax.dynamic_update_slice(state.usable, jnp.ones((B, 1), bool),
                                               (0, state.column))
@@ -181,7 +181,7 @@ def decode(model: Legion, state: DecodeState, wanted: jax.Array, *, eos_id: int,
         return state.replace(
             column=(state.column + 1) % S, hidden=hidden[:, 0], position=position, cache=cache,
             usable=usable, done=state.done | (token == eos_id) | (length >= M),
-            tokens=state.tokens.at[rows, place].set(token, mode="drop"), length=length,
+            tokens=state.tokens.at[rows, end].set(token, mode="drop"), length=length,
             seg_states=state.seg_states.at[rows, slot].set(state.hidden, mode="drop"),
             seg_count=state.seg_count + is_seg)
 

@@ -46,14 +46,14 @@ def predictor(folder):
 
 def test_sizes_share_programs(predictor, photos):
     predictor(photos[:3], explain="always")  # an odd number: groups are filled up
-    programs = predictor.compiled_programs()
+    programs = compilations.programs(predictor)
     compiled = []
     with compilations.heard(compiled.append):
         results = predictor(photos, explain="always")
         predictor(photos[:1])
         predictor(photos, explain="skim")
     assert not compiled  # nothing at all, small helpers included
-    assert predictor.compiled_programs() == programs == 7  # each program once
+    assert compilations.programs(predictor) == programs == 7  # each program once
     assert [r.size for r in results] == [p.shape[:2] for p in photos]
 
 
