@@ -138,39 +138,19 @@ def mask_to_bits(mask: np.ndarray) -> np.ndarray:
     return np.packbits(np.asarray(mask).astype(bool), axis=-1, bitorder="big")
 
 
-def pack_masks(masks: np.ndarray, slots: int, canvas: int) -> tuple[np.ndarray, np.ndarray]:
-    """Packs masks eight pixels to a byte on a fixed canvas.
-
-    Args:
-        masks: uint8[K, H, W] of 0 and 1, K <= slots, H and W <= canvas.
-        slots: number of mask slots of the result.
-        canvas: side of the square canvas in pixels, a multiple of 8.
-
-    Returns:
-        packed: uint8[slots, canvas, canvas // 8], bits along x, the leftmost pixel in the highest
-            bit; zero to the right of and below each mask, and in unused slots.
-        valid: bool[slots], true for the first K.
-
-    Raises:
-        RegionError: wrong rank, too many masks, a mask larger than the canvas, or a canvas that
-            is not a multiple of 8.
-    """
-    masks = np.asarray(masks)
-    if masks.ndim != 3:
-        raise RegionError(f"masks need three axes [K, H, W], got shape {masks.shape}")
-    if canvas % 8:
-        raise RegionError(f"canvas {canvas} is not a multiple of 8")
-    if len(masks) > slots:
-        raise RegionError(f"{len(masks)} masks do not fit {slots} slots")
-    height, width = masks.shape[1:]
-    if height > canvas or width > canvas:
-        raise RegionError(f"mask of {width}x{height} does not fit a canvas of {canvas}")
-    return place_bits(mask_to_bits(masks), slots, canvas)
-
-
 def place_bits(bits: Sequence[np.ndarray], slots: int,
                canvas: int) -> tuple[np.ndarray, np.ndarray]:
-    """`pack_masks` of masks that are packed already, uint8[H, ceil(W / 8)] each."""
+    """Masks that are packed already on a canvas of fixed size.
+
+    Args:
+        bits: uint8[H, ceil(W / 8)] each, of `mask_to_bits`; at most `slots` of them.
+        slots: number of mask slots of the result.
+        canvas: side of the square canvas in pixels, a multiple of 8, at least H and W.
+
+    Returns:
+        uint8[slots, canvas, canvas // 8], zero to the right of and below each mask and in unused
+        slots; and bool[slots], true for the slots that hold a mask.
+    """
     packed = np.zeros((slots, canvas, canvas // 8), np.uint8)
     for slot, rows in enumerate(bits):
         packed[slot, : rows.shape[0], : rows.shape[1]] = rows
@@ -178,7 +158,7 @@ def place_bits(bits: Sequence[np.ndarray], slots: int,
 
 
 def unpack_masks(packed: np.ndarray) -> np.ndarray:
-    """Undoes the packing of `pack_masks`: uint8[..., Y, X // 8] -> uint8[..., Y, X] of 0 and 1."""
+    """Undoes `mask_to_bits`: uint8[..., Y, X // 8] -> uint8[..., Y, X] of 0 and 1."""
     return np.unpackbits(np.asarray(packed, np.uint8), axis=-1, bitorder="big")
 
 

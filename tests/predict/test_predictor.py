@@ -20,17 +20,12 @@ folder, tokenizer, photos = (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
+def barely_optimised(compiled_once):
     """Predictors that differ in one program share the others, and none is optimised for long."""
-    before = jax.config.jax_compilation_cache_dir, jax.config.read("jax_disable_most_optimizations")
-    seconds = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_compilation_cache_dir", before[0])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
-    jax.config.update("jax_disable_most_optimizations", before[1])
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def load(folder, **settings):
