@@ -16,7 +16,8 @@ from PIL import Image
 
 from input_pipeline.batches import examples, loader
 from input_pipeline.errors import UserError
-from input_pipeline.photos import images as image_lib, regions
+from input_pipeline.photos import regions
+from input_pipeline.photos.images import clip_image
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from input_pipeline.text.verdict_words import verdict_of_words
@@ -159,7 +160,7 @@ class Predictor:
             raise ValueError("this model has no verdict head (config.verdict_classes is empty)")
         logits = []
         for group, real in loader.padded_batches(images, self._scheduler.group):
-            views = [{"clip_image": image_lib.clip_image(image, self.spec.clip_size)}
+            views = [{"clip_image": clip_image(image, self.spec.clip_size)}
                      for image in group]
             logits.append(self._scheduler.logits(views)[:real])
         return np.concatenate(logits)

@@ -33,16 +33,16 @@ def by_hand(q, k, v, rows, columns):
     return np.einsum("bnts,bsnh->btnh", weights / weights.sum(-1, keepdims=True), v)
 
 
-def assert_close(found, wanted):
-    np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=0, atol=0.03)
+def assert_close(ours, wanted):
+    np.testing.assert_allclose(np.asarray(ours, np.float64), wanted, rtol=0, atol=0.03)
 
 
 def test_folded_bias_on_one_device():
     values = inputs()
     with pltpu.force_tpu_interpret_mode():
-        found = jax.jit(flash_attention.grid_on_tpu)(*values)
-    assert found.dtype == jnp.bfloat16
-    assert_close(found, by_hand(*values))
+        attended = jax.jit(flash_attention.grid_on_tpu)(*values)
+    assert attended.dtype == jnp.bfloat16
+    assert_close(attended, by_hand(*values))
     assert_close(attention.grid_with_bias(*values), by_hand(*values))
 
 
@@ -58,8 +58,8 @@ def test_every_device_computes_its_part(shape, monkeypatch):
     monkeypatch.setattr(pallas, "flash_attention", plain)
     values = inputs(batch=4)
     with jax.set_mesh(sharding.make_mesh(shape)):
-        found = jax.jit(flash_attention.grid_on_tpu)(*values)
-    assert_close(found, by_hand(*values))
+        attended = jax.jit(flash_attention.grid_on_tpu)(*values)
+    assert_close(attended, by_hand(*values))
 
 
 def test_gradients_pass_through_the_fold():
@@ -69,9 +69,9 @@ def test_gradients_pass_through_the_fold():
         return (f(*values).astype(jnp.float32) ** 2).sum()
 
     with pltpu.force_tpu_interpret_mode():
-        found = jax.grad(total, argnums=(1, 2, 3, 4, 5))(flash_attention.grid_on_tpu, *values)
+        gradients = jax.grad(total, argnums=(1, 2, 3, 4, 5))(flash_attention.grid_on_tpu, *values)
     wanted = jax.grad(total, argnums=(1, 2, 3, 4, 5))(attention.grid_with_bias, *values)
-    for ours, theirs in zip(found, wanted, strict=True):
+    for ours, theirs in zip(gradients, wanted, strict=True):
         ours, theirs = (np.asarray(x, np.float64) for x in (ours, theirs))
         assert np.abs(ours - theirs).max() < 0.03 * np.abs(theirs).max()
 
@@ -109,10 +109,10 @@ def causal_inputs(length=256, batch=2):
 def test_causal_kernel_sees_what_the_mask_lets_see():
     *qkv, valid = causal_inputs()
     with pltpu.force_tpu_interpret_mode():
-        found = jax.jit(flash_attention.causal_on_tpu)(*qkv, valid)
+        attended = jax.jit(flash_attention.causal_on_tpu)(*qkv, valid)
     wanted = attention.causal_by_mask(*(x.astype(jnp.float32) for x in qkv), valid)
     used = np.asarray(valid)
-    assert_close(np.asarray(found, np.float32)[used], np.asarray(wanted)[used])
+    assert_close(np.asarray(attended, np.float32)[used], np.asarray(wanted)[used])
 
 
 def test_gradients_pass_through_the_causal_kernel():
@@ -123,9 +123,9 @@ def test_gradients_pass_through_the_causal_kernel():
                 ** 2).sum()
 
     with pltpu.force_tpu_interpret_mode():
-        found = jax.grad(total, argnums=(1, 2, 3))(flash_attention.causal_on_tpu, *qkv)
+        gradients = jax.grad(total, argnums=(1, 2, 3))(flash_attention.causal_on_tpu, *qkv)
     wanted = jax.grad(total, argnums=(1, 2, 3))(attention.causal_by_mask, *qkv)
-    for ours, theirs in zip(found, wanted, strict=True):
+    for ours, theirs in zip(gradients, wanted, strict=True):
         ours, theirs = (np.asarray(x, np.float64) for x in (ours, theirs))
         assert np.abs(ours - theirs).max() < 0.03 * np.abs(theirs).max()
 
@@ -144,9 +144,9 @@ def test_every_device_has_its_rows_and_heads(shape, monkeypatch):
     monkeypatch.setattr(pallas, "flash_attention", plain_causal)
     *qkv, valid = causal_inputs()
     with jax.set_mesh(sharding.make_mesh(shape)):
-        found = jax.jit(flash_attention.causal_on_tpu)(*qkv, valid)
+        attended = jax.jit(flash_attention.causal_on_tpu)(*qkv, valid)
     used = np.asarray(valid)
-    assert_close(np.asarray(found, np.float32)[used],
+    assert_close(np.asarray(attended, np.float32)[used],
                  np.asarray(attention.causal_by_mask(*qkv, valid), np.float32)[used])
 
 
@@ -170,7 +170,7 @@ def test_cudnn_is_told_of_padding_and_is_for_its_gpus_alone(monkeypatch):
     plain = attention.causal_attention(*qkv, valid)
     assert asked == [None]
     monkeypatch.setattr(flash_attention, "has_cudnn", lambda q: True)
-    found = attention.causal_attention(*qkv, valid)
+    attended = attention.causal_attention(*qkv, valid)
     assert asked[1:] == ["cudnn"]
     used = np.asarray(valid)
-    assert_close(np.asarray(found, np.float32)[used], np.asarray(plain, np.float32)[used])
+    assert_close(np.asarray(attended, np.float32)[used], np.asarray(plain, np.float32)[used])

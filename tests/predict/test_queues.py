@@ -87,9 +87,9 @@ def png(height, width):
 
 
 def ahead(source, failed=None, **limits):
-    found = [] if failed is None else failed
+    failures = [] if failed is None else failed
     return ReadAhead(source, range(len(source.contents)), limits=Limits(**limits),
-                     on_failure=lambda *what: found.append(what))
+                     on_failure=lambda *what: failures.append(what))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
