@@ -167,10 +167,11 @@ def test_cudnn_is_told_of_padding_and_is_for_its_gpus_alone(monkeypatch):
         return attend(*args, **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", pretend)
-    plain = attention.causal_attention(*qkv, valid)
+    jax.jit(lambda *inputs: attention.causal_attention(*inputs)).trace(*qkv, valid)
     assert asked == [None]
     monkeypatch.setattr(flash_attention, "has_cudnn", lambda q: True)
-    attended = attention.causal_attention(*qkv, valid)
+    jax.jit(lambda *inputs: attention.causal_attention(*inputs)).trace(*qkv, valid)
     assert asked[1:] == ["cudnn"]
     used = np.asarray(valid)
-    assert_close(np.asarray(attended, np.float32)[used], np.asarray(plain, np.float32)[used])
+    assert_close(np.asarray(flash_attention.causal_by_cudnn(*qkv, valid), np.float32)[used],
+                 np.asarray(attention.causal_by_mask(*qkv, valid), np.float32)[used])
