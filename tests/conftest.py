@@ -53,14 +53,17 @@ def full_golden(golden) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory):
-    """What a file of tests compiles a second time it takes from a folder."""
-    folder = jax.config.jax_compilation_cache_dir
-    seconds = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    """What a file of tests compiles a second time it takes from a folder; nothing is optimised long.
+    """
+    settings = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+                "jax_persistent_cache_min_compile_time_secs": 0,
+                "jax_disable_most_optimizations": True}
+    before = {name: jax.config.read(name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
     yield
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")

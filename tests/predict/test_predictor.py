@@ -17,15 +17,7 @@ from legion_jax.predict.sampling import Sampling
 
 folder, tokenizer, photos = (
     small_checkpoint.folder, small_checkpoint.tokenizer, small_checkpoint.photos)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def barely_optimised(compiled_once):
-    """Predictors that differ in one program share the others, and none is optimised for long."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def load(folder, **settings):

@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 import tempfile
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ from legion_jax.convert.tensor_folder import TensorFolder, read_json
 from legion_jax.models import param_tree
 from legion_jax.models.clip import ClipTower
 from legion_jax.models.legion import Legion
-from legion_jax.train.losses import Terms
+from legion_jax.train import losses
 from legion_jax.weights import checkpoint
 from tools.verify_case import slim
 from tools.verify_case.comparisons import Stored
@@ -61,6 +62,12 @@ class Case:
         """The model with the case's parameters."""
         return param_tree.merge(self.graph, self.params)
 
+    @functools.cached_property
+    def loss_sums(self) -> Callable[..., losses.Terms]:
+        """`losses.sums` of the model, compiled once for batches of one shape."""
+        return jax.jit(functools.partial(losses.sums, self.model, seg_id=self.tokenizer.seg_id),
+                       static_argnames="image_index")
+
     @property
     def seen_photos(self) -> list[int]:
         """Numbers of the photos whose way through CLIP is recorded."""
@@ -78,10 +85,10 @@ class Case:
         tower = nnx.eval_shape(lambda: ClipTower(config.clip, key=jax.random.key(0)))
         return nnx.split(tower)[0], param_tree.unflatten(params)
 
-    def loss_weights(self) -> Terms:
+    def loss_weights(self) -> losses.Terms:
         """Weights of the loss terms in the case's training."""
         weights = self.meta["loss_weights"]
-        return Terms(ce=weights["ce"], bce=weights["bce"], dice=weights["dice"], verdict=0.0)
+        return losses.Terms(ce=weights["ce"], bce=weights["bce"], dice=weights["dice"], verdict=0.0)
 
     def image(self, number: int) -> np.ndarray:
         """A photo of the case, uint8[H, W, 3]."""
@@ -111,16 +118,26 @@ class Case:
         return unpacked(self.inputs, f"train_gt_masks_{number}")
 
     def batch(self, name: str, numbers: list[int], masks: list[np.ndarray]) -> dict:
-        """Training batch from the ids `{name}_input_ids`, photos and masks per row."""
+        """Training batch from the ids `{name}_input_ids`, photos and masks per row.
+
+        Texts that are shorter than those of training are padded to their length, as in training:
+        batches that differ in nothing else share a program.
+        """
+        length = self.inputs["train_input_ids"].shape[1]
+
+        def padded(array):
+            return np.pad(array, ((0, 0), (0, max(0, length - array.shape[1]))))
+
+        labels = self.inputs[f"{name}_labels"]
         slots = max((len(m) for m in masks), default=1) or 1
         packed, valid = zip(*(
             regions.place_bits(regions.mask_to_bits(m), slots, self.canvas()) for m in masks),
             strict=True)
         rows = len(numbers)
         return self.photos(numbers, self.meta["train_image_size"]) | {
-            "ids": self.inputs[f"{name}_input_ids"].astype(np.int32),
-            "valid": self.inputs[f"{name}_attention_masks"],
-            "loss_mask": self.inputs[f"{name}_labels"] != self.meta["ignore_index"],
+            "ids": padded(self.inputs[f"{name}_input_ids"].astype(np.int32)),
+            "valid": padded(self.inputs[f"{name}_attention_masks"]),
+            "loss_mask": padded(labels != self.meta["ignore_index"]),
             "masks": np.stack(packed), "mask_valid": np.stack(valid),
             "label": np.full(rows, -1, np.int32), "dropped": np.zeros(rows, np.int32)}
 

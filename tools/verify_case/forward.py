@@ -178,10 +178,8 @@ def _check_masks(case, results, name, ours):
 def loss_terms(case: Case, batch: dict) -> np.ndarray:
     """[loss, ce, bce, dice, bce + dice] of a batch with the case's weights, in float64."""
     weights = case.loss_weights()
-    sums = jax.jit(lambda b: losses.sums(case.model, b, image_index=case.image_index(batch["ids"]),
-                                         seg_id=case.tokenizer.seg_id))
     with numerics(case.config):
-        terms = losses.weighted_means(sums(batch), losses.counts(batch, case.tokenizer.seg_id),
-                                      weights)
+        sums = case.loss_sums(batch, image_index=case.image_index(batch["ids"]))
+        terms = losses.weighted_means(sums, losses.counts(batch, case.tokenizer.seg_id), weights)
     ce, bce, dice = (float(x) for x in (terms.ce, terms.bce, terms.dice))
     return np.array([ce + bce + dice, ce, bce, dice, bce + dice])

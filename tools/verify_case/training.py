@@ -35,7 +35,8 @@ def check_losses(case: Case, results: Results) -> None:
     results.relative("trunc_losses", loss_terms(case, case.batch("trunc", rows, truth)),
                      tolerance=LOSS)
     cut = case.meta["trunc0"]["truncate_len"]
-    shorter = batch | {key: batch[key][:, :cut] for key in ("ids", "valid", "loss_mask")}
+    before = np.arange(batch["ids"].shape[1]) < cut
+    shorter = batch | {key: batch[key] * before for key in ("ids", "valid", "loss_mask")}
     results.relative("trunc0_losses", loss_terms(case, shorter), tolerance=LOSS)
     results.relative("multi_losses", loss_terms(case, two_conversations(case, truth)),
                      tolerance=LOSS)
