@@ -53,12 +53,11 @@ def full_golden(golden) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory):
-    """What a file of tests compiles a second time it takes from a folder; nothing is optimised long.
-    """
+    """What a test file compiles twice comes from a folder then; nothing is optimised for long."""
     settings = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
                 "jax_persistent_cache_min_compile_time_secs": 0,
                 "jax_disable_most_optimizations": True}
-    before = {name: jax.config.read(name) for name in settings}
+    before = {name: jax.config.values[name] for name in settings}
     for name, value in settings.items():
         jax.config.update(name, value)
     yield
