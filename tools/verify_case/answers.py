@@ -1,5 +1,7 @@
 """Checks of inference: answers, states and masks by the programs that prediction runs."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,28 +20,30 @@ PLACES = 2  # of the decoding batch, of which one is filled at a time
 REFILLED = "in a place that another photo left"
 
 
-def answer(case: Case, number: int, *, max_new: int, eos_id: int | None = None) -> list[Job]:
+def answer(case: Case, number: int, photos: Sequence[int], *, max_new: int, masks: int,
+           eos_id: int | None = None) -> list[Job]:
     """Greedy answers to the case's inference prompt `number`, by the scheduler of prediction.
 
-    Three photos go through two places: the prompt's own, another one, and its own again, which
-    reads into a place, and columns of the cache, that were used before.
+    Args:
+        photos: numbers of the photos that are asked about. Two are answered at a time; others
+            come into places, and columns of the cache, that were used before.
+        max_new: tokens of an answer; masks: of an answer, as many as are expected.
+        eos_id: the end token, by default the tokenizer's own.
 
     Returns:
-        The jobs of the prompt's own photo, first and last.
+        The jobs, in the order of `photos`.
     """
     prompt = case.inputs[f"eval{number}_input_ids"]
-    seg_id = case.tokenizer.seg_id
     programs = Programs(case.config, Answering(
         prompt=tuple(prompt[0].tolist()), image_index=case.image_index(prompt), max_new=max_new,
-        # Every prompt [SEG] and every new token could ask for a mask.
-        slots=int((prompt == seg_id).sum()) + max_new, seg_id=seg_id,
+        slots=masks + 1,  # one more would be seen
+        seg_id=case.tokenizer.seg_id,
         eos_id=case.tokenizer.eos_id if eos_id is None else eos_id),
         inference_mesh(case.config, jax.devices()[:1]), places=PLACES)
     scheduler = Scheduler(programs, case.params, places=PLACES, group=1)
-    other = (number + 1) % len(case.seen_photos)
-    jobs = [_job(case, key, photo) for key, photo in enumerate((number, other, number))]
-    done = {job.key: job for job in scheduler.run(iter(jobs), explain="always")}
-    return [done[0], done[2]]
+    jobs = (_job(case, key, photo) for key, photo in enumerate(photos))
+    done = {job.key: job for job in scheduler.run(jobs, explain="always")}
+    return [done[key] for key in range(len(photos))]
 
 
 def _job(case: Case, key: int, number: int) -> Job:
@@ -54,17 +58,20 @@ def check_answers(case: Case, results: Results) -> None:
     for number, entry in enumerate(case.meta["eval"]):
         _check_answer(case, results, number, entry)
         if stop := entry.get("early_stop"):
-            job, _ = answer(case, number, max_new=case.meta["max_new_tokens"],
-                            eos_id=stop["eos_token_id"])
+            job, = answer(case, number, [number], max_new=case.meta["max_new_tokens"],
+                          masks=entry["n_masks"], eos_id=stop["eos_token_id"])
             results.equal(f"eval{number} early_stop", job.tokens, stop["new_ids"])
     if empty := case.meta.get("eval_no_seg"):
-        job, _ = answer(case, empty["image"], max_new=empty["max_tokens_new"])
+        number = empty["image"]
+        job, = answer(case, number, [number], max_new=empty["max_tokens_new"], masks=0)
         results.equal("eval_no_seg masks_shape", (job.seg_count, *job.size), empty["masks_shape"])
 
 
 def _check_answer(case: Case, results: Results, number: int, entry: dict) -> None:
     """Tokens, [SEG] states and masks of one prompt, and what each step computed."""
-    job, again = answer(case, number, max_new=case.meta["max_new_tokens"])
+    other = (number + 1) % len(case.seen_photos)
+    job, _, again = answer(case, number, [number, other, number], masks=entry["n_masks"],
+                           max_new=case.meta["max_new_tokens"])
     name = f"eval{number}"
     results.equal(f"{name} new_ids", job.tokens, entry["new_ids"])
     results.equal(f"{name} new_ids {REFILLED}", again.tokens, entry["new_ids"])

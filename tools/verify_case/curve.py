@@ -122,6 +122,7 @@ def check_trained_model(case: Case, results: Results, meta: dict, after: dict) -
                          [meta[name][k] for k in ("loss", "ce", "bce", "dice")],
                          tolerance=LOSS)
     entry = meta["eval"]
-    job, _ = answer(merged_case, entry["image"], max_new=entry["max_new_tokens"])
+    job, = answer(merged_case, entry["image"], [entry["image"]], max_new=entry["max_new_tokens"],
+                  masks=entry["n_masks"])
     results.equal("curve eval new_ids", job.tokens, entry["new_ids"])
     results.equal("curve eval n_masks", job.seg_count, entry["n_masks"])
