@@ -89,7 +89,7 @@ def _check_answer(case: Case, results: Results, number: int, entry: dict) -> Non
         prompts = case.model.prompt(jnp.asarray(states)[None])
     results.scaled(f"{name}_pred_emb", prompts[0])
     photos = case.photos([number], case.meta["infer_image_size"])
-    check_drawing(case, results, name, photos, prompts, np.ones((1, job.seg_count), bool))
+    check_drawing(case, results, name, photos, prompts, np.ones((1, len(states)), bool))
     masks = unpacked(case.reference, f"{name}_pred_masks_0_bits", f"{name}_pred_masks_0_shape")
     for suffix, drawn in (("as predicted", job), (f"as predicted {REFILLED}", again)):
         bits = regions.unpack_masks(drawn.packed)[..., :drawn.size[1]]
