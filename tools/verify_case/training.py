@@ -66,14 +66,14 @@ def gradients(case: Case, trainable: tuple[str, ...], batch: dict) -> dict[str, 
     weights, seg_id = case.loss_weights(), case.tokenizer.seg_id
     index = case.image_index(batch["ids"])
 
-    def loss(params):
+    def loss(params, frozen, batch):  # nothing is a constant that the compiler would fold
         model = param_tree.merge(graph, params, frozen)
         with numerics(case.config):
             sums = losses.sums(model, batch, image_index=index, seg_id=seg_id)
         terms = losses.weighted_means(sums, losses.counts(batch, seg_id), weights)
         return terms.ce + terms.bce + terms.dice
 
-    grads = param_tree.flatten(jax.jit(jax.grad(loss))(params))
+    grads = param_tree.flatten(jax.jit(jax.grad(loss))(params, frozen, batch))
     return to_torch_tensors({p: np.asarray(g) for p, g in grads.items()},
                             [rule for rule in rules(case.config) if rule.path in grads])
 
