@@ -8,7 +8,7 @@ import sys
 import types
 from collections.abc import Callable, Sequence
 
-from absl import app, logging as absl_logging
+from absl import app, flags, logging as absl_logging
 
 from input_pipeline.errors import UserError
 
@@ -53,8 +53,19 @@ def run(main: Callable[..., int | None], arguments: Sequence[str] = ()) -> None:
 
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, _terminate)
+    _describe(main.__module__)
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and TFDS say much at INFO
     app.run(guarded, flags_parser=parse)
+
+
+def _describe(module: str) -> None:
+    """Let --help show the docstring and the flags of the module a command is defined in.
+
+    It shows those of the module that was started, which may be no more than a call of the other.
+    """
+    sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
+    for flag in flags.FLAGS.flags_by_module_dict().get(module, ()):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _unknown_knob(error: Exception) -> UserError | None:

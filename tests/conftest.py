@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,24 +15,54 @@ os.environ["XLA_FLAGS"] = " ".join(
 # the others in a collective: on few cores all could wait for a device that has none.
 os.environ.setdefault("NPROC", "32")
 
+import jax
 from random_models import randomized
-from repository import SHARED
+from repository import SHARED, SLIM_GOLDEN
 
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
 from legion_jax.models import param_tree
 from legion_jax.models.legion import Legion
+from tools.verify_case import slim
 
 
 @pytest.fixture(scope="session")
-def golden() -> pathlib.Path:
-    """Folder of one case of reference vectors; tests that need them are skipped without it."""
-    default = SHARED / "golden" / "A"
-    folder = pathlib.Path(os.environ.get("LEGION_GOLDEN", default))
-    if not folder.is_dir():
-        pytest.skip(
-            "golden vectors not found: set LEGION_GOLDEN or place them at ../shared/golden/A"
-        )
-    return folder
+def slim_golden() -> Iterator[pathlib.Path]:
+    """Folder of the reference vectors that every clone has, which lack the largest arrays."""
+    with slim.unpacked(SLIM_GOLDEN) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def golden(slim_golden) -> pathlib.Path:
+    """Folder of one case of reference vectors: the full one where it is at hand, else the slim one.
+
+    The full case is at ../shared/golden/A, or where LEGION_GOLDEN says.
+    """
+    folder = pathlib.Path(os.environ.get("LEGION_GOLDEN", SHARED / "golden" / "A"))
+    return folder if folder.is_dir() else slim_golden
+
+
+@pytest.fixture(scope="session")
+def full_golden(golden) -> pathlib.Path:
+    """The full case; tests that need its largest arrays are skipped without it."""
+    if (golden / slim.MANIFEST).exists():
+        pytest.skip("the full golden case is not here: set LEGION_GOLDEN or place it at "
+                    "../shared/golden/A")
+    return golden
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """What a test file compiles twice comes from a folder then; nothing is optimised for long."""
+    settings = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+                "jax_persistent_cache_min_compile_time_secs": 0,
+                "jax_disable_most_optimizations": True}
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")

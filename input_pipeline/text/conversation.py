@@ -212,18 +212,3 @@ def parse_answer(text: str) -> ParsedAnswer:
         detail = clean[start : openings[before]].strip().lstrip(": ")
         regions[number] = dataclasses.replace(regions[number], detail=detail)
     return ParsedAnswer(clean, regions)
-
-
-def published_caption(text: str) -> tuple[str, list[str]]:
-    """Cleans a decoded answer or whole conversation exactly as the published inference does.
-
-    Newlines vanish without a space, and only text after the last "ASSISTANT: " is kept, with its
-    trailing space: an answer whose first token brings no space keeps the whole prompt.
-
-    Returns:
-        The caption, and the phrases between `<p>` and `</p>` in order.
-    """
-    text = text.replace("\n", "").replace("  ", " ").split("ASSISTANT: ")[-1]
-    phrases = [phrase.strip() for phrase in re.findall("<p>(.*?)</p>", text)]
-    bare = re.sub("<.*?>", "", text).replace("[SEG]", "")
-    return " ".join(bare.split()).strip("'").strip(), phrases

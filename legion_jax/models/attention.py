@@ -1,9 +1,12 @@
-"""Attention on a CPU, a block of queries at a time, so that its logits never leave the caches.
+"""Attention of all towers: the one door to it, whatever computes it.
 
-All logits of a long sequence are written and read several times by XLA's softmax, from memory where
-they are large; a block's are still in the second-level cache. In the backward pass a block's logits
-are computed again, as by flash attention (Dao et al., 2022), instead of being kept. Where a mesh
-splits arrays over devices, and on accelerators, it is left to others.
+By default `jax.nn.dot_product_attention` does. Long sequences in bfloat16 go to the kernels of
+`flash_attention`, on TPUs and GPUs. On a CPU, long sequences are computed a block of queries at a
+time, so that the logits never leave the caches: all logits of a long sequence are written and read
+several times by XLA's softmax, from memory where they are large; a block's are still in the
+second-level cache. In the backward pass a block's logits are computed again, as by flash attention
+(Dao et al., 2022), instead of being kept. Where a mesh splits arrays over devices nothing is
+computed in blocks.
 """
 
 import functools
@@ -32,31 +35,41 @@ def masked_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, 
     Returns:
         [B, T, N, H].
     """
-    if q.shape[1] < SHORT or not _alone():
-        return _plain(q, k, v, mask)
-    return jax.lax.platform_dependent(
-        q, k, v, mask, cpu=functools.partial(_masked_blocks, first=first), default=_plain)
+    branches = {"cpu": functools.partial(_masked_blocks, first=first)} if _in_blocks(q) else {}
+    return _by_platform(branches, _plain, q, k, v, mask)
+
+
+def full_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """softmax(q k / sqrt(H)) v over all keys; q [..., T, N, H], k and v [..., S, N, H]."""
+    return jax.nn.dot_product_attention(q, k, v)
 
 
 def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
-    """As `attention.causal_attention`, which also describes the arguments."""
-    if q.shape[1] < SHORT or not _alone():
-        return flash_attention.causal_attention(q, k, v, valid)
+    """softmax(q k / sqrt(H)) v over the valid positions up to each query's own.
 
-    def blocks(q, k, v, valid):
-        # Made where it is used: kept for the backward pass it would be larger than q, k and v.
-        B, T, N, _ = q.shape
+    Args:
+        q, k, v: [B, S, N, H].
+        valid: bool[B, S], False at padding, whose own outputs mean nothing. Padding is at the end,
+            as in training.
 
-        def shown(logits, place, valid):
-            mask = (jnp.arange(logits.shape[-1]) <= place) & valid
-            return jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+    Returns:
+        [B, S, N, H].
+    """
+    default, branches = causal_by_mask, {}
+    if flash_attention.is_worth_it(q):
+        branches["tpu"] = flash_attention.causal_on_tpu
+        if flash_attention.has_cudnn(q):
+            default = flash_attention.causal_by_cudnn
+    if _in_blocks(q):
+        branches["cpu"] = _causal_blocks
+    return _by_platform(branches, default, q, k, v, valid)
 
-        place = jnp.broadcast_to(jnp.arange(T)[:, None], (B, N, T, 1))
-        valid = jnp.broadcast_to(valid[:, None, None], (B, N, 1, T))
-        return _parts(q, k, v, (place,), (valid,), shown, first=0)
 
-    return jax.lax.platform_dependent(q, k, v, valid, cpu=blocks,
-                                      default=flash_attention.causal_attention)
+def causal_by_mask(q, k, v, valid):
+    """As `causal_attention`, with all logits made."""
+    position = jnp.arange(q.shape[1])
+    visible = (position <= position[:, None]) & valid[:, None, :]  # [B, T, S]
+    return _plain(q, k, v, visible[:, None])
 
 
 def cached_attention(q: jax.Array, keys: jax.Array, values: jax.Array, layer: jax.Array,
@@ -73,22 +86,51 @@ def cached_attention(q: jax.Array, keys: jax.Array, values: jax.Array, layer: ja
     def plain(q, keys, values, layer, mask):
         return masked_attention(q, keys[layer], values[layer], mask, first=first)
 
-    if q.shape[1] > 1 or not _alone():
-        return plain(q, keys, values, layer, mask)
-    return jax.lax.platform_dependent(q, keys, values, layer, mask, cpu=_cached_rows,
-                                      default=plain)
+    branches = {"cpu": _cached_rows} if q.shape[1] == 1 and _alone() else {}
+    return _by_platform(branches, plain, q, keys, values, layer, mask)
 
 
 def grid_attention(q: jax.Array, k: jax.Array, v: jax.Array, rows: jax.Array,
                    columns: jax.Array) -> jax.Array:
-    """As `attention.grid_attention`, which also describes the arguments."""
-    if q.shape[1] < SHORT or not _alone():
-        return flash_attention.grid_attention(q, k, v, rows, columns)
-    return jax.lax.platform_dependent(q, k, v, rows, columns, cpu=_grid_blocks,
-                                      default=flash_attention.grid_attention)
+    """softmax(q k / sqrt(H) + bias) v, as SAM's decomposed relative positions have it.
+
+    Args:
+        q, k, v: [B, S * S, N, H].
+        rows, columns: [B, N, S, S, S], bias of the query at the first two S for the key's row, and
+            for its column.
+
+    Returns:
+        [B, S * S, N, H].
+    """
+    branches = {}
+    if flash_attention.is_worth_it(q):
+        branches["tpu"] = flash_attention.grid_on_tpu
+    if _in_blocks(q):
+        branches["cpu"] = _grid_blocks
+    return _by_platform(branches, grid_with_bias, q, k, v, rows, columns)
+
+
+def grid_with_bias(q, k, v, rows, columns):
+    """As `grid_attention`, with the bias made."""
+    bias = rows[..., :, None] + columns[..., None, :]  # [B, N, Y, X, key row, key column]
+    bias = bias.reshape(*bias.shape[:2], q.shape[1], q.shape[1])
+    return jax.nn.dot_product_attention(q, k, v, bias=bias)
+
+
+def _by_platform(branches: dict[str, Callable], default: Callable, *arrays):
+    """The branch of the platform that the program is compiled for, or the default."""
+    if not branches:
+        return default(*arrays)
+    return jax.lax.platform_dependent(*arrays, default=default, **branches)
+
+
+def _in_blocks(q: jax.Array) -> bool:
+    """Whether blocks of the queries [B, T, N, H] are worth it on a CPU."""
+    return q.shape[1] >= SHORT and _alone()
 
 
 def _alone() -> bool:
+    """Whether no mesh splits the arrays over several devices."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh.empty or mesh.size == 1
 
@@ -105,6 +147,19 @@ def _masked_blocks(q, k, v, mask, *, first=None):
     if first is None:
         return _blocks(q, k, v, (mask,), shown, unit=1, keys=k.shape[1:2])
     return _parts(q, k, v, (mask,), (), shown, first=first)
+
+
+def _causal_blocks(q, k, v, valid):
+    # The mask is made where it is used: kept for the backward pass it would be larger than q, k, v.
+    B, T, N, _ = q.shape
+
+    def shown(logits, position, valid):
+        mask = (jnp.arange(logits.shape[-1]) <= position) & valid
+        return jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+
+    position = jnp.broadcast_to(jnp.arange(T)[:, None], (B, N, T, 1))
+    valid = jnp.broadcast_to(valid[:, None, None], (B, N, 1, T))
+    return _parts(q, k, v, (position,), (valid,), shown, first=0)
 
 
 def _parts(q, k, v, extra, beside, adjust: Callable, *, first: int):
@@ -130,7 +185,7 @@ def _cached_rows(q, keys, values, layer, mask):
     own = jnp.eye(N, dtype=q.dtype)
     q = (q * H ** -0.5).reshape(B, N, H, 1) * own[:, None]  # [B, N, H, N]
 
-    def one(row):
+    def attend(row):
         number, q, mask = row
         k, v = (jax.lax.dynamic_slice(x, (layer, number, 0, 0, 0), (1, 1, S, N, H)).reshape(
             S, N * H) for x in (keys, values))
@@ -139,7 +194,7 @@ def _cached_rows(q, keys, values, layer, mask):
         weights = jax.nn.softmax(logits, axis=0).astype(v.dtype)
         return jnp.einsum("NNH->NH", (weights.T @ v).reshape(N, N, H))
 
-    return jax.lax.map(one, (jnp.arange(B), q, mask))[:, None]
+    return jax.lax.map(attend, (jnp.arange(B), q, mask))[:, None]
 
 
 def _grid_blocks(q, k, v, rows, columns):

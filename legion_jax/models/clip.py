@@ -6,6 +6,7 @@ import numpy as np
 from flax import nnx
 
 from legion_jax.config import ClipConfig
+from legion_jax.models.attention import full_attention
 from legion_jax.models.layers import Dense, Mlp, layer_norm, patchify, quick_gelu, run_stack, stack
 from legion_jax.sharding import BATCH, HEADS, SEQUENCE, constrain
 
@@ -47,7 +48,7 @@ class ClipLayer(nnx.Module):
         h = self.norm1(x)
         q, k, v = (constrain(p(h).reshape(B, S, self.heads, -1), BATCH, None, HEADS, None)
                    for p in (self.query, self.key, self.value))  # [B, S, N, H]
-        x = x + self.out(jax.nn.dot_product_attention(q, k, v).reshape(B, S, D))
+        x = x + self.out(full_attention(q, k, v).reshape(B, S, D))
         x = x + self.mlp(self.norm2(x), quick_gelu)
         return constrain(x, BATCH, SEQUENCE, None)
 

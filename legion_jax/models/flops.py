@@ -111,12 +111,12 @@ def answering(config: LegionConfig, sizes: Sizes, *, new: int) -> tuple[float, f
 
 def products(config: LegionConfig, sizes: Sizes) -> list[Product]:
     """Everything a training example multiplies in the forward pass."""
-    rows, found = _rows(config, sizes), []
+    rows, kernels = _rows(config, sizes), []
     for path, array in param_tree.abstract_params(config).items():
         if path.endswith(("/kernel", "/lora_a", "/lora_b")):
             met = next(number for pattern, number in rows if re.search(pattern, path))
-            found.append(Product(path, 2 * math.prod(array.shape) * met))
-    return found + _attention(config, sizes) + _mask_products(config, sizes)
+            kernels.append(Product(path, 2 * math.prod(array.shape) * met))
+    return kernels + _attention(config, sizes) + _mask_products(config, sizes)
 
 
 def _rows(config: LegionConfig, sizes: Sizes) -> list[tuple[str, float]]:
@@ -149,18 +149,18 @@ def _windowed(config: LegionConfig) -> int:
 def _attention(config: LegionConfig, sizes: Sizes) -> list[Product]:
     clip, text, sam = config.clip, config.language, config.sam
     S, cells = sizes.text - 1 + clip.num_patches, sam.grid ** 2
-    found = [Product("clip/layers/", 4 * clip.depth * (1 + clip.num_patches) ** 2 * clip.width,
-                     kernel=False),
-             Product("language/layers/", 4 * text.layers * S ** 2 * text.width, kernel=False)]
+    attention = [Product("clip/layers/", 4 * clip.depth * (1 + clip.num_patches) ** 2 * clip.width,
+                         kernel=False),
+                 Product("language/layers/", 4 * text.layers * S ** 2 * text.width, kernel=False)]
     wide = len(sam.global_blocks)
     for path, layers, queries, side in (
             ("sam_encoder/window_layers/", sam.layers - wide, _windowed(config), sam.window),
             ("sam_encoder/global_layers/", wide, cells, sam.grid)):
         each = layers * queries * sam.width
-        found.append(Product(path, 4 * each * side ** 2, kernel=False))
-        found += [Product(f"{path}attention/relative_{axis}", 2 * each * side)
-                  for axis in ("rows", "columns")]
-    return found
+        attention.append(Product(path, 4 * each * side ** 2, kernel=False))
+        attention += [Product(f"{path}attention/relative_{axis}", 2 * each * side)
+                      for axis in ("rows", "columns")]
+    return attention
 
 
 def _mask_products(config: LegionConfig, sizes: Sizes) -> list[Product]:
@@ -176,10 +176,10 @@ def _mask_products(config: LegionConfig, sizes: Sizes) -> list[Product]:
 def _running(losses: Mapping[str, float]) -> set[str]:
     """Towers that the losses of weight above 0 need."""
     masks = losses["bce"] or losses["dice"]
-    found = {"clip"}
-    found |= {"projector", "language"} if masks or losses["ce"] else set()
-    found |= {"text_projection", "sam_encoder", "mask_decoder", "frame"} if masks else set()
-    return found | ({"verdict"} if losses["verdict"] else set())
+    towers = {"clip"}
+    towers |= {"projector", "language"} if masks or losses["ce"] else set()
+    towers |= {"text_projection", "sam_encoder", "mask_decoder", "frame"} if masks else set()
+    return towers | ({"verdict"} if losses["verdict"] else set())
 
 
 def _repeated(product: Product, remat: str) -> bool:

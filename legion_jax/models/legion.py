@@ -116,11 +116,11 @@ def seg_slots(ids: jax.Array, seg_id: int, slots: int, num_patches: int):
     """
     is_seg = ids == seg_id
 
-    def one(row):
+    def columns(row):
         return jnp.nonzero(row, size=slots, fill_value=-1)[0]
 
-    found = jax.vmap(one)(is_seg)
+    tokens = jax.vmap(columns)(is_seg)
     # Token k stands at k + P - 1 once the placeholder has become P patches; minus one is the
     # position before it.
-    positions = jnp.where(found >= 0, found + num_patches - 2, 0)
-    return positions, found >= 0, is_seg.sum(axis=1)
+    positions = jnp.where(tokens >= 0, tokens + num_patches - 2, 0)
+    return positions, tokens >= 0, is_seg.sum(axis=1)

@@ -61,14 +61,14 @@ def to_frame(logits: jax.Array, resized: jax.Array, original: jax.Array, *, sam_
     Returns:
         float32[B, K, C, C]; only the first `original` rows and columns carry meaning.
     """
-    def one(logits, resized, original):
+    def frame_photo(logits, resized, original):
         rows, columns = (
             frame_matrix(logits.shape[1 + a], sam_size, resized[a], original[a], canvas)
             for a in (0, 1))
         return jnp.einsum("hy,kyx,wx->khw", rows, logits, columns,
                           precision=jax.lax.Precision.HIGHEST)
 
-    return jax.vmap(one)(logits.astype(jnp.float32), resized, original)
+    return jax.vmap(frame_photo)(logits.astype(jnp.float32), resized, original)
 
 
 def place(logits: jax.Array, resized: jax.Array, original: jax.Array, number: jax.Array, *,
@@ -89,7 +89,7 @@ def place(logits: jax.Array, resized: jax.Array, original: jax.Array, number: ja
     """
     side = min(TILE, canvas)
 
-    def one(row):
+    def place_photo(row):
         logits, resized, original, number = row
         tiles = -(-original // side)  # down and across
 
@@ -116,7 +116,7 @@ def place(logits: jax.Array, resized: jax.Array, original: jax.Array, number: ja
             (jnp.zeros((K, canvas, canvas // 8), jnp.uint8), jnp.zeros(K), jnp.zeros(K, int)))
         return packed, total / jnp.maximum(count, 1)
 
-    return jax.lax.map(one, (logits.astype(jnp.float32), resized, original, number))
+    return jax.lax.map(place_photo, (logits.astype(jnp.float32), resized, original, number))
 
 
 def inside(original: jax.Array, canvas: int) -> jax.Array:
@@ -130,8 +130,3 @@ def unpack(packed: jax.Array) -> jax.Array:
     """uint8[..., C, C / 8] -> float32[..., C, C] of 0 and 1; first bit is the leftmost pixel."""
     bits = (packed[..., None] >> jnp.arange(7, -1, -1, dtype=jnp.uint8)) & 1
     return bits.reshape(*packed.shape[:-1], -1).astype(jnp.float32)
-
-
-def union(logits: jax.Array, valid: jax.Array) -> jax.Array:
-    """logits [B, K, C, C], valid bool[B, K] -> bool[B, C, C], any valid mask above zero."""
-    return ((logits > 0) & valid[..., None, None]).any(axis=1)

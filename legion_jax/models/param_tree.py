@@ -36,9 +36,9 @@ def split_params(model: Legion, trainable: Sequence[str]) -> tuple[nnx.GraphDef,
 
     def is_trainable(path, _):
         name = "/".join(map(str, path))
-        found = [p for p in trainable if re.search(p, name)]
-        hit.update(found)
-        return bool(found)
+        matching = [p for p in trainable if re.search(p, name)]
+        hit.update(matching)
+        return bool(matching)
 
     graph, train, frozen = nnx.split(model, is_trainable, ...)
     if unused := [p for p in trainable if p not in hit]:
@@ -71,11 +71,11 @@ def merge(graph: nnx.GraphDef, *trees: dict) -> Legion:
 
 def cast(tree: dict, dtype: Any) -> dict:
     """Every array of a tree in `dtype`; works on abstract trees too."""
-    def one(x):
+    def cast_leaf(x):
         if isinstance(x, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
         return x.astype(dtype)
-    return jax.tree.map(one, tree)
+    return jax.tree.map(cast_leaf, tree)
 
 
 def flatten(tree: dict) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from legion_jax.config import SamConfig
+from legion_jax.models.attention import full_attention
 from legion_jax.models.layers import Dense, Mlp, gelu, layer_norm, stack
 from legion_jax.models.llama import round_to_bf16
 
@@ -58,7 +59,7 @@ class Attention(nnx.Module):
         """q [T, D], k and v [S, D] -> [T, D]."""
         q, k, v = (einops.rearrange(p(x), "S (N H) -> S N H", N=self.heads)
                    for p, x in ((self.query, q), (self.key, k), (self.value, v)))
-        return self.out(einops.rearrange(jax.nn.dot_product_attention(q, k, v),
+        return self.out(einops.rearrange(full_attention(q, k, v),
                                          "T N H -> T (N H)"))
 
 

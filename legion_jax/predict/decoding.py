@@ -69,9 +69,8 @@ def read_prefix(model: Legion, ids: jax.Array) -> Cache:
 
 
 def prefill(model: Legion, ids: jax.Array, valid: jax.Array, seen: jax.Array, *,
-            image_index: int, max_new: int, slots: int, eos_id: int, seg_id: int,
-            columns: int | None = None, prefix: Cache | None = None,
-            number: jax.Array | None = None) -> DecodeState:
+            image_index: int, max_new: int, slots: int, eos_id: int, seg_id: int, columns: int,
+            number: jax.Array, prefix: Cache | None = None) -> DecodeState:
     """Read prompts; the state before the first step.
 
     Args:
@@ -79,15 +78,14 @@ def prefill(model: Legion, ids: jax.Array, valid: jax.Array, seen: jax.Array, *,
             right behind the placeholder. valid: bool[B, T], False at padding.
         seen: `Legion.see`'s output [B, 1 + P, D].
         max_new, slots: static sizes M and K of the answer.
-        columns: of the cache; by default as many as prompt and answer need.
+        columns: S of the cache, at least as many as the prompt needs.
+        number: uint32[B], see `DecodeState`.
         prefix: of `read_prefix`, where all rows begin with the same text and it was read before.
-        number: uint32[B], see `DecodeState`; 0 by default.
     """
     B, num_patches = ids.shape[0], model.config.clip.num_patches
     x = model.embed(ids, seen, image_index)
     valid = splice_flags(valid, image_index, num_patches, True)
-    T = x.shape[1]
-    S = T + max_new if columns is None else columns
+    T, S = x.shape[1], columns
     usable = jnp.pad(valid, ((0, 0), (0, S - T)))
     positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
     cache, start = model.language.init_cache(B, S), 0
@@ -110,7 +108,7 @@ def prefill(model: Legion, ids: jax.Array, valid: jax.Array, seen: jax.Array, *,
         tokens=jnp.full((B, max_new), eos_id, jnp.int32), length=jnp.zeros(B, jnp.int32),
         seg_count=seg_count.astype(jnp.int32),
         seg_states=constrain(jnp.where(has_seg[..., None], seg_states, 0), BATCH, None, None),
-        number=jnp.zeros(B, jnp.uint32) if number is None else number)
+        number=number)
 
 
 def empty(model: Legion, batch: int, *, columns: int, max_new: int, slots: int,
@@ -149,8 +147,8 @@ def admit(state: DecodeState, new: DecodeState, rows: jax.Array) -> DecodeState:
     cache = jax.tree.map(
         lambda old, new: constrain(old.at[:, rows].set(turned(new, 2), mode="drop"),
                                    None, BATCH, None, HEADS, None), state.cache, new.cache)
-    kept = dict(column=state.column, cache=cache, usable=put(state.usable, turned(new.usable, 1)))
-    return state.replace(**kept, **{
+    usable = put(state.usable, turned(new.usable, 1))
+    return state.replace(cache=cache, usable=usable, **{
         name: put(getattr(state, name), getattr(new, name)) for name in (
             "hidden", "position", "done", "tokens", "length", "seg_states", "seg_count",
             "number")})
@@ -171,7 +169,7 @@ def decode(model: Legion, state: DecodeState, wanted: jax.Array, *, eos_id: int,
         token = jnp.where(state.done, eos_id, token)
         is_seg = (token == seg_id) & ~state.done
         slot = jnp.where(is_seg, state.seg_count, K)  # slot K is out of range and dropped
-        place = jnp.where(state.done, M, state.length)
+        end = jnp.where(state.done, M, state.length)  # M is out of range and dropped
         position, length = state.position + 1, state.length + ~state.done
         usable = jax.lax.dynamic_update_slice(state.usable, jnp.ones((B, 1), bool),
                                               (0, state.column))
@@ -181,7 +179,7 @@ def decode(model: Legion, state: DecodeState, wanted: jax.Array, *, eos_id: int,
         return state.replace(
             column=(state.column + 1) % S, hidden=hidden[:, 0], position=position, cache=cache,
             usable=usable, done=state.done | (token == eos_id) | (length >= M),
-            tokens=state.tokens.at[rows, place].set(token, mode="drop"), length=length,
+            tokens=state.tokens.at[rows, end].set(token, mode="drop"), length=length,
             seg_states=state.seg_states.at[rows, slot].set(state.hidden, mode="drop"),
             seg_count=state.seg_count + is_seg)
 
@@ -190,14 +188,3 @@ def decode(model: Legion, state: DecodeState, wanted: jax.Array, *, eos_id: int,
         lambda carry: (carry[0] < M) & (carry[1].done.sum() < wanted),
         lambda carry: (carry[0] + 1, step(carry[1])), (0, state))
     return state
-
-
-def greedy(model: Legion, ids: jax.Array, valid: jax.Array, seen: jax.Array, *, image_index: int,
-           max_new: int, slots: int, eos_id: int, seg_id: int) -> DecodeState:
-    """Answers to a batch of prompts, whole; arguments as of `prefill`.
-
-    Equal, up to rounding, to an uncached run of the whole sequence per token.
-    """
-    state = prefill(model, ids, valid, seen, image_index=image_index, max_new=max_new,
-                    slots=slots, eos_id=eos_id, seg_id=seg_id)
-    return decode(model, state, ids.shape[0], eos_id=eos_id, seg_id=seg_id)

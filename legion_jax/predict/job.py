@@ -2,33 +2,39 @@
 
 Threads read and decode ahead of the predictor and write behind it, so that the device waits for
 neither; both sides hold a limited number of bytes. A photo is done when its line is in a part
-(`job_parts`); what was begun before that is done again.
+(`job_lines`); what was begun before that is done again.
 """
 
+import collections
 import contextlib
 import dataclasses
 import json
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from etils import epath
+from tqdm import tqdm
 
 from input_pipeline import files
 from input_pipeline.errors import UserError
+from legion_jax.display import numbers
 from legion_jax.predict import calibration, job_lines, photo_sources, result_files, result_names
-from legion_jax.predict.job_parts import Parts, Share
-from legion_jax.predict.job_progress import Progress
+from legion_jax.predict.job_lines import Parts, Share
 from legion_jax.predict.prediction import Prediction
 from legion_jax.predict.predictor import Predictor
-from legion_jax.predict.queues import WriteBehind
-from legion_jax.predict.read_ahead import Limits, ReadAhead
+from legion_jax.predict.queues import Limits, ReadAhead, WriteBehind
 from legion_jax.predict.sampling import Sampling
 from legion_jax.weights.checkpoint import Checkpoint
 
 JOB = "job.json"
+WINDOW_SECONDS = 120  # over which the speed is taken
+LINE_SECONDS = 60
+SHOWN_FAILURES = 20  # sentences; more of them would bury everything else
 
 
 class JobError(UserError):
@@ -40,7 +46,7 @@ class Options:
     """How a job is done.
 
     Attributes:
-        explain: of `predictions.EXPLAIN`; write: files per photo, of `outputs.KINDS`.
+        explain: of `prediction.EXPLAIN`; write: files per photo, of `result_files.KINDS`.
         sampling, int8: how the predictor was made, for the record.
         share: the photos of this host.
         retry_failures: try photos again that earlier runs left out.
@@ -76,7 +82,7 @@ class BatchJob:
         photo_sources.check_apart(source, str(output))
         _claim(self.output, _description(source, checkpoint, options))
         self._names = result_names.output_names(source.names)
-        state = job_lines.Found(self.output, self._names).state
+        state = job_lines.Recorded(self.output, self._names).state
         mine = np.array(options.share.of(len(self._names)), int)
         failed = state[mine] == job_lines.FAILED
         again = failed if options.retry_failures else np.zeros_like(failed)
@@ -112,10 +118,10 @@ class BatchJob:
                 progress.add()
 
             ahead = ReadAhead(self._source, self.left.tolist(), limits=limits, on_failure=fail)
-            with _stopping(ahead.stop) as told, ahead:
+            with _stopping(ahead.stop) as signals, ahead:
                 self._predict(predictor, ahead, writers, write)
-        if told:
-            raise SystemExit(128 + told[0])
+        if signals:
+            raise SystemExit(128 + signals[0])
         return progress.summary()
 
     def _predict(self, predictor: Predictor, ahead: ReadAhead, writers: WriteBehind,
@@ -158,8 +164,8 @@ def _claim(output: epath.Path, description: dict) -> None:
     path = output / JOB
     output.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        if found := job_lines.merged_files(output):
-            raise JobError(f"{found[0]}: there, but no {JOB} that says of which job; choose "
+        if merged := job_lines.merged_files(output):
+            raise JobError(f"{merged[0]}: there, but no {JOB} that says of which job; choose "
                            f"another output folder or remove it")
         # Hosts that start together write the same.
         files.write_text(path, json.dumps(description, indent=2) + "\n")
@@ -183,9 +189,9 @@ def _alone(output: epath.Path, share: Share) -> Iterator[None]:
         yield
         return
     with open(os.fspath(output / JOB), "r+b") as file:  # a lock that leaves no file behind
-        place = share.count * (share.count - 1) // 2 + share.index
+        byte = share.count * (share.count - 1) // 2 + share.index  # one of its own per share
         files.lock(file, JobError(f"{output}: another process is at share {share.index} of "
-                                  f"{share.count}"), part=place)
+                                  f"{share.count}"), part=byte)
         yield
 
 
@@ -195,21 +201,90 @@ def _stopping(stop: Callable[[], None]) -> Iterator[list[int]]:
 
     A second one is handled as before. Does nothing outside the main thread, which has no signals.
     """
-    told: list[int] = []
+    received: list[int] = []
     before = {}
 
     def note(number, frame):
-        if told:
+        if received:
             signal.signal(number, before[number])
             before[number](number, frame)
-        told.append(number)
+        received.append(number)
         stop()
 
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, note)
                   for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield told
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class Progress:
+    """Counts photos that are done or left out, from any thread. Use as a context.
+
+    It shows a bar on a terminal, and elsewhere a line a minute.
+    """
+
+    def __init__(self, total: int, *, done: int, failed: int):
+        """`total` photos, of which earlier runs did `done`, `failed` of these without a result."""
+        self.total, self.done, self.failed = total, done, failed
+        self.new_failures, self._begin = 0, done
+        self._lock, self._closing = threading.Lock(), threading.Event()
+        self._started = time.monotonic()
+        self._seen = collections.deque([(self._started, done)])
+        self._bar = tqdm(total=total, initial=done, desc="predicting", unit="photo",
+                         disable=not sys.stderr.isatty())
+        self._thread = threading.Thread(target=self._work, daemon=True, name="progress")
+
+    def __enter__(self) -> "Progress":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._closing.set()
+        self._thread.join()
+        self._bar.close()
+
+    def add(self, failure: str | None = None) -> None:
+        """One photo more; `failure` is why it is left out."""
+        with self._lock:
+            self.done += 1
+            if failure is not None:
+                self.failed += 1
+                self.new_failures += 1
+                if self.new_failures <= SHOWN_FAILURES:
+                    self._bar.write(f"skipped: {failure}", file=sys.stderr)
+                if self.new_failures == SHOWN_FAILURES:
+                    self._bar.write("further failures are only counted here; failures.jsonl will "
+                                    "have them all", file=sys.stderr)
+            self._bar.set_postfix(failed=self.failed, refresh=False)
+            self._bar.update()
+
+    def speed(self) -> float:
+        """Photos per second over the last WINDOW_SECONDS."""
+        with self._lock:
+            now, done = time.monotonic(), self.done
+            self._seen.append((now, done))
+            while len(self._seen) > 2 and self._seen[1][0] < now - WINDOW_SECONDS:
+                self._seen.popleft()
+            began, before = self._seen[0]
+        return (done - before) / max(now - began, 1e-9)
+
+    def line(self) -> str:
+        """12,345 of 1,000,000 photos, 3 left out, 10.2 photos/s, 26 h 54 min left."""
+        speed = self.speed()
+        left = (f", {numbers.duration((self.total - self.done) / speed)} left" if speed else "")
+        return (f"{self.done:,} of {self.total:,} photos, {self.failed:,} left out, "
+                f"{speed:.1f} photos/s{left}")
+
+    def summary(self) -> str:
+        """What this run did: 1,234 photos in 2 min 3 s, 10.0 photos/s."""
+        seconds, new = time.monotonic() - self._started, self.done - self._begin
+        return f"{new:,} photos in {numbers.duration(seconds)}, {new / seconds:.1f} photos/s"
+
+    def _work(self) -> None:
+        while not self._closing.wait(LINE_SECONDS):
+            if self._bar.disable:
+                print(self.line(), file=sys.stderr, flush=True)

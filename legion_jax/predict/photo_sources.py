@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from input_pipeline import paths as paths_lib
 from input_pipeline.errors import UserError
+from input_pipeline.paths import find
 from input_pipeline.photos.images import check_bytes
 from input_pipeline.photos.photo_files import absolute, failing, open_file, printable, real, walk
 from input_pipeline.records import prepared
@@ -128,14 +128,14 @@ def open_source(images: str) -> FileSource:
     """
     if images.startswith("@"):
         return _from_list(images[1:])
-    path, images = paths_lib.find(images, "--images"), images.removeprefix("file://")
+    path, images = find(images, "--images"), images.removeprefix("file://")
     with failing(images, SourceError):
         if path.is_dir():
-            place = images.rstrip("/") or "/"
-            names = sorted(walk(place))
+            folder = images.rstrip("/") or "/"
+            names = sorted(walk(folder))
             if not names:
                 raise SourceError(f"{images}: the folder holds no files")
-            return FileSource("folder", absolute(place), place, names)
+            return FileSource("folder", absolute(folder), folder, names)
         if path.exists() or os.path.lexists(images):
             root, name = posixpath.split(images)
             return FileSource("file", absolute(images), root or ".", [name])
@@ -146,16 +146,16 @@ def open_source(images: str) -> FileSource:
 
 def check_apart(source: Source, output: str) -> None:
     """Raises SourceError when results would land among the photos, or these among the results."""
-    place = real(output)
+    results = real(output)
     folders, trees = source.folders()
-    for folder in {real(f) for f in folders} & {place}:
+    for folder in {real(f) for f in folders} & {results}:
         raise SourceError(f"{output}: is {folder}, where the photos are; a second run would take "
                           f"the results for photos")
     for tree in map(real, trees):
-        if place == tree or place.startswith(tree.rstrip("/") + "/"):
+        if results == tree or results.startswith(tree.rstrip("/") + "/"):
             raise SourceError(f"{output}: lies in {tree}, where the photos are; a second run would "
                               f"take the results for photos")
-        if tree.startswith(place.rstrip("/") + "/"):
+        if tree.startswith(results.rstrip("/") + "/"):
             raise SourceError(f"{tree}: the photos lie in {output}, where results shall go; "
                               f"choose another folder for these")
 
@@ -172,7 +172,7 @@ def _from_list(path: str) -> FileSource:
     number = len(lines)
     lines = [line.removeprefix("file://") for line in lines]
     for uri in dict.fromkeys(line.partition("://")[0] + "://" for line in lines if "://" in line):
-        paths_lib.find(uri, path)
+        find(uri, path)
     paths = list(dict.fromkeys(
         absolute(line if "://" in line or line.startswith("/") or not root else f"{root}/{line}")
         for line in lines))

@@ -16,7 +16,8 @@ from PIL import Image
 
 from input_pipeline.batches import examples, loader
 from input_pipeline.errors import UserError
-from input_pipeline.photos import images as image_lib, regions
+from input_pipeline.photos import regions
+from input_pipeline.photos.images import clip_image
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from input_pipeline.text.verdict_words import verdict_of_words
@@ -133,8 +134,8 @@ class Predictor:
         """Predict for photos of any sizes, in their order; see `stream`."""
         if isinstance(images, Image.Image) or getattr(images, "ndim", 4) == 3:
             raise UserError("a list of photos is wanted, got one photo; write [photo]")
-        found = dict(self.stream(enumerate(images), explain=explain))
-        return [found[number] for number in range(len(images))]
+        predictions = dict(self.stream(enumerate(images), explain=explain))
+        return [predictions[number] for number in range(len(images))]
 
     def stream(self, items: Iterable[tuple[Any, np.ndarray | Image.Image]], *,
                explain: str = "fakes") -> Iterator[tuple[Any, Prediction]]:
@@ -143,13 +144,13 @@ class Predictor:
         Args:
             items: photos uint8[H, W, 3] or of PIL, in RGB. Random draws depend on a key that is a
                 number or a text, and on the photo's place for other keys.
-            explain: which photos get explanation and masks, one of `predictions.EXPLAIN`.
+            explain: which photos get explanation and masks, one of `prediction.EXPLAIN`.
 
         Yields:
             (key, prediction), each key once, in the order in which they are finished.
         """
         check_explain(explain)
-        jobs = (self._job(place, item) for place, item in enumerate(items))
+        jobs = (self._job(number, item) for number, item in enumerate(items))
         for job in self._scheduler.run(jobs, explain=explain):
             yield job.key, self._result(job)
 
@@ -160,20 +161,16 @@ class Predictor:
         """
         if not self.config.verdict_classes:
             raise ValueError("this model has no verdict head (config.verdict_classes is empty)")
-        found = []
+        logits = []
         for group, real in loader.padded_batches(images, self._scheduler.group):
-            views = [{"clip_image": image_lib.clip_image(image, self.spec.clip_size)}
+            views = [{"clip_image": clip_image(image, self.spec.clip_size)}
                      for image in group]
-            found.append(self._scheduler.logits(views)[:real])
-        return np.concatenate(found)
+            logits.append(self._scheduler.logits(views)[:real])
+        return np.concatenate(logits)
 
-    def compiled_programs(self) -> int:
-        """Executables made so far; each of `legion_jax.predict.programs` is made once."""
-        return self._programs.compiled()
-
-    def _job(self, place: int, item: tuple[Any, np.ndarray | Image.Image]) -> Job:
+    def _job(self, position: int, item: tuple[Any, np.ndarray | Image.Image]) -> Job:
         if not isinstance(item, tuple) or len(item) != 2:
-            raise UserError(f"photo {place} of the stream: (key, photo) is wanted, got "
+            raise UserError(f"photo {position} of the stream: (key, photo) is wanted, got "
                             f"{type(item).__name__}")
         key, image = item
         if isinstance(image, jax.Array):
@@ -184,7 +181,7 @@ class Predictor:
         views = examples.image_fields(image, self.spec)
         size = tuple(views.pop("original_size").tolist())
         frame = examples.frame_size(*size, LARGEST_CANVAS)[:2]
-        number = zlib.crc32(str(key).encode()) if isinstance(key, int | str) else place
+        number = zlib.crc32(str(key).encode()) if isinstance(key, int | str) else position
         return Job(key, size, number, views, np.array(frame, np.int32))
 
     def _result(self, job: Job) -> Prediction:
@@ -206,14 +203,14 @@ class Predictor:
         if not job.shown:
             return result
         return dataclasses.replace(result, explanation=parsed.explanation, answer=answer,
-                                   regions=[_region(one, job) for one in parsed.regions])
+                                   regions=[_region(named, job) for named in parsed.regions])
 
 
-def _region(found: conversation.AnswerRegion, job: Job) -> Region:
-    index, mask, score = found.seg_index, None, 0.0
+def _region(named: conversation.AnswerRegion, job: Job) -> Region:
+    index, mask, score = named.seg_index, None, 0.0
     if index is not None and index < len(job.scores):
         mask, score = _unpack(job.packed[index], job.frame, job.size), float(job.scores[index])
-    return Region(found.phrase, found.start, found.end, found.detail, mask, score)
+    return Region(named.phrase, named.start, named.end, named.detail, mask, score)
 
 
 def _unpack(packed: np.ndarray, frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -63,7 +63,7 @@ class Programs:
         decode: (params, state, places that must be done) -> state; the one given is used up.
         draw: (params, [SEG] states [R, K, D], uint8[R, C, C, 3], resized int[R, 2]) -> mask logits.
         place: (logits, resized, frames int[R, 2], wanted int[R]) -> bits and scores, see
-            `masks.place`.
+            `mask_frame.place`.
     """
 
     def __init__(self, config: LegionConfig, answering: Answering, mesh: jax.sharding.Mesh, *,
@@ -93,24 +93,19 @@ class Programs:
 
     def _laid_out(self, state: DecodeState) -> DecodeState:
         """A state's shapes with where they lie, which every program leaves as it is."""
-        def one(path, x):
+        def laid_out(path, x):
             spec = sharding.P(sharding.BATCH) if x.ndim else sharding.P()
             if sharding.path_name(path).startswith("cache"):
                 spec = sharding.P(None, sharding.BATCH, None, sharding.HEADS)
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.NamedSharding(
                 self.mesh, sharding.fit(spec, x.shape, self.mesh)))
 
-        return jax.tree_util.tree_map_with_path(one, state)
+        return jax.tree_util.tree_map_with_path(laid_out, state)
 
     def put(self, x: np.ndarray) -> jax.Array:
         """Rows onto the devices, split over them where they divide evenly."""
         spec = sharding.fit(sharding.P(sharding.BATCH), x.shape, self.mesh)
         return jax.device_put(x, jax.sharding.NamedSharding(self.mesh, spec))
-
-    def compiled(self) -> int:
-        """Executables made so far."""
-        return sum(program._cache_size() for program in (
-            self.look, self.prefix, self.empty, self.admit, self.decode, self.draw, self.place))
 
 
 def inference_mesh(config: LegionConfig, devices: Sequence[jax.Device] | None = None):

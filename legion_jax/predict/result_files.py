@@ -83,10 +83,10 @@ def write(output: epath.PathLike, line: dict, photo: np.ndarray | None, predicti
         "json": lambda: json.dumps(line, indent=2, ensure_ascii=False).encode() + b"\n"}
     for kind, content in contents.items():
         if kind in kinds:
-            place = temporary and (
+            unfinished = temporary and (
                 temporary.parent / f"{temporary.name}-{threading.get_ident()}-{kind}")
             files.write_bytes(target.parent / f"{target.name}{ENDINGS[kind]}", content(),
-                              temporary=place)
+                              temporary=unfinished)
 
 
 def remove(output: epath.PathLike, name: str, *, kinds: tuple[str, ...] = KINDS) -> None:

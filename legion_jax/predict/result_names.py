@@ -32,14 +32,14 @@ def output_names(names: Sequence[str]) -> list[str]:
     stems, suffixes = zip(*map(_split, names), strict=True) if names else ((), ())
     keys = [_key(stem) for stem in stems]
     number = Counter([*keys, *TAKEN])
-    taken, found = {*TAKEN}, [""] * len(names)
+    taken, unique = {*TAKEN}, [""] * len(names)
     # Those that need no suffix first: n_jpg.png keeps its name beside n.jpg and n.png.
     for index in sorted(range(len(names)), key=lambda i: number[keys[i]] > 1):
         name = stems[index]
         if number[keys[index]] > 1:
             name = f"{name}_{suffixes[index] or 'file'}"
-        found[index] = _free(name, taken)
-    return found
+        unique[index] = _free(name, taken)
+    return unique
 
 
 def _free(name: str, taken: set[str]) -> str:

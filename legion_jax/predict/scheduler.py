@@ -33,7 +33,7 @@ class Job:
         states: hidden states of CLIP [1 + P, D], until the language model has read them.
         answered: whether the language model was asked; shown: whether its answer is.
         tokens: int[n]; seg_states: [K, D]; seg_count: of the answer.
-        packed, scores: its masks, see `masks.place`; without any where nothing was drawn.
+        packed, scores: its masks, see `mask_frame.place`; without any where nothing was drawn.
     """
 
     key: Any
@@ -68,7 +68,7 @@ class Scheduler:
         self._prefix = None
 
     def run(self, jobs: Iterator[Job], *, explain: str) -> Iterator[Job]:
-        """Yield every job once, in the order in which they are done; see `predictions.EXPLAIN`."""
+        """Yield every job once, in the order in which they are done; see `prediction.EXPLAIN`."""
         with jax.set_mesh(self._programs.mesh):
             run = _Run(self, iter(jobs), explain)
         while True:

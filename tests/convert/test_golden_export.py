@@ -46,11 +46,11 @@ def test_parameters_come_back_bit_for_bit(converted, tmp_path, layout):
 
 
 @pytest.mark.slow
-def test_exported_folder_reproduces_the_golden_case(golden, converted, tmp_path):
+def test_exported_folder_reproduces_the_golden_case(full_golden, converted, tmp_path):
     to_torch.export(str(converted), str(tmp_path / "out"), progress=False)
     case = tmp_path / "case"
     case.mkdir()
-    for name in golden.iterdir():
+    for name in full_golden.iterdir():
         if name.name not in ("checkpoint", "clip", "cls"):
             (case / name.name).symlink_to(name.resolve())
     (case / "checkpoint").symlink_to(tmp_path / "out")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from legion_jax import sharding
-from legion_jax.models import attention, flash_attention
+from legion_jax.models import attention
 
 
 def normal(*shapes):
@@ -57,7 +57,7 @@ def test_causal_with_padding():
     agree(lambda *qkv: jnp.where(valid[..., None, None],
                                  attention.causal_attention(*qkv, valid), 0),
           lambda *qkv: jnp.where(valid[..., None, None],
-                                 flash_attention.causal_by_mask(*qkv, valid), 0),
+                                 attention.causal_by_mask(*qkv, valid), 0),
           normal(*3 * [(2, 70, 4, 8)]))
 
 
@@ -66,7 +66,7 @@ def test_grid_in_blocks_of_any_size(monkeypatch, block):
     monkeypatch.setattr(attention, "BLOCK", block)
     S, heads = 9, 2
     shape, table = (3, S * S, heads, 8), (3, heads, S, S, S)
-    agree(attention.grid_attention, flash_attention.with_bias,
+    agree(attention.grid_attention, attention.grid_with_bias,
           normal(shape, shape, shape, table, table))
 
 

@@ -1,13 +1,17 @@
 """legion_jax/models/flash_attention.py: the folded bias is the bias, on one device and on eight."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
+from jax.experimental.pallas.ops.tpu import flash_attention as pallas
 
 from legion_jax import sharding
-from legion_jax.models import flash_attention
+from legion_jax.models import attention, flash_attention
 
 SIDE, HEADS, WIDTH = 16, 2, 24
 
@@ -29,20 +33,20 @@ def by_hand(q, k, v, rows, columns):
     return np.einsum("bnts,bsnh->btnh", weights / weights.sum(-1, keepdims=True), v)
 
 
-def assert_close(found, wanted):
-    np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=0, atol=0.03)
+def assert_close(ours, wanted):
+    np.testing.assert_allclose(np.asarray(ours, np.float64), wanted, rtol=0, atol=0.03)
 
 
 def test_folded_bias_on_one_device():
     values = inputs()
     with pltpu.force_tpu_interpret_mode():
-        found = jax.jit(flash_attention.folded)(*values)
-    assert found.dtype == jnp.bfloat16
-    assert_close(found, by_hand(*values))
-    assert_close(flash_attention.with_bias(*values), by_hand(*values))
+        attended = jax.jit(flash_attention.grid_on_tpu)(*values)
+    assert attended.dtype == jnp.bfloat16
+    assert_close(attended, by_hand(*values))
+    assert_close(attention.grid_with_bias(*values), by_hand(*values))
 
 
-def plain(q, k, v, *, sm_scale, block_sizes):
+def plain(q, k, v, *, segment_ids, causal, sm_scale, block_sizes):
     """What the kernel computes, [B, N, T, H]."""
     logits = jnp.einsum("bnth,bnsh->bnts", q, k).astype(jnp.float32) * sm_scale
     return jnp.einsum("bnts,bnsh->bnth", jax.nn.softmax(logits).astype(v.dtype), v)
@@ -51,11 +55,11 @@ def plain(q, k, v, *, sm_scale, block_sizes):
 @pytest.mark.parametrize("shape", [(2, 2, 2), (1, 8, 1)])
 def test_every_device_computes_its_part(shape, monkeypatch):
     """Where batch or heads do not divide, each computes all of them."""
-    monkeypatch.setattr(flash_attention, "flash_attention", plain)
+    monkeypatch.setattr(pallas, "flash_attention", plain)
     values = inputs(batch=4)
     with jax.set_mesh(sharding.make_mesh(shape)):
-        found = jax.jit(flash_attention.folded)(*values)
-    assert_close(found, by_hand(*values))
+        attended = jax.jit(flash_attention.grid_on_tpu)(*values)
+    assert_close(attended, by_hand(*values))
 
 
 def test_gradients_pass_through_the_fold():
@@ -65,26 +69,35 @@ def test_gradients_pass_through_the_fold():
         return (f(*values).astype(jnp.float32) ** 2).sum()
 
     with pltpu.force_tpu_interpret_mode():
-        found = jax.grad(total, argnums=(1, 2, 3, 4, 5))(flash_attention.folded, *values)
-    wanted = jax.grad(total, argnums=(1, 2, 3, 4, 5))(flash_attention.with_bias, *values)
-    for ours, theirs in zip(found, wanted, strict=True):
+        gradients = jax.grad(total, argnums=(1, 2, 3, 4, 5))(flash_attention.grid_on_tpu, *values)
+    wanted = jax.grad(total, argnums=(1, 2, 3, 4, 5))(attention.grid_with_bias, *values)
+    for ours, theirs in zip(gradients, wanted, strict=True):
         ours, theirs = (np.asarray(x, np.float64) for x in (ours, theirs))
         assert np.abs(ours - theirs).max() < 0.03 * np.abs(theirs).max()
 
 
-def test_what_is_short_or_exact_needs_no_kernel():
-    values = inputs(dtype=jnp.float32)
-    np.testing.assert_array_equal(flash_attention.grid_attention(*values),
-                                  flash_attention.with_bias(*values))
+def lowered(platform, side, dtype=jnp.bfloat16) -> str:
+    """The program of grid attention on side x side positions."""
+    shapes = [(1, side * side, HEADS, WIDTH)] * 3 + [(1, HEADS, side, side, side)] * 2
+    values = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    traced = jax.jit(attention.grid_attention).trace(*values)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_the_kernel_is_for_tpus_alone():
-    side = 32  # 1024 positions: long enough
-    shapes = [(1, side * side, HEADS, WIDTH)] * 3 + [(1, HEADS, side, side, side)] * 2
-    values = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
-    traced = jax.jit(flash_attention.grid_attention).trace(*values)
-    assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
-    assert "tpu_custom_call" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+    assert "tpu_custom_call" in lowered("tpu", 32)  # 1024 positions: long enough
+    assert "tpu_custom_call" not in lowered("cpu", 32)
+
+
+def test_what_is_short_or_exact_needs_no_kernel():
+    assert "tpu_custom_call" not in lowered("tpu", 16)
+    assert "tpu_custom_call" not in lowered("tpu", 32, jnp.float32)
+
+
+def test_machines_without_long_sequences_never_import_the_tpus_kernel():
+    code = f"import sys, legion_jax.models.legion; print({pallas.__name__!r} in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def causal_inputs(length=256, batch=2):
@@ -96,10 +109,10 @@ def causal_inputs(length=256, batch=2):
 def test_causal_kernel_sees_what_the_mask_lets_see():
     *qkv, valid = causal_inputs()
     with pltpu.force_tpu_interpret_mode():
-        found = jax.jit(flash_attention.causal_by_kernel)(*qkv, valid)
-    wanted = flash_attention.causal_by_mask(*(x.astype(jnp.float32) for x in qkv), valid)
+        attended = jax.jit(flash_attention.causal_on_tpu)(*qkv, valid)
+    wanted = attention.causal_by_mask(*(x.astype(jnp.float32) for x in qkv), valid)
     used = np.asarray(valid)
-    assert_close(np.asarray(found, np.float32)[used], np.asarray(wanted)[used])
+    assert_close(np.asarray(attended, np.float32)[used], np.asarray(wanted)[used])
 
 
 def test_gradients_pass_through_the_causal_kernel():
@@ -110,9 +123,9 @@ def test_gradients_pass_through_the_causal_kernel():
                 ** 2).sum()
 
     with pltpu.force_tpu_interpret_mode():
-        found = jax.grad(total, argnums=(1, 2, 3))(flash_attention.causal_by_kernel, *qkv)
-    wanted = jax.grad(total, argnums=(1, 2, 3))(flash_attention.causal_by_mask, *qkv)
-    for ours, theirs in zip(found, wanted, strict=True):
+        gradients = jax.grad(total, argnums=(1, 2, 3))(flash_attention.causal_on_tpu, *qkv)
+    wanted = jax.grad(total, argnums=(1, 2, 3))(attention.causal_by_mask, *qkv)
+    for ours, theirs in zip(gradients, wanted, strict=True):
         ours, theirs = (np.asarray(x, np.float64) for x in (ours, theirs))
         assert np.abs(ours - theirs).max() < 0.03 * np.abs(theirs).max()
 
@@ -128,18 +141,18 @@ def plain_causal(q, k, v, *, segment_ids, causal, sm_scale, block_sizes):
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (1, 2, 2, 2), (1, 1, 8)])
 def test_every_device_has_its_rows_and_heads(shape, monkeypatch):
-    monkeypatch.setattr(flash_attention, "flash_attention", plain_causal)
+    monkeypatch.setattr(pallas, "flash_attention", plain_causal)
     *qkv, valid = causal_inputs()
     with jax.set_mesh(sharding.make_mesh(shape)):
-        found = jax.jit(flash_attention.causal_by_kernel)(*qkv, valid)
+        attended = jax.jit(flash_attention.causal_on_tpu)(*qkv, valid)
     used = np.asarray(valid)
-    assert_close(np.asarray(found, np.float32)[used],
-                 np.asarray(flash_attention.causal_by_mask(*qkv, valid), np.float32)[used])
+    assert_close(np.asarray(attended, np.float32)[used],
+                 np.asarray(attention.causal_by_mask(*qkv, valid), np.float32)[used])
 
 
 def test_the_causal_kernel_is_for_tpus_alone():
     shapes = [jax.ShapeDtypeStruct((1, 1024, HEADS, 128), jnp.bfloat16)] * 3
-    traced = jax.jit(flash_attention.causal_attention).trace(
+    traced = jax.jit(attention.causal_attention).trace(
         *shapes, jax.ShapeDtypeStruct((1, 1024), bool))
     assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
     assert "tpu_custom_call" not in traced.lower(lowering_platforms=("cpu",)).as_text()
@@ -154,10 +167,11 @@ def test_cudnn_is_told_of_padding_and_is_for_its_gpus_alone(monkeypatch):
         return attend(*args, **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", pretend)
-    plain = flash_attention.causal_attention(*qkv, valid)
+    jax.jit(lambda *inputs: attention.causal_attention(*inputs)).trace(*qkv, valid)
     assert asked == [None]
-    monkeypatch.setattr(flash_attention, "_has_cudnn", lambda: True)
-    found = flash_attention.causal_attention(*qkv, valid)
+    monkeypatch.setattr(flash_attention, "has_cudnn", lambda q: True)
+    jax.jit(lambda *inputs: attention.causal_attention(*inputs)).trace(*qkv, valid)
     assert asked[1:] == ["cudnn"]
     used = np.asarray(valid)
-    assert_close(np.asarray(found, np.float32)[used], np.asarray(plain, np.float32)[used])
+    assert_close(np.asarray(flash_attention.causal_by_cudnn(*qkv, valid), np.float32)[used],
+                 np.asarray(attention.causal_by_mask(*qkv, valid), np.float32)[used])

@@ -112,15 +112,15 @@ def test_what_is_computed_again():
         assert_close(gradients[remat], gradients["none"])
 
 
-@pytest.mark.parametrize("text, found", [
+@pytest.mark.parametrize("text, remats", [
     ("layers", ("layers", "layers", "layers")),
     ("layers,language=attention", ("layers", "attention", "layers")),
     ("clip=none,sam_encoder=layers,language=attention", ("none", "attention", "layers"))])
-def test_remat_by_tower(config, text, found):
-    assert remat_by_tower(text) == dict(zip(REMAT_TOWERS, found, strict=True))
+def test_remat_by_tower(config, text, remats):
+    assert remat_by_tower(text) == dict(zip(REMAT_TOWERS, remats, strict=True))
     model = nnx.eval_shape(lambda: Legion(dataclasses.replace(config, remat=text),
                                           key=jax.random.key(0)))
-    assert (model.clip.remat, model.language.remat, model.sam_encoder.remat) == found
+    assert (model.clip.remat, model.language.remat, model.sam_encoder.remat) == remats
 
 
 @pytest.mark.parametrize("text, words", [

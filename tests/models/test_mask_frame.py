@@ -1,4 +1,4 @@
-"""models/mask_frame.py: the frame of the photo against PyTorch's two resizes, bits, unions."""
+"""models/mask_frame.py: the frame of the photo against PyTorch's two resizes, and bits."""
 
 import functools
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from legion_jax.models import mask_frame
-from legion_jax.models.mask_frame import inside, to_frame, union, unpack
+from legion_jax.models.mask_frame import inside, to_frame, unpack
 
 CELLS, SAM, CANVAS = 32, 64, 104
 LOGITS = np.random.default_rng(0).normal(size=(1, 2, CELLS, CELLS)).astype(np.float32)
@@ -90,16 +90,6 @@ def test_unpack_undoes_packbits():
     ours = jax.jit(unpack)(np.packbits(bits, axis=-1))
     assert ours.dtype == jnp.float32
     np.testing.assert_array_equal(ours, bits)
-
-
-def test_union_of_valid_masks_above_zero():
-    logits = np.array([[[[1, 0], [-1, -1]], [[-1, -2], [3, -1]]],
-                       [[[2, -1], [-1, -1]], [[5, 5], [5, 5]]],
-                       [[[1, 1], [1, 1]], [[1, 1], [1, 1]]]], np.float32)
-    valid = np.array([[True, True], [True, False], [False, False]])
-    expected = [[[True, False], [True, False]], [[True, False], [False, False]],
-                [[False, False], [False, False]]]
-    np.testing.assert_array_equal(jax.jit(union)(logits, valid), expected)
 
 
 @pytest.mark.parametrize("tile", [mask_frame.TILE, 8])

@@ -23,7 +23,18 @@ PROMPTS = np.array([
 ])
 VALID = PROMPTS != 0
 NEVER = -1  # an id that is never emitted
-greedy = jax.jit(decoding.greedy, static_argnames=("image_index", "max_new", "slots"))
+ZEROS = np.zeros(4, np.uint32)
+
+
+@functools.partial(jax.jit, static_argnames=("image_index", "max_new", "slots"))
+def greedy(model, ids, valid, seen, *, max_new, eos_id, seg_id, **static):
+    """Answers to a batch of prompts that are read together and run until all have ended."""
+    columns = ids.shape[1] - 1 + model.config.clip.num_patches + max_new
+    state = decoding.prefill(model, ids, valid, seen, max_new=max_new, eos_id=eos_id,
+                             seg_id=seg_id, columns=columns, number=ZEROS[:len(ids)], **static)
+    return decoding.decode(model, state, len(ids), eos_id=eos_id, seg_id=seg_id)
+
+
 decode = functools.partial(greedy, image_index=IMAGE_INDEX, max_new=MAX_NEW, slots=SLOTS,
                            eos_id=EOS, seg_id=SEG)
 
@@ -159,11 +170,12 @@ def refilled(model, seen, order, *, places, max_new=MAX_NEW, prefix=False):
     @jax.jit
     def admit(state, ids, valid, seen, rows):
         new = decoding.prefill(model, ids, valid, seen, image_index=IMAGE_INDEX, max_new=max_new,
-                               slots=SLOTS, columns=columns - max_new, prefix=read, **settings)
+                               slots=SLOTS, columns=columns - max_new, prefix=read,
+                               number=ZEROS[:2], **settings)
         return decoding.admit(state, new, rows)
 
     step = jax.jit(lambda state, wanted: decoding.decode(model, state, wanted, **settings))
-    waiting, holds, found, columns_seen = list(enumerate(order)), {}, {}, set()
+    waiting, holds, answers, columns_seen = list(enumerate(order)), {}, {}, set()
     while waiting or holds:
         for place in range(places):
             if place not in holds and waiting:
@@ -176,15 +188,15 @@ def refilled(model, seen, order, *, places, max_new=MAX_NEW, prefix=False):
         state = step(state, places - len(holds) + 1)
         columns_seen.add(int(state.column))
         for place in [p for p in holds if state.done[p]]:
-            found[holds.pop(place)] = picked(state, place)
-    return [found[number] for number in range(len(order))], columns_seen
+            answers[holds.pop(place)] = picked(state, place)
+    return [answers[number] for number in range(len(order))], columns_seen
 
 
 def test_answers_in_places_that_others_left(model, seen, uncached):
     """Eight photos through two places: nobody notices who was there before or is beside."""
     wanted, order = expected(uncached), [0, 1, 2, 1, 0, 2, 2, 1]
-    found, columns = refilled(model, seen, order, places=2)
-    for answer, row in zip(found, order, strict=True):
+    answers, columns = refilled(model, seen, order, places=2)
+    for answer, row in zip(answers, order, strict=True):
         assert_same(answer, picked(wanted, row))
     assert min(columns) < PROMPTS.shape[1], "the ring of columns went round"
 
@@ -195,8 +207,9 @@ def test_a_prefix_read_once_changes_nothing(model, seen):
     ids[1, -1], ids[2, -2] = 20, 33
     read = decoding.read_prefix(model, ids[:1, :IMAGE_INDEX])
     run = functools.partial(jax.jit(decoding.prefill, static_argnames=(
-        "image_index", "max_new", "slots")), model, ids, VALID[same], seen,
-        image_index=IMAGE_INDEX, max_new=MAX_NEW, slots=SLOTS, eos_id=EOS, seg_id=SEG)
+        "image_index", "max_new", "slots", "columns")), model, ids, VALID[same], seen,
+        image_index=IMAGE_INDEX, max_new=MAX_NEW, slots=SLOTS, eos_id=EOS, seg_id=SEG,
+        columns=ids.shape[1] - 1 + model.config.clip.num_patches, number=ZEROS)
     ours, wanted = run(prefix=read), run()
     assert_close(ours.hidden, wanted.hidden)
     assert_close(ours.cache.key, wanted.cache.key)

@@ -1,4 +1,4 @@
-"""legion_jax/predict/job_lines.py and job_parts.py: lines in parts, and what they are merged to."""
+"""legion_jax/predict/job_lines.py: lines in parts, and what they are merged to."""
 
 import json
 import threading
@@ -11,7 +11,7 @@ from etils import epath
 
 from input_pipeline.errors import UserError
 from legion_jax.predict import job_lines
-from legion_jax.predict.job_parts import PART_LINES, Parts, Share
+from legion_jax.predict.job_lines import PART_LINES, Parts, Share
 
 NAMES = [f"p{k}" for k in range(7)]
 bucket = remote_files.bucket
@@ -28,10 +28,10 @@ def failure(name, why="broken"):
 ALL = Share()
 
 
-def write(output, found, *, share=ALL):
+def write(output, written, *, share=ALL):
     """One part with these lines."""
     with Parts(output, share, flush_seconds=100) as parts:
-        for line in found:
+        for line in written:
             parts.add(line)
 
 
@@ -61,7 +61,7 @@ def test_parts_are_merged_in_the_order_of_the_source(output):
     assert lines(output / "failures.jsonl") == [failure("p1"), failure("p4")]
     assert files(output) == ["failures.jsonl", "results.jsonl"]
     assert job_lines.merge(output, NAMES, Share()) == (5, 2)
-    assert list(job_lines.Found(output, NAMES).state) == [2, 1, 2, 2, 1, 2, 2]
+    assert list(job_lines.Recorded(output, NAMES).state) == [2, 1, 2, 2, 1, 2, 2]
 
 
 def test_nothing_is_merged_while_a_photo_has_no_line(output):
@@ -119,7 +119,7 @@ def test_parts_of_a_killed_host_are_left_to_it(output):
     write(output, [result(NAMES[0])], share=Share(0, 2))
     write(output, [result(NAMES[k]) for k in Share(1, 2).of(7)], share=Share(1, 2))
     job_lines.merge(output, NAMES, Share(1, 2))
-    assert list(job_lines.Found(output, NAMES).state) == [2, 2, 0, 2, 0, 2, 0]
+    assert list(job_lines.Recorded(output, NAMES).state) == [2, 2, 0, 2, 0, 2, 0]
 
 
 def test_unfinished_lines_and_foreign_names_are_no_lines(tmp_path):
@@ -130,7 +130,7 @@ def test_unfinished_lines_and_foreign_names_are_no_lines(tmp_path):
     cut = whole.replace("p1", "p2")
     part.write_text(f"{part.read_text()}garbage\n\n[1]\n{whole}\n{cut}")
     (output / "parts/part-0-of-1-abc-000001.jsonl.writing").write_text(whole + "\n")
-    assert list(job_lines.Found(output, NAMES).state) == [2, 2, 0, 0, 0, 0, 0]
+    assert list(job_lines.Recorded(output, NAMES).state) == [2, 2, 0, 0, 0, 0, 0]
 
 
 def test_many_parts_need_few_open_files(tmp_path, monkeypatch):

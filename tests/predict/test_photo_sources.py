@@ -104,12 +104,12 @@ def test_a_list(tree, tmp_path, monkeypatch):
 def test_what_is_no_plain_file_is_not_waited_for(tree):
     os.mkfifo(tree / "pipe.png")
     source = open_source(str(tree))
-    found = []
-    thread = threading.Thread(target=lambda: found.append(pytest.raises(
+    refusals = []
+    thread = threading.Thread(target=lambda: refusals.append(pytest.raises(
         ImageError, source.read, source.names.index("pipe.png"), 9)), daemon=True)
     thread.start()
     thread.join(10)
-    assert "pipe.png: a device, not a file" in str(found[0].value)
+    assert "pipe.png: a device, not a file" in str(refusals[0].value)
     with pytest.raises(ImageError, match="in: a folder, not a file"):
         FileSource("list", "", str(tree), ["in"]).read(0, 9)
     with pytest.raises(ImageError, match="zero: a device"):

@@ -17,20 +17,7 @@ from legion_jax.predict.sampling import Sampling
 
 folder, tokenizer, photos = (
     small_checkpoint.folder, small_checkpoint.tokenizer, small_checkpoint.photos)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Predictors that differ in one program share the others, and none is optimised for long."""
-    before = jax.config.jax_compilation_cache_dir, jax.config.read("jax_disable_most_optimizations")
-    seconds = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_compilation_cache_dir", before[0])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
-    jax.config.update("jax_disable_most_optimizations", before[1])
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def load(folder, **settings):
@@ -46,14 +33,14 @@ def predictor(folder):
 
 def test_sizes_share_programs(predictor, photos):
     predictor(photos[:3], explain="always")  # an odd number: groups are filled up
-    programs = predictor.compiled_programs()
+    programs = compilations.programs(predictor)
     compiled = []
     with compilations.heard(compiled.append):
         results = predictor(photos, explain="always")
         predictor(photos[:1])
         predictor(photos, explain="skim")
     assert not compiled  # nothing at all, small helpers included
-    assert predictor.compiled_programs() == programs == 7  # each program once
+    assert compilations.programs(predictor) == programs == 7  # each program once
     assert [r.size for r in results] == [p.shape[:2] for p in photos]
 
 
@@ -65,17 +52,17 @@ def test_a_stream_takes_photos_as_it_needs_them_and_loses_none(predictor, photos
             taken.append(key)
             yield f"photo {key}", photos[key % 5]
 
-    found, ahead = {}, 0
+    results, ahead = {}, 0
     for key, result in predictor.stream(items(), explain="always"):
-        assert key not in found
-        found[key] = result
-        ahead = max(ahead, len(taken) - len(found))
-    assert list(taken) == list(range(17)) and found.keys() == {f"photo {k}" for k in range(17)}
+        assert key not in results
+        results[key] = result
+        ahead = max(ahead, len(taken) - len(results))
+    assert list(taken) == list(range(17)) and results.keys() == {f"photo {k}" for k in range(17)}
     assert ahead <= 3 + 4 * 2  # places, and at most two groups before and behind them
     alone = predictor(photos, explain="always")
     for key in range(17):
-        assert found[f"photo {key}"].answer == alone[key % 5].answer
-        np.testing.assert_array_equal(found[f"photo {key}"].mask, alone[key % 5].mask)
+        assert results[f"photo {key}"].answer == alone[key % 5].answer
+        np.testing.assert_array_equal(results[f"photo {key}"].mask, alone[key % 5].mask)
     assert not list(predictor.stream([], explain="always"))
 
 
@@ -131,8 +118,9 @@ def test_an_unknown_mode_is_named(predictor, photos):
 
 def test_draws_depend_on_the_seed_and_the_photo_not_on_the_batch(folder, photos):
     def answers(predictor, order):
-        found = dict(predictor.stream(((f"n{i}", photos[i % 5]) for i in order), explain="always"))
-        return [found[f"n{i}"].answer for i in range(6)]
+        items = ((f"n{i}", photos[i % 5]) for i in order)
+        results = dict(predictor.stream(items, explain="always"))
+        return [results[f"n{i}"].answer for i in range(6)]
 
     first, second = (load(folder, sampling=Sampling(temperature=2.0, seed=n)) for n in (1, 2))
     one = answers(first, range(6))
@@ -151,7 +139,7 @@ def test_batching_and_devices_do_not_change_the_answer(folder, predictor, photos
     # On all eight devices, whose tensor axis has four: as many as there are heads.
     together, alone = Predictor.from_folder(folder, batch_size=4), predictor
     assert together.mesh.shape["tensor"] == 4 and together.mesh.shape["data"] == 2
-    found = 0
+    masks = 0
     for batched, single in zip(together(photos, explain="always"),
                                alone(photos, explain="always"), strict=True):
         assert batched.answer == single.answer
@@ -161,10 +149,10 @@ def test_batching_and_devices_do_not_change_the_answer(folder, predictor, photos
         for a, b in zip(batched.regions, single.regions, strict=True):
             assert (a.mask is None) == (b.mask is None)
             if a.mask is not None:
-                found += 1
+                masks += 1
                 assert a.mask.shape == batched.size
                 assert (a.mask == b.mask).mean() > 0.999
-    assert found, "the random model should ask for masks"
+    assert masks, "the random model should ask for masks"
 
 
 def test_larger_photos_than_the_canvas_keep_their_size(predictor, monkeypatch):

@@ -15,10 +15,10 @@ def prediction(height=20, width=30):
     first, second = np.zeros((2, height, width), bool)
     first[2:5, 3:9] = True
     second[4:8, 3:6] = True
-    found = [Region("a hand", 4, 10, "six fingers", first, 0.71234567),
-             Region("a sky", 12, 17, "", None, 0.0), Region("an eye", 19, 25, "", second, 0.5)]
+    regions = [Region("a hand", 4, 10, "six fingers", first, 0.71234567),
+               Region("a sky", 12, 17, "", None, 0.0), Region("an eye", 19, 25, "", second, 0.5)]
     return Prediction("synthetic", 0.87654321, 0.9, "real", "The a hand, a sky, an eye", "<p>",
-                      finished=True, size=(height, width), regions=found)
+                      finished=True, size=(height, width), regions=regions)
 
 
 def test_the_line_has_everything_that_json_can_hold():

@@ -20,3 +20,9 @@ def heard(listener: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def programs(predictor) -> int:
+    """Executables that a predictor's programs have made so far."""
+    return sum(program._cache_size() for program in vars(predictor._programs).values()
+               if hasattr(program, "_cache_size"))

@@ -53,10 +53,10 @@ class StubPredictor:
 def answer(photo: np.ndarray) -> Prediction:
     fake = float(photo.mean()) / 255
     mask = photo[..., 0] > 127
-    found = [Region("bright", 0, 6, " here", mask, 0.5)]
+    regions = [Region("bright", 0, 6, " here", mask, 0.5)]
     verdict = "tampered" if fake > 0.5 else "real"
     return Prediction(verdict, max(fake, 1 - fake), fake, "fake", "bright here", "bright [SEG]",
-                      finished=True, size=photo.shape[:2], regions=found)
+                      finished=True, size=photo.shape[:2], regions=regions)
 
 
 def make_checkpoint(folder: pathlib.Path, config) -> pathlib.Path:

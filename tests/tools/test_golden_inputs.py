@@ -16,10 +16,10 @@ from input_pipeline.text.conversation import (
     encode_prompt,
     image_index,
     locate_phrases,
-    published_caption,
     tag_phrases,
 )
 from input_pipeline.text.tokenizer import Tokenizer
+from tools.verify_case.inputs import published_caption
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 STD = np.array([0.26862954, 0.26130258, 0.27577711])
@@ -139,7 +139,8 @@ def prepared(golden):
         yield f"prep{index}", read_image(golden / "preprocess" / entry["file"])
 
 
-def test_golden_clip_views(golden):
+def test_golden_clip_views(full_golden):
+    golden = full_golden
     with np.load(golden / "outputs.npz") as outputs:
         for name, image in prepared(golden):
             pixels = clip_pixels(image)
@@ -172,9 +173,26 @@ def test_golden_sam_views(golden):
             np.testing.assert_array_equal(pixels[:, :10, :10], outputs[f"{key}_corner"])
 
 
-def test_golden_resized_photos(golden):
+def test_golden_resized_photos(full_golden):
+    golden = full_golden
     longest = json.loads((golden / "meta.json").read_text())["train_image_size"]
     for path in sorted((golden / "images").glob("train_sam_resized_*.png")):
         photo = read_image(path.with_name(path.name.replace("train_sam_resized", "image")))
         padded, (height, width) = sam_image(photo, longest, 1024)
         np.testing.assert_array_equal(padded[:height, :width], read_image(path))
+
+
+@pytest.mark.parametrize(
+    "text, caption, phrases",
+    [
+        ("<s>USER: x ASSISTANT: <p> an ear </p> [SEG] :bent.</s>", "an ear :bent.", ["an ear"]),
+        ("jacket.\nTo", "jacket.To", []),
+        ("a < b and c > d", "a d", []),
+        ("x ASSISTANT:y", "x ASSISTANT:y", []),
+        ("'quoted'", "quoted", []),
+        ("a    b", "a b", []),
+        ("<p> one <p> two </p>", "one two", ["one <p> two"]),
+    ],
+)
+def test_published_caption(text, caption, phrases):
+    assert published_caption(text) == (caption, phrases)

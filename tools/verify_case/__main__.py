@@ -4,15 +4,19 @@
 
 Prints a table of quantity, largest difference, tolerance and pass or fail; exits with 1 when
 anything fails. `--curve` also follows the case's training run.
+
+`--slim ARCHIVE` checks nothing: it writes the case without its largest arrays into one archive. A
+folder that holds such a case.tar.xz, as tests/golden does, is a case, too.
 """
 
-import argparse
-import sys
+import pathlib
 
 import jax
+from absl import flags
 
 from input_pipeline import files
-from input_pipeline.errors import UserError
+from legion_jax import command
+from tools.verify_case import slim
 from tools.verify_case.answers import check_answers, check_teacher_forced
 from tools.verify_case.case import open_case
 from tools.verify_case.comparisons import Results
@@ -27,34 +31,46 @@ CHECKS = (check_text, check_pixels, check_sight, check_reading, check_losses, ch
 
 def verify(folder: str, *, curve: bool = False) -> Results:
     """Run all checks of a case; arrays of outputs.npz that none of them read count as failures."""
-    case, results = open_case(folder), Results()
-    for check in CHECKS + ((check_curve,) if curve else ()):
-        check(case, results)
+    with slim.unpacked(pathlib.Path(folder)) as root:
+        case = open_case(root)
+        results = Results(case.reference, case.inputs)
+        for check in CHECKS + ((check_curve,) if curve else ()):
+            check(case, results)
     for name in sorted(case.reference.unused):
         results.add(f"{name} (not compared)", float("nan"), 0, "")
     return results
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("case", help="folder of a golden case")
-    parser.add_argument("--json", help="also write the table to this file")
-    parser.add_argument("--curve", action="store_true", help="also follow the training run")
-    arguments = parser.parse_args()
-    jax.config.update("jax_platforms", "cpu")  # tolerances are stated for float32 on a CPU
-    try:
-        results = verify(arguments.case, curve=arguments.curve)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def report(folder: str, results: Results, json_file: str | None) -> int:
+    """Print what was compared, and write it to `json_file`; returns the exit code."""
     results.print()
     failed = results.failures
     print(f"{len(results.rows) - len(failed)} of {len(results.rows)} quantities pass")
-    if arguments.json:
-        files.write_json(arguments.json, {
-            "case": arguments.case, "passed": not failed, "quantities": results.as_json()})
+    if results.left_out:
+        print(f"{len(results.left_out)} are left out of this slim case: "
+              f"{', '.join(results.left_out)}")
+    if json_file:
+        files.write_json(json_file, {
+            "case": folder, "passed": not failed, "quantities": results.as_json(),
+            "left_out": results.left_out})
     return 1 if failed else 0
 
 
+def main() -> None:
+    """Verify the case that the command line names."""
+    curve = flags.DEFINE_bool("curve", False, "Also follow the case's training run.")
+    json_file = flags.DEFINE_string("json", None, "Also write the table to this file.")
+    archive = flags.DEFINE_string("slim", None, "Only write a slim case to this archive.")
+
+    def run(folder: str) -> int:
+        if archive.value:
+            slim.write(pathlib.Path(folder), pathlib.Path(archive.value))
+            return 0
+        jax.config.update("jax_platforms", "cpu")  # tolerances are stated for float32 on a CPU
+        return report(folder, verify(folder, curve=curve.value), json_file.value)
+
+    command.run(run, arguments=("CASE_DIR",))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,70 +1,99 @@
-"""Checks of inference: greedy answers by the cached decoder, their states and their masks."""
+"""Checks of inference: answers, states and masks by the programs that prediction runs."""
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from input_pipeline.photos import regions
 from legion_jax.models import mask_frame
 from legion_jax.models.layers import numerics
 from legion_jax.models.legion import seg_slots
-from legion_jax.predict import decoding
-from tools.verify_case.case import Case
+from legion_jax.predict.programs import Answering, Programs, inference_mesh
+from legion_jax.predict.scheduler import Job, Scheduler
+from tools.verify_case.case import Case, unpacked
 from tools.verify_case.comparisons import Results
 from tools.verify_case.forward import check_drawing
 
+PLACES = 2  # of the decoding batch, of which one is filled at a time
+REFILLED = "in a place that another photo left"
 
-def decode(case: Case, number: int, *, max_new: int, eos_id: int | None = None):
-    """Greedy answer to the case's inference prompt `number`; also the photo's fields."""
-    ids = jnp.asarray(case.inputs[f"eval{number}_input_ids"], jnp.int32)
-    photos = case.photos([number], case.meta["infer_image_size"])
-    # Every prompt [SEG] and every new token could ask for a mask.
-    slots = int((ids == case.tokenizer.seg_id).sum()) + max_new
 
-    @jax.jit
-    def run(ids, image):
-        model = case.model
-        return decoding.greedy(
-            model, ids, jnp.ones(ids.shape, bool), model.see(image),
-            image_index=case.image_index(np.asarray(case.inputs[f"eval{number}_input_ids"])),
-            max_new=max_new, slots=slots, seg_id=case.tokenizer.seg_id,
-            eos_id=case.tokenizer.eos_id if eos_id is None else eos_id)
+def answer(case: Case, number: int, photos: Sequence[int], *, max_new: int, masks: int,
+           eos_id: int | None = None) -> list[Job]:
+    """Greedy answers to the case's inference prompt `number`, by the scheduler of prediction.
 
-    with numerics(case.config):
-        return run(ids, photos["clip_image"]), photos
+    Args:
+        photos: numbers of the photos that are asked about. Two are answered at a time; others
+            come into places, and columns of the cache, that were used before.
+        max_new: tokens of an answer; masks: of an answer, as many as are expected.
+        eos_id: the end token, by default the tokenizer's own.
+
+    Returns:
+        The jobs, in the order of `photos`.
+    """
+    prompt = case.inputs[f"eval{number}_input_ids"]
+    programs = Programs(case.config, Answering(
+        prompt=tuple(prompt[0].tolist()), image_index=case.image_index(prompt), max_new=max_new,
+        slots=masks + 1,  # one more would be seen
+        seg_id=case.tokenizer.seg_id,
+        eos_id=case.tokenizer.eos_id if eos_id is None else eos_id),
+        inference_mesh(case.config, jax.devices()[:1]), places=PLACES)
+    scheduler = Scheduler(programs, case.params, places=PLACES, group=1)
+    jobs = (_job(case, key, photo) for key, photo in enumerate(photos))
+    done = {job.key: job for job in scheduler.run(jobs, explain="always")}
+    return [done[key] for key in range(len(photos))]
+
+
+def _job(case: Case, key: int, number: int) -> Job:
+    views = {name: field[0] for name, field in
+             case.photos([number], case.meta["infer_image_size"]).items()}
+    frame = views.pop("original_size")
+    return Job(key, tuple(frame.tolist()), number, views, frame)
 
 
 def check_answers(case: Case, results: Results) -> None:
     """All inference runs of a case."""
     for number, entry in enumerate(case.meta["eval"]):
-        decoded, photos = decode(case, number, max_new=case.meta["max_new_tokens"])
-        length = int(decoded.length[0])
-        tokens = np.asarray(decoded.tokens)[0, :length]
-        name = f"eval{number}"
-        results.equal(f"{name} new_ids", tokens, entry["new_ids"])
-        ids = np.concatenate([case.inputs[f"{name}_input_ids"][0], tokens])[None]
-        results.equal(f"{name}_output_ids", ids, case.reference[f"{name}_output_ids"])
-        text = case.tokenizer.decode(ids[0].tolist())
-        results.equal(f"{name} decoded_raw", text, entry["decoded_raw"])
-        count = int(decoded.seg_count[0])
-        results.equal(f"{name} n_masks", count, entry["n_masks"])
-        states = np.asarray(decoded.seg_states)[:, :count]
-        results.scaled(f"{name}_seg_hidden", states[0], case.reference[f"{name}_seg_hidden"])
-        with numerics(case.config):
-            prompts = case.model.prompt(jnp.asarray(states))
-        results.scaled(f"{name}_pred_emb", np.asarray(prompts)[0],
-                       case.reference[f"{name}_pred_emb"])
-        if count:
-            check_drawing(case, results, name, photos, prompts, np.ones((1, count), bool))
-        _check_steps(case, results, number, ids)
+        _check_answer(case, results, number, entry)
         if stop := entry.get("early_stop"):
-            decoded, _ = decode(case, number, max_new=case.meta["max_new_tokens"],
-                                eos_id=stop["eos_token_id"])
-            tokens = np.asarray(decoded.tokens)[0, :int(decoded.length[0])]
-            results.equal(f"{name} early_stop", tokens, stop["new_ids"])
+            job, = answer(case, number, [number], max_new=case.meta["max_new_tokens"],
+                          masks=entry["n_masks"], eos_id=stop["eos_token_id"])
+            results.equal(f"eval{number} early_stop", job.tokens, stop["new_ids"])
     if empty := case.meta.get("eval_no_seg"):
-        decoded, photos = decode(case, empty["image"], max_new=empty["max_tokens_new"])
-        shape = (int(decoded.seg_count[0]), *photos["original_size"][0])
-        results.equal("eval_no_seg masks_shape", shape, empty["masks_shape"])
+        number = empty["image"]
+        job, = answer(case, number, [number], max_new=empty["max_tokens_new"], masks=0)
+        results.equal("eval_no_seg masks_shape", (job.seg_count, *job.size), empty["masks_shape"])
+
+
+def _check_answer(case: Case, results: Results, number: int, entry: dict) -> None:
+    """Tokens, [SEG] states and masks of one prompt, and what each step computed."""
+    other = (number + 1) % len(case.seen_photos)
+    job, _, again = answer(case, number, [number, other, number], masks=entry["n_masks"],
+                           max_new=case.meta["max_new_tokens"])
+    name = f"eval{number}"
+    results.equal(f"{name} new_ids", job.tokens, entry["new_ids"])
+    results.equal(f"{name} new_ids {REFILLED}", again.tokens, entry["new_ids"])
+    ids = np.concatenate([case.inputs[f"{name}_input_ids"][0], job.tokens])[None]
+    results.equal(f"{name}_output_ids", ids)
+    text = case.tokenizer.decode(ids[0].tolist())
+    results.equal(f"{name} decoded_raw", text, entry["decoded_raw"])
+    results.equal(f"{name} n_masks", job.seg_count, entry["n_masks"])
+    _check_steps(case, results, number, ids)
+    if not job.seg_count:
+        return
+    states = job.seg_states[:job.seg_count]
+    results.scaled(f"{name}_seg_hidden", states)
+    with numerics(case.config):
+        prompts = case.model.prompt(jnp.asarray(states)[None])
+    results.scaled(f"{name}_pred_emb", prompts[0])
+    photos = case.photos([number], case.meta["infer_image_size"])
+    check_drawing(case, results, name, photos, prompts, np.ones((1, len(states)), bool))
+    masks = unpacked(case.reference, f"{name}_pred_masks_0_bits", f"{name}_pred_masks_0_shape")
+    for suffix, drawn in (("as predicted", job), (f"as predicted {REFILLED}", again)):
+        bits = regions.unpack_masks(drawn.packed)[..., :drawn.size[1]]
+        results.signs(f"{name} masks {suffix}", bits, masks)
 
 
 def _check_steps(case, results, number, ids):
@@ -79,16 +108,13 @@ def _check_steps(case, results, number, ids):
         steps = len(case.meta["eval"][number]["new_ids"])
         logits = np.asarray(model.language.logits(states[0, -steps:]))
     logits = logits[:, :case.config.language.vocab]
-    results.equal(f"{name}_last_hidden_shape", states.shape, reference[f"{name}_last_hidden_shape"])
+    results.equal(f"{name}_last_hidden_shape", states.shape)
     tail = reference[f"{name}_last_hidden_tail"]
     results.scaled(f"{name}_last_hidden_tail", states[0, -len(tail):], tail)
-    results.scaled(f"{name}_step_logits_cols", logits[:, reference["vocab_cols"]],
-                   reference[f"{name}_step_logits_cols"])
-    results.scaled(f"{name}_step_lse", np.asarray(jax.nn.logsumexp(logits, axis=-1)),
-                   reference[f"{name}_step_lse"])
+    results.scaled(f"{name}_step_logits_cols", logits[:, reference["vocab_cols"]])
+    results.scaled(f"{name}_step_lse", np.asarray(jax.nn.logsumexp(logits, axis=-1)))
     top = reference[f"{name}_step_top5_ids"]
-    results.scaled(f"{name}_step_top5_logits", np.take_along_axis(logits, top, axis=1),
-                   reference[f"{name}_step_top5_logits"])
+    results.scaled(f"{name}_step_top5_logits", np.take_along_axis(logits, top, axis=1))
     # Ids whose logits are closer than the tolerance may change places: the logit at our k-th
     # place must be that of the reference's k-th place.
     ours = np.take_along_axis(logits, np.argsort(-logits, axis=1)[:, :top.shape[1]], axis=1)
@@ -96,9 +122,8 @@ def _check_steps(case, results, number, ids):
     slots = max(case.meta["eval"][number]["n_masks"], 1)
     positions, has_seg, _ = seg_slots(jnp.asarray(ids), case.tokenizer.seg_id, slots,
                                       case.config.clip.num_patches)
-    found = np.asarray(positions)[np.asarray(has_seg)]
-    results.equal(f"{name}_seg_positions", np.stack([np.zeros_like(found), found], axis=1),
-                  reference[f"{name}_seg_positions"])
+    segs = np.asarray(positions)[np.asarray(has_seg)]
+    results.equal(f"{name}_seg_positions", np.stack([np.zeros_like(segs), segs], axis=1))
 
 
 def check_teacher_forced(case: Case, results: Results) -> None:
@@ -119,7 +144,6 @@ def check_teacher_forced(case: Case, results: Results) -> None:
                                  sam_size=case.config.sam.image_size, canvas=case.canvas())
     height, width = photos["original_size"][0]
     ours = np.asarray(logits[0])[np.asarray(has_seg[0]), :height, :width]
-    results.within("valpath_pred_masks_s5", ours[:, 2::5, 2::5],
-                   reference["valpath_pred_masks_s5"], 1e-3)
-    results.stats("valpath_pred_masks_stats", ours, reference["valpath_pred_masks_stats"], axes=2,
+    results.within("valpath_pred_masks_s5", ours[:, 2::5, 2::5], tolerance=1e-3)
+    results.stats("valpath_pred_masks_stats", ours, axes=2,
                   tolerance=1e-3)

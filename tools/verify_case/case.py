@@ -5,11 +5,13 @@ import functools
 import json
 import pathlib
 import tempfile
+from collections.abc import Callable
 
 import jax
 import numpy as np
 from flax import nnx
 
+from input_pipeline.errors import UserError
 from input_pipeline.photos import images, regions
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
@@ -21,28 +23,18 @@ from legion_jax.convert.tensor_folder import TensorFolder
 from legion_jax.models import param_tree
 from legion_jax.models.clip import ClipTower
 from legion_jax.models.legion import Legion
-from legion_jax.train.losses import Terms
+from legion_jax.train import losses
 from legion_jax.weights import checkpoint
-from legion_jax.weights.strict_json import CheckpointError, read_json
+from legion_jax.weights.strict_json import read_json
+from tools.verify_case import slim
+from tools.verify_case.comparisons import Stored
 from tools.verify_case.whole import assemble
 
+NEEDED = ("meta.json", "inputs.npz", "outputs.npz", "checkpoint", "clip")
 
-class Reference:
-    """outputs.npz, remembering which arrays have been compared."""
 
-    def __init__(self, path: pathlib.Path):
-        self._arrays = dict(np.load(path))
-        self.unused = set(self._arrays)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        self.unused.discard(name)
-        return self._arrays[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._arrays
-
-    def names(self, prefix: str) -> list[str]:
-        return [name for name in self._arrays if name.startswith(prefix)]
+class CaseError(UserError):
+    """A folder that is no golden case, or lacks something; the message says what."""
 
 
 @dataclasses.dataclass
@@ -51,14 +43,16 @@ class Case:
 
     Attributes:
         reference: what the published code computed; inputs: what it computed it from.
+        left_out_files: files below the folder that the full case has and this one is known to lack.
         config: architecture in float32 with exact positions.
         params: {path: float32 array}; graph: structure that goes with them.
     """
 
     folder: pathlib.Path
     meta: dict
-    inputs: dict[str, np.ndarray]
-    reference: Reference
+    inputs: Stored
+    reference: Stored
+    left_out_files: frozenset[str]
     tokenizer: Tokenizer
     config: LegionConfig
     graph: nnx.GraphDef
@@ -66,7 +60,19 @@ class Case:
 
     @functools.cached_property
     def model(self) -> Legion:
+        """The model with the case's parameters."""
         return param_tree.merge(self.graph, self.params)
+
+    @functools.cached_property
+    def loss_sums(self) -> Callable[..., losses.Terms]:
+        """`losses.sums` of the model, compiled once for batches of one shape."""
+        return jax.jit(functools.partial(losses.sums, self.model, seg_id=self.tokenizer.seg_id),
+                       static_argnames="image_index")
+
+    @property
+    def seen_photos(self) -> list[int]:
+        """Numbers of the photos whose way through CLIP is recorded."""
+        return list(range(len(self.reference["projector_stats"])))
 
     def full_clip(self) -> tuple[nnx.GraphDef, dict]:
         """The CLIP tower with the blocks behind the selected one, as (graph, parameters)."""
@@ -80,14 +86,17 @@ class Case:
         tower = nnx.eval_shape(lambda: ClipTower(config.clip, key=jax.random.key(0)))
         return nnx.split(tower)[0], param_tree.unflatten(params)
 
-    def loss_weights(self) -> Terms:
+    def loss_weights(self) -> losses.Terms:
+        """Weights of the loss terms in the case's training."""
         weights = self.meta["loss_weights"]
-        return Terms(ce=weights["ce"], bce=weights["bce"], dice=weights["dice"], verdict=0.0)
+        return losses.Terms(ce=weights["ce"], bce=weights["bce"], dice=weights["dice"], verdict=0.0)
 
     def image(self, number: int) -> np.ndarray:
+        """A photo of the case, uint8[H, W, 3]."""
         return images.read_image(self.folder / "images" / f"image_{number}.png")
 
     def canvas(self) -> int:
+        """Side of the smallest canvas all photos fit on, a multiple of 8."""
         sides = self.inputs["train_orig_sizes"].ravel().tolist()
         sides += [s for i in range(len(self.meta["eval"]))
                   for s in self.inputs[f"eval{i}_orig_sizes"].ravel().tolist()]
@@ -107,43 +116,61 @@ class Case:
 
     def gt_masks(self, number: int) -> np.ndarray:
         """Ground truth of a training sample, uint8[N, H, W]."""
-        shape = self.inputs[f"train_gt_masks_{number}_shape"]
-        bits = np.unpackbits(self.inputs[f"train_gt_masks_{number}"], count=int(np.prod(shape)))
-        return bits.reshape(shape)
+        return unpacked(self.inputs, f"train_gt_masks_{number}")
 
     def batch(self, name: str, numbers: list[int], masks: list[np.ndarray]) -> dict:
-        """Training batch from the ids `{name}_input_ids`, photos and masks per row."""
+        """Training batch from the ids `{name}_input_ids`, photos and masks per row.
+
+        Texts that are shorter than those of training are padded to their length, as in training:
+        batches that differ in nothing else share a program.
+        """
+        length = self.inputs["train_input_ids"].shape[1]
+
+        def padded(array):
+            return np.pad(array, ((0, 0), (0, max(0, length - array.shape[1]))))
+
+        labels = self.inputs[f"{name}_labels"]
         slots = max((len(m) for m in masks), default=1) or 1
         packed, valid = zip(*(
             regions.place_bits(regions.mask_to_bits(m), slots, self.canvas()) for m in masks),
             strict=True)
         rows = len(numbers)
         return self.photos(numbers, self.meta["train_image_size"]) | {
-            "ids": self.inputs[f"{name}_input_ids"].astype(np.int32),
-            "valid": self.inputs[f"{name}_attention_masks"],
-            "loss_mask": self.inputs[f"{name}_labels"] != self.meta["ignore_index"],
+            "ids": padded(self.inputs[f"{name}_input_ids"].astype(np.int32)),
+            "valid": padded(self.inputs[f"{name}_attention_masks"]),
+            "loss_mask": padded(labels != self.meta["ignore_index"]),
             "masks": np.stack(packed), "mask_valid": np.stack(valid),
             "label": np.full(rows, -1, np.int32), "dropped": np.zeros(rows, np.int32)}
 
     def train_batch(self) -> dict:
+        """The batch of all training samples."""
         rows = range(len(self.inputs["train_input_ids"]))
         return self.batch("train", list(rows), [self.gt_masks(i) for i in rows])
 
     def image_index(self, ids: np.ndarray) -> int:
         """Common index of the image placeholder in int[B, T]."""
-        found = {conversation.image_index(row) for row in ids}
-        if len(found) > 1:
-            raise CheckpointError(f"{self.folder}: rows hold the image at {sorted(found)}; "
-                                  f"a batch needs one place")
-        return found.pop()
+        indices = {conversation.image_index(row) for row in ids}
+        if len(indices) > 1:
+            raise CaseError(f"{self.folder}: rows hold the image at {sorted(indices)}; "
+                            f"a batch needs one place")
+        return indices.pop()
 
 
-def open_case(folder: str) -> Case:
-    """Convert the case's checkpoint and load it in float32. Raises CheckpointError."""
-    root = pathlib.Path(folder)
-    for name in ("meta.json", "inputs.npz", "outputs.npz", "checkpoint", "clip"):
+def unpacked(stored: Stored, name: str, shape_name: str | None = None) -> np.ndarray:
+    """Masks that are stored as bits of the flattened array, uint8[N, H, W].
+
+    Their shape is the array `shape_name`, by default `{name}_shape`.
+    """
+    shape = stored[shape_name or f"{name}_shape"]
+    return np.unpackbits(stored[name], count=int(np.prod(shape))).reshape(shape)
+
+
+def open_case(root: pathlib.Path) -> Case:
+    """Convert the case's checkpoint and load it in float32. Raises CaseError, CheckpointError."""
+    for name in NEEDED:
         if not (root / name).exists():
-            raise CheckpointError(f"{root / name}: not there; a case folder has one")
+            raise CaseError(f"{root / name}: not there; a case folder has one")
+    left_out = slim.left_out(root)
     sam = root / "sam" / "sam_config.json"
     head = root / "cls"
     with tempfile.TemporaryDirectory() as scratch:
@@ -161,6 +188,7 @@ def open_case(folder: str) -> Case:
         params = param_tree.unflatten(checkpoint.load_params(converted, wanted))
         tokenizer = Tokenizer.from_folder(f"{converted}/tokenizer")
     return Case(folder=root, meta=json.loads((root / "meta.json").read_text()),
-                inputs=dict(np.load(root / "inputs.npz")),
-                reference=Reference(root / "outputs.npz"), tokenizer=tokenizer, config=config,
+                inputs=Stored(np.load(root / "inputs.npz"), left_out["inputs.npz"]),
+                reference=Stored(np.load(root / "outputs.npz"), left_out["outputs.npz"]),
+                left_out_files=left_out["files"], tokenizer=tokenizer, config=config,
                 graph=graph, params=params)

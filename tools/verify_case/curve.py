@@ -14,9 +14,8 @@ from legion_jax.models import param_tree
 from legion_jax.train import optim
 from legion_jax.train.knobs import OptimizerSettings
 from legion_jax.train.step import init_state, make_step
-from legion_jax.weights.strict_json import CheckpointError
-from tools.verify_case.answers import decode
-from tools.verify_case.case import Case
+from tools.verify_case.answers import answer
+from tools.verify_case.case import Case, CaseError
 from tools.verify_case.comparisons import Results
 from tools.verify_case.forward import loss_terms
 from tools.verify_case.whole import assemble, merged, to_torch_tensors
@@ -29,7 +28,7 @@ def check_curve(case: Case, results: Results) -> None:
     """Losses and gradient norms per step, final weights, and the final model's answer."""
     folder = case.folder / "train_curve"
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: not there; this case has no training run to follow")
+        raise CaseError(f"{folder}: not there; this case has no training run to follow")
     meta = json.loads((folder / "meta.json").read_text())
     wanted, first, final = (dict(np.load(folder / f"{name}.npz"))
                             for name in ("losses", "lora_init", "final"))
@@ -41,10 +40,12 @@ def check_curve(case: Case, results: Results) -> None:
         "weight_decay": adam["weight_decay"], "clip_norm": adam["clip_global_grad_norm"]})
     before, after, rows = run(case, config, first, meta["steps"])
     for name in ("loss", "ce", "bce", "dice"):
-        results.relative(f"curve {name}", [r[name] for r in rows], wanted[name], LOSS)
-    results.relative("curve lr", [r["learning_rate"] for r in rows], wanted["lr"], 1e-6)
+        results.relative(f"curve {name}", [r[name] for r in rows], wanted[name],
+                         tolerance=LOSS)
+    results.relative("curve lr", [r["learning_rate"] for r in rows], wanted["lr"],
+                     tolerance=1e-6)
     results.relative("curve grad_norm", [r["grad_norm"] for r in rows], wanted["grad_norm_exact"],
-                     GRAD_NORM)
+                     tolerance=GRAD_NORM)
     check_final(case, results, meta, before, after, final)
     check_trained_model(case, results, meta, after)
 
@@ -86,15 +87,15 @@ def check_final(case: Case, results: Results, meta: dict, before, after, final) 
         key = name.removeprefix("rows/")
         got = end[key][rows] if name.startswith("rows/") else end[key]
         results.within(f"final {name}", got, want,
-                       NOISE_FACTOR * noise["final"][name]["max_abs_diff"])
+                       tolerance=NOISE_FACTOR * noise["final"][name]["max_abs_diff"])
     meaningless = set(meta["never_updated"]) | set(meta["rounding_only"])
     for key, norms in meta["change_norm"].items():
         change = np.linalg.norm(end[key].astype(np.float64) - start[key])
         if key in meta["never_updated"]:
-            results.within(f"change of {key}", change, 0.0, 0.0)
+            results.within(f"change of {key}", change, 0.0, tolerance=0.0)
         elif key not in meaningless:
             results.relative(f"change of {key}", change, norms["change"],
-                             NOISE_FACTOR * noise["change_norm_max_rel"])
+                             tolerance=NOISE_FACTOR * noise["change_norm_max_rel"])
 
 
 def _without_weight(key: str) -> str:
@@ -118,9 +119,10 @@ def check_trained_model(case: Case, results: Results, meta: dict, after: dict) -
                         ("losses_after_merged", merged_case)):
         ours = loss_terms(which, batch)
         results.relative(f"curve {name}", ours[:4],
-                         [meta[name][k] for k in ("loss", "ce", "bce", "dice")], LOSS)
+                         [meta[name][k] for k in ("loss", "ce", "bce", "dice")],
+                         tolerance=LOSS)
     entry = meta["eval"]
-    decoded, _ = decode(merged_case, entry["image"], max_new=entry["max_new_tokens"])
-    results.equal("curve eval new_ids", np.asarray(decoded.tokens)[0, :int(decoded.length[0])],
-                  entry["new_ids"])
-    results.equal("curve eval n_masks", int(decoded.seg_count[0]), entry["n_masks"])
+    job, = answer(merged_case, entry["image"], [entry["image"]], max_new=entry["max_new_tokens"],
+                  masks=entry["n_masks"])
+    results.equal("curve eval new_ids", job.tokens, entry["new_ids"])
+    results.equal("curve eval n_masks", job.seg_count, entry["n_masks"])

@@ -9,7 +9,7 @@ from legion_jax.models import clip, mask_frame, param_tree, sam_encoder
 from legion_jax.models.layers import gelu, numerics
 from legion_jax.models.legion import seg_slots, splice_flags
 from legion_jax.train import losses
-from tools.verify_case.case import Case
+from tools.verify_case.case import Case, unpacked
 from tools.verify_case.comparisons import Results
 
 EMBEDDING_ROWS = (0, 13, 14, 41, 42, 63)  # window borders and the last row
@@ -17,20 +17,18 @@ EMBEDDING_ROWS = (0, 13, 14, 41, 42, 63)  # window borders and the last row
 
 def check_sight(case: Case, results: Results) -> None:
     """CLIP (all hidden states), projector, verdict head and its gradients."""
-    reference, model = case.reference, case.model
-    photos = case.photos(list(range(len(case.inputs["clip_pixels"]))),
-                         case.meta["train_image_size"])
+    model = case.model
+    photos = case.photos(case.seen_photos, case.meta["train_image_size"])
     states = np.asarray(_clip_states(case, photos["clip_image"]))
-    results.scaled("clip_hidden_all_first8", states[:, :, :8],
-                   reference["clip_hidden_all_first8"])
-    results.stats("clip_hidden_all_stats", states, reference["clip_hidden_all_stats"], axes=2)
+    results.scaled("clip_hidden_all_first8", states[:, :, :8])
+    results.stats("clip_hidden_all_stats", states, axes=2)
     with numerics(case.config):
         seen = model.see(photos["clip_image"])
         projected = np.asarray(model.projector(seen[:, 1:], gelu))
-    results.scaled("clip_hidden_m2", seen, reference["clip_hidden_m2"])
-    results.scaled("projector_s16", projected[:, 3::16], reference["projector_s16"])
-    results.stats("projector_stats", projected, reference["projector_stats"], axes=2)
-    if "cls_logits" in reference:
+    results.scaled("clip_hidden_m2", seen)
+    results.scaled("projector_s16", projected[:, 3::16])
+    results.stats("projector_stats", projected, axes=2)
+    if "cls_logits" in case.reference:
         _check_verdict(case, results, seen)
 
 
@@ -42,7 +40,6 @@ def _clip_states(case: Case, image):
 
 
 def _check_verdict(case, results, seen):
-    reference = case.reference
     flat = param_tree.flatten(case.params)
     head = {p: a for p, a in flat.items() if p.startswith("verdict/")}
 
@@ -50,21 +47,21 @@ def _check_verdict(case, results, seen):
         model = param_tree.merge(case.graph, param_tree.unflatten(flat | head))
         with numerics(case.config):
             logits = model.judge(seen)
-        labels = reference["cls_labels"]
+        labels = case.reference["cls_labels"]
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), logits
 
     (value, logits), grads = jax.value_and_grad(loss, has_aux=True)(head)
-    results.scaled("cls_logits", logits, reference["cls_logits"])
-    results.relative("cls_train_loss", value, reference["cls_train_loss"], 1e-5)
+    results.scaled("cls_logits", logits)
+    results.relative("cls_train_loss", value, tolerance=1e-5)
     for path, key in (("up", "prediction_head.0"), ("down", "prediction_head.2")):
         for ours, theirs in (("kernel", "weight"), ("bias", "bias")):
             name = f"cls_grad/{key}.{theirs}"
-            results.scaled(name, np.asarray(grads[f"verdict/{path}/{ours}"]).T, reference[name])
+            results.scaled(name, np.asarray(grads[f"verdict/{path}/{ours}"]).T)
 
 
 def check_reading(case: Case, results: Results) -> None:
     """Spliced embeddings, every LLaMA hidden state, logits, and the [SEG] states."""
-    reference, model = case.reference, case.model
+    model = case.model
     batch = case.train_batch()
     index = case.image_index(batch["ids"])
     num_patches = case.config.clip.num_patches
@@ -73,22 +70,19 @@ def check_reading(case: Case, results: Results) -> None:
     spliced = jnp.concatenate(
         [labels[:, :index], jnp.full((len(labels), num_patches), case.meta["ignore_index"]),
          labels[:, index + 1:]], axis=1)
-    results.equal("train_attention_mask_expanded", valid,
-                  reference["train_attention_mask_expanded"])
-    results.equal("train_labels_expanded", spliced, reference["train_labels_expanded"])
+    results.equal("train_attention_mask_expanded", valid)
+    results.equal("train_labels_expanded", spliced)
     with numerics(case.config):
         embeddings = model.embed(batch["ids"], model.see(batch["clip_image"]), index)
         last, states = model.read(embeddings, valid, capture=True)
-    results.scaled("train_inputs_embeds", embeddings, reference["train_inputs_embeds"])
-    where = reference["train_hidden_pos"]
-    seen = np.asarray(valid)[:, where, None]
-    results.scaled("train_hidden_all_at_pos", np.asarray(states)[:, :, where] * seen,
-                   reference["train_hidden_all_at_pos"] * seen)
-    results.stats("train_hidden_all_stats", states, reference["train_hidden_all_stats"], axes=2)
-    keep = np.asarray(valid)[..., None]
-    results.scaled("train_last_hidden", np.asarray(last) * keep,
-                   reference["train_last_hidden"] * keep)
-    _check_logits(case, results, last, np.asarray(valid))
+    results.scaled("train_inputs_embeds", embeddings)
+    valid = np.asarray(valid)
+    some = case.reference["train_hidden_pos"]
+    results.scaled("train_hidden_all_at_pos", np.asarray(states)[:, :, some],
+                   where=valid[:, some, None])
+    results.stats("train_hidden_all_stats", states, axes=2)
+    results.scaled("train_last_hidden", last, where=valid[..., None])
+    _check_logits(case, results, last, valid)
     _check_segs(case, results, batch, last)
 
 
@@ -98,40 +92,34 @@ def _check_logits(case, results, last, valid):
         logits = np.asarray(case.model.language.logits(last))[..., :vocab]
     columns, start = reference["vocab_cols"], int(reference["train_logits_text_start"])
     index = case.image_index(case.inputs["train_input_ids"])
-    text, image = valid[:, start:, None], slice(index, start, 48)
-    results.scaled("train_logits_text_cols", logits[:, start:, columns] * text,
-                   reference["train_logits_text_cols"] * text)
-    results.scaled("train_logits_img_cols", logits[:, image][..., columns],
-                   reference["train_logits_img_cols"])
-    lse = np.asarray(jax.nn.logsumexp(logits, axis=-1))
-    results.scaled("train_logits_lse", lse * valid, reference["train_logits_lse"] * valid)
-    results.scaled("train_logits_max", logits.max(-1) * valid,
-                   reference["train_logits_max"] * valid)
+    results.scaled("train_logits_text_cols", logits[:, start:, columns],
+                   where=valid[:, start:, None])
+    results.scaled("train_logits_img_cols", logits[:, index:start:48, columns])
+    results.scaled("train_logits_lse", jax.nn.logsumexp(logits, axis=-1), where=valid)
+    results.scaled("train_logits_max", logits.max(-1), where=valid)
     # A position whose two best logits are closer than rounding has no defined argmax.
     best = np.sort(logits, axis=-1)
     sure = valid & (best[..., -1] - best[..., -2] > 2e-4 * max(1.0, np.abs(best).max()))
-    results.equal("train_logits_argmax", logits.argmax(-1) * sure,
-                  reference["train_logits_argmax"] * sure)
+    results.equal("train_logits_argmax", logits.argmax(-1), where=sure)
 
 
 def _check_segs(case, results, batch, last):
-    reference, seg_id = case.reference, case.tokenizer.seg_id
+    seg_id = case.tokenizer.seg_id
     slots = max(int((batch["ids"] == seg_id).sum(1).max()), 1)
     positions, has_seg, count = (np.asarray(x) for x in seg_slots(
         jnp.asarray(batch["ids"]), seg_id, slots, case.config.clip.num_patches))
     rows, columns = np.nonzero(has_seg)
-    found = np.stack([rows, positions[rows, columns]], axis=1)
+    segs = np.stack([rows, positions[rows, columns]], axis=1)
     flags = np.zeros(last.shape[:2], bool)
-    flags[tuple(found.T)] = True
-    results.equal("train_seg_mask", flags, reference["train_seg_mask"])
-    results.equal("train_seg_positions", found, reference["train_seg_positions"])
-    results.equal("train_seg_counts", count, reference["train_seg_counts"])
-    hidden = last[tuple(found.T)]
-    results.scaled("train_seg_hidden", hidden, reference["train_seg_hidden"])
+    flags[tuple(segs.T)] = True
+    results.equal("train_seg_mask", flags)
+    results.equal("train_seg_positions", segs)
+    results.equal("train_seg_counts", count)
+    results.scaled("train_seg_hidden", last[tuple(segs.T)])
     with numerics(case.config):
         prompts = jnp.take_along_axis(last, jnp.asarray(positions)[..., None], axis=1)
         prompts = case.model.prompt(prompts)
-    results.scaled("train_pred_emb", np.asarray(prompts)[has_seg], reference["train_pred_emb"])
+    results.scaled("train_pred_emb", np.asarray(prompts)[has_seg])
     check_drawing(case, results, "train", batch, prompts, has_seg)
 
 
@@ -141,38 +129,31 @@ def check_drawing(case: Case, results: Results, name: str, photos: dict, prompts
     Args:
         photos: image fields of B rows; prompts: [B, K, D]; has_seg: bool[B, K].
     """
-    reference, model = case.reference, case.model
+    model = case.model
     pixels = sam_encoder.normalize(photos["sam_image"], photos["resized_size"])
     with numerics(case.config):
         image, patches, states = jax.jit(lambda p: model.sam_encoder(p, capture=True))(pixels)
         logits, iou = jax.jit(model.draw)(image, prompts)
-    results.scaled(f"{name}_sam_patch_s8", patches[:, 3::8, 3::8],
-                   reference[f"{name}_sam_patch_s8"])
-    results.scaled(f"{name}_sam_blocks_s8", states[:, :, 3::8, 3::8],
-                   reference[f"{name}_sam_blocks_s8"])
+    results.scaled(f"{name}_sam_patch_s8", patches[:, 3::8, 3::8])
+    results.scaled(f"{name}_sam_blocks_s8", states[:, :, 3::8, 3::8])
     image = np.asarray(image).transpose(0, 3, 1, 2)  # [B, D, Y, X], as in the reference
-    results.scaled(f"{name}_sam_emb_s4", image[:, :, 1::4, 1::4], reference[f"{name}_sam_emb_s4"])
-    results.scaled(f"{name}_sam_emb_rows", image[:, :, list(EMBEDDING_ROWS)],
-                   reference[f"{name}_sam_emb_rows"])
+    results.scaled(f"{name}_sam_emb_s4", image[:, :, 1::4, 1::4])
+    results.scaled(f"{name}_sam_emb_rows", image[:, :, list(EMBEDDING_ROWS)])
     cells, wide = image[0, 0].size, image.astype(np.float64)
-    results.scaled(f"{name}_sam_emb_chsum", wide.sum((2, 3)) / cells,
-                   reference[f"{name}_sam_emb_chsum"] / cells)
-    results.scaled(f"{name}_sam_emb_chsumsq", (wide ** 2).sum((2, 3)) / cells,
-                   reference[f"{name}_sam_emb_chsumsq"] / cells)
+    results.scaled(f"{name}_sam_emb_chsum", wide.sum((2, 3)), per=cells)
+    results.scaled(f"{name}_sam_emb_chsumsq", (wide ** 2).sum((2, 3)), per=cells)
     low = np.asarray(logits)[has_seg]
-    results.within(f"{name}_lowres_s4", low[:, 1::4, 1::4], reference[f"{name}_lowres_s4"], 1e-3)
-    results.stats(f"{name}_lowres_stats", low, reference[f"{name}_lowres_stats"], axes=2,
+    results.within(f"{name}_lowres_s4", low[:, 1::4, 1::4], tolerance=1e-3)
+    results.stats(f"{name}_lowres_stats", low, axes=2,
                   tolerance=1e-3)
     if name == "train":
         half = 2.0 ** -11  # relative rounding of the float16 extracts
-        results.scaled("train_sam_emb_0_f16", image[0], reference["train_sam_emb_0_f16"],
-                       rounding=half)
-        results.within("train_lowres_f16", low, reference["train_lowres_f16"],
-                       1e-3 + half * np.abs(low).max(initial=0))
-        results.scaled("train_iou_pred", np.asarray(iou)[has_seg][:, None],
-                       reference["train_iou_pred"])
+        results.scaled("train_sam_emb_0_f16", image[0], rounding=half)
+        results.within("train_lowres_f16", low,
+                       tolerance=1e-3 + half * np.abs(low).max(initial=0))
+        results.scaled("train_iou_pred", np.asarray(iou)[has_seg][:, None])
         dense = np.asarray(model.prompt_encoder.positions()).transpose(2, 0, 1)[None]
-        results.scaled("dense_pe_s8", dense[:, :, 3::8, 3::8], reference["dense_pe_s8"])
+        results.scaled("dense_pe_s8", dense[:, :, 3::8, 3::8])
     framed = mask_frame.to_frame(logits, jnp.asarray(photos["resized_size"]),
                                  jnp.asarray(photos["original_size"]),
                                  sam_size=case.config.sam.image_size, canvas=case.canvas())
@@ -183,26 +164,22 @@ def check_drawing(case: Case, results: Results, name: str, photos: dict, prompts
 
 
 def _check_masks(case, results, name, ours):
-    reference = case.reference
-    shape = reference[f"{name}_shape"]
-    results.equal(f"{name}_shape", ours.shape, shape)
-    if tuple(ours.shape) != tuple(shape):
+    masks = unpacked(case.reference, f"{name}_bits", f"{name}_shape")
+    results.equal(f"{name}_shape", ours.shape)
+    if ours.shape != masks.shape:
         return
-    bits = np.unpackbits(reference[f"{name}_bits"], count=int(np.prod(shape))).reshape(shape)
-    results.signs(f"{name}_bits", ours > 0, bits)
-    results.within(f"{name}_s3", ours[:, 1::3, 1::3], reference[f"{name}_s3"], 1e-3)
-    results.stats(f"{name}_stats", ours, reference[f"{name}_stats"], axes=2, tolerance=1e-3)
-    off = np.abs((ours > 0).sum((1, 2)) - reference[f"{name}_npos"]) / ours[0].size
+    results.signs(f"{name}_bits", ours > 0, masks)
+    results.within(f"{name}_s3", ours[:, 1::3, 1::3], tolerance=1e-3)
+    results.stats(f"{name}_stats", ours, axes=2, tolerance=1e-3)
+    off = np.abs((ours > 0).sum((1, 2)) - case.reference[f"{name}_npos"]) / ours[0].size
     results.add(f"{name}_npos", off.max(initial=0), 1e-4, "share of pixels")
 
 
 def loss_terms(case: Case, batch: dict) -> np.ndarray:
     """[loss, ce, bce, dice, bce + dice] of a batch with the case's weights, in float64."""
     weights = case.loss_weights()
-    sums = jax.jit(lambda b: losses.sums(case.model, b, image_index=case.image_index(batch["ids"]),
-                                         seg_id=case.tokenizer.seg_id))
     with numerics(case.config):
-        terms = losses.weighted_means(sums(batch), losses.counts(batch, case.tokenizer.seg_id),
-                                      weights)
+        sums = case.loss_sums(batch, image_index=case.image_index(batch["ids"]))
+        terms = losses.weighted_means(sums, losses.counts(batch, case.tokenizer.seg_id), weights)
     ce, bce, dice = (float(x) for x in (terms.ce, terms.bce, terms.dice))
     return np.array([ce + bce + dice, ce, bce, dice, bce + dice])

@@ -16,7 +16,6 @@ from input_pipeline.text.conversation import (
     image_index,
     locate_phrases,
     parse_answer,
-    published_caption,
     tag_phrases,
 )
 from input_pipeline.text.tokenizer import IMAGE_ID, train_tokenizer
@@ -221,19 +220,3 @@ def test_tagged_caption_reads_back(tokenizer):
     assert parse_answer(decoded) == direct
     assert [(r.phrase, r.seg_index) for r in direct.regions] == [("An ear", 0), ("the wall", 1)]
     assert direct.explanation == "I found: An ear . It merges. the wall bends."
-
-
-@pytest.mark.parametrize(
-    "text, caption, phrases",
-    [
-        ("<s>USER: x ASSISTANT: <p> an ear </p> [SEG] :bent.</s>", "an ear :bent.", ["an ear"]),
-        ("jacket.\nTo", "jacket.To", []),
-        ("a < b and c > d", "a d", []),
-        ("x ASSISTANT:y", "x ASSISTANT:y", []),
-        ("'quoted'", "quoted", []),
-        ("a    b", "a b", []),
-        ("<p> one <p> two </p>", "one two", ["one <p> two"]),
-    ],
-)
-def test_published_caption(text, caption, phrases):
-    assert published_caption(text) == (caption, phrases)
