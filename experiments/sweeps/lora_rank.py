@@ -6,7 +6,7 @@
 from legion_jax.train import recipes
 from legion_jax.train.sweep_plan import Sweep
 
-sizes = recipes.load("sweeps/sizes")
+sizes = recipes.load("sweeps/sweep_sizes")
 
 
 def get_sweep(size: str = "") -> Sweep:

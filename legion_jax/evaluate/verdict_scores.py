@@ -43,8 +43,7 @@ def detection(fake_probability: np.ndarray, is_fake: np.ndarray, predicted_fake:
     Returns:
         A tree of `weighted` over N photos:
         accuracy, accuracy_real, accuracy_fake: shares of right verdicts, of all photos and of
-            those of one class.
-        balanced_accuracy: mean of the last two.
+            those of one class; balanced_accuracy: mean of the last two.
         f1, f1_real, macro_f1: of the fake class, of the real class, their mean; nothing where no
             photo is of the class and none was called so.
         auc: area under the ROC curve, pairs with equal probability count one half.
