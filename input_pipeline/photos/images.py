@@ -31,10 +31,9 @@ class ImageError(UserError):
     """A file or an array that cannot be used as a photo; the message says which and why."""
 
 
-def read_image(source: str | os.PathLike | bytes, *, name: str | None = None,
-               at_least: tuple[int, int] | None = None) -> np.ndarray:
+def read_image(source: str | os.PathLike | bytes, *, name: str | None = None) -> np.ndarray:
     """Decodes a photo the way a viewer shows it; see `read_photo`. Returns uint8[Y, X, 3], RGB."""
-    return np.array(read_photo(source, name=name, at_least=at_least)[0], np.uint8)
+    return np.array(read_photo(source, name=name)[0], np.uint8)
 
 
 def read_photo(source: str | os.PathLike | bytes, *, name: str | None = None,

@@ -115,13 +115,13 @@ class Tokenizer:
             ids.extend(self._pieces.encode(piece) if whole is None else [whole])
         return ids
 
-    def encode_with_image(self, text: str, bos: bool = True) -> list[int]:
+    def encode_with_image(self, text: str) -> list[int]:
         """Like `encode`, with every literal `<image>` becoming IMAGE_ID.
 
         The texts between images are encoded apart, so each starts with its own "▁".
         """
         first, *others = text.split(IMAGE_TOKEN)
-        ids = self.encode(first, bos=bos)
+        ids = self.encode(first)
         for part in others:
             ids += [IMAGE_ID, *self.encode(part, bos=False)]
         return ids

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import math
 import pathlib
 from collections.abc import Callable, Sequence
@@ -24,8 +23,6 @@ from legion_jax.train import data as train_data, knobs, losses, optim
 from legion_jax.train.knobs import ConfigError, DataSettings, RunSettings
 from legion_jax.train.step import TrainState, init_state, make_step
 from legion_jax.weights import checkpoint, legion_json
-
-LOG = logging.getLogger("legion_jax")
 
 
 @dataclasses.dataclass(frozen=True)

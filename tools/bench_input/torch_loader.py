@@ -89,8 +89,8 @@ class PlainDataset(torch.utils.data.Dataset):
 class Turns(torch.utils.data.Sampler):
     """Indices of one turn after another: `count` of them each, shuffled, without end."""
 
-    def __init__(self, records: int, *, seed: int = 0):
-        self.count, self._records, self._rng = 0, records, np.random.default_rng(seed)
+    def __init__(self, records: int):
+        self.count, self._records, self._rng = 0, records, np.random.default_rng(0)
 
     def __iter__(self) -> Iterator[int]:
         yield from self._rng.integers(self._records, size=self.count).tolist()

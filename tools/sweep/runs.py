@@ -60,10 +60,10 @@ class Run:
                 "--data_dir", data.data_dir, "--split", data.eval_split,
                 "--output", str(self.scores.parent), "--batch_size", str(batch_size)]
 
-    def commands(self, python: str = "python") -> list[list[str]]:
+    def commands(self) -> list[list[str]]:
         """All commands of the run, as lists of words."""
-        return [self.train_command(python)] + (
-            [self.evaluate_command(python)] if self.evaluated else [])
+        return [self.train_command("python")] + (
+            [self.evaluate_command("python")] if self.evaluated else [])
 
     def saved_step(self) -> int:
         """Updates its newest checkpoint holds; 0 without one."""

@@ -100,7 +100,7 @@ def test_image_becomes_one_id_and_splits_the_text(tokenizer):
     left, right = tokenizer.encode("see the "), tokenizer.encode("?", bos=False)
     assert tokenizer.encode_with_image("see the <image>?") == [*left, IMAGE_ID, *right]
     assert tokenizer.encode_with_image("<image>") == [1, IMAGE_ID]
-    assert tokenizer.encode_with_image("<image><image>", bos=False) == [IMAGE_ID] * 2
+    assert tokenizer.encode_with_image("<image><image>") == [1, IMAGE_ID, IMAGE_ID]
     assert IMAGE_ID not in tokenizer.encode("see the <image>?")
 
 
