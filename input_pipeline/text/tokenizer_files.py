@@ -8,20 +8,15 @@ from pathlib import Path
 import sentencepiece
 
 from input_pipeline import files
-from input_pipeline.errors import UserError
+from input_pipeline.errors import OneLineError
 
 MODEL_FILE = "tokenizer.model"
 ADDED_FILE = "added_tokens.json"
 CARRIED_FILES = ("tokenizer_config.json", "special_tokens_map.json")  # for other programs
 
 
-class TokenizerError(UserError):
+class TokenizerError(OneLineError):
     """A tokenizer folder that cannot be used, or an id that is not in its vocabulary."""
-
-    def __init__(self, message: str):
-        """Tokens of a file may have any length and any line breaks."""
-        line = " ".join(message.split())
-        super().__init__(line if len(line) < 600 else f"{line[:390]} ... {line[-200:]}")
 
 
 def read_files(folder: str | os.PathLike) -> dict[str, bytes]:

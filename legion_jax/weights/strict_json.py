@@ -4,19 +4,11 @@ import json
 import os
 import pathlib
 
-from input_pipeline.errors import UserError
+from input_pipeline.errors import OneLineError
 
 
-class CheckpointError(UserError):
-    """A folder of weights, ours or PyTorch's, that cannot be used; the message names what is wrong.
-
-    The message is one line of fewer than 600 characters, because names and values of a damaged
-    file may have any length and any line breaks.
-    """
-
-    def __init__(self, message: str):
-        line = " ".join(message.split())
-        super().__init__(line if len(line) < 600 else f"{line[:390]} ... {line[-200:]}")
+class CheckpointError(OneLineError):
+    """A folder of weights, ours or PyTorch's, that cannot be used, and what is wrong with it."""
 
 
 def first_line(error: BaseException) -> str:
