@@ -134,7 +134,7 @@ def _run_lengths(counts: bytes) -> np.ndarray:
 
 
 def resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask uint8[H, W] at another `size` (height, width), by its nearest pixels."""
+    """A mask, uint8 or bool[H, W], at another `size` (height, width), by its nearest pixels."""
     return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from input_pipeline.photos.regions import resized
 from legion_jax.display import captions
 from legion_jax.display.captions import STRIP
 
@@ -141,7 +142,7 @@ def _enlarge(mask: np.ndarray, index: int, *, shape: tuple[int, int],
     mask = np.asarray(mask)
     if mask.dtype != bool or mask.shape != shape:
         raise ValueError(f"mask {index} needs bool{shape}, got {mask.dtype}{mask.shape}")
-    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    return resized(mask, size[::-1])
 
 
 def _grow(mask: np.ndarray, steps: int, *, beyond: bool = False) -> np.ndarray:

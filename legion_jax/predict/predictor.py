@@ -215,6 +215,4 @@ def _region(named: conversation.AnswerRegion, job: Job) -> Region:
 def _unpack(packed: np.ndarray, frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bits of one mask -> bool[H, W]; photos beyond the largest canvas are scaled up to size."""
     mask = regions.unpack_masks(packed)[:frame[0], :frame[1]].astype(bool)
-    if mask.shape == tuple(size):
-        return mask
-    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    return mask if mask.shape == tuple(size) else regions.resized(mask, tuple(size))

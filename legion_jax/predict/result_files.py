@@ -59,8 +59,7 @@ def overlay(image: np.ndarray, prediction: Prediction) -> Image.Image:
     if longest > OVERLAY_SIDE:
         size = tuple(max(1, round(side * OVERLAY_SIDE / longest)) for side in image.shape[1::-1])
         image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
-        masks = [np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-                 for mask in masks]
+        masks = [regions.resized(mask, size[::-1]) for mask in masks]
     return draw_overlay(image, masks, [r.phrase for r in drawn], title=title)
 
 

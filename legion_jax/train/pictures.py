@@ -115,8 +115,7 @@ class Pictures:
         height, width = example["resized_size"]
         photo = Image.fromarray(example["sam_image"][:height, :width])
         size = _small(example["original_size"])
-        masks = [[np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-                  for mask in group] for group in (truth, drawn)]
+        masks = [[regions.resized(mask, size[::-1]) for mask in group] for group in (truth, drawn)]
         return np.asarray(overlay.draw_comparison(
             np.asarray(photo.resize(size, Image.Resampling.LANCZOS)), masks, lines,
             titles=["true masks", "masks of the model"]))

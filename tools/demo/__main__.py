@@ -29,7 +29,7 @@ from legion_jax import command
 from legion_jax.config import tiny as tiny_model
 from legion_jax.convert import to_torch
 from legion_jax.display import numbers
-from legion_jax.evaluate import mask_scores, run as evaluation, settings, weighted
+from legion_jax.evaluate import chunks, mask_scores, run as evaluation, settings, weighted
 from legion_jax.evaluate.terminal import show
 from legion_jax.predict import result_files
 from legion_jax.predict.predictor import Predictor
@@ -87,7 +87,7 @@ def score(root: pathlib.Path, config, source) -> tuple[list[ScoreRow], list[dict
     task = evaluation.Task(data.source, evaluation.facts_of(checkpoint, data), lambda: trained)
     result = evaluation.run(task, epath.Path(root / "evaluation"),
                             evaluation.Scoring(settings.DEFAULT), folder=run)
-    rows = [json.loads(line) for line in (root / "evaluation/rows.jsonl").read_text().splitlines()]
+    rows = list(chunks.read(root / "evaluation"))
     show(result)
     untrained = Predictor.untrained(
         tiny_model(trained.tokenizer.vocab_size),
