@@ -175,11 +175,6 @@ def base_of(folder: epath.PathLike) -> dict:
     return dataclasses.asdict(Checkpoint.open(folder).as_base())
 
 
-def load_params(folder: epath.PathLike, abstract: dict[str, Any]) -> dict[str, Any]:
-    """As `Checkpoint.load`, of a folder."""
-    return Checkpoint.open(folder).load(abstract)
-
-
 def check_shapes(where: str, entries: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Compare {path: shape holder}. Raises CheckpointError naming each path and both shapes."""
     have, need = ({path: tuple(a.shape) for path, a in shapes.items()}

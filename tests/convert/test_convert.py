@@ -80,8 +80,8 @@ def test_export_of_a_model_from_scratch_reads_back(sized, folders, tmp_path):
     legion_json.write_meta(folder, sized, base=None, trained=[])
     to_torch.export(str(folder), str(tmp_path / "out"), progress=False)
     convert(tmp_path / "out", tmp_path / "out" / "clip", tmp_path / "again")
-    back = checkpoint.load_params(tmp_path / "again",
-                                  stored_params.as_stored(tmp_path / "again", abstract))
+    back = checkpoint.Checkpoint.open(tmp_path / "again").load(
+        stored_params.as_stored(tmp_path / "again", abstract))
     for path, value in params.items():
         np.testing.assert_array_equal(np.asarray(back[path]), value, err_msg=path)
 
@@ -203,8 +203,8 @@ def test_wrong_shape_in_a_converted_checkpoint_names_path_and_shapes(folders, si
     other["language/norm/scale"] = abstract["language/layers/norm1/scale"]
     with pytest.raises(checkpoint.CheckpointError,
                        match=r"language/norm/scale: checkpoint \(48,\), model \(3, 48\)"):
-        checkpoint.load_params(tmp_path / "out", other)
+        checkpoint.Checkpoint.open(tmp_path / "out").load(other)
     other = abstract | {"language/extra": abstract["language/norm/scale"]}
     with pytest.raises(checkpoint.CheckpointError,
                        match="language/extra: not in the checkpoint"):
-        checkpoint.load_params(tmp_path / "out", other)
+        checkpoint.Checkpoint.open(tmp_path / "out").load(other)

@@ -133,7 +133,7 @@ def test_frozen_parameters_come_from_the_base_and_stay(data, unbroken, tmp_path)
     """Fine-tuning starts from a converted checkpoint and stores only what it trains."""
     meta = checkpoint.read_meta(unbroken)
     abstract = param_tree.abstract_params(meta.config)
-    params = checkpoint.load_params(unbroken, stored_params.as_stored(unbroken, abstract))
+    params = checkpoint.Checkpoint.open(unbroken).load(stored_params.as_stored(unbroken, abstract))
     converted = tmp_path / "base"
     converted.mkdir()
     stored_params.save_params(converted, params)
@@ -144,7 +144,7 @@ def test_frozen_parameters_come_from_the_base_and_stay(data, unbroken, tmp_path)
     assert done.returncode == 0, done.stderr
     meta = checkpoint.read_meta(tmp_path / "run")
     assert all("lora_" in p or p.startswith("verdict/") for p in meta.trained)
-    tuned = checkpoint.load_params(tmp_path / "run", stored_params.as_stored(
+    tuned = checkpoint.Checkpoint.open(tmp_path / "run").load(stored_params.as_stored(
         tmp_path / "run", param_tree.abstract_params(meta.config)))
     for path in abstract:
         same = np.array_equal(np.asarray(tuned[path]), np.asarray(params[path]))
@@ -153,7 +153,7 @@ def test_frozen_parameters_come_from_the_base_and_stay(data, unbroken, tmp_path)
     # The base is known by its hash.
     legion_json.write_meta(converted, meta.config, base=None, trained=[], changed=True)
     with pytest.raises(checkpoint.CheckpointError, match="not the checkpoint this run started"):
-        checkpoint.load_params(tmp_path / "run", stored_params.as_stored(
+        checkpoint.Checkpoint.open(tmp_path / "run").load(stored_params.as_stored(
             tmp_path / "run", param_tree.abstract_params(meta.config)))
 
 
@@ -182,7 +182,7 @@ def test_verdict_stage_starts_from_a_run_and_trains_the_head_alone(data, unbroke
     lost = run(data, tmp_path / "lost", f"--config.init_from={tmp_path / 'lora'}")
     assert lost.returncode == 1 and "it would be lost" in lost.stderr
     abstract = param_tree.abstract_params(checkpoint.read_meta(tmp_path / "run").config)
-    before, after = (checkpoint.load_params(f, stored_params.as_stored(f, abstract))
+    before, after = (checkpoint.Checkpoint.open(f).load(stored_params.as_stored(f, abstract))
                      for f in (unbroken, tmp_path / "run"))
     changed = {p for p in abstract
                if not np.array_equal(np.asarray(before[p]), np.asarray(after[p]))}

@@ -29,7 +29,8 @@ def test_params_return_in_the_asked_dtype_and_sharding(tmp_path):
     value = jnp.arange(128, dtype=jnp.bfloat16).reshape(16, 8)
     legion_json.write_meta(tmp_path, tiny(), base=None, trained=[])
     stored_params.save_params(tmp_path, {"language/head/kernel": value})
-    loaded = checkpoint.load_params(tmp_path, param_tree.flatten(wanted))["language/head/kernel"]
+    loaded = checkpoint.Checkpoint.open(tmp_path).load(
+        param_tree.flatten(wanted))["language/head/kernel"]
     assert loaded.dtype == jnp.float32
     assert loaded.sharding.spec == sharding.P("fsdp", "tensor")
     np.testing.assert_array_equal(np.asarray(loaded), np.asarray(value, np.float32))
@@ -91,7 +92,7 @@ def test_unknown_architecture_field_is_named(tmp_path):
 def test_run_without_a_finished_checkpoint(tmp_path):
     legion_json.write_meta(tmp_path, tiny(), base=None, trained=[])
     with pytest.raises(checkpoint.CheckpointError, match="no finished checkpoint"):
-        checkpoint.load_params(tmp_path, {})
+        checkpoint.Checkpoint.open(tmp_path).load({})
 
 
 def load_as_second_host(converted: str, run: str) -> list:
@@ -100,7 +101,7 @@ def load_as_second_host(converted: str, run: str) -> list:
         return []
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = {"a": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=device)}
-    return [np.asarray(checkpoint.load_params(folder, wanted)["a"]).tolist()
+    return [np.asarray(checkpoint.Checkpoint.open(folder).load(wanted)["a"]).tolist()
             for folder in (converted, run, run)]
 
 
@@ -124,7 +125,7 @@ def test_damaged_step_is_named(tmp_path):
     legion_json.write_meta(tmp_path, tiny(), base=None, trained=["a"])
     (tmp_path / "checkpoints" / "9").mkdir()
     with pytest.raises(checkpoint.CheckpointError, match="checkpoints/9: damaged or incomplete"):
-        checkpoint.load_params(tmp_path, abstract({"a": jnp.zeros(3)}))
+        checkpoint.Checkpoint.open(tmp_path).load(abstract({"a": jnp.zeros(3)}))
 
 
 def test_metrics_behind_the_checkpoint_are_dropped(tmp_path):

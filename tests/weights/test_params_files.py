@@ -79,7 +79,7 @@ def bytes_read_by_this_host(folder: str) -> list[float]:
         {p: jax.ShapeDtypeStruct(a.shape, a.dtype) for p, a in
          checkpoint.Checkpoint.open(folder).entries.items()}, mesh)
     before = consumed()
-    params = checkpoint.load_params(folder, abstract)
+    params = checkpoint.Checkpoint.open(folder).load(abstract)
     after = consumed()
     reader = params_files.Reader(checkpoint.Checkpoint.open(folder))
     worst, held = 0.0, 0

@@ -24,7 +24,7 @@ from legion_jax.models import param_tree
 from legion_jax.models.clip import ClipTower
 from legion_jax.models.legion import Legion
 from legion_jax.train import losses
-from legion_jax.weights import checkpoint
+from legion_jax.weights.checkpoint import Checkpoint
 from legion_jax.weights.strict_json import read_json
 from tools.verify_case import slim
 from tools.verify_case.comparisons import Stored
@@ -185,7 +185,7 @@ def open_case(root: pathlib.Path) -> Case:
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         wanted = {p: jax.ShapeDtypeStruct(a.shape, "float32", sharding=device)
                   for p, a in param_tree.flatten(params).items()}
-        params = param_tree.unflatten(checkpoint.load_params(converted, wanted))
+        params = param_tree.unflatten(Checkpoint.open(converted).load(wanted))
         tokenizer = Tokenizer.from_folder(f"{converted}/tokenizer")
     return Case(folder=root, meta=json.loads((root / "meta.json").read_text()),
                 inputs=Stored(np.load(root / "inputs.npz"), left_out["inputs.npz"]),
