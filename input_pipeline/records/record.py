@@ -60,7 +60,7 @@ REGION_TEXTS = ("phrase", "explanation", "artifact_type")
 NO_BOX = (math.nan,) * 4
 RESERVED = (*ADDED_TOKENS, IMAGE_TOKEN, "<s>", "</s>")  # a tokenizer takes them for its own
 # PIL names unreadable bytes by their address, which would make any two manifests differ.
-_ADDRESS = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
+ADDRESS = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
 
 
 class RecordError(ValueError):
@@ -68,7 +68,7 @@ class RecordError(ValueError):
 
     def __init__(self, reason: str, detail: str = ""):
         """`reason` is what summaries count by, `detail` is about this one."""
-        detail = _ADDRESS.sub("", detail)
+        detail = ADDRESS.sub("", detail)
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason, self.detail = reason, detail
 

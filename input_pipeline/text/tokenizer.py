@@ -30,7 +30,13 @@ from input_pipeline.text.tokenizer_files import (
 
 IMAGE_TOKEN = "<image>"
 IMAGE_ID = -200  # stands where the image features are spliced in; never reaches an embedding
+EOS_ID = 2  # "</s>", as `Tokenizer.check` sees to
 ADDED_TOKENS = ("<im_start>", "<im_end>", "<bbox>", "<point>", "[SEG]", "<p>", "</p>")
+
+
+def seg_id_of(vocab: int) -> int:
+    """The id of [SEG] in a vocabulary of `vocab` tokens, the last of which are the added ones."""
+    return vocab - len(ADDED_TOKENS) + ADDED_TOKENS.index("[SEG]")
 
 
 class Tokenizer:

@@ -21,11 +21,10 @@ import jax.numpy as jnp
 
 from legion_jax.models.legion import Legion, seg_slots, splice_flags
 from legion_jax.models.llama import Cache
-from legion_jax.predict.sampling import Sampling, choose
+from legion_jax.predict.sampling import GREEDY, Sampling, choose
 from legion_jax.sharding import BATCH, HEADS, constrain
 
 NO_TOKEN = -1  # an id that is never emitted
-GREEDY = Sampling()
 
 
 @flax.struct.dataclass

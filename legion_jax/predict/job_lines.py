@@ -26,12 +26,13 @@ from etils import epath
 
 from input_pipeline import files
 from input_pipeline.errors import UserError
+from legion_jax.predict.result_names import OWN_FOLDER
 
 FAILED, DONE = 1, 2  # state of a photo; 0: not yet
 OPEN_FILES = 32
 PART_LINES, PART_BYTES = 1000, 8 << 20
 MOST_BYTES = 64 << 20  # of lines that wait for a slow disk; then whoever adds more waits too
-FOLDER, UNFINISHED = "parts", "unfinished"
+UNFINISHED = "unfinished"
 # A line of a job, as far as it matters here: no need to parse long masks.
 _LINE = re.compile(rb'\{"image": "(?:[^"\\]|\\.)*", "name": ("(?:[^"\\]|\\.)*"), "(\w+)": ')
 _MERGED = re.compile(r"(?:results|failures)(?:-(\d+)-of-(\d+))?\.jsonl")
@@ -63,7 +64,7 @@ class Parts:
 
     def __init__(self, output: epath.Path, share: Share, *, flush_seconds: float):
         """Parts of `share` below output/parts, each at most about `flush_seconds` apart."""
-        self.folder, self._seconds = output / FOLDER, flush_seconds
+        self.folder, self._seconds = output / OWN_FOLDER, flush_seconds
         self._prefix = f"{share.index}-of-{share.count}"
         self._run = uuid.uuid4().hex[:8]  # no two runs write the same part
         self._changed = threading.Condition()
@@ -193,7 +194,7 @@ def merged_files(output: epath.Path) -> list[epath.Path]:
 
 def part_files(output: epath.Path) -> list[epath.Path]:
     """Parts of all runs."""
-    folder = output / FOLDER
+    folder = output / OWN_FOLDER
     return sorted(p for p in folder.iterdir() if _PART.fullmatch(p.name)) if folder.exists() else []
 
 
@@ -214,7 +215,7 @@ def merge(output: epath.Path, names: Sequence[str], share: Share) -> tuple[int, 
               for kind, state in (("failures", FAILED), ("results", DONE))}
     complete = (output / f"results{share.suffix}.jsonl").exists()
     if not complete or {path.name for path in recorded.files} - _merged_names(share.count):
-        (output / FOLDER).mkdir(parents=True, exist_ok=True)
+        (output / OWN_FOLDER).mkdir(parents=True, exist_ok=True)
         for kind, indices in chosen.items():  # results last: they mark a complete share
             _write_merged(output, kind, share, recorded, indices)
         recorded.close()
@@ -257,7 +258,7 @@ def _remove_merged(output: epath.Path, recorded: Recorded, share: Share) -> None
 
     for path in filter(done_with, recorded.files):
         path.unlink(missing_ok=True)
-    folder = output / FOLDER
+    folder = output / OWN_FOLDER
     if complete and folder.exists() and not part_files(output):
         for path in list(folder.iterdir()):  # unfinished files of hosts there are no more
             if f"-of-{share.count}-" not in path.name:

@@ -33,11 +33,9 @@ from legion_jax.predict.programs import (
     inference_mesh,
 )
 from legion_jax.predict.quantize import quantize
-from legion_jax.predict.sampling import Sampling
+from legion_jax.predict.sampling import GREEDY, Sampling
 from legion_jax.predict.scheduler import Job, Scheduler
 from legion_jax.weights.checkpoint import Checkpoint
-
-GREEDY = Sampling()
 
 
 class Predictor:

@@ -16,7 +16,7 @@ from legion_jax.models import mask_frame, param_tree
 from legion_jax.models.layers import numerics
 from legion_jax.predict import decoding
 from legion_jax.predict.decoding import NO_TOKEN, DecodeState
-from legion_jax.predict.sampling import Sampling
+from legion_jax.predict.sampling import GREEDY, Sampling
 
 LARGEST_CANVAS = 4096  # pixels; larger photos have their masks made smaller and scaled up
 FLOAT32 = r"(prompt_encoder|mask_decoder|verdict)/"
@@ -39,7 +39,7 @@ class Answering:
     eos_id: int
     seg_id: int
     close_id: int = NO_TOKEN
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
 
 
 def abstract_params(config: LegionConfig, mesh: jax.sharding.Mesh) -> dict:

@@ -41,6 +41,9 @@ class Sampling:
                 raise UserError(f"{name}: {range_}, got {getattr(self, name)}")
 
 
+GREEDY = Sampling()
+
+
 def choose(logits: jax.Array, tokens: jax.Array, length: jax.Array, numbers: jax.Array, *,
            sampling: Sampling, seg_id: int, close_id: int) -> jax.Array:
     """The next token of every row.

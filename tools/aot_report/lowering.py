@@ -9,7 +9,7 @@ import ml_collections
 from input_pipeline.batches import examples
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.errors import UserError
-from input_pipeline.text.tokenizer import ADDED_TOKENS
+from input_pipeline.text.tokenizer import EOS_ID, seg_id_of
 from legion_jax import sharding
 from legion_jax.config import LegionConfig, tiny
 from legion_jax.models.flops import Flops, Sizes, answering
@@ -20,7 +20,6 @@ from legion_jax.train.speed import photo_flops
 
 # Of the published question in Vicuna's tokens; the answer and its training targets follow it.
 PROMPT_IDS, IMAGE_INDEX = 164, 36
-EOS_ID = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Run:
 
     @property
     def seg_id(self) -> int:
-        return self.model.language.vocab - len(ADDED_TOKENS) + ADDED_TOKENS.index("[SEG]")
+        return seg_id_of(self.model.language.vocab)
 
 
 def read_run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Run:

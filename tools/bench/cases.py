@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments import base
 from input_pipeline.batches.examples import ExampleSpec, fields
-from input_pipeline.text.tokenizer import ADDED_TOKENS
+from input_pipeline.text.tokenizer import ADDED_TOKENS, EOS_ID, IMAGE_ID, seg_id_of
 from legion_jax.config import (
     ClipConfig,
     LanguageConfig,
@@ -28,7 +28,6 @@ from legion_jax.config import (
 from legion_jax.models import param_tree
 from legion_jax.train.knobs import RunSettings
 
-IMAGE_ID, EOS_ID = -200, 2
 PERIOD = 16
 _FIRST_WORD = 3  # ids below are special
 _LOUD = 10.0  # size of the cycle's embeddings; what all layers add up to is about 1
@@ -59,7 +58,7 @@ class Case:
 
     @property
     def seg_id(self) -> int:
-        return self.model.language.vocab - len(ADDED_TOKENS) + ADDED_TOKENS.index("[SEG]")
+        return seg_id_of(self.model.language.vocab)
 
     @property
     def cycle(self) -> list[int]:

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 
 from input_pipeline.photos.regions import unpack_masks
+from input_pipeline.text.tokenizer import EOS_ID
 from legion_jax import sharding
 from legion_jax.models import param_tree
 from legion_jax.predict.programs import Answering, Programs, abstract_params
 from legion_jax.predict.scheduler import Job, Scheduler
 from legion_jax.train import optim, setup
 from legion_jax.train.step import init_state
-from tools.bench.cases import EOS_ID, Case, ParamsOnDevice, run_settings, without_lora
+from tools.bench.cases import Case, ParamsOnDevice, run_settings, without_lora
 
 Params = dict[str, np.ndarray] | ParamsOnDevice
 

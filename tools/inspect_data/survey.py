@@ -1,7 +1,6 @@
 """What is in a prepared data set: its records measured once each, and what its manifest tells."""
 
 import dataclasses
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from etils import epath
 from tqdm import tqdm
 
 from input_pipeline.records import manifest
-from input_pipeline.records.record import DataError, Record
+from input_pipeline.records.record import ADDRESS, DataError, Record
 from input_pipeline.text.tokenizer import Tokenizer
 
 PICKS = ("random", "largest_mask", "smallest_mask", "longest_text", "most_regions")
@@ -20,7 +19,6 @@ MEASURES = np.dtype([
     ("area", np.float64),  # share of the photo that is marked; NaN where nothing was looked for
     ("regions", np.int32), ("characters", np.int64),  # of the caption
     ("tokens", np.int64)])  # of the caption alone; -1 without a tokenizer
-_ADDRESS = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")  # PIL names unreadable bytes so
 CHUNK = 256  # records handed to the threads at a time
 EXAMPLES = 5  # items named for each reason
 COUNTED = {"items", "published", "records", "regions", "label", "category", "generator", "skipped",
@@ -167,7 +165,7 @@ def account(folder: epath.PathLike) -> Account:
 
 def describe(error: Exception) -> str:
     """An exception in one line, as it is shown to people; the same in every run."""
-    words = _ADDRESS.sub("", " ".join(str(error).split()))[:400]
+    words = ADDRESS.sub("", " ".join(str(error).split()))[:400]
     if isinstance(error, KeyError):
         return f"field {words} is missing"
     return words or type(error).__name__
