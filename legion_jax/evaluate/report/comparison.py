@@ -89,14 +89,11 @@ def compare(a: Evaluation, b: Evaluation, *, resamples: int = RESAMPLES,
 
 def check_same(a: Evaluation, b: Evaluation) -> None:
     """Raises UserError, naming both values, where numbers of two evaluations differ in meaning."""
-    def value(run, path):
-        return run.block(*path[:-1]).get(path[-1]) if path[:-1] else run.metrics.get(path[-1])
-
     blocks = [("conventions", name) for name in dict.fromkeys(
         [*a.block("conventions"), *b.block("conventions")])
         if name not in ("intervals", "robustness")]  # how sure numbers are, and other numbers
     for path in (*SAME, *blocks):
-        ours, theirs = value(a, path), value(b, path)
+        ours, theirs = a.value(*path), b.value(*path)
         if ours != theirs:
             raise UserError(f"not comparable: {'.'.join(path)} is {ours!r} in {a.path}, "
                             f"{theirs!r} in {b.path}")

@@ -6,8 +6,7 @@ import numpy as np
 
 from legion_jax.display import charts, numbers
 from legion_jax.display.charts import Axis, Bar, Chart, Dot, Line
-from legion_jax.evaluate.report.folder import Evaluation
-from legion_jax.evaluate.report.tables import number_in
+from legion_jax.evaluate.report.folder import Evaluation, value_at
 
 MAX_POINTS = 200  # of a curve
 BINS = 20  # of the histogram of fake probabilities
@@ -36,7 +35,7 @@ def _levels(run: Evaluation, name: str, rows: Sequence[dict]) -> Chart:
     axis = Axis("level", -0.05 * len(rows), 1.04 * len(rows), list(enumerate(labels)))
     lines, dots, legend = [], [], []
     for (measure, path), (tone, dash) in zip(MEASURES.items(), LOOKS, strict=True):
-        clean, values = run.number(*path), [number_in(row, path) for row in rows]
+        clean, values = run.number(*path), [value_at(row, path) for row in rows]
         if all(value is None for value in values):
             continue
         points = [(k, value) for k, value in enumerate([clean, *values]) if value is not None]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -51,27 +51,32 @@ class Evaluation:
                 yield UNKNOWN | {name: value for name, value in row.items()
                                  if value is not None or name not in UNKNOWN}
 
+    def value(self, *path: str) -> Any:
+        """Whatever is at a path of keys in metrics.json; None without."""
+        return value_at(self.metrics, path)
+
     def number(self, *path: str) -> float | None:
         """The number at a path of keys, such as "localisation", "mean", "f1"; None without."""
-        value = self.metrics
-        for key in path:
-            if not isinstance(value, Mapping):
-                return None
-            value = value.get(key)
+        value = self.value(*path)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return value if is_number else None
 
     def block(self, *path: str) -> Mapping[str, Any]:
         """The object at a path of keys; empty without one."""
-        value = self.metrics
-        for key in path:
-            value = value.get(key) if isinstance(value, Mapping) else None
+        value = self.value(*path)
         return value if isinstance(value, Mapping) else {}
 
     def interval(self, *path: str) -> tuple[float, float] | None:
         """The 95 % interval of `number`, or None."""
         ends = self.block("intervals").get(".".join(path))
         return None if ends is None or None in ends else (ends[0], ends[1])
+
+
+def value_at(values: Mapping, path: Sequence[str]) -> Any:
+    """Whatever is at a path of keys, None where there is nothing."""
+    for key in path:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
 
 
 def open_evaluation(folder: epath.PathLike) -> Evaluation:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from legion_jax.display import numbers
-from legion_jax.evaluate.report.folder import Evaluation
+from legion_jax.evaluate.report.folder import Evaluation, value_at
 
 # Name and meaning of each measure. How a run counts it stands in its own `conventions`.
 MEASURES = {
@@ -204,25 +204,18 @@ def robustness(run: Evaluation) -> Table | None:
     rows, measures = run.metrics.get("robustness") or [], {}
     for path in (("localisation", "mean", "miou"), ("localisation", "mean", "f1"),
                  ("detection", "accuracy"), ("detection", "auc"), ("text", "rouge_l")):
-        if any(number_in(row, path) is not None for row in rows):
+        if any(value_at(row, path) is not None for row in rows):
             measures[path] = run.number(*path)
     if not measures:
         return None
     clean = [DASH if value is None else Cell(numbers.score(value)) for value in measures.values()]
     lines = [(Term("photos as they are"), clean)]
     for row in rows:
-        cells = [_against(number_in(row, path), value) for path, value in measures.items()]
+        cells = [_against(value_at(row, path), value) for path, value in measures.items()]
         lines.append((Term(f"{row['name']} {_words(row['level'])}"), cells))
     columns = [term(run, path[-1], *path[:-1]) for path in measures]
     return Table("Damaged photos", columns, lines, note="Below each number: its change in per cent "
                  "of the number for the photos as they are.", strong=("photos as they are",))
-
-
-def number_in(values: Mapping, path: Sequence[str]) -> float | None:
-    """The number at a path of keys, None where there is none."""
-    for key in path:
-        values = values.get(key) if isinstance(values, Mapping) else None
-    return values
 
 
 def _against(value: float | None, clean: float | None) -> Cell:
