@@ -82,8 +82,8 @@ def _full(error: Exception) -> UserError | None:
     """The sentence for a place where nothing more can be written, which no OSError names."""
     if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return None
-    where = f"{error.filename}: " if error.filename else "the output folder is full: "
-    return UserError(f"{where}{error.strerror}; what is complete is kept, and the same command "
+    subject = f"{error.filename}: " if error.filename else "the output folder is full: "
+    return UserError(f"{subject}{error.strerror}; what is complete is kept, and the same command "
                      f"goes on when there is room")
 
 

@@ -28,9 +28,9 @@ class Rows:
         try:
             with (epath.Path(self.source) / name).open("rb") as opened:
                 file = _parquet().ParquetFile(opened)
-                there = [c for c in columns if c in file.schema_arrow.names]
+                present = [c for c in columns if c in file.schema_arrow.names]
                 for group in range(file.num_row_groups):
-                    rows = file.read_row_group(group, there).to_pylist() if there else (
+                    rows = file.read_row_group(group, present).to_pylist() if present else (
                         [{}] * file.metadata.row_group(group).num_rows)
                     for number, row in enumerate(rows):
                         yield group, number, dict.fromkeys(columns) | row

@@ -63,7 +63,7 @@ def write_summary(folder: epath.Path, dataset: DataSet, splits: dict[str, list[I
         groups[entry["group_id"]].add(entry["split"])
         labels[entry["image"]].add(entry["label"])
         content.append(f"{entry['split']} {entry['id']} {entry['image']}\n")
-    shared = sum(len(where) > 1 for where in groups.values())
+    shared = sum(len(splits) > 1 for splits in groups.values())
     summary = {"dataset": dataset.name, "config": dataset.config, "source": dataset.source,
                "digest": digest,
                "content": hashlib.sha256("".join(sorted(content)).encode()).hexdigest(),

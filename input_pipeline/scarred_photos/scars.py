@@ -43,8 +43,8 @@ class Scar:
     @property
     def phrase(self) -> str:
         """The kind and one of nine places, e.g. 'grainy patch at the upper left'."""
-        where = PLACE_WORDS[int(self.centre[1] * 3)][int(self.centre[0] * 3)]
-        return f"{self.kind.name} {where}"
+        place_words = PLACE_WORDS[int(self.centre[1] * 3)][int(self.centre[0] * 3)]
+        return f"{self.kind.name} {place_words}"
 
 
 def draw_polygon(height: int, width: int, *, rng: np.random.Generator) -> list[float] | None:

@@ -131,9 +131,9 @@ def model_card(config: LegionConfig, *, image_token: int, seg_token: int,
         (OPEN, True), (OPEN_SAM, masks), (LOAD, True), (LOAD_HEADS, masks or verdict),
         (READ, True), (DRAW, masks), (JUDGE, verdict), ("```\n", True), (MASK_NOTES, masks),
         (ROUNDING_NOTES, config.position_dtype == "bfloat16"))
-    there = ["the LLaVA", *["the SAM"] * sam, *["the projection between them"] * masks,
-             *["the verdict head"] * verdict]
-    parts = f"{', '.join(there[:-1])} and {there[-1]}" if there[1:] else there[0]
+    modules = ["the LLaVA", *["the SAM"] * sam, *["the projection between them"] * masks,
+               *["the verdict head"] * verdict]
+    parts = f"{', '.join(modules[:-1])} and {modules[-1]}" if modules[1:] else modules[0]
     text = string.Template("".join(piece for piece, present in pieces if present))
     return text.substitute(
         image_token=image_token, seg_token=seg_token, patches=config.clip.num_patches,

@@ -116,14 +116,14 @@ class TensorFolder:
         if self.index is None:
             return
         listed = self.index["weight_map"]
-        where = self.path / self.index_name
+        listing = self.path / self.index_name
         for key in listed.keys() - self.entries.keys():
-            raise CheckpointError(f"{where}: {key} is listed, but {listed[key]} does not hold it")
+            raise CheckpointError(f"{listing}: {key} is listed, but {listed[key]} does not hold it")
         for key in self.entries.keys() - listed.keys():
-            raise CheckpointError(f"{where}: {key} of {self.entries[key].file} is not listed")
+            raise CheckpointError(f"{listing}: {key} of {self.entries[key].file} is not listed")
         for key, entry in self.entries.items():
             if listed[key] != entry.file:
-                raise CheckpointError(f"{where}: {key} is listed in {listed[key]}, "
+                raise CheckpointError(f"{listing}: {key} is listed in {listed[key]}, "
                                       f"found in {entry.file}")
 
     def _list(self, file: pathlib.Path) -> Iterable[tuple[str, tuple[int, ...], str]]:

@@ -96,11 +96,11 @@ def prefill(model: Legion, ids: jax.Array, valid: jax.Array, seen: jax.Array, *,
                                           (causal & usable[:, None])[:, None], cache, start,
                                           causal=True)
     # A [SEG] in the prompt asks for a mask too, as in the published evaluate().
-    where, has_seg, seg_count = seg_slots(ids, seg_id, slots, num_patches)
+    seg_places, has_seg, seg_count = seg_slots(ids, seg_id, slots, num_patches)
     # Behind padding the position before a token is the last one that is not padding.
     last_real = jax.lax.cummax(jnp.where(valid, jnp.arange(T), 0), axis=1)
-    where = jnp.maximum(jnp.take_along_axis(last_real, where, axis=1) - start, 0)
-    seg_states = jnp.take_along_axis(states, where[..., None], axis=1)
+    seg_places = jnp.maximum(jnp.take_along_axis(last_real, seg_places, axis=1) - start, 0)
+    seg_states = jnp.take_along_axis(states, seg_places[..., None], axis=1)
     return DecodeState(
         column=jnp.asarray(T % S, jnp.int32), hidden=states[:, -1], position=positions[:, -1],
         cache=cache, usable=usable, done=jnp.zeros(B, bool),

@@ -61,9 +61,9 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
         LOG.info("%s trainable, %s frozen parameters on %d devices",
                  f"{param_tree.count(state.params):,}", f"{param_tree.count(frozen):,}",
                  mesh.size)
-        where = {"image_index": task.image_index, "first_target": task.first_target}
+        id_places = {"image_index": task.image_index, "first_target": task.first_target}
         step = setup.jit_step(settings, graph, optimizer, layout, seg_id=task.tokenizer.seg_id,
-                              **where)
+                              **id_places)
         with contextlib.closing(RunCheckpoints(
                 workdir, every=settings.checkpoint_every, keep=settings.checkpoint_keep,
                 keep_every=settings.checkpoint_keep_every,
@@ -71,7 +71,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
             state = restore(checkpoints, state, abstract)
             return update(
                 settings, loader.train_batches(rows), step, state, frozen, mesh, checkpoints,
-                clock=speed.of_run(settings, task.model, task.examples, **where),
+                clock=speed.of_run(settings, task.model, task.examples, **id_places),
                 draw=pictures.of_run(settings, graph, rows, task.tokenizer, mesh,
                                      image_index=task.image_index),
                 trace=workdir / "profile" if profile else None)

@@ -48,8 +48,8 @@ def collectives(module: Module, devices: int) -> list[Collective]:
         pairs = [(run.computation, run.instruction)]
         if run.instruction.opcode == "fusion":
             pairs = _inside(module, run.instruction)
-        exchanges += [_collective(where, instruction, run.times, devices)
-                      for where, instruction in pairs if is_collective(instruction)]
+        exchanges += [_collective(computation, instruction, run.times, devices)
+                      for computation, instruction in pairs if is_collective(instruction)]
     return exchanges
 
 
@@ -75,13 +75,13 @@ def _inside(module: Module, fusion: Instruction) -> Iterator[tuple[Computation, 
                 yield computation, instruction
 
 
-def _collective(where: Computation, instruction: Instruction, times: int,
+def _collective(computation: Computation, instruction: Instruction, times: int,
                 devices: int) -> Collective:
     kind = instruction.opcode.removesuffix("-start")
-    if kind == "all-reduce" and where.name.startswith(_DISGUISED):
+    if kind == "all-reduce" and computation.name.startswith(_DISGUISED):
         kind = "reduce-scatter"
-    operands = [shape for name in instruction.operands if name in where.instructions
-                for shape in where.instructions[name].shapes]
+    operands = [shape for name in instruction.operands if name in computation.instructions
+                for shape in computation.instructions[name].shapes]
     results = list(instruction.shapes)
     if instruction.opcode.endswith("-start") and len(results) >= 2 * len(operands):
         results = results[len(operands):2 * len(operands)]  # behind its operands, before its flags

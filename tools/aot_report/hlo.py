@@ -189,12 +189,12 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
     first = computation.instructions.get(loop.operands[0])
     started = first.operands if first is not None and first.opcode == "tuple" else ()
 
-    def number(where: Computation, name: str) -> int | None:
+    def number(holder: Computation, name: str) -> int | None:
         """A constant, through copies, and through the tuple the loop starts with."""
-        source = where.source_of(name)
+        source = holder.source_of(name)
         if source is None:
             return None
-        if source.opcode == "get-tuple-element" and where is not computation and started:
+        if source.opcode == "get-tuple-element" and holder is not computation and started:
             return number(computation, started[int(source.attribute("index"))])
         is_number = source.opcode == "constant" and re.fullmatch(r"-?\d+", source.literal)
         return int(source.literal) if is_number else None
@@ -210,9 +210,9 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
     return 1
 
 
-def _comparisons(module: Module, where: Computation) -> Iterator[tuple[str, str]]:
+def _comparisons(module: Module, computation: Computation) -> Iterator[tuple[str, str]]:
     """Both sides of every `<`, as names of the outermost computation."""
-    for instruction in where.instructions.values():
+    for instruction in computation.instructions.values():
         if instruction.opcode == "compare" and "direction=LT" in instruction.attributes:
             yield instruction.operands[0], instruction.operands[1]
         elif instruction.opcode == "fusion":

@@ -57,8 +57,8 @@ def run(row: Row) -> dict:
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if file.exists():
             return json.loads(file.read_text())
-    said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    return {"error": next((line for line in said if line.startswith("error:")), said[-1])}
+    printed = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return {"error": next((line for line in printed if line.startswith("error:")), printed[-1])}
 
 
 def markdown(results: Iterable[tuple[Row, dict]]) -> str:

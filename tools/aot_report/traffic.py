@@ -27,11 +27,11 @@ def hbm_bytes(module: Module, exchanges: Iterable[Collective]) -> int:
     return total
 
 
-def _moved(module: Module, where: Computation, instruction: Instruction) -> int:
+def _moved(module: Module, computation: Computation, instruction: Instruction) -> int:
     if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
         return 0
-    operands = [where.instructions[name] for name in instruction.operands
-                if name in where.instructions]
+    operands = [computation.instructions[name] for name in instruction.operands
+                if name in computation.instructions]
     if instruction.opcode == "fusion":
         inside = module.computations[instruction.called()[0]]
         reads = sum(min(_read(module, inside, parameter.name), parameter.shapes[0].hbm)
@@ -56,16 +56,16 @@ def _in_hbm(shapes: Iterable[Shape], first: int | None = None, nbytes: int | Non
     return sum(s.hbm if nbytes is None or not s.hbm else nbytes for s in list(shapes)[:first])
 
 
-def _read(module: Module, where: Computation, name: str) -> int:
+def _read(module: Module, computation: Computation, name: str) -> int:
     """Bytes of an array that a fusion reads."""
-    total, whole = 0, where.instructions[name].shapes[0].nbytes
-    for user in where.instructions.values():
+    total, whole = 0, computation.instructions[name].shapes[0].nbytes
+    for user in computation.instructions.values():
         if name not in user.operands:
             continue
         if user.opcode in _SLICES and user.operands[0] == name:
             total += user.shapes[0].nbytes
         elif user.opcode == "bitcast":
-            total += _read(module, where, user.name)
+            total += _read(module, computation, user.name)
         elif user.opcode == "fusion":
             inner = module.computations[user.called()[0]]
             total += sum(_read(module, inner, parameter.name) for parameter, operand in
@@ -81,21 +81,21 @@ def _passes(user: Instruction, name: str) -> bool:
     return in_place or user.opcode in ("tuple", "custom-call") or is_collective(user)
 
 
-def _results(where: Computation) -> list[str]:
-    root = where.instructions[where.root]
+def _results(computation: Computation) -> list[str]:
+    root = computation.instructions[computation.root]
     return list(root.operands) if root.opcode == "tuple" else [root.name]
 
 
-def _written(module: Module, where: Computation, name: str, shape: Shape) -> int:
+def _written(module: Module, computation: Computation, name: str, shape: Shape) -> int:
     """Bytes of a fusion's result that it writes to HBM."""
-    instruction = where.instructions[name]
+    instruction = computation.instructions[name]
     while instruction.opcode == "bitcast":
-        instruction = where.instructions[instruction.operands[0]]
+        instruction = computation.instructions[instruction.operands[0]]
     if (shape.space != 0 or instruction.opcode in ("parameter", "custom-call")
             or is_collective(instruction)):
         return 0
     if instruction.opcode == "dynamic-update-slice":
-        return where.instructions[instruction.operands[1]].shapes[0].nbytes
+        return computation.instructions[instruction.operands[1]].shapes[0].nbytes
     if instruction.opcode == "fusion" and len(instruction.shapes) == 1:
         inner = module.computations[instruction.called()[0]]
         return _written(module, inner, _results(inner)[0], shape)

@@ -113,9 +113,9 @@ def _spans(record: Record, problems: list[str]) -> list[tuple[int, int] | None]:
     """Where the phrase of each region stands in the caption, None where it does not."""
     spans = []
     for number, region in enumerate(record.regions, 1):
-        there = region.start >= 0
-        fits = there and record.caption[region.start:region.end] == region.phrase
-        if there and not fits:
+        is_placed = region.start >= 0
+        fits = is_placed and record.caption[region.start:region.end] == region.phrase
+        if is_placed and not fits:
             problems.append(f"region {number}: its phrase is not at {region.start} of the caption")
         spans.append((region.start, region.end) if fits else None)
     return spans

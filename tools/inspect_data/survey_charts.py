@@ -41,8 +41,8 @@ def charts_of(survey: Survey, *, tokens: bool) -> list[Chart]:
     return drawn
 
 
-def _without(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count else ""
+def _without(count: int, lack: str) -> str:
+    return f"{count:,} {lack}" if count else ""
 
 
 def shares(name: str, unit: str, values: np.ndarray, note: str = "") -> Chart:

@@ -114,9 +114,9 @@ def of_sources(sources: Sources) -> Inventory:
     sam = main.small_files.get("sam_config.json")
     plan = make_plan(sources, Options(partial=True, sam=read_json(sam) if sam else None),
                      assume=True)
-    where = {name: (sources.roles[role].names[name], f"{role}/{sources.entries[name].file}")
-             for name, role in sources.owner.items()}
-    nbytes = {name: (where[name][0], sources.entries[name].nbytes) for name in plan.rest}
+    origins = {name: (sources.roles[role].names[name], f"{role}/{sources.entries[name].file}")
+               for name, role in sources.owner.items()}
+    nbytes = {name: (origins[name][0], sources.entries[name].nbytes) for name in plan.rest}
     notes = [f"{role}: {source.folder.path} ({source.spelling}, {len(source.folder.entries):,} "
              f"tensors)" for role, source in sources.roles.items()]
     if replaced := sum(len(source.folder.entries) for source in sources.roles.values()) - len(
@@ -126,7 +126,7 @@ def of_sources(sources: Sources) -> Inventory:
     notes += plan.notes + ([] if "language" in plan.absent else padding(plan.config))
     return Inventory(
         f"{main.folder.path}: PyTorch weights",
-        entries(plan.params, matching(base.LOCALISATION, plan.params), plan.table, where), RECIPE,
+        entries(plan.params, matching(base.LOCALISATION, plan.params), plan.table, origins), RECIPE,
         absent=plan.absent, problems=plan.problems, notes=notes,
         carried=dict(size for name, size in nbytes.items() if is_known(name)),
         unknown=dict(size for name, size in nbytes.items() if not is_known(name)))
@@ -144,16 +144,16 @@ def of_config(config: ml_collections.ConfigDict, *, vocab: int | None = None) ->
     trained = param_tree.flatten(param_tree.cast(trained, "float32"))
     frozen = param_tree.flatten(param_tree.cast(frozen, run.frozen_dtype))
     described = {path: (a.shape, str(a.dtype)) for path, a in (trained | frozen).items()}
-    title, where, notes = f"{run.model.name} from scratch", {}, padding(model)
+    title, origins, notes = f"{run.model.name} from scratch", {}, padding(model)
     if run.init_from:
         opened = Checkpoint.open(run.init_from)
-        title, where = f"from {run.init_from}", recorded(opened)
+        title, origins = f"from {run.init_from}", recorded(opened)
         if absent := opened.meta.absent:
             notes.append(f"not in {run.init_from}, so the run starts them anew: "
                          f"{', '.join(absent)}")
     elif frozen:
         notes.append("init_from is empty: training needs it for the frozen parameters")
-    return Inventory(title, entries(described, trained, _table(model), where),
+    return Inventory(title, entries(described, trained, _table(model), origins),
                      "config.trainable", notes=notes)
 
 
@@ -184,20 +184,20 @@ def recorded(opened: Checkpoint) -> dict[str, tuple[str, str]]:
 
 
 def entries(described: Mapping[str, tuple[tuple[int, ...], str]], trained: Iterable[str],
-            table: list[Rule], where: Mapping[str, tuple[str, str]]) -> list[Parameter]:
+            table: list[Rule], origins: Mapping[str, tuple[str, str]]) -> list[Parameter]:
     """Parameters in the order of their paths.
 
     Args:
         described: {path: (shape, dtype name)}.
         trained: paths of the trainable ones.
         table: which tensors they are made of.
-        where: as `recorded` gives it; a tensor that is not in it keeps its published name.
+        origins: as `recorded` gives it; a tensor that is not in it keeps its published name.
     """
     keys, trained, parameters = {rule.path: rule.keys for rule in table}, set(trained), []
     for path, (shape, dtype) in sorted(described.items()):
         names = keys[path].ravel().tolist() if path in keys else []
-        files = dict.fromkeys(where[name][1] for name in names if name in where)
-        source = gather([where[name][0] if name in where else name for name in names])
+        files = dict.fromkeys(origins[name][1] for name in names if name in origins)
+        source = gather([origins[name][0] if name in origins else name for name in names])
         parameters.append(Parameter(path, tuple(shape), dtype, path in trained, source,
                                     tuple(sorted(files))))
     return parameters

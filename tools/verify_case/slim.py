@@ -43,12 +43,12 @@ def write(folder: pathlib.Path, archive: pathlib.Path) -> None:
     manifest["left_out"]["files"] = sorted(names[p] for p in paths if p in dropped)
     for name in ARRAYS:
         arrays = dict(np.load(folder / name))
-        kept = {key: array for key, array in arrays.items() if key not in LEFT_OUT_ARRAYS}
+        slim = {key: array for key, array in arrays.items() if key not in LEFT_OUT_ARRAYS}
         manifest["sha256"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        manifest["kept"][name] = sorted(kept)
-        manifest["left_out"][name] = sorted(arrays.keys() - kept.keys())
+        manifest["kept"][name] = sorted(slim)
+        manifest["left_out"][name] = sorted(arrays.keys() - slim.keys())
         buffer = io.BytesIO()
-        np.savez(buffer, **kept)  # not compressed: the archive does that better
+        np.savez(buffer, **slim)  # not compressed: the archive does that better
         contents[name] = buffer.getvalue()
     contents[MANIFEST] = json.dumps(manifest, indent=1).encode() + b"\n"
     buffer = io.BytesIO()
@@ -81,10 +81,10 @@ def left_out(folder: pathlib.Path) -> dict[str, frozenset[str]]:
     manifest = json.loads((folder / MANIFEST).read_text())
     if manifest["format"] != FORMAT:
         raise SlimError(f"{folder / MANIFEST}: format {manifest['format']}, wanted {FORMAT}")
-    for name, kept in manifest["kept"].items():
-        present = ({k for k in kept if (folder / k).exists()} if name == "files"
+    for name, listed in manifest["kept"].items():
+        present = ({k for k in listed if (folder / k).exists()} if name == "files"
                    else set(np.load(folder / name)))
-        if missing := sorted(set(kept) - present):
+        if missing := sorted(set(listed) - present):
             raise SlimError(f"{folder / name}: {MANIFEST} says that {', '.join(missing)} was kept, "
                             f"but it is not there")
     return {name: frozenset(names) for name, names in manifest["left_out"].items()}

@@ -203,6 +203,6 @@ def _term(path: str, run: Evaluation) -> tables.Term:
     return dataclasses.replace(term, name=f"{term.name}, {way}" if way else term.name)
 
 
-def _change(a: Mapping, b: Mapping, what: str | Callable) -> float | None:
-    before, after = (what(row) if callable(what) else row[what] for row in (a, b))
+def _change(a: Mapping, b: Mapping, measure: str | Callable) -> float | None:
+    before, after = (measure(row) if callable(measure) else row[measure] for row in (a, b))
     return None if before is None or after is None else after - before
