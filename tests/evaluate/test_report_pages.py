@@ -15,7 +15,8 @@ from html_page import Page
 from PIL import Image
 
 from legion_jax.evaluate import intervals, run, settings, summary
-from legion_jax.evaluate.report import items, page as page_lib, write_report
+from legion_jax.evaluate.report import items, write_report
+from legion_jax.evaluate.report.page import worst
 from legion_jax.evaluate.settings import DEFAULT
 
 folder = fake_evaluation.folder
@@ -129,5 +130,5 @@ def test_choice_of_the_worst_puts_unknown_last():
     columns = {"id": np.array(["a", "b", "c", "d"], object), "label": np.zeros(4),
                "fake": np.zeros(4), "quality": np.array([np.nan, 0.2, 0.1, 0.2]),
                "rouge_l": np.array([0, 0.5, np.nan, 0.1])}
-    assert [page_lib.worst(columns, n) for n in range(5)] == [
+    assert [worst(columns, n) for n in range(5)] == [
         set(), {"c"}, {"c", "d"}, {"b", "c", "d"}, {"a", "b", "c", "d"}]

@@ -18,7 +18,7 @@ from fake_synthscars import (
 )
 
 from input_pipeline.datasets import open_dataset
-from input_pipeline.records import builder, manifest, record as common
+from input_pipeline.records import builder, manifest, record as record_module
 from input_pipeline.records.prepared import open_split
 from input_pipeline.scarred_photos.dataset_folder import make_dataset
 
@@ -56,11 +56,11 @@ def test_usable_records_come_back_with_their_bytes(published):
 
 def test_record_has_exactly_the_documented_features(published):
     record = _by_id(published)["train_0"]
-    assert {f.name for f in dataclasses.fields(record)} == set(common.features())
-    assert {f.name for f in dataclasses.fields(common.Region)} == set(
-        common.features()["regions"].feature)
-    for field in set(common.features()) - {"regions", "scores"}:
-        assert f"| {field}" in common.__doc__ or f", {field} |" in common.__doc__
+    assert {f.name for f in dataclasses.fields(record)} == set(record_module.features())
+    assert {f.name for f in dataclasses.fields(record_module.Region)} == set(
+        record_module.features()["regions"].feature)
+    for field in set(record_module.features()) - {"regions", "scores"}:
+        assert f"| {field}" in record_module.__doc__ or f", {field} |" in record_module.__doc__
     assert record.dataset == "synthscars" and record.has_masks
     assert np.isnan(list(record.scores.values())).all()
 

@@ -13,7 +13,7 @@ from repository import ROOT, SUPPORT
 from sheet_pages import make_source
 
 from input_pipeline.datasets import ALL, open_dataset
-from input_pipeline.records import builder as builder_lib, manifest
+from input_pipeline.records import builder, manifest
 from input_pipeline.records.prepared import find_version, open_split
 from input_pipeline.records.record import DataError
 
@@ -27,7 +27,7 @@ def sources(tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(sources, tmp_path_factory):
     root = tmp_path_factory.mktemp("built")
-    return {kind: builder_lib.prepare(made, root / kind) for kind, made in sources.items()}
+    return {kind: builder.prepare(made, root / kind) for kind, made in sources.items()}
 
 
 def contents(folder):
@@ -42,7 +42,7 @@ def contents(folder):
 def test_second_run_changes_nothing(sources, built, kind):
     path = built[kind].data_path
     before = {file: file.stat().mtime for file in path.iterdir()}
-    assert builder_lib.prepare(sources[kind], path.parents[2]).data_path == path
+    assert builder.prepare(sources[kind], path.parents[2]).data_path == path
     assert {file: file.stat().mtime for file in path.iterdir()} == before
 
 
@@ -59,26 +59,26 @@ def test_an_archive_is_the_folder(sources, built, kind, suffix, tmp_path):
             for path in files:
                 archive.add(path, path.relative_to(source))
     name = f"{kind}/{sources[kind].config}"
-    builder_lib.prepare(open_dataset(name, str(packed)), tmp_path / "data")
+    builder.prepare(open_dataset(name, str(packed)), tmp_path / "data")
     assert contents(tmp_path / "data") == contents(built[kind].data_path)
 
 
 def kill_all(sources: list[list[str]], root: str) -> None:
     """Prepare each (name, path) in a process of its own that dies over its middle item."""
-    complete = builder_lib.read_item
+    complete = builder.read_item
 
     def die(dataset, split, item):
         if (split, item.id) == middle:
             os.kill(os.getpid(), signal.SIGKILL)
         return complete(dataset, split, item)
 
-    builder_lib.read_item = die
+    builder.read_item = die
     for name, path in sources:
         dataset = open_dataset(name, path)
         items = [(split, item.id) for split, listed in dataset.splits().items() for item in listed]
         middle = items[len(items) // 2]
         if not (child := os.fork()):
-            builder_lib.prepare(dataset, f"{root}/{dataset.name}")
+            builder.prepare(dataset, f"{root}/{dataset.name}")
             os._exit(0)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
 
@@ -95,6 +95,6 @@ def test_a_killed_run_is_never_read_as_complete_and_the_next_one_is_whole(
         left = list((tmp_path / kind).rglob("*.array_record*"))
         with pytest.raises(DataError, match="no prepared data set here"):
             find_version(tmp_path / kind)
-        builder_lib.prepare(made, tmp_path / kind)
+        builder.prepare(made, tmp_path / kind)
         assert contents(tmp_path / kind) == contents(built[kind].data_path)
         assert not [file for file in left if file.exists()]

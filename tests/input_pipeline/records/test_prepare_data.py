@@ -12,14 +12,14 @@ from fake_synthscars import DEFECTS, GOOD, IMAGES, encode_image, write_split
 from rich.console import Console
 
 from input_pipeline.datasets import open_dataset
-from input_pipeline.records import builder as builder_lib, dataset, manifest
+from input_pipeline.records import builder, dataset, manifest
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError
 from tools import prepare_data
 
 
 def prepare(source, data_dir, *, config="published"):
-    return builder_lib.prepare(open_dataset(f"synthscars/{config}", str(source)), data_dir)
+    return builder.prepare(open_dataset(f"synthscars/{config}", str(source)), data_dir)
 
 
 @pytest.fixture(scope="module")
@@ -104,15 +104,15 @@ def test_an_interrupted_build_is_never_read_as_complete(source, tmp_path, monkey
         return complete(dataset, split, item)
 
     complete = dataset.read_item
-    monkeypatch.setattr(builder_lib, "read_item", stop)
+    monkeypatch.setattr(builder, "read_item", stop)
     with pytest.raises(KeyboardInterrupt):
         prepare(source, tmp_path, config="published")
     with pytest.raises(DataError, match="no prepared data set here"):
         open_split(tmp_path, "train")
     # A killed process cannot tidy up: what it leaves has TFDS' longer name.
     monkeypatch.undo()
-    builder = prepare(source, tmp_path, config="published")
-    shutil.copytree(builder.data_path, builder.data_path.parent / "incomplete.X1Y2Z3_1.0.0")
+    rebuilt = prepare(source, tmp_path, config="published")
+    shutil.copytree(rebuilt.data_path, rebuilt.data_path.parent / "incomplete.X1Y2Z3_1.0.0")
     assert len(open_split(tmp_path, "train")) == 5
 
 
