@@ -1,4 +1,4 @@
-"""The base classes of errors a user can act on."""
+"""The base classes of errors a user can act on, and what is shown of others."""
 
 
 class UserError(ValueError):
@@ -14,3 +14,8 @@ class OneLineError(UserError):
     def __init__(self, message: str):
         line = " ".join(message.split())
         super().__init__(line if len(line) < 600 else f"{line[:390]} ... {line[-200:]}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 import numpy as np
 import safetensors
 
+from input_pipeline.errors import first_line
 from legion_jax.convert import torch_file
-from legion_jax.weights.strict_json import CheckpointError, first_line, parse_json, read_json
+from legion_jax.weights.strict_json import CheckpointError, parse_json, read_json
 from legion_jax.weights.tensor_file import NAMES, SafetensorsReader, numpy_dtype
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

@@ -10,6 +10,7 @@ import zlib
 import ml_dtypes
 import numpy as np
 
+from input_pipeline.errors import first_line
 from legion_jax.weights import tensor_file
 
 
@@ -57,7 +58,7 @@ class TorchWriter:
                 torch.save(state, self.path)
         except RuntimeError as error:  # of PyTorch's own writer, for a full disk
             raise OSError(f"{self.path}: cannot be written, perhaps for want of room "
-                          f"({str(error).splitlines()[0]})") from error
+                          f"({first_line(error)})") from error
         with zipfile.ZipFile(self.path) as archive:
             root = archive.namelist()[0].split("/")[0]
             self._records = {name: archive.getinfo(f"{root}/data/{number}")

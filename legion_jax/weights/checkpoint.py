@@ -24,10 +24,11 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from input_pipeline.errors import first_line
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.models import param_tree
 from legion_jax.weights.legion_json import META, Base, Meta, parse_meta
-from legion_jax.weights.strict_json import CheckpointError, first_line, first_of
+from legion_jax.weights.strict_json import CheckpointError, first_of
 
 
 def absolute(folder: epath.PathLike) -> epath.Path:

@@ -4,16 +4,11 @@ import json
 import os
 import pathlib
 
-from input_pipeline.errors import OneLineError
+from input_pipeline.errors import OneLineError, first_line
 
 
 class CheckpointError(OneLineError):
     """A folder of weights, ours or PyTorch's, that cannot be used, and what is wrong with it."""
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def first_of(sentences: list[str]) -> str:

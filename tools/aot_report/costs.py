@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from input_pipeline.errors import first_line
 from legion_jax.chips import Chip
 from tools.aot_report import hlo
 from tools.aot_report.collectives import by_kind, collectives
@@ -95,7 +96,7 @@ def measure(program: Program, chip: Chip, devices: int, keep: str | None = None)
         return dataclasses.replace(
             report, times=times, mfu=program.model_flops / (times.step * chip.flops),
             problem=f"jax cannot read what this libtpu compiled, so bytes are not counted: "
-                    f"{str(error).splitlines()[0]}")
+                    f"{first_line(error)}")
     if keep:
         (pathlib.Path(keep) / f"{program.name}.hlo").write_text(text)
     module = hlo.parse(text)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import jax
 
-from input_pipeline.errors import UserError
+from input_pipeline.errors import UserError, first_line
 from legion_jax.chips import CHIPS, Chip
 
 # TPUs by the name their topologies begin with; without figures of the links no time can be told.
@@ -57,4 +57,4 @@ def open_topology(name: str) -> tuple[Chip, Sequence[jax.Device]]:
             platform="tpu", topology_name=name.split("*")[-1],
             num_slices=int(parts[1] or 1)).devices
     except (RuntimeError, ValueError) as error:  # JAX's own errors are RuntimeErrors
-        raise UserError(f"--topology {name}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"--topology {name}: {first_line(error)}") from error
