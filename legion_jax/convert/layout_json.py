@@ -48,9 +48,9 @@ class RecordedFolder:
 
 def record(source: Source) -> RecordedFolder:
     """What layout.json holds of an open folder."""
-    published, folder = {key: name for name, key in source.names.items()}, source.folder
+    folder = source.folder
     return RecordedFolder(source.spelling, folder.files, folder.index_name, folder.index, {
-        key: RecordedTensor(entry.file, entry.shape, entry.dtype, published.get(key))
+        key: RecordedTensor(entry.file, entry.shape, entry.dtype, source.published.get(key))
         for key, entry in folder.entries.items()})
 
 

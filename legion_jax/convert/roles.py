@@ -71,6 +71,11 @@ class Source:
         return is_llava(self.spelling)
 
     @functools.cached_property
+    def published(self) -> dict[str, str]:
+        """{name in the files: published name}, the inverse of `names`."""
+        return {key: name for name, key in self.names.items()}
+
+    @functools.cached_property
     def small_files(self) -> dict[str, pathlib.Path]:
         """Configuration files beside the weights; none for a single file."""
         if self.folder.path.is_file():
@@ -135,7 +140,7 @@ class Sources:
 
     @staticmethod
     def _ordered(source: Source) -> list[str]:
-        published = {key: name for name, key in source.names.items()}
+        published = source.published
         return [published[key] for key in source.folder.entries if key in published]
 
 

@@ -80,13 +80,8 @@ class Chunks:
 
     def rows(self) -> Iterator[dict]:
         """All rows in the order of the records; all chunks must be there."""
-        if self.whole():
-            yield from read(self.output)
-            return
-        for chunk in range(self._count()):
-            # Texts may hold characters at which `splitlines` would cut as well.
-            for text in self._file(chunk).read_text().rstrip("\n").split("\n"):
-                yield json.loads(text)
+        for file in [self.output / ROWS] if self.whole() else map(self._file, range(self._count())):
+            yield from read(file)
 
     def remove(self) -> None:
         """Remove the chunks; the rows must be in one file."""
@@ -103,10 +98,10 @@ class Chunks:
         return self._folder / f"{chunk:06d}.jsonl"
 
 
-def read(output: epath.PathLike) -> Iterator[dict]:
-    """Rows of a finished evaluation. Raises UserError naming a line that is none."""
-    path = epath.Path(output) / ROWS
-    with path.open() as lines:
+def read(path: epath.PathLike) -> Iterator[dict]:
+    """The rows of one file. Raises UserError naming a line that is none."""
+    # Texts may hold characters at which `splitlines` would cut as well.
+    with epath.Path(path).open() as lines:
         for number, text in enumerate(lines, 1):
             try:
                 yield json.loads(text)

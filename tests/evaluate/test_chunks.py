@@ -48,4 +48,4 @@ def test_rows_of_other_settings_are_not_mixed(tmp_path):
     with pytest.raises(UserError, match="no settings.json to tell"):
         store.begin({"split": "test", "level": 0})
     with pytest.raises(UserError, match="rows.jsonl: line 1 is not valid JSON"):
-        list(chunks.read(tmp_path))
+        list(chunks.read(tmp_path / chunks.ROWS))

@@ -87,7 +87,7 @@ def score(root: pathlib.Path, config, source) -> tuple[list[ScoreRow], list[dict
     task = evaluation.Task(data.source, evaluation.facts_of(checkpoint, data), lambda: trained)
     result = evaluation.run(task, epath.Path(root / "evaluation"),
                             evaluation.Scoring(settings.DEFAULT), folder=run)
-    rows = list(chunks.read(root / "evaluation"))
+    rows = list(chunks.read(root / "evaluation" / chunks.ROWS))
     show(result)
     untrained = Predictor.untrained(
         tiny_model(trained.tokenizer.vocab_size),

@@ -100,12 +100,8 @@ def cell(run: Evaluation, *path: str) -> Cell:
     if isinstance(value, int):
         return Cell(f"{value:,}")
     bar = value if 0 <= value <= 1 else None
-    return Cell(numbers.score(value), interval and span(interval) or "", bar)
-
-
-def span(interval: tuple[float, float]) -> str:
-    """An interval as text: 0.781 – 0.842."""
-    return f"{interval[0]:.3f} – {interval[1]:.3f}"
+    ends = f"{interval[0]:.3f} – {interval[1]:.3f}" if interval else ""
+    return Cell(numbers.score(value), ends, bar)
 
 
 def masks(run: Evaluation) -> Table | None:
