@@ -191,7 +191,7 @@ def to_dict(config: Any) -> dict:
     return dataclasses.asdict(config)
 
 
-def from_dict(values: dict, kind: type = LegionConfig, *, where: str = "config") -> Any:
+def from_dict(values: dict, kind: type = LegionConfig, *, subject: str = "config") -> Any:
     """Rebuild a dataclass from `to_dict`'s output.
 
     Raises ValueError naming every unknown or missing field.
@@ -199,14 +199,14 @@ def from_dict(values: dict, kind: type = LegionConfig, *, where: str = "config")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     if unknown := sorted(values.keys() - fields.keys()):
-        raise UserError(f"{where}: unknown field {', '.join(unknown)}; "
+        raise UserError(f"{subject}: unknown field {', '.join(unknown)}; "
                         f"known: {', '.join(sorted(fields))}")
     if missing := sorted(fields.keys() - values.keys()):
-        raise UserError(f"{where}: missing field {', '.join(missing)}")
+        raise UserError(f"{subject}: missing field {', '.join(missing)}")
     out = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
-            value = from_dict(value, hints[name], where=f"{where}.{name}")
+            value = from_dict(value, hints[name], subject=f"{subject}.{name}")
         elif isinstance(value, list):
             value = tuple(value)
         out[name] = value

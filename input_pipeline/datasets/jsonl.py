@@ -131,36 +131,36 @@ def _place(regions: dict[int, Region], caption: str, notes: Notes) -> list[Regio
     return list(placed.values())
 
 
-def _parse(line: bytes, where: str) -> dict[str, Any]:
+def _parse(line: bytes, subject: str) -> dict[str, Any]:
     """The checked fields of a line, the label as its number; raises DataError."""
     try:
         fields = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not valid JSON: {error}") from error
-    _check(fields, FIELDS, where)
+        raise DataError(f"{subject}: not valid JSON: {error}") from error
+    _check(fields, FIELDS, subject)
     if not fields.get("image"):
-        raise DataError(f"{where}: field 'image' is missing")
+        raise DataError(f"{subject}: field 'image' is missing")
     for number, region in enumerate(fields.get("regions", [])):
-        _check(region, REGION_FIELDS, f"{where}: region {number}")
+        _check(region, REGION_FIELDS, f"{subject}: region {number}")
         if ("start" in region) != ("end" in region):
-            raise DataError(f"{where}: region {number}: field 'start' without 'end', or 'end' "
+            raise DataError(f"{subject}: region {number}: field 'start' without 'end', or 'end' "
                             f"without 'start'")
     if fields.get("has_masks") is False and (fields.get("regions") or fields.get("union_mask")):
-        raise DataError(f"{where}: field 'has_masks' is false beside masks")
+        raise DataError(f"{subject}: field 'has_masks' is false beside masks")
     if "label" in fields:
         fields["label"] = NUMBERS.get(fields["label"], fields["label"])
     return fields
 
 
-def _check(fields, known: Mapping[str, tuple[Callable[[Any], bool], str]], where: str) -> None:
+def _check(fields, known: Mapping[str, tuple[Callable[[Any], bool], str]], subject: str) -> None:
     if not isinstance(fields, dict):
-        raise DataError(f"{where}: expected an object, found {type(fields).__name__}")
+        raise DataError(f"{subject}: expected an object, found {type(fields).__name__}")
     for name, value in fields.items():
         if name not in known:
-            raise DataError(f"{where}: unknown field {name!r}; known: {', '.join(known)}")
+            raise DataError(f"{subject}: unknown field {name!r}; known: {', '.join(known)}")
         fits, wanted = known[name]
         if not fits(value):
-            raise DataError(f"{where}: field {name!r}: expected {wanted}, found "
+            raise DataError(f"{subject}: field {name!r}: expected {wanted}, found "
                             f"{json.dumps(value)[:60]}")
 
 

@@ -176,7 +176,7 @@ def base_of(folder: epath.PathLike) -> dict:
     return dataclasses.asdict(Checkpoint.open(folder).as_base())
 
 
-def check_shapes(where: str, entries: dict[str, Any], wanted: dict[str, Any]) -> None:
+def check_shapes(folder: str, entries: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Compare {path: shape holder}. Raises CheckpointError naming each path and both shapes."""
     have, need = ({path: tuple(a.shape) for path, a in shapes.items()}
                   for shapes in (entries, wanted))
@@ -187,7 +187,7 @@ def check_shapes(where: str, entries: dict[str, Any], wanted: dict[str, Any]) ->
     problems += [f"{path}: checkpoint {have[path]}, model {need[path]}"
                  for path in sorted(have.keys() & need.keys()) if have[path] != need[path]]
     if problems:
-        raise CheckpointError(f"{where}: {first_of(problems)}")
+        raise CheckpointError(f"{folder}: {first_of(problems)}")
 
 
 def step_folder(run: epath.PathLike, step: int) -> epath.Path:

@@ -105,7 +105,7 @@ def _parse_config(path: epath.PathLike, values: dict) -> LegionConfig:
     if "config" not in values:
         raise CheckpointError(f"{path}: config is missing")
     try:
-        config = architecture.from_dict(values["config"], where=f"{path}: config")
+        config = architecture.from_dict(values["config"], subject=f"{path}: config")
     except UserError as error:
         named = str(path) in str(error)
         raise CheckpointError(str(error) if named else f"{path}: {error}") from error
@@ -116,17 +116,17 @@ def _parse_config(path: epath.PathLike, values: dict) -> LegionConfig:
     return config
 
 
-def _check_types(values: Any, kind: type, where: str) -> None:
+def _check_types(values: Any, kind: type, subject: str) -> None:
     """Types and ranges of the config's fields that are there. Raises CheckpointError."""
     if not isinstance(values, dict):
-        raise CheckpointError(f"{where} must be an object, not {values!r}")
+        raise CheckpointError(f"{subject} must be an object, not {values!r}")
     hints = typing.get_type_hints(kind)
     for name, value in values.items():
         hint = hints.get(name)
         if dataclasses.is_dataclass(hint):
-            _check_types(value, hint, f"{where}.{name}")
+            _check_types(value, hint, f"{subject}.{name}")
         elif hint and not _fits(name, value, hint):
-            raise CheckpointError(f"{where}.{name} cannot be {value!r}")
+            raise CheckpointError(f"{subject}.{name} cannot be {value!r}")
 
 
 def _fits(name: str, value: Any, hint: Any) -> bool:

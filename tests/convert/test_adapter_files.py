@@ -20,7 +20,6 @@ from legion_jax.weights import checkpoint
 from legion_jax.weights.strict_json import CheckpointError
 
 A, B = (f"base_model.model.model.layers.0.self_attn.q_proj.lora_{f}.weight" for f in "AB")
-MODULE = r"model\.layers\.0\.self_attn\.q_proj"
 
 
 @pytest.fixture(scope="module")
