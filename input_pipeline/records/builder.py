@@ -1,7 +1,7 @@
 """Any data set -> records in ArrayRecord files, by TFDS, with an account of every item.
 
-Beside the records lie `manifest.jsonl`, one line per item of the source (what became of it, its
-label and group, repairs, dropped regions), and `summary.json`, their counts.
+Beside the records lie `SPLIT-manifest.jsonl`, one line per item of the source (what became of it,
+its label and group, repairs, dropped regions), and `summary.json`, their counts.
 """
 
 import contextlib
