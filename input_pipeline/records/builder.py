@@ -77,7 +77,7 @@ def prepare(dataset: DataSet, data_dir: epath.PathLike, *,
     The folder gets its name when everything is written.
 
     Args:
-        data_dir: folder of all prepared data sets, a local one or gs://.
+        data_dir: folder of all prepared data sets.
         beam: options of an Apache Beam pipeline (["--runner=DirectRunner"]), None for none.
 
     Returns:
