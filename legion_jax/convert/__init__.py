@@ -1,1 +1,1 @@
-"""PyTorch checkpoints in and out; the only room that imports torch, for `.bin` and `.pth`."""
+"""PyTorch checkpoints in and out; the only room of legion_jax that imports torch."""
