@@ -36,7 +36,7 @@ def slim_golden() -> Iterator[pathlib.Path]:
 def golden(slim_golden) -> pathlib.Path:
     """Folder of one case of reference vectors: the full one where it is at hand, else the slim one.
 
-    The full case is at ../shared/golden/A, or where LEGION_GOLDEN says.
+    The full case is where LEGION_GOLDEN says, by default ../shared/golden/A.
     """
     folder = pathlib.Path(os.environ.get("LEGION_GOLDEN", SHARED / "golden" / "A"))
     return folder if folder.is_dir() else slim_golden

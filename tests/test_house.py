@@ -20,7 +20,7 @@ def product_files() -> list[pathlib.Path]:
 
 def pages() -> list[pathlib.Path]:
     return [ROOT / "README.md", ROOT / "BUILD.md",
-            *(page for folder in PRODUCT for page in sorted((ROOT / folder).rglob("README.md")))]
+            *(page for folder in PRODUCT for page in sorted((ROOT / folder).rglob("*.md")))]
 
 
 def test_a_file_name_means_one_thing():
@@ -57,7 +57,10 @@ def test_every_room_has_a_page_at_its_door():
                if not any((folder / "README.md").exists() for folder in (room, room.parent)
                           if folder != ROOT)]
     assert not [room for room in missing if room != "tools"]
-    assert not [str(page) for page in pages()[2:] if len(page.read_text().splitlines()) < 10]
+    # Those of the two measuring tools hold their measurements.
+    assert not {str(page): lines for page in pages()[2:] if page.name == "README.md"
+                and page.parent.name not in ("bench", "aot_report")
+                and not 10 <= (lines := len(page.read_text().splitlines())) <= 40}
 
 
 def test_documents_are_as_short_as_promised():

@@ -57,7 +57,7 @@ def main() -> None:
     """Prepares the data set named by the command line and shows what went in."""
     dataset = flags.DEFINE_string("dataset", None, f"One of {', '.join(NAMES)}.", required=True)
     source = flags.DEFINE_string("source", None, "The data set as downloaded.", required=True)
-    data_dir = flags.DEFINE_string("data_dir", None, "Folder of prepared data, or gs://.",
+    data_dir = flags.DEFINE_string("data_dir", None, "Folder of prepared data.",
                                    required=True)
     beam = flags.DEFINE_multi_string(
         "beam", None, "Option of the Beam pipeline, such as --runner=DirectRunner; may be "

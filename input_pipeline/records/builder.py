@@ -1,7 +1,7 @@
 """Any data set -> records in ArrayRecord files, by TFDS, with an account of every item.
 
-Beside the records lie `manifest.jsonl`, one line per item of the source (what became of it, its
-label and group, repairs, dropped regions), and `summary.json`, their counts.
+Beside the records lie `SPLIT-manifest.jsonl`, one line per item of the source (what became of it,
+its label and group, repairs, dropped regions), and `summary.json`, their counts.
 """
 
 import contextlib
@@ -77,7 +77,7 @@ def prepare(dataset: DataSet, data_dir: epath.PathLike, *,
     The folder gets its name when everything is written.
 
     Args:
-        data_dir: folder of all prepared data sets, a local one or gs://.
+        data_dir: folder of all prepared data sets.
         beam: options of an Apache Beam pipeline (["--runner=DirectRunner"]), None for none.
 
     Returns:

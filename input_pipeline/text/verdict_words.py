@@ -21,8 +21,8 @@ def verdict_of_words(explanation: str, regions: Sequence[AnswerRegion] = ()) -> 
 
     An answer that names an artifact says fake. In any other the first word of either meaning
     counts, whole words only ("unrealistic" says nothing); a negation up to four words before it,
-    in the same sentence, turns it around. (Family spec 1.4: the sub-string test of FakeVLM's
-    parser takes "not real" for real and draws lots where it finds nothing.)
+    in the same sentence, turns it around. (The sub-string test of FakeVLM's parser takes "not
+    real" for real and draws lots where it finds nothing.)
     """
     if regions:
         return FAKE

@@ -1,1 +1,1 @@
-"""PyTorch checkpoints in and out; the only package that may import torch, and only for `.bin`."""
+"""PyTorch checkpoints in and out; the only room of legion_jax that imports torch."""

@@ -7,12 +7,12 @@ averages are given side by side, because publications rarely say which one they 
   pixel counts as 1. `mean_with_artifacts` leaves out every photo whose truth is empty.
 * `pooled`: the pixels of all photos counted together, so large artifacts weigh more.
 
-mIoU is the two-class one: half foreground, half background (LEGION paper; family spec 4.1 - 4.3).
+mIoU is the two-class one: half foreground, half background (LEGION paper).
 An average over nothing is None in metrics.json. How empty masks score is a rule, one of `RULES`:
 
 * `exact`: a class with no pixel in either mask was handled perfectly and scores 1;
 * `legion`: IoU is intersection / (union + 1e-6), as in LEGION's evaluation, so that a class with
-  no pixel in either mask has IoU 0; its F1 is 1 all the same (LEGION spec 8.3).
+  no pixel in either mask has IoU 0; its F1 is 1 all the same.
 """
 
 import numpy as np

@@ -10,8 +10,8 @@ from legion_jax.evaluate import mask_scores, verdict_scores
 
 FORMAT = 1  # of rows.jsonl; changes when its numbers would
 COMPAT = ("", "legion")
-# What the published evaluation scripts pass to their helpers (LEGION spec 8.3). The noise was meant
-# for pixels of 0 to 255 but is added to pixels of 0 to 1.
+# What the published evaluation scripts pass to their helpers. The noise was meant for pixels of 0
+# to 255 but is added to pixels of 0 to 1.
 LEGION_LEVELS = {"noise": (25.5,), "blur": (5,), "jpeg": (50,)}
 
 

@@ -14,8 +14,8 @@ from legion_jax.evaluate import weighted
 
 BINS = 15  # of equal width over the probability of a verdict (Guo et al., 2017, section 2)
 SMALLEST = 1e-12  # a probability of 0 that was wrong would cost an infinite likelihood
-# Columns of the LEGION paper's table and the test sets of UniversalFakeDetect that each averages
-# (family spec 3.5 and 5.3); names as in `input_pipeline.datasets.folder_binary`.
+# Columns of the LEGION paper's table and the test sets of UniversalFakeDetect that each averages;
+# names as in `input_pipeline.datasets.folder_binary`.
 GROUPS = {
     "GANs": ("progan", "cyclegan", "biggan", "stylegan", "gaugan", "stargan"),
     "Deepfakes": ("deepfake",),

@@ -17,7 +17,7 @@ from legion_jax.sharding import BATCH, SEQUENCE, constrain
 
 
 class Legion(nnx.Module):
-    """All towers. Parameters are random; `convert` and `checkpoint` fill in trained ones."""
+    """All towers. Parameters are random; `weights.checkpoint` loads trained ones."""
 
     def __init__(self, config: LegionConfig, *, key: jax.Array, int8: bool = False):
         keys = jax.random.split(key, 8)

@@ -112,8 +112,8 @@ def inference_mesh(config: LegionConfig, devices: Sequence[jax.Device] | None = 
     """Mesh of one host's devices for prediction: parameters split inside layers.
 
     With parameters split over the fsdp axis every token would wait for all of them to be gathered
-    (35 times as long on a v5e 4x4, BUILD.md). Devices that the heads do not divide over hold
-    copies and share the photos.
+    (35 times as long on a v5e 4x4, see tools/aot_report/README.md). Devices that the heads do not
+    divide over hold copies and share the photos.
     """
     devices = jax.local_devices() if devices is None else list(devices)
     tensor = math.gcd(len(devices), config.language.heads)

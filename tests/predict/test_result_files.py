@@ -50,18 +50,22 @@ def test_only_the_chosen_files_are_written_and_removed(tmp_path, kinds):
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
-def test_unfinished_files_lie_where_they_are_told_to(tmp_path, monkeypatch):
+def test_unfinished_files_lie_where_they_are_told_to_and_do_not_stay(tmp_path, monkeypatch):
+    unfinished = []
+
     def fail(self, target):
-        raise OSError("killed here")
+        unfinished.append(str(self.relative_to(tmp_path)))
+        raise OSError("the disk is gone")
 
     (tmp_path / "parts").mkdir()
     monkeypatch.setattr("etils.epath.gpath._GPath.replace", fail)
-    with pytest.raises(OSError, match="killed here"):
+    with pytest.raises(OSError, match="the disk is gone"):
         result_files.write(tmp_path, result_files.as_json("x", "n", prediction()), None,
                            prediction(), kinds=("mask",),
                            temporary=result_files.epath.Path(tmp_path) / "parts/un")
-    left = [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()]
-    assert len(left) == 1 and left[0].startswith("parts/un-") and left[0].endswith("-mask")
+    [name] = unfinished
+    assert name.startswith("parts/un-") and name.endswith("-mask")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_the_overlay_of_a_large_photo_is_smaller(monkeypatch):

@@ -1,4 +1,4 @@
-"""legion_jax/train/losses.py and the sums over a batch in train_step.py, against plain formulas."""
+"""legion_jax/train/losses.py and the sums over a batch in step.py, against plain formulas."""
 
 import dataclasses
 import functools

@@ -1,1 +1,1 @@
-"""What a compiled program costs on a TPU that is not there; see tools.aot_report."""
+"""Parts of tools.aot_report: topologies, lowering, and what the text of a program tells."""

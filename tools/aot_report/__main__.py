@@ -106,7 +106,7 @@ if __name__ == "__main__":
     PROGRAMS = flags.DEFINE_list("programs", ["train", "decode"], "Which ones to compile.")
     JSON = flags.DEFINE_string("json", None, "File to write the same to.")
     HLO = flags.DEFINE_string("hlo", None, "Folder to keep the compiled text in.")
-    TABLE = flags.DEFINE_bool("table", False, "All rows of README.md instead of one config.")
+    TABLE = flags.DEFINE_bool("table", False, "Rows of topology_table.py instead of one config.")
 
     def main() -> int:
         os.environ.update({k: v for k, v in WITHOUT_CHIP.items() if k not in os.environ})

@@ -62,7 +62,7 @@ def run(row: Row) -> dict:
 
 
 def markdown(results: Iterable[tuple[Row, dict]]) -> str:
-    """The table for README.md; GB and TFLOP are of one chip, photos of all."""
+    """The table of tools/aot_report/README.md; GB and TFLOP are of one chip, photos of all."""
     lines = [" | ".join(_HEAD), " | ".join(["---"] * len(_HEAD))]
     for row, result in results:
         start = [row.topology, row.mesh, pathlib.Path(row.config).stem, row.remat]

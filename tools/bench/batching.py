@@ -10,7 +10,7 @@ from tools.bench import cases, floors, ours, turns
 
 STATE_TOLERANCE = 1e-4  # relative to the largest value of a state
 ANSWERS = 256
-# Tokens of an answer in SynthScars: 136 on average, about 390 at most of 119 (spec 3.5).
+# Tokens of an answer in SynthScars: 136 on average, about 390 at most of 119.
 MEAN_LENGTH, SPREAD, LONGEST = 136, 0.45, 512
 
 

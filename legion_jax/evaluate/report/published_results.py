@@ -2,7 +2,7 @@
 
 Numbers are as printed. LEGION prints per cent, and neither says over what it averages (the implied
 background IoU points to means over photos) nor gives code that computes its tables; FakeVLM's F1
-does not say which class is positive (family spec 4.1, 4.2, 5.1 - 5.3, 5.5, 5.6).
+does not say which class is positive.
 """
 
 import dataclasses
