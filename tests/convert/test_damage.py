@@ -3,6 +3,7 @@
 Every seed runs in a process of its own: a crash of the interpreter fails that seed alone.
 """
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -15,7 +16,9 @@ RUN = SUPPORT / "damage_run.py"
 
 
 def run(*arguments) -> subprocess.CompletedProcess:
+    # A script's own folder is on its path, and the packages installed; `tools` is neither.
     return subprocess.run([sys.executable, RUN, *map(str, arguments)], cwd=ROOT,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)},
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
                           encoding="utf-8", errors="replace")
 

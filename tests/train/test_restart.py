@@ -63,7 +63,7 @@ def test_a_hopeless_loss_stops_the_run_before_it_spoils_the_state(data, tmp_path
     rows = [json.loads(line) for line in metrics(tmp_path / "run").splitlines()]
     assert [row["step"] for row in rows] == list(range(step + 1))
     assert np.isfinite([row["loss"] for row in rows[:-1]]).all()
-    reader = params_files.Reader(tmp_path / "run")
+    reader = params_files.Reader(checkpoint.Checkpoint.open(tmp_path / "run"))
     assert all(np.isfinite(reader.read(path)).all() for path in reader.entries)
 
 
