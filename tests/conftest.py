@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,15 @@ os.environ["XLA_FLAGS"] = " ".join(
 # the others in a collective: on few cores all could wait for a device that has none.
 os.environ.setdefault("NPROC", "32")
 
-import jax
+# Compiling is most of the time of these tests, and few of them run a program for long. All
+# processes, those that tests start included, share what they compile, and nothing is optimised but
+# where speed is tested.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")  # until this process ends
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 from random_models import randomized
 from repository import SHARED, SLIM_GOLDEN
 
@@ -49,20 +58,6 @@ def full_golden(golden) -> pathlib.Path:
         pytest.skip("the full golden case is not here: set LEGION_GOLDEN or place it at "
                     "../shared/golden/A")
     return golden
-
-
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-    """What a test file compiles twice comes from a folder then; nothing is optimised for long."""
-    settings = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-                "jax_persistent_cache_min_compile_time_secs": 0,
-                "jax_disable_most_optimizations": True}
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")

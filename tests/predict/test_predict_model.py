@@ -1,6 +1,5 @@
 """tools/predict.py from its command line on, with a random model in place of the stub."""
 
-import os
 import subprocess
 import sys
 import time
@@ -21,15 +20,10 @@ many = predict_jobs.many
 
 
 def cli(folder, source, output, *extra):
-    """The real command; the compiled programs are kept for the next."""
+    """The real command."""
     return [sys.executable, "-m", "tools.predict",
             *arguments(folder, source, output, "--write=json,mask,overlay", "--batch_size=2",
                        "--explain=always", *extra)]
-
-
-def environment(cache):
-    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache),
-                         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
 def test_the_real_command(folder, photos, tmp_path):
@@ -68,12 +62,11 @@ def test_the_real_command_killed_three_times(folder, many, tmp_path):
     def count(output):
         return sum(len(lines(part)) for part in (output / "parts").glob("part-*"))
 
-    where = environment(tmp_path / "cache")
     wanted, output = tmp_path / "unbroken", tmp_path / "out"
-    done = subprocess.run(cli(folder, many, wanted), env=where, capture_output=True, check=False)
+    done = subprocess.run(cli(folder, many, wanted), capture_output=True, check=False)
     assert done.returncode == 2, done.stderr
     for _ in range(3):
-        process = subprocess.Popen(cli(folder, many, output, "--flush_seconds=0.05"), env=where)
+        process = subprocess.Popen(cli(folder, many, output, "--flush_seconds=0.05"))
         before = count(output)
         while count(output) < before + 20:
             assert process.poll() is None
@@ -81,7 +74,7 @@ def test_the_real_command_killed_three_times(folder, many, tmp_path):
         process.kill()
         process.wait()
     assert 60 <= count(output) < 200
-    done = subprocess.run(cli(folder, many, output), env=where, capture_output=True, check=False)
+    done = subprocess.run(cli(folder, many, output), capture_output=True, check=False)
     assert done.returncode == 2, done.stderr
     assert lines(output / "failures.jsonl") == lines(wanted / "failures.jsonl")
     for one, other in zip(lines(output / "results.jsonl"), lines(wanted / "results.jsonl"),

@@ -17,7 +17,6 @@ from legion_jax.predict.sampling import Sampling
 
 folder, tokenizer, photos = (
     small_checkpoint.folder, small_checkpoint.tokenizer, small_checkpoint.photos)
-pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def load(folder, **settings):

@@ -4,7 +4,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 
 import pytest
 import small_data
@@ -30,13 +29,9 @@ def command(data, workdir, *extra):
             f"--config.data.tokenizer={data / 'tokenizer'}", *SMALL, *extra]
 
 
-COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")  # for all runs: most are one program
-
-
 def environment(devices=1):
     return os.environ | {
-        "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than these few updates
+        "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
 
 

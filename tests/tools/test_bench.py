@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from repository import ROOT
@@ -29,19 +28,9 @@ from tools.bench import (
 )
 
 
-@pytest.fixture(autouse=True)
-def quick_compile():
-    """What runs twice takes longer to optimise than to run."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def run(*flags):
     # Without the fake devices of conftest, whose threads would share the cores.
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
-        "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     return subprocess.run([sys.executable, "-m", "tools.bench", *flags], cwd=ROOT, env=env,
                           capture_output=True, text=True, timeout=600)
 

@@ -16,7 +16,7 @@ from tools.verify_case.comparisons import Results, Stored
 from tools.verify_case.forward import check_sight
 
 
-def test_the_slim_case(compiled_once):
+def test_the_slim_case():
     results = verify_case.verify(str(SLIM_GOLDEN))
     assert not results.failures, "\n".join(str(row) for row in results.failures)
     assert len(results.rows) > 450
