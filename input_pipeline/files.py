@@ -4,6 +4,9 @@ A file is written under another name in the folder of its target and gets the ta
 is complete. That name cannot be guessed and is created exclusively. What a killed process leaves
 unfinished is removed by the next one that writes the same target: whoever writes holds a lock on
 the unfinished file or folder, so nobody removes what is in use.
+
+In a bucket the same is done with what a bucket has, see `input_pipeline.buckets`; there are no
+locks there, so whoever writes one target from two processes at once has to keep them apart.
 """
 
 import contextlib
@@ -14,12 +17,15 @@ import os
 import pathlib
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from etils import epath
 
+from input_pipeline import buckets
 from input_pipeline.errors import UserError
+from input_pipeline.paths import is_uri
 
 
 class FilesError(UserError):
@@ -39,8 +45,8 @@ def write_text(path: epath.PathLike, text: str) -> None:
 def write_bytes(path: epath.PathLike, content: bytes, *,
                 temporary: epath.Path | None = None) -> None:
     """A file, complete or not there at all; `temporary` as of `whole_file`."""
-    if _is_uri(path):  # an object has no name before it is complete
-        epath.Path(path).write_bytes(content)
+    if is_uri(path):
+        buckets.write_bytes(path, content)
         return
     with whole_file(path, temporary=temporary) as file:
         file.write(content)
@@ -73,21 +79,21 @@ def whole_file(path: epath.PathLike, *,
             file may exist. For callers that write very many files into a folder and remove by
             themselves what killed processes left.
     """
+    if is_uri(path):
+        with tempfile.NamedTemporaryFile(prefix="legion-") as file:
+            yield WholeFile(file)
+            file.flush()
+            buckets.put(pathlib.Path(file.name), path)
+        return
     path = epath.Path(path)
-    if _is_uri(path):
-        unfinished = path.parent / f"{_prefix(path)}{secrets.token_hex(8)}"
-        file = unfinished.open("wb")
-    elif temporary:
+    if temporary:
         unfinished, file = temporary, open(temporary, "xb")
     else:
         unfinished, descriptor = _begin(path, _create_file)
         file = open(descriptor, "wb")
     try:
         yield WholeFile(file)
-        if _is_uri(path):
-            file.close()
-        else:
-            file.flush()  # closed only afterwards: until then the lock is needed
+        file.flush()  # closed only afterwards: until then the lock is needed
         unfinished.replace(path)
         file.close()
     except BaseException:
@@ -98,20 +104,46 @@ def whole_file(path: epath.PathLike, *,
 
 
 @contextlib.contextmanager
-def new_folder(output: epath.PathLike) -> Iterator[pathlib.Path]:
-    """A folder to fill, which takes its name when the block ends well and is removed otherwise.
+def new_folder(output: epath.PathLike, *, last: str | None = None) -> Iterator[pathlib.Path]:
+    """A local folder to fill, which takes its name when the block ends well, else is removed.
 
     What killed processes left behind is removed; of two processes that write the same output at
-    once, the first to finish wins and the other fails.
+    once, the first to finish wins and the other fails. Into a bucket the folder is copied when it
+    is filled, and needs room under TMPDIR until then.
+
+    Args:
+        output: the folder; nothing may be there yet.
+        last: file that comes into a bucket after all others, by which readers know a whole folder.
     """
-    target = pathlib.Path(output)
-    if _is_uri(output):
-        raise FilesError(f"{output}: values are written at offsets, which needs a local folder; "
-                         f"copy it there afterwards")
+    check_free(output)
+    with _new_objects(output, last) if is_uri(output) else _new_folder(
+            pathlib.Path(output)) as building:
+        yield building
+
+
+def check_free(output: epath.PathLike) -> None:
+    """Raises FilesError where `new_folder` could not make this folder, before any work is done."""
     if not str(output):
         raise FilesError("the name of the output folder is empty")
-    if target.exists() or target.is_symlink():
+    if is_uri(output):
+        buckets.clear_unfinished(epath.Path(output))
+    elif pathlib.Path(output).is_symlink():
         raise _exists(output)
+    if epath.Path(output).exists():
+        raise _exists(output)
+
+
+@contextlib.contextmanager
+def _new_objects(output: epath.PathLike, last: str | None) -> Iterator[pathlib.Path]:
+    with tempfile.TemporaryDirectory(prefix="legion-") as scratch:
+        building = pathlib.Path(scratch) / "folder"
+        building.mkdir()
+        yield building
+        buckets.upload(building, epath.Path(output), last=last)
+
+
+@contextlib.contextmanager
+def _new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     building, descriptor = _begin(target, _create_folder)
     try:
@@ -119,12 +151,48 @@ def new_folder(output: epath.PathLike) -> Iterator[pathlib.Path]:
         try:
             building.rename(target)
         except OSError as error:
-            raise (_exists(output) if target.exists() else error) from error
+            raise (_exists(target) if target.exists() else error) from error
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
     finally:
         os.close(descriptor)
+
+
+def local_copy(path: epath.PathLike) -> contextlib.AbstractContextManager[pathlib.Path]:
+    """A local file or folder itself, or a copy of what a URI names for as long as the block lasts.
+
+    For what reads files in ways that only a disk has. The copy needs room under TMPDIR. Raises
+    FileNotFoundError where nothing is in the bucket.
+    """
+    if is_uri(path):
+        return buckets.fetched(path)
+    return contextlib.nullcontext(pathlib.Path(path))
+
+
+def listed(folder: epath.PathLike) -> list[epath.Path]:
+    """What lies directly in a folder, by name; nothing where it is not there.
+
+    In a bucket a folder that was made and is still empty is not there.
+    """
+    try:
+        return sorted(path for path in epath.Path(folder).iterdir() if path.name)
+    except FileNotFoundError:
+        return []
+
+
+def make_folder(folder: epath.PathLike) -> None:
+    """A folder and those above it; a bucket has none to make."""
+    if not is_uri(folder):
+        epath.Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def remove_tree(folder: epath.PathLike) -> None:
+    """A folder with all that is in it, if it is there."""
+    if is_uri(folder):
+        buckets.remove_tree(folder)
+    elif epath.Path(folder).exists():
+        epath.Path(folder).rmtree()
 
 
 def lock(file: int | IO, busy: Exception, *, part: int | None = None) -> None:
@@ -141,10 +209,6 @@ def lock(file: int | IO, busy: Exception, *, part: int | None = None) -> None:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, part)
     except (BlockingIOError, PermissionError) as error:
         raise busy from error
-
-
-def _is_uri(path: epath.PathLike) -> bool:
-    return "://" in str(path)
 
 
 def _prefix(target: pathlib.PurePath) -> str:

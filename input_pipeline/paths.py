@@ -1,8 +1,26 @@
-"""Folders and files a user names: local paths and URIs."""
+"""Folders and files a user names: local paths, and URIs of objects in a bucket.
 
+With `input_pipeline.files`, which reads and writes, this is the one door to them: other modules
+neither parse such names nor resolve them, because a URI that went through `pathlib` names a folder
+of the machine's own disk.
+"""
+
+import pathlib
+
+import fsspec
 from etils import epath
 
 from input_pipeline.errors import UserError
+
+# The clients of buckets keep every listing for as long as they live, so that what another process
+# writes is never seen. They read this when they are made, which is at the first URI.
+for _scheme in ("gs", "gcs", "s3"):
+    fsspec.config.conf.setdefault(_scheme, {})["use_listings_cache"] = False
+
+
+def is_uri(path: epath.PathLike) -> bool:
+    """Whether a path names objects of a bucket and no file of this machine."""
+    return "://" in str(path)
 
 
 def find(text: str, flag: str) -> epath.Path:
@@ -26,3 +44,20 @@ def folder(text: str, flag: str) -> epath.Path:
     if path.exists() and not path.is_dir():
         raise UserError(f"{flag}: {text} is a file, not a folder")
     return path
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """A local path from the root on with its links followed; a URI as it is."""
+    return epath.Path(path) if is_uri(path) else epath.Path(path).resolve()
+
+
+def local_only(path: epath.PathLike, flag: str, reason: str) -> pathlib.Path:
+    """A path that has to be on this machine, for what no bucket can do.
+
+    Raises UserError for a URI, with `reason`: half a sentence such as "a sweep holds locks there".
+    """
+    text = str(path).removeprefix("file://")
+    if is_uri(text):
+        raise UserError(f"{flag}: {path}: {reason}, which needs a local folder; copy it from or to "
+                        f"the bucket by gcloud storage cp")
+    return pathlib.Path(text)

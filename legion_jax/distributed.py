@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import jax
+import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
@@ -104,6 +105,16 @@ def wait_for_all(seconds: int) -> None:
     those that come 30 s later; this one asks the coordination service.
     """
     multihost.get_barrier_sync_fn()(key="legion_jax", timeout_ms=1000 * seconds)
+
+
+def first_host(act: Callable[[], int | None]) -> int | None:
+    """Let the first process act while all others wait; what it returns, on all of them."""
+    if jax.process_count() == 1:
+        return act()
+    chosen = act() if jax.process_index() == 0 else None
+    wait_for_all(START_SECONDS)
+    chosen = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if chosen is None else chosen)))
+    return None if chosen == -1 else chosen
 
 
 def compile_together(program: Callable, *arguments) -> None:

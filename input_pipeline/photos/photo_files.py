@@ -11,6 +11,7 @@ from typing import BinaryIO
 from etils import epath
 
 from input_pipeline.errors import UserError
+from input_pipeline.paths import is_uri
 from input_pipeline.photos.images import ImageError
 
 
@@ -25,7 +26,7 @@ def walk(root: str, *, hidden: bool = False, repeat: bool = False) -> Iterator[s
 
     Raises OSError, and behind a URI whatever its client raises.
     """
-    if "://" in root:
+    if is_uri(root):
         return _walk_uri(epath.Path(root), hidden)
     return _walk_local(root, hidden, repeat)
 
@@ -74,7 +75,7 @@ def _walk_uri(root: epath.Path, hidden: bool) -> Iterator[str]:
 
 def open_file(path: str) -> BinaryIO:
     """Open for reading. Raises ImageError for what is no plain file, OSError."""
-    if "://" in path:
+    if is_uri(path):
         return epath.Path(path).open("rb")
     # A pipe without a writer would be waited for.
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -100,7 +101,7 @@ def failing(path: str, kind: type[UserError] = ImageError) -> Iterator[None]:
 
 def absolute(path: str) -> str:
     """Path or URI without . and .. and, if local, from the root on."""
-    if "://" in path:
+    if is_uri(path):
         scheme, rest = path.split("://", 1)
         return f"{scheme}://{posixpath.normpath(rest)}"
     return os.path.abspath(path)
@@ -108,7 +109,7 @@ def absolute(path: str) -> str:
 
 def real(path: str) -> str:
     """The same with all links followed."""
-    return absolute(path) if "://" in path else os.path.realpath(path)
+    return absolute(path) if is_uri(path) else os.path.realpath(path)
 
 
 def printable(path: str) -> str:

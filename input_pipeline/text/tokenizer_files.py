@@ -1,14 +1,14 @@
 """The files of a LLaMA tokenizer folder: read, checked for form, and written."""
 
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import sentencepiece
+from etils import epath
 
 from input_pipeline import files
 from input_pipeline.errors import OneLineError
+from input_pipeline.paths import is_uri
 
 MODEL_FILE = "tokenizer.model"
 ADDED_FILE = "added_tokens.json"
@@ -19,9 +19,9 @@ class TokenizerError(OneLineError):
     """A tokenizer folder that cannot be used, or an id that is not in its vocabulary."""
 
 
-def read_files(folder: str | os.PathLike) -> dict[str, bytes]:
+def read_files(folder: epath.PathLike) -> dict[str, bytes]:
     """Returns file name -> bytes; TokenizerError names a needed file that cannot be read."""
-    folder = Path(folder)
+    folder = epath.Path(folder)
     contents = {}
     for file in (MODEL_FILE, ADDED_FILE, *CARRIED_FILES):
         if file in CARRIED_FILES and not (folder / file).exists():
@@ -29,17 +29,17 @@ def read_files(folder: str | os.PathLike) -> dict[str, bytes]:
         try:
             contents[file] = (folder / file).read_bytes()
         except OSError as error:
-            raise TokenizerError(f"{folder / file}: {error.strerror}") from error
+            raise TokenizerError(f"{folder / file}: {error.strerror or 'not there'}") from error
     return contents
 
 
-def write_files(folder: str | os.PathLike, contents: Mapping[str, bytes]) -> None:
+def write_files(folder: epath.PathLike, contents: Mapping[str, bytes]) -> None:
     """Writes {file name: content} into `folder`, each appearing whole or not at all.
 
-    A folder that does not exist yet appears with all its files in one step.
+    A local folder that does not exist yet appears with all its files in one step.
     """
-    folder = Path(folder)
-    if folder.exists():
+    folder = epath.Path(folder)
+    if is_uri(folder) or folder.exists():
         for file, content in contents.items():
             files.write_bytes(folder / file, content)
         return

@@ -13,6 +13,7 @@ from legion_jax.config import LegionConfig
 from legion_jax.convert import streaming
 from legion_jax.convert.config_files import encode
 from legion_jax.convert.layout_json import CARRIED, LAYOUT, record
+from legion_jax.convert.local_copies import LocalCopies
 from legion_jax.convert.names import is_known
 from legion_jax.convert.plan import Options, Plan, make_plan
 from legion_jax.convert.roles import Sources, open_sources, reopen
@@ -50,16 +51,25 @@ def convert(main: str, output: str, *, clip: str | None = None, sam: str | None 
             options: Options | None = None, progress: bool = True) -> Summary:
     """Write a converted checkpoint; `output` is a new folder, whole or not there at all.
 
-    The folders are those of `roles.open_sources`. Memory holds a few tensors at a time.
+    The folders are those of `roles.open_sources`; what lies in a bucket is copied to the local
+    disk first. Memory holds a few tensors at a time.
 
     Raises:
         CheckpointError, TokenizerError: naming file and tensor.
     """
     options = (options or Options()).resolved()
-    plan = make_plan(open_sources(main, clip=clip, sam=sam, head=head, adapter=adapter),
-                     options)
-    plan.check()
-    with files.new_folder(output) as folder:
+    files.check_free(output)
+    with LocalCopies() as copies:
+        plan = make_plan(open_sources(
+            copies.of(main), clip=copies.of(clip), sam=copies.of(sam), head=copies.of(head),
+            adapter=copies.of(adapter)), copies.of_options(options))
+        plan.check()
+        return _write(plan, options, copies, output, progress)
+
+
+def _write(plan: Plan, options: Options, copies: LocalCopies, output: str,
+           progress: bool) -> Summary:
+    with files.new_folder(output, last=META) as folder:
         nonfinite, hashes = _write_tensors(plan, folder, progress)
         if nonfinite and not options.allow_nonfinite:
             more = f" and {len(nonfinite) - 5} more" if len(nonfinite) > 5 else ""
@@ -67,14 +77,14 @@ def convert(main: str, output: str, *, clip: str | None = None, sam: str | None 
                                   f"--allow_nonfinite converts them as they are")
         for role in plan.sources.roles:
             (folder / "source" / role).mkdir()
-        for name, content in source_files(plan, options).items():
+        for name, content in source_files(plan).items():
             (folder / "source" / name).write_bytes(content)
         plan.tokenizer.save(folder / "tokenizer")
         legion_json.write_meta(
             folder, plan.config, base=None, trained=[], absent=plan.absent,
             vocabulary=dataclasses.asdict(plan.vocabulary()),
             options=dataclasses.asdict(options), sources={
-                role: {"path": str(source.folder.path.resolve()), "sha256": hashes[role]}
+                role: {"path": copies.named(source.folder.path), "sha256": hashes[role]}
                 for role, source in plan.sources.roles.items()})
     return Summary(plan.config, sum(math.prod(shape) for shape, _ in plan.params.values()),
                    carried=[name for name in plan.rest if is_known(name)],
@@ -136,9 +146,9 @@ def carried_name(sources: Sources, name: str) -> str:
     return f"{role}/{sources.roles[role].names[name]}"
 
 
-def source_files(plan: Plan, options: Options) -> dict[str, bytes]:
+def source_files(plan: Plan) -> dict[str, bytes]:
     """{name below source/: content} of what export needs to write the folders back, but tensors."""
-    roles = plan.sources.roles
+    roles, options = plan.sources.roles, plan.options
     small = {f"{role}/{name}": path.read_bytes() for role, source in roles.items()
              for name, path in source.small_files.items()}
     if options.config:
@@ -154,21 +164,24 @@ def verify(folder: epath.PathLike, *, progress: bool = True) -> list[str]:
 
     Raises CheckpointError when there is nothing to compare with.
     """
-    opened = Checkpoint.open(pathlib.Path(folder))
-    sources = opened.meta.sources
+    sources = Checkpoint.open(folder).meta.sources
     if not sources:
         raise CheckpointError(f"{folder}: not converted from PyTorch files; nothing to compare "
                               f"with")
     for described in sources.values():
-        if not pathlib.Path(described["path"]).exists():
+        if not epath.Path(described["path"]).exists():
             raise CheckpointError(f"{described['path']}: not there; {folder} came from it")
-    return _compare_hashes(sources) or _compare_values(opened, progress)
+    with LocalCopies() as copies:
+        opened = Checkpoint.open(copies.of(folder))
+        problems = _compare_hashes(opened.meta.sources, copies) or _compare_values(
+            opened, copies, progress)
+        return [copies.renamed(problem) for problem in problems]
 
 
-def _compare_hashes(sources: dict) -> list[str]:
+def _compare_hashes(sources: dict, copies: LocalCopies) -> list[str]:
     problems = []
     for described in sources.values():
-        path = pathlib.Path(described["path"])
+        path = pathlib.Path(copies.of(described["path"]))
         root = path.parent if path.is_file() else path
         for name, wanted in described["sha256"].items():
             if not (root / name).is_file():
@@ -179,10 +192,10 @@ def _compare_hashes(sources: dict) -> list[str]:
     return problems
 
 
-def _compare_values(opened: Checkpoint, progress: bool) -> list[str]:
+def _compare_values(opened: Checkpoint, copies: LocalCopies, progress: bool) -> list[str]:
     folder, meta = pathlib.Path(opened.folder), opened.meta
-    options = Options(**meta.options)
-    plan = make_plan(reopen({role: s["path"] for role, s in meta.sources.items()}), options)
+    plan = make_plan(reopen({role: copies.of(s["path"]) for role, s in meta.sources.items()}),
+                     copies.of_options(Options(**meta.options)))
     plan.check()
     reader = params_files.Reader(opened)
     if meta.config != plan.config:
@@ -202,7 +215,7 @@ def _compare_values(opened: Checkpoint, progress: bool) -> list[str]:
     order = plan.sources.in_file_order(work)
     streaming.run(compare, order, sizes=[plan.sources.entries[n].nbytes for n in order],
                   beside={}, description="comparing", progress=progress)
-    problems += _compare_records(opened, plan, options) + _compare_carried(folder, plan)
+    problems += _compare_records(opened, plan) + _compare_carried(folder, plan)
     return sorted(problems)
 
 
@@ -222,13 +235,13 @@ def _compare_carried(folder: pathlib.Path, plan: Plan) -> list[str]:
     return problems
 
 
-def _compare_records(opened: Checkpoint, plan: Plan, options: Options) -> list[str]:
+def _compare_records(opened: Checkpoint, plan: Plan) -> list[str]:
     """The tokenizer, and what an export needs beside the tensors."""
     folder = pathlib.Path(opened.folder)
     wanted = {folder / "tokenizer" / name: content
               for name, content in plan.tokenizer.files.items()}
     wanted |= {folder / "source" / name: content
-               for name, content in source_files(plan, options).items()}
+               for name, content in source_files(plan).items()}
     problems = [f"{path}: {'differs' if path.exists() else 'not there'}"
                 for path, content in wanted.items()
                 if not path.exists() or path.read_bytes() != content]

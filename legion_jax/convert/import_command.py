@@ -1,9 +1,8 @@
 """The command that converts PyTorch weights, or checks a conversion against its sources."""
 
-import pathlib
-
 import jax
 from absl import flags
+from etils import epath
 
 from input_pipeline.errors import UserError
 from legion_jax import command
@@ -68,9 +67,9 @@ def convert(values: dict, output: str) -> None:
     main, clip = folders.pop("checkpoint"), values["clip"]
     if not main:
         raise UserError("--checkpoint: needed, unless --verify is given")
-    beside = pathlib.Path(main) / "sam_config.json"
+    beside = epath.Path(main) / "sam_config.json"
     sam = values["sam_config"] or (beside if beside.exists() else None)
-    options = Options(sam=read_json(pathlib.Path(sam)) if sam else None, **{
+    options = Options(sam=read_json(epath.Path(sam)) if sam else None, **{
         name: values[name] for name in ("tokenizer", "config", "lora_alpha", "merge_lora",
                                         "partial", "allow_nonfinite")})
     summary = from_torch.convert(main, output, **folders, options=options)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import pathlib
 from collections.abc import Callable
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.errors import UserError
+from input_pipeline.paths import absolute
 from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import (
     ADDED_FILE,
@@ -58,7 +58,7 @@ class Options:
     def resolved(self) -> "Options":
         """The same with absolute paths, to be used again from any folder."""
         return dataclasses.replace(self, **{
-            name: os.path.realpath(path) for name in ("tokenizer", "config")
+            name: str(absolute(path)) for name in ("tokenizer", "config")
             if (path := getattr(self, name))})
 
 

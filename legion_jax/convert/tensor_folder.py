@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import safetensors
+from etils import epath
 
 from input_pipeline.errors import first_line
 from legion_jax.convert import torch_file
@@ -166,7 +167,7 @@ def is_text(name: str) -> bool:
     return True
 
 
-def open_safetensors(file: pathlib.Path) -> SafetensorsReader:
+def open_safetensors(file: epath.Path) -> SafetensorsReader:
     """Open a safetensors file. Raises CheckpointError when it is damaged."""
     try:
         reader = SafetensorsReader(file)

@@ -17,6 +17,8 @@ from legion_jax.weights.checkpoint import Checkpoint
 from legion_jax.weights.strict_json import CheckpointError
 
 LAYOUTS = ("legion", "hf", "adapter")
+# Of a folder in a bucket: the file that readers look for first.
+LAST = {"legion": "config.json", "hf": "llava/config.json", "adapter": lora.CONFIG}
 # Modules PEFT itself can put back, by the name it knows them by.
 SAVED = {"embed_tokens": "model.embed_tokens.", "lm_head": "lm_head."}
 PREFIX = "base_model.model."
@@ -34,7 +36,7 @@ def export(folder: str, output: str, *, layout: str = "legion", file_format: str
 
     Args:
         folder: converted checkpoint or training run.
-        output: new folder on a local disk.
+        output: new folder.
         file_format: "bin" or "safetensors", for layout legion; None is the format the weights came
             in, "bin" for weights that came in another layout.
 
@@ -47,7 +49,7 @@ def export(folder: str, output: str, *, layout: str = "legion", file_format: str
         raise CheckpointError(f"file_format: {', '.join(WEIGHTS)}, not {file_format!r}")
     if layout != "legion" and file_format == "bin":
         raise CheckpointError(f"layout {layout} is always safetensors; --format bin is for legion")
-    with files.new_folder(output) as building:
+    with files.new_folder(output, last=LAST[layout]) as building:
         origin = Origin.read(Checkpoint.open(folder))
         if layout == "legion":
             written = legion_layout(Values(origin), file_format)

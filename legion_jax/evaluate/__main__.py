@@ -9,7 +9,7 @@ on several hosts (--distributed) each takes its share.
 
 from absl import flags
 
-from input_pipeline import paths
+from input_pipeline import files, paths
 from legion_jax import command, distributed
 from legion_jax.evaluate import settings, text_scores
 from legion_jax.evaluate.intervals import RESAMPLES
@@ -59,10 +59,11 @@ def evaluate(asked: flags.FlagValues) -> None:
     if asked.compat:
         print(settings.explain(asked.compat))
     encode = text_scores.encoder(asked.css_model) if asked.css_model else None
-    checkpoint, data = Checkpoint.open(asked.checkpoint), open_data(asked.data_dir, asked.split)
+    checkpoint = Checkpoint.open_together(asked.checkpoint)
+    data = open_data(asked.data_dir, asked.split)
     facts = facts_of(checkpoint, data, int8=asked.int8)
     output = paths.folder(asked.output, "--output")
-    output.mkdir(parents=True, exist_ok=True)
+    files.make_folder(output)
     task = Task(data.source, facts, lambda: Predictor.from_checkpoint(
         checkpoint, batch_size=asked.batch_size, int8=asked.int8))
     scoring = Scoring(counting, encode, asked.css_model, asked.resamples, asked.bootstrap_seed)

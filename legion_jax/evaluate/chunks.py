@@ -37,7 +37,7 @@ class Chunks:
         Raises UserError when the folder holds rows that were made with something else.
         """
         path = self.output / SETTINGS
-        self.output.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self.output)
         if path.exists():
             _check_same(path, json.loads(path.read_text()), settings)
         elif (self.output / ROWS).exists():
@@ -46,7 +46,7 @@ class Chunks:
         elif self.host == 0:
             files.write_json(path, dict(settings))
         if not self.whole():
-            self._folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self._folder)
 
     def missing(self) -> list[int]:
         """Numbers of the records this host has to evaluate, ascending."""
@@ -85,8 +85,7 @@ class Chunks:
 
     def remove(self) -> None:
         """Remove the chunks; the rows must be in one file."""
-        if self._folder.exists():
-            self._folder.rmtree()
+        files.remove_tree(self._folder)
 
     def _count(self) -> int:
         return -(-self.total // SIZE)

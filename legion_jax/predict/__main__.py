@@ -33,6 +33,7 @@ from legion_jax.predict.prediction import EXPLAIN
 from legion_jax.predict.predictor import Predictor
 from legion_jax.predict.queues import Limits
 from legion_jax.predict.sampling import Sampling
+from legion_jax.weights.checkpoint import Checkpoint
 
 LEFT_OUT_SOME = 2
 MANY = 10_000  # photos, from which on files for each of them are worth a word
@@ -126,14 +127,15 @@ def _predict(given: flags.FlagValues) -> int:
         limits=Limits(file_bytes=given.max_file_mb << 20, queue_bytes=given.queue_mb << 20,
                       threads=given.threads))
     # Before minutes are spent on loading.
-    job = BatchJob(given.output, source, checkpoint=given.checkpoint, options=options)
+    checkpoint = Checkpoint.open_together(given.checkpoint)
+    job = BatchJob(given.output, source, checkpoint=checkpoint, options=options)
     if len(job.left) > MANY and given.write:
         print(f"{len(given.write)} files will be written for each of {len(job.left):,} photos; "
               f"--write= leaves only the lines", file=sys.stderr)
     speed = "nothing was left to do"
     if len(job.left):
-        predictor = Predictor.from_folder(given.checkpoint, batch_size=given.batch_size,
-                                          sampling=sampling, int8=given.int8)
+        predictor = Predictor.from_checkpoint(checkpoint, batch_size=given.batch_size,
+                                              sampling=sampling, int8=given.int8)
         speed = job.run(predictor)
     done, failed = job.finish()
     print(f"{given.output}: {done:,} photos, {failed:,} left out; {speed}", flush=True)

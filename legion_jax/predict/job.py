@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from input_pipeline import files
 from input_pipeline.errors import UserError
+from input_pipeline.paths import is_uri
 from legion_jax.display import numbers
 from legion_jax.predict import calibration, job_lines, photo_sources, result_files, result_names
 from legion_jax.predict.job_lines import Parts, Share
@@ -71,8 +72,8 @@ class BatchJob:
         left: int[N], numbers of the photos that this run has to do.
     """
 
-    def __init__(self, output: epath.PathLike, source: photo_sources.Source, *, checkpoint: str,
-                 options: Options):
+    def __init__(self, output: epath.PathLike, source: photo_sources.Source, *,
+                 checkpoint: Checkpoint, options: Options):
         """Look at what earlier runs left in `output`; the first of them writes job.json.
 
         Raises CheckpointError; SourceError when results would land among the photos; JobError when
@@ -148,9 +149,8 @@ class BatchJob:
         return job_lines.merge(self.output, self._names, self._options.share)
 
 
-def _description(source: photo_sources.Source, checkpoint: str, options: Options) -> dict:
+def _description(source: photo_sources.Source, opened: Checkpoint, options: Options) -> dict:
     """What makes a job another one."""
-    opened = Checkpoint.open(checkpoint)
     return {
         "checkpoint": dataclasses.asdict(opened.as_base())
         | {"calibration": calibration.load(opened)},
@@ -162,7 +162,7 @@ def _description(source: photo_sources.Source, checkpoint: str, options: Options
 def _claim(output: epath.Path, description: dict) -> None:
     """Write job.json, or compare with the one that is there."""
     path = output / JOB
-    output.mkdir(parents=True, exist_ok=True)
+    files.make_folder(output)
     if not path.exists():
         if merged := job_lines.merged_files(output):
             raise JobError(f"{merged[0]}: there, but no {JOB} that says of which job; choose "
@@ -185,7 +185,7 @@ def _claim(output: epath.Path, description: dict) -> None:
 @contextlib.contextmanager
 def _alone(output: epath.Path, share: Share) -> Iterator[None]:
     """Keeps other processes from doing the same share meanwhile, where files can be locked."""
-    if "://" in str(output):
+    if is_uri(output):
         yield
         return
     with open(os.fspath(output / JOB), "r+b") as file:  # a lock that leaves no file behind

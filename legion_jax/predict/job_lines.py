@@ -26,6 +26,7 @@ from etils import epath
 
 from input_pipeline import files
 from input_pipeline.errors import UserError
+from input_pipeline.paths import is_uri
 from legion_jax.predict.result_names import OWN_FOLDER
 
 FAILED, DONE = 1, 2  # state of a photo; 0: not yet
@@ -79,8 +80,8 @@ class Parts:
         return self.folder / f"{UNFINISHED}-{self._prefix}-{self._run}"
 
     def __enter__(self) -> "Parts":
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for path in list(self.folder.iterdir()):
+        files.make_folder(self.folder)
+        for path in files.listed(self.folder):
             if path.name.startswith(f"{UNFINISHED}-{self._prefix}-"):  # of a run that was killed
                 path.unlink(missing_ok=True)
         self._thread.start()
@@ -189,13 +190,12 @@ class Recorded:
 
 def merged_files(output: epath.Path) -> list[epath.Path]:
     """Results and failures of all shares that were ever completed."""
-    return sorted(p for p in output.iterdir() if _MERGED.fullmatch(p.name))
+    return [path for path in files.listed(output) if _MERGED.fullmatch(path.name)]
 
 
 def part_files(output: epath.Path) -> list[epath.Path]:
     """Parts of all runs."""
-    folder = output / OWN_FOLDER
-    return sorted(p for p in folder.iterdir() if _PART.fullmatch(p.name)) if folder.exists() else []
+    return [path for path in files.listed(output / OWN_FOLDER) if _PART.fullmatch(path.name)]
 
 
 def merge(output: epath.Path, names: Sequence[str], share: Share) -> tuple[int, int]:
@@ -215,7 +215,7 @@ def merge(output: epath.Path, names: Sequence[str], share: Share) -> tuple[int, 
               for kind, state in (("failures", FAILED), ("results", DONE))}
     complete = (output / f"results{share.suffix}.jsonl").exists()
     if not complete or {path.name for path in recorded.files} - _merged_names(share.count):
-        (output / OWN_FOLDER).mkdir(parents=True, exist_ok=True)
+        files.make_folder(output / OWN_FOLDER)
         for kind, indices in chosen.items():  # results last: they mark a complete share
             _write_merged(output, kind, share, recorded, indices)
         recorded.close()
@@ -260,8 +260,9 @@ def _remove_merged(output: epath.Path, recorded: Recorded, share: Share) -> None
         path.unlink(missing_ok=True)
     folder = output / OWN_FOLDER
     if complete and folder.exists() and not part_files(output):
-        for path in list(folder.iterdir()):  # unfinished files of hosts there are no more
+        for path in files.listed(folder):  # unfinished files of hosts there are no more
             if f"-of-{share.count}-" not in path.name:
                 path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # another host was faster, or is at work
-            folder.rmdir()
+        if not is_uri(folder):  # in a bucket it went with its last file
+            with contextlib.suppress(OSError):  # another host was faster, or is at work
+                folder.rmdir()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from input_pipeline.errors import UserError
-from input_pipeline.paths import find
+from input_pipeline.paths import find, is_uri
 from input_pipeline.photos.images import check_bytes
 from input_pipeline.photos.photo_files import absolute, failing, open_file, printable, real, walk
 from input_pipeline.records import prepared
@@ -54,7 +54,7 @@ class FileSource:
         """Bytes of the file. Raises ImageError."""
         path = self._path(index)
         with failing(path):
-            return epath.Path(path).stat().length if "://" in path else os.stat(path).st_size
+            return epath.Path(path).stat().length if is_uri(path) else os.stat(path).st_size
 
     def read(self, index: int, limit: int) -> tuple[str, bytes]:
         """(`image`, encoded file). Raises ImageError: no plain file, or above `limit` bytes."""
@@ -171,10 +171,10 @@ def _from_list(path: str) -> FileSource:
     root = posixpath.dirname(path)
     number = len(lines)
     lines = [line.removeprefix("file://") for line in lines]
-    for uri in dict.fromkeys(line.partition("://")[0] + "://" for line in lines if "://" in line):
+    for uri in dict.fromkeys(line.partition("://")[0] + "://" for line in lines if is_uri(line)):
         find(uri, path)
     paths = list(dict.fromkeys(
-        absolute(line if "://" in line or line.startswith("/") or not root else f"{root}/{line}")
+        absolute(line if is_uri(line) or line.startswith("/") or not root else f"{root}/{line}")
         for line in lines))
     del lines  # of a million photos, names alone are much
     common = _common_folder(paths)
@@ -184,7 +184,7 @@ def _from_list(path: str) -> FileSource:
 
 def _common_folder(paths: Sequence[str]) -> str:
     """The folder all absolute local paths lie in; "" with URIs among them."""
-    if any("://" in p for p in paths):
+    if any(map(is_uri, paths)):
         return ""
     # What the first and the last by the alphabet share, all between them share too.
     return os.path.commonpath([posixpath.dirname(pick(paths)) for pick in (min, max)])
@@ -194,7 +194,7 @@ def _from_pattern(pattern: str) -> FileSource:
     parts = pattern.split("/")
     fixed = next(k for k, part in enumerate(parts) if glob.has_magic(part))
     root, rest = "/".join(parts[:fixed]), "/".join(parts[fixed:])
-    if "://" in pattern:
+    if is_uri(pattern):
         if "**" in rest:
             raise SourceError(f"{pattern}: ** is for local folders; name the folder itself")
         with failing(pattern, SourceError):

@@ -75,7 +75,7 @@ def write(output: epath.PathLike, line: dict, photo: np.ndarray | None, predicti
     """
     target = epath.Path(output) / line["name"]
     if kinds:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(target.parent)
     contents = {
         "mask": lambda: regions.mask_to_png(prediction.mask),
         "overlay": lambda: _png(overlay(photo, prediction)),

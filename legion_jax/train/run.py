@@ -13,6 +13,7 @@ import jax
 import ml_collections
 from etils import epath
 
+from input_pipeline import paths
 from input_pipeline.batches import loader
 from input_pipeline.errors import UserError
 from legion_jax import distributed, sharding
@@ -21,7 +22,6 @@ from legion_jax.train import data as train_data, optim, pictures, setup, speed
 from legion_jax.train.knobs import RunSettings
 from legion_jax.train.metrics_log import MetricsLog
 from legion_jax.train.step import TrainState, init_state
-from legion_jax.weights import checkpoint
 from legion_jax.weights.run_checkpoints import RunCheckpoints
 
 LOG = logging.getLogger("legion_jax")
@@ -38,10 +38,11 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
     `profile` traces a few updates into `workdir/profile`. Raises ConfigError for a config that no
     run could use, and what `update` raises.
     """
-    settings, workdir = RunSettings.from_config(config), epath.Path(workdir)
+    settings = RunSettings.from_config(config)
+    workdir = paths.folder(str(workdir), "--workdir")
     # A restart, and hosts that come later, need not compile again.
     if settings.compile_cache and not jax.config.jax_compilation_cache_dir:
-        compiled = checkpoint.absolute(workdir / "compiled")
+        compiled = paths.absolute(workdir / "compiled")
         jax.config.update("jax_compilation_cache_dir", str(compiled))
     mesh = sharding.make_mesh(settings.mesh)
     settings.check_batch(mesh.shape["data"] * mesh.shape["fsdp"])

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
@@ -166,7 +165,7 @@ def write_run_files(settings: RunSettings, task: Task, params: dict, workdir: ep
     if started and path.exists() and (changed := knobs.differences(
             knobs.lasting(json.loads(path.read_text())), knobs.lasting(config))):
         raise ConfigError(f"{workdir}: belongs to a run with another config: {changed}")
-    workdir.mkdir(parents=True, exist_ok=True)
+    files.make_folder(workdir)
     base = checkpoint.base_of(settings.init_from) if settings.init_from else None
     legion_json.write_meta(
         workdir, task.model, base=base, trained=sorted(param_tree.flatten(params)),
@@ -185,7 +184,7 @@ def vocabulary(settings: RunSettings, given: int | None) -> int:
     Raises UserError where none of them is known, or `given` is another number.
     """
     folder = settings.data.tokenizer
-    if folder and pathlib.Path(folder).exists():
+    if folder and epath.Path(folder).exists():
         tokens, owner = Tokenizer.from_folder(folder).vocab_size, f"tokenizer {folder}"
     elif settings.init_from:
         tokens = checkpoint.read_meta(settings.init_from).config.language.vocab

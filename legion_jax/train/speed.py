@@ -4,13 +4,17 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import pathlib
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from etils import epath
 
+from input_pipeline import buckets
 from input_pipeline.batches.examples import ExampleSpec
+from input_pipeline.paths import is_uri
 from legion_jax import chips
 from legion_jax.config import LegionConfig
 from legion_jax.models import flops
@@ -128,12 +132,17 @@ class Profile:
         self._folder = folder if jax.process_index() == 0 else None
         self._speed = speed
         self._first: int | None = None  # step of the first traced update, while a trace is on
+        self._scratch: tempfile.TemporaryDirectory | None = None
 
     def before(self, number: int, running) -> None:
         """Begin the trace with update `number` where it is due, once `running` is there."""
         if self._folder and self._first is None and self._speed.settled >= SETTLED:
             with self._speed.apart(running):  # the trace holds whole updates only
-                jax.profiler.start_trace(str(self._folder))
+                # JAX would ask the real service for a bucket, whatever its clients were told.
+                if is_uri(self._folder):
+                    self._scratch = tempfile.TemporaryDirectory(prefix="legion-")
+                jax.profiler.start_trace(str(
+                    self._scratch.name if self._scratch else self._folder))
             self._first = number
 
     def after(self, number: int, running) -> None:
@@ -152,5 +161,8 @@ class Profile:
 
     def _write(self) -> None:
         jax.profiler.stop_trace()
+        if self._scratch:
+            buckets.upload(pathlib.Path(self._scratch.name), self._folder)
+            self._scratch.cleanup()
         LOG.info("traced updates from step %d on: %s", self._first + 1, self._folder)
         self._folder = self._first = None

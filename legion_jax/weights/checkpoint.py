@@ -18,23 +18,25 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import json
+import logging
 from typing import Any
 
 import jax
 from etils import epath
-from orbax.checkpoint import v1 as ocp
+from orbax.checkpoint import utils as orbax_utils, v1 as ocp
 
 from input_pipeline.errors import first_line
+from input_pipeline.files import listed, remove_tree
+from input_pipeline.paths import absolute, is_uri
 from input_pipeline.text.tokenizer import Tokenizer
+from legion_jax import distributed
 from legion_jax.models import param_tree
 from legion_jax.weights.legion_json import META, Base, Meta, parse_meta
 from legion_jax.weights.strict_json import CheckpointError, first_of
 
-
-def absolute(folder: epath.PathLike) -> epath.Path:
-    """Orbax takes absolute paths only."""
-    return epath.Path(folder).resolve()
-
+LOG = logging.getLogger("legion_jax")
+COMMITTED = "commit_success.txt"  # Orbax' last file of a checkpoint
 
 @contextlib.contextmanager
 def reading(folder: epath.Path):
@@ -74,6 +76,14 @@ class Checkpoint:
                                   f"checkpoint nor a training run")
         content = path.read_bytes()
         return cls(folder, parse_meta(path, content), hashlib.sha256(content).hexdigest(), step)
+
+    @classmethod
+    def open_together(cls, folder: epath.PathLike) -> "Checkpoint":
+        """The same on every process of a job, at a step that the first one chooses.
+
+        Beside a run that goes on, each would see another one as its newest.
+        """
+        return cls.open(folder, step=distributed.first_host(lambda: latest_step(folder)))
 
     @functools.cached_property
     def step(self) -> int | None:
@@ -196,12 +206,45 @@ def step_folder(run: epath.PathLike, step: int) -> epath.Path:
 
 
 def latest_step(run: epath.PathLike) -> int | None:
-    """Newest complete checkpoint of a training run, or None."""
-    folder = epath.Path(run) / "checkpoints"
-    if not folder.exists():
-        return None
-    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
-    return max(steps, default=None)
+    """Newest complete checkpoint of a training run, or None.
+
+    In a bucket a checkpoint has its name before it is complete, so Orbax is asked. Raises
+    CheckpointError where all checkpoints lack what tells that, and yet were complete once.
+    """
+    steps = sorted((int(path.name) for path in listed(epath.Path(run) / "checkpoints")
+                    if path.name.isdigit()), reverse=True)
+    for step in steps:
+        if orbax_utils.is_checkpoint_finalized(step_folder(run, step)):
+            return step
+    for folder in (step_folder(run, step) for step in steps):
+        if _was_complete(folder):
+            raise CheckpointError(
+                f"{folder}: has no {COMMITTED}, but was complete once; if it was copied here and "
+                f"all of it arrived, write that file (any content), else remove the folder")
+    return None
+
+
+def remove_unfinished(run: epath.PathLike) -> None:
+    """Remove checkpoints in a bucket that a killed run has begun, so that they can be written anew.
+
+    On a disk they have other names, and Orbax removes them. Raises as `latest_step` rather than
+    remove what may be complete.
+    """
+    latest = latest_step(run)
+    for folder in listed(epath.Path(run) / "checkpoints"):
+        if is_uri(folder) and not orbax_utils.is_checkpoint_finalized(folder):
+            LOG.warning("removing %s, left unfinished; %s", folder,
+                        "nothing was saved before" if latest is None else f"step {latest} is whole")
+            remove_tree(folder)
+
+
+def _was_complete(folder: epath.Path) -> bool:
+    """Whether Orbax has noted in a checkpoint when it was completed."""
+    metadata = folder / "_CHECKPOINT_METADATA"
+    try:
+        return bool(json.loads(metadata.read_text()).get("commit_timestamp_nsecs"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _described(folder: epath.Path) -> dict[str, Any]:
@@ -222,7 +265,7 @@ def _context(folder: epath.Path, *, alone: bool = False) -> ocp.Context:
         context.multiprocessing.barrier_sync_key_prefix = f"host{host}"
     if folder.name == "params":
         context.checkpoint_layout = ocp.options.CheckpointLayout.SAFETENSORS
-        if "://" not in str(folder):
+        if not is_uri(folder):
             # Many small reads cost little on a file system; on object storage Orbax weighs them
             # against reading what lies between.
             context.safetensors.max_over_read_ratio = 1.0

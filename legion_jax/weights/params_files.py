@@ -46,17 +46,19 @@ class Reader:
     def __init__(self, opened: Checkpoint):
         self._opened, self.entries = opened, opened.entries
         self._last, self._lock = (None, None), threading.Lock()
-        self._files: dict[str, tensor_file.SafetensorsReader] = {}
+        self._files: dict[epath.Path, tensor_file.SafetensorsReader] = {}
 
     def read(self, path: str, index: tuple[int, ...] = ()) -> np.ndarray:
         """The parameter at `index` of its leading axes.
 
-        Slices of a converted checkpoint on a local disk are read alone; elsewhere the whole
-        parameter is, and kept until another one is asked for.
+        Slices of a converted checkpoint are read alone; of a training run the whole parameter is,
+        and kept until another one is asked for.
         """
         folder = self._opened.stored[path][0]
-        if folder.name == "params" and "://" not in str(folder):
-            return self._file(folder, path.split("/")[0]).read(path, index)
+        if folder.name == "params":
+            with self._lock:
+                file = self._file(folder, path.split("/")[0])
+            return file.read(path, index)
         with self._lock:
             if self._last[0] != path:
                 self._last = (None, None)  # before the next one is there
@@ -68,7 +70,8 @@ class Reader:
             return self._last[1][index]
 
     def _file(self, folder: epath.Path, tower: str) -> tensor_file.SafetensorsReader:
-        if tower not in self._files:
+        path = folder / f"{tower}.safetensors"
+        if path not in self._files:
             with checkpoint.reading(folder):
-                self._files[tower] = tensor_file.SafetensorsReader(folder / f"{tower}.safetensors")
-        return self._files[tower]
+                self._files[path] = tensor_file.SafetensorsReader(path)
+        return self._files[path]

@@ -6,6 +6,8 @@ from typing import Any
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from input_pipeline.paths import absolute, is_uri
+from legion_jax import distributed
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint
 
@@ -24,7 +26,12 @@ class RunCheckpoints:
             keep_every: those of steps that this number divides, if it is not 0.
             keep_best: so many with the lowest training loss.
         """
-        self.directory = checkpoint.absolute(workdir) / "checkpoints"
+        self.directory = absolute(workdir) / "checkpoints"
+        self._every, self._saved = every, None
+        # In a bucket Orbax would take a copied checkpoint that lacks one file for unfinished.
+        in_bucket = is_uri(workdir)
+        if in_bucket:
+            distributed.first_host(lambda: checkpoint.remove_unfinished(workdir))
         policies = ocp.training.preservation_policies
         preserved = [policies.LatestN(keep)]
         if keep_every:
@@ -37,20 +44,25 @@ class RunCheckpoints:
             self.directory,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
             preservation_policy=policies.AnyPreservationPolicy(preserved),
-            cleanup_tmp_directories=True)
+            cleanup_tmp_directories=not in_bucket)
 
     def save(self, step: int, params: dict, optimizer: Any, *, force: bool = False,
              loss: float | None = None) -> None:
         """Start writing when `step` (updates done) is due; the arrays may be donated afterwards."""
-        if force and checkpoint.latest_step(self.directory.parent) == step:
+        if force and self._saved == step:
             return
+        if force or step % self._every == 0:
+            self._saved = step
         self._orbax.save_checkpointables_async(
             step, {"params": params, "optimizer": optimizer}, force=force,
             metrics=None if loss is None else {"loss": loss})
 
     def restore(self, params: dict, optimizer: Any) -> tuple[int, dict, Any] | None:
-        """(step, params, optimizer) of the newest checkpoint, laid out like the abstract trees."""
-        step = checkpoint.latest_step(self.directory.parent)
+        """(step, params, optimizer) of the newest checkpoint, laid out like the abstract trees.
+
+        The first host chooses the step for all: others may not see it yet.
+        """
+        step = distributed.first_host(lambda: checkpoint.latest_step(self.directory.parent))
         if step is None:
             return None
         path = checkpoint.step_folder(self.directory.parent, step)
@@ -60,6 +72,7 @@ class RunCheckpoints:
         with checkpoint.reading(path):
             loaded = self._orbax.load_checkpointables(
                 step, {"params": params, "optimizer": optimizer})
+        self._saved = step
         LOG.info("resumed from step %d (%s)", step, path)
         return step, loaded["params"], loaded["optimizer"]
 

@@ -6,11 +6,15 @@ import json
 import math
 import os
 import pathlib
+import weakref
 from collections.abc import Iterator
 
 import ml_dtypes
 import numpy as np
 import safetensors
+from etils import epath
+
+from input_pipeline import files
 
 NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64",
          "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL"}
@@ -37,9 +41,14 @@ class SafetensorsReader:
             order of their values.
     """
 
-    def __init__(self, path: os.PathLike):
-        """Raises SafetensorError when the file is damaged or shorter than it says."""
-        self.path = pathlib.Path(path)
+    def __init__(self, path: epath.PathLike):
+        """Opens a file; of one in a bucket there is a local copy as long as the reader lives.
+
+        Raises SafetensorError when the file is damaged or shorter than it says.
+        """
+        with contextlib.ExitStack() as copy:
+            self.path = copy.enter_context(files.local_copy(path))
+            weakref.finalize(self, copy.pop_all().close)
         with safetensors.safe_open(self.path, framework="numpy") as checked:
             names = checked.offset_keys()
         with self.path.open("rb") as file:

@@ -90,8 +90,8 @@ def test_permissions_follow_the_umask_which_nobody_touches(tmp_path, mask):
     assert stat.S_IMODE((tmp_path / "new/file").stat().st_mode) == 0o666 & ~mask
 
 
-def test_a_folder_needs_a_free_local_name(tmp_path):
-    for output, message in ((tmp_path, "already exists"), ("gs://a/b", "needs a local folder"),
+def test_a_folder_needs_a_free_name(tmp_path):
+    for output, message in ((tmp_path, "already exists"),
                             ("", "the name of the output folder is empty")):
         with pytest.raises(files.FilesError, match=message):
             with files.new_folder(output):

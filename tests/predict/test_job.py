@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 
+import bucket_server
 import numpy as np
 import pytest
-import remote_files
-from etils import epath
+from bucket_server import objects
 from PIL import Image
 from stub_predict import StubPredictor, answer, make_checkpoint
 
@@ -19,8 +19,9 @@ from legion_jax.predict import job as job_module, result_files
 from legion_jax.predict.job import BatchJob, JobError, Options, Progress
 from legion_jax.predict.job_lines import Share
 from legion_jax.predict.photo_sources import open_source
+from legion_jax.weights.checkpoint import Checkpoint
 
-bucket = remote_files.bucket
+server, bucket = bucket_server.server, bucket_server.bucket
 
 
 @pytest.fixture(scope="module")
@@ -40,30 +41,30 @@ def photos(tmp_path):
 
 def job(output, source, checkpoint, **options):
     options = {"write": ("mask",), "flush_seconds": 100.0} | options
-    return BatchJob(output, open_source(str(source)), checkpoint=checkpoint,
+    return BatchJob(output, open_source(str(source)), checkpoint=Checkpoint.open(checkpoint),
                     options=Options(**options))
 
 
 def test_a_job_from_bucket_to_bucket(bucket, photos, checkpoint):
     for path in photos.iterdir():
-        bucket.pipe(f"gs://bucket/in/{path.name}", path.read_bytes())
-    bucket.pipe("gs://bucket/in/bad.png", b"text")
-    output = epath.Path("gs://bucket/out")
-    one = job(output, "gs://bucket/in", checkpoint, share=Share(0, 2), write=result_files.KINDS)
+        (bucket / "in" / path.name).write_bytes(path.read_bytes())
+    (bucket / "in" / "bad.png").write_bytes(b"text")
+    output = bucket / "out"
+    one = job(output, bucket / "in", checkpoint, share=Share(0, 2), write=result_files.KINDS)
     assert list(one.left) == [0, 2, 4, 6, 8, 10]
     one.run(StubPredictor())
     assert one.finish() == (5, 1)
     with pytest.raises(JobError, match="settings: explain was fakes, is now never"):
-        job(output, "gs://bucket/in", checkpoint, explain="never", write=result_files.KINDS)
-    rest = job(output, "gs://bucket/in", checkpoint, write=result_files.KINDS)
+        job(output, bucket / "in", checkpoint, explain="never", write=result_files.KINDS)
+    rest = job(output, bucket / "in", checkpoint, write=result_files.KINDS)
     assert list(rest.left) == [1, 3, 5, 7, 9, 11]
     rest.run(StubPredictor())
     assert rest.finish() == (11, 1)
     results = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
-    assert [r["image"] for r in results] == [f"gs://bucket/in/p{k:02d}.png" for k in range(11)]
+    assert [r["image"] for r in results] == [f"{bucket}/in/p{k:02d}.png" for k in range(11)]
     pixels = read_image(photos / "p03.png")
     assert results[3] == result_files.as_json(results[3]["image"], "p03", answer(pixels))
-    names = {path.removeprefix("/bucket/out/") for path in bucket.find("gs://bucket/out")}
+    names = set(objects(output))
     assert names == {"job.json", "results.jsonl", "failures.jsonl"} | {
         f"p{k:02d}{ending}" for k in range(11) for ending in result_files.ENDINGS.values()}
 

@@ -4,9 +4,9 @@ import json
 import threading
 import time
 
+import bucket_server
 import numpy as np
 import pytest
-import remote_files
 from etils import epath
 
 from input_pipeline.errors import UserError
@@ -14,7 +14,7 @@ from legion_jax.predict import job_lines
 from legion_jax.predict.job_lines import PART_LINES, Parts, Share
 
 NAMES = [f"p{k}" for k in range(7)]
-bucket = remote_files.bucket
+server, bucket = bucket_server.server, bucket_server.bucket
 
 
 def result(name, **more):
@@ -39,8 +39,7 @@ def write(output, written, *, share=ALL):
 def output(request, tmp_path):
     if request.param == "local":
         return epath.Path(tmp_path)
-    request.getfixturevalue("bucket")
-    return epath.Path("gs://bucket/out")
+    return request.getfixturevalue("bucket") / "out"
 
 
 def lines(path):

@@ -5,8 +5,8 @@ import json
 import os
 import threading
 
+import bucket_server
 import pytest
-import remote_files
 from PIL import Image
 
 from input_pipeline.datasets import open_dataset
@@ -22,7 +22,7 @@ from legion_jax.predict.photo_sources import (
     open_source,
 )
 
-bucket = remote_files.bucket
+server, bucket = bucket_server.server, bucket_server.bucket
 
 
 @pytest.fixture
@@ -156,25 +156,25 @@ def test_sources_are_told_apart(tree, tmp_path):
 
 def test_a_bucket(bucket, tmp_path):
     for name in ("d/b.jpg", "d/a [1].png", "d/in/c.jpg", "d/.thumbs/x.jpg", "e.jpg"):
-        bucket.pipe(f"gs://bucket/{name}", name.encode())
-    folder = open_source("gs://bucket/d")
+        (bucket / name).write_bytes(name.encode())
+    folder = open_source(f"{bucket}/d")
     assert list(folder.names) == ["a [1].png", "b.jpg", "in/c.jpg"]
-    assert read(folder)[0] == "d/a [1].png" and folder.image(1) == "gs://bucket/d/b.jpg"
-    pattern = open_source("gs://bucket/d/*.jpg")
+    assert read(folder)[0] == "d/a [1].png" and folder.image(1) == f"{bucket}/d/b.jpg"
+    pattern = open_source(f"{bucket}/d/*.jpg")
     assert list(pattern.names) == ["b.jpg"] and read(pattern) == ["d/b.jpg"]
-    assert read(open_source("gs://bucket/d/a [1].png")) == ["d/a [1].png"]
-    bucket.pipe("gs://bucket/list.txt", b"d/b.jpg\ngs://bucket/e.jpg\n")
-    listed = open_source("@gs://bucket/list.txt")
+    assert read(open_source(f"{bucket}/d/a [1].png")) == ["d/a [1].png"]
+    (bucket / "list.txt").write_text(f"d/b.jpg\n{bucket}/e.jpg\n")
+    listed = open_source(f"@{bucket}/list.txt")
     assert read(listed) == ["d/b.jpg", "e.jpg"]
-    assert list(listed.names) == ["gs://bucket/d/b.jpg", "gs://bucket/e.jpg"]
+    assert list(listed.names) == [f"{bucket}/d/b.jpg", f"{bucket}/e.jpg"]
     with pytest.raises(ImageError, match="e.jpg: 5 bytes, limit 4"):
         listed.read(1, 4)
     with pytest.raises(SourceError, match="name the folder itself"):
-        open_source("gs://bucket/**/x.jpg")
-    with pytest.raises(SourceError, match="gs://bucket/none: no such"):
-        open_source("gs://bucket/none")
-    with pytest.raises(SourceError, match="lies in gs://bucket/d"):
-        check_apart(folder, "gs://bucket/d/out")
+        open_source(f"{bucket}/**/x.jpg")
+    with pytest.raises(SourceError, match=f"{bucket}/none: no such"):
+        open_source(f"{bucket}/none")
+    with pytest.raises(SourceError, match=f"lies in {bucket}/d"):
+        check_apart(folder, f"{bucket}/d/out")
 
 
 def test_a_prepared_data_set(tmp_path):

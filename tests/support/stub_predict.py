@@ -93,7 +93,7 @@ def _predict(arguments: list[str], log: str, stub: dict) -> None:
     for stream in (1, 2):
         os.dup2(output, stream)
     predictor = StubPredictor(**stub)
-    Predictor.from_folder = lambda *_, batch_size, **__: predictor
+    Predictor.from_checkpoint = lambda *_, batch_size, **__: predictor
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sys.argv = ["tools.predict", *arguments]
     try:

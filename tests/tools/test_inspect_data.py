@@ -201,7 +201,7 @@ def test_what_cannot_be_shown_is_said_in_a_sentence(data, own, tmp_path):
         write(own, tmp_path, "night")
     with pytest.raises(UserError, match="nowhere: no prepared data set here"):
         write(data / "nowhere", tmp_path)
-    with pytest.raises(UserError, match="is a file; name a folder"):
+    with pytest.raises(UserError, match="is a file, not a folder"):
         write(own, next(own.iterdir()))
     (tmp_path / "dataset_info.json").write_text("{}")
     with pytest.raises(UserError, match="not a readable data set"):

@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from etils import epath
 
 from experiments import tiny
 from legion_jax import chips
@@ -99,7 +100,7 @@ def rates_of(settings, model, spec, clock) -> dict:
     ({"updates_per_second": 0.01, "examples_per_second": 8.04, "tokens_per_second": 12345.6,
       "mfu": 0.4126}, "8.0 examples/s  12,346 tokens/s  MFU 41.3 %  3 min 20 s left")])
 def test_the_line_of_the_console(tmp_path, caplog, rates, shown):
-    log = metrics_log.MetricsLog(metrics_log.epath.Path(tmp_path), start=0, total=4)
+    log = metrics_log.MetricsLog(epath.Path(tmp_path), start=0, total=4)
     names = ("loss", "ce", "bce", "dice", "verdict", "grad_norm", "learning_rate")
     with caplog.at_level(logging.INFO, "legion_jax"):
         log.write([(step, dict.fromkeys(names, 0.5)) for step in (0, 1)], rates)

@@ -13,12 +13,12 @@ looked at only.
 """
 
 import dataclasses
-import pathlib
 import re
 
 from absl import flags
 from etils import epath
 
+from input_pipeline import files, paths
 from input_pipeline.errors import UserError
 from input_pipeline.records import prepared
 from input_pipeline.records.record import LABELS, DataError
@@ -74,11 +74,9 @@ def plan(folders: list[DataFolder], split: str | None) -> list[Page]:
 def write_pages(data_dir: epath.PathLike, output: str, request: Request, *,
                 split: str | None = None) -> list[Page]:
     """Writes index.html and the page of every split into `output`. Raises UserError."""
-    folder = pathlib.Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder}: is a file; name a folder")
+    folder = paths.folder(output, "--output")
     pages, account = plan(find_all(data_dir), split), None
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     for number, page in enumerate(pages):
         if not number or pages[number - 1].folder != page.folder:
             account = survey.account(page.folder)

@@ -24,7 +24,7 @@ from jax.sharding import AbstractMesh
 from ml_collections import config_flags
 from rich.console import Console
 
-from input_pipeline import files
+from input_pipeline import files, paths
 from input_pipeline.errors import UserError
 from legion_jax import command, sharding
 from legion_jax.convert.roles import open_sources
@@ -142,7 +142,7 @@ def write(inspected: Inventory, lines: list[listing.Line], mesh: AbstractMesh, *
         text = {"table": listing.as_text, "tsv": listing.as_tsv}[style](
             inspected, lines, mesh)
     if output:
-        files.write_text(checkpoint.absolute(output), text)
+        files.write_text(paths.absolute(output), text)
     else:
         sys.stdout.write(text)
     return None

@@ -112,7 +112,7 @@ def write_comparison(output: epath.PathLike, compared: Comparison, *,
         The content of compare.json.
     """
     output = epath.Path(output)
-    output.mkdir(parents=True, exist_ok=True)
+    files.make_folder(output)
     result = compared.result()
     pairs = sorted(zip(compared.rows_a, compared.rows_b, strict=True), key=lambda pair: -abs(
         _change(*pair, items.quality) or 0.0))[:max_photos]
