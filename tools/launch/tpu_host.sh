@@ -148,7 +148,7 @@ main() {
     start) start "$@" ;;
     supervise) supervise "$@" ;;
     log) log "$1" ;;
-    *) fail "usage: tpu_host.sh prepare|start|log|state|stop" ;;
+    *) echo "error: usage: tpu_host.sh prepare|start|log|state|stop" >&2; exit 1 ;;
   esac
 }
 
