@@ -118,9 +118,11 @@ supervise() {  # the process that outlives the session: trains, and copies the l
   while sleep "${UPLOAD_SECONDS:-60}" && kill -0 $$; do upload "$RUN/log" log; done &
   uploader=$!
   wait "$training"
-  while kill -0 "$training" 2> /dev/null; do wait "$training"; done  # the trap ended the wait
-  wait "$training"
   code=$?
+  while kill -0 "$training" 2> /dev/null; do  # it was the trap that ended the wait
+    wait "$training"
+    code=$?
+  done
   kill "$uploader"
   printf '\ntraining ended with exit code %s\n' "$code" >> "$RUN/log"
   echo "$code" > "$RUN/exit.new" && mv "$RUN/exit.new" "$RUN/exit"
