@@ -5,7 +5,8 @@
 #       --config experiments/base.py --workdir /shared/runs/legion --config.init_from=/shared/weights
 #
 # Two minutes before the time limit, and when the job is preempted, every process is told to stop;
-# the run saves its state and the job goes back into the queue.
+# the run saves its state and the job goes back into the queue. PYTHON is .venv/bin/python of the
+# folder sbatch was called in, unless set.
 #SBATCH --job-name=legion
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
@@ -17,12 +18,17 @@ set -uo pipefail
 
 TOLD_TO_STOP=143  # exit code of a run that SIGTERM has stopped and that has saved its state
 
-[ $# -ge 1 ] || { echo "error: usage: sbatch slurm.sh ARGUMENTS OF legion_jax.train" >&2; exit 1; }
-[ -n "${SLURM_JOB_ID:-}" ] || { echo "error: no Slurm job; start this by sbatch" >&2; exit 1; }
+fail() { echo "error: $*" >&2; exit 1; }
+[ $# -ge 1 ] || fail "usage: sbatch slurm.sh ARGUMENTS OF legion_jax.train"
+[ -n "${SLURM_JOB_ID:-}" ] || fail "no Slurm job; start this by sbatch"
+PYTHON=${PYTHON:-.venv/bin/python}
+command -v "$PYTHON" > /dev/null || fail "PYTHON: $PYTHON is no program in $PWD"
+command -v srun > /dev/null || fail "srun: not found on this node"
 
-srun --kill-on-bad-exit=0 "${PYTHON:-.venv/bin/python}" -m legion_jax.train --distributed=auto "$@"
+srun --kill-on-bad-exit=0 "$PYTHON" -m legion_jax.train --distributed=auto "$@"
 code=$?
-if [ "$code" -eq "$TOLD_TO_STOP" ]; then
-  exec scontrol requeue "$SLURM_JOB_ID"
-fi
-exit "$code"
+[ "$code" -eq "$TOLD_TO_STOP" ] || exit "$code"
+scontrol requeue "$SLURM_JOB_ID" && exit
+echo "error: job $SLURM_JOB_ID could not be put back into the queue; its state is saved, and the" \
+  "same sbatch command goes on" >&2
+exit "$TOLD_TO_STOP"
