@@ -25,7 +25,7 @@ from etils import epath
 
 from input_pipeline import buckets
 from input_pipeline.errors import UserError
-from input_pipeline.paths import is_uri
+from input_pipeline.paths import is_uri, parse
 
 
 class FilesError(UserError):
@@ -85,7 +85,7 @@ def whole_file(path: epath.PathLike, *,
             file.flush()
             buckets.put(pathlib.Path(file.name), path)
         return
-    path = epath.Path(path)
+    path = parse(path)
     if temporary:
         unfinished, file = temporary, open(temporary, "xb")
     else:
@@ -117,7 +117,7 @@ def new_folder(output: epath.PathLike, *, last: str | None = None) -> Iterator[p
     """
     check_free(output)
     with _new_objects(output, last) if is_uri(output) else _new_folder(
-            pathlib.Path(output)) as building:
+            pathlib.Path(parse(output))) as building:
         yield building
 
 
@@ -126,10 +126,10 @@ def check_free(output: epath.PathLike) -> None:
     if not str(output):
         raise FilesError("the name of the output folder is empty")
     if is_uri(output):
-        buckets.clear_unfinished(epath.Path(output))
-    elif pathlib.Path(output).is_symlink():
+        buckets.clear_unfinished(parse(output))
+    elif pathlib.Path(parse(output)).is_symlink():
         raise _exists(output)
-    if epath.Path(output).exists():
+    if parse(output).exists():
         raise _exists(output)
 
 
@@ -139,7 +139,7 @@ def _new_objects(output: epath.PathLike, last: str | None) -> Iterator[pathlib.P
         building = pathlib.Path(scratch) / "folder"
         building.mkdir()
         yield building
-        buckets.upload(building, epath.Path(output), last=last)
+        buckets.upload(building, parse(output), last=last)
 
 
 @contextlib.contextmanager
@@ -167,7 +167,7 @@ def local_copy(path: epath.PathLike) -> contextlib.AbstractContextManager[pathli
     """
     if is_uri(path):
         return buckets.fetched(path)
-    return contextlib.nullcontext(pathlib.Path(path))
+    return contextlib.nullcontext(pathlib.Path(parse(path)))
 
 
 def listed(folder: epath.PathLike) -> list[epath.Path]:
@@ -176,7 +176,7 @@ def listed(folder: epath.PathLike) -> list[epath.Path]:
     In a bucket a folder that was made and is still empty is not there.
     """
     try:
-        return sorted(path for path in epath.Path(folder).iterdir() if path.name)
+        return sorted(path for path in parse(folder).iterdir() if path.name)
     except FileNotFoundError:
         return []
 
@@ -184,15 +184,15 @@ def listed(folder: epath.PathLike) -> list[epath.Path]:
 def make_folder(folder: epath.PathLike) -> None:
     """A folder and those above it; a bucket has none to make."""
     if not is_uri(folder):
-        epath.Path(folder).mkdir(parents=True, exist_ok=True)
+        parse(folder).mkdir(parents=True, exist_ok=True)
 
 
 def remove_tree(folder: epath.PathLike) -> None:
     """A folder with all that is in it, if it is there."""
     if is_uri(folder):
         buckets.remove_tree(folder)
-    elif epath.Path(folder).exists():
-        epath.Path(folder).rmtree()
+    elif parse(folder).exists():
+        parse(folder).rmtree()
 
 
 def lock(file: int | IO, busy: Exception, *, part: int | None = None) -> None:

@@ -20,22 +20,30 @@ for _scheme in ("gs", "gcs", "s3"):
 
 def is_uri(path: epath.PathLike) -> bool:
     """Whether a path names objects of a bucket and no file of this machine."""
-    return "://" in str(path)
+    return "://" in str(path) and not str(path).startswith("file://")
+
+
+def parse(path: epath.PathLike) -> epath.Path:
+    """A path or URI as a user wrote it. Raises UserError for a kind of URI nobody here reads."""
+    text = str(path)
+    try:
+        return epath.Path(text.removeprefix("file://"))
+    except KeyError as error:  # a scheme etils does not know
+        raise UserError(f"{text}: {text.partition('://')[0]}:// is not supported; local paths, "
+                        f"file://, gs:// and s3:// are") from error
 
 
 def find(text: str, flag: str) -> epath.Path:
     """A path or URI that `flag`, a flag or a file of settings, names.
 
-    Raises UserError for an empty one, which would be the current folder, and for a kind of URI
-    that nobody here reads.
+    Raises UserError as `parse`, and for an empty one, which would be the current folder.
     """
     if not text:
         raise UserError(f"{flag}: empty; name a folder or file")
     try:
-        return epath.Path(text.removeprefix("file://"))
-    except KeyError as error:  # a scheme etils does not know
-        raise UserError(f"{flag}: {text}: {text.partition('://')[0]}:// is not supported; local "
-                        f"paths, file://, gs:// and s3:// are") from error
+        return parse(text)
+    except UserError as error:
+        raise UserError(f"{flag}: {error}") from error
 
 
 def folder(text: str, flag: str) -> epath.Path:
@@ -46,9 +54,20 @@ def folder(text: str, flag: str) -> epath.Path:
     return path
 
 
+def file(text: str, flag: str) -> epath.Path:
+    """A file that can be written. Raises UserError where a folder is, or where none is to hold it.
+    """
+    path = find(text, flag)
+    if path.is_dir():
+        raise UserError(f"{flag}: {text} is a folder, and one file is to be written")
+    if not is_uri(path) and not path.parent.is_dir():
+        raise UserError(f"{flag}: {text}: there is no folder {path.parent}")
+    return path
+
+
 def absolute(path: epath.PathLike) -> epath.Path:
     """A local path from the root on with its links followed; a URI as it is."""
-    return epath.Path(path) if is_uri(path) else epath.Path(path).resolve()
+    return parse(path) if is_uri(path) else parse(path).resolve()
 
 
 def local_only(path: epath.PathLike, flag: str, reason: str) -> pathlib.Path:
@@ -56,8 +75,7 @@ def local_only(path: epath.PathLike, flag: str, reason: str) -> pathlib.Path:
 
     Raises UserError for a URI, with `reason`: half a sentence such as "a sweep holds locks there".
     """
-    text = str(path).removeprefix("file://")
-    if is_uri(text):
+    if is_uri(path):
         raise UserError(f"{flag}: {path}: {reason}, which needs a local folder; copy it from or to "
                         f"the bucket by gcloud storage cp")
-    return pathlib.Path(text)
+    return pathlib.Path(parse(path))

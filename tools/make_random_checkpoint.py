@@ -136,7 +136,7 @@ def main() -> None:
     def run() -> None:
         written = make_files(SIZES[size.value](), dtype=dtype.value,
                              file_format=file_format.value, seed=seed.value)
-        with files.new_folder(output.value) as folder:
+        with files.new_folder(output.value, last="config.json") as folder:
             written.write(folder, progress=True)
         for file, tensors in written.weights.items():
             print(f"{output.value}/{file}: {len(tensors)} tensors")

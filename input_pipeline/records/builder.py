@@ -14,7 +14,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tqdm import tqdm
 
-from input_pipeline import files
+from input_pipeline import buckets, files
+from input_pipeline.paths import is_uri, parse
 from input_pipeline.records import manifest, record
 from input_pipeline.records.dataset import DataSet, Item, read_item
 from input_pipeline.records.manifest import MANIFEST, SUMMARY
@@ -22,6 +23,7 @@ from input_pipeline.records.record import DataError
 
 LOG = logging.getLogger("input_pipeline")
 VERSION = "2.0.0"
+COMPLETE = "dataset_info.json"  # by which `prepared` knows a whole data set
 
 
 class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -74,7 +76,8 @@ def prepare(dataset: DataSet, data_dir: epath.PathLike, *,
             beam: list[str] | None = None) -> tfds.core.DatasetBuilder:
     """Write a data set; does nothing where the same one is already complete.
 
-    The folder gets its name when everything is written.
+    The folder gets its name when everything is written. Into a bucket, for which ArrayRecord has no
+    writer, it is copied then, and needs room under TMPDIR.
 
     Args:
         data_dir: folder of all prepared data sets.
@@ -86,21 +89,19 @@ def prepare(dataset: DataSet, data_dir: epath.PathLike, *,
     Raises:
         DataError: unusable source, or a data set prepared earlier from another one.
     """
+    if is_uri(data_dir):
+        _check_on_this_machine(beam, data_dir)
     splits = dataset.splits()
     if not splits:
         raise DataError(f"{dataset.source}: it holds no items")
-    kind = type("Prepared", (Prepared,), {"name": dataset.name}, skip_registration=True)
-    configs = [tfds.core.BuilderConfig(name=name, description=text)
-               for name, text in dataset.configs.items()]
-    kind.BUILDER_CONFIGS = configs
-    builder = kind(dataset=dataset, splits=splits, beam=beam is not None, config=dataset.config,
-                   data_dir=str(data_dir), file_format="array_record")
-    digest = dataset.digest(splits)
+    return (_prepare_in_bucket if is_uri(data_dir) else _prepare)(dataset, splits, data_dir, beam)
+
+
+def _prepare(dataset: DataSet, splits: dict[str, list[Item]], data_dir: epath.PathLike,
+             beam: list[str] | None) -> Prepared:
+    builder, digest = _builder(dataset, splits, data_dir, beam), dataset.digest(splits)
     with _alone(builder.data_path):
-        if builder.data_path.exists():
-            _check_same(builder.data_path, dataset, digest)
-            LOG.warning("%s: already prepared; the source was not read again (remove the "
-                            "folder to have it read)", builder.data_path)
+        if _is_prepared(builder, dataset, digest):
             return builder
         for stale in builder.data_path.parent.glob(f"incomplete.*_{VERSION}"):
             LOG.warning("removing %s, left by an interrupted run", stale)
@@ -110,12 +111,51 @@ def prepare(dataset: DataSet, data_dir: epath.PathLike, *,
     return builder
 
 
+def _prepare_in_bucket(dataset: DataSet, splits: dict[str, list[Item]], data_dir: epath.PathLike,
+                       beam: list[str] | None) -> Prepared:
+    """There are no locks: of two processes at once, the last to finish wins with the same files."""
+    builder = _builder(dataset, splits, data_dir, beam)
+    buckets.clear_unfinished(builder.data_path)
+    if _is_prepared(builder, dataset, dataset.digest(splits)):
+        return builder
+    with files.new_folder(builder.data_path, last=COMPLETE) as folder:
+        local = _prepare(dataset, splits, folder.parent / "data", beam)
+        folder.rmdir()
+        local.data_path.rename(folder)
+    return _builder(dataset, splits, data_dir, beam)
+
+
+def _builder(dataset: DataSet, splits: dict[str, list[Item]], data_dir: epath.PathLike,
+             beam: list[str] | None) -> Prepared:
+    kind = type("Prepared", (Prepared,), {"name": dataset.name}, skip_registration=True)
+    configs = [tfds.core.BuilderConfig(name=name, description=text)
+               for name, text in dataset.configs.items()]
+    kind.BUILDER_CONFIGS = configs
+    return kind(dataset=dataset, splits=splits, beam=beam is not None, config=dataset.config,
+                data_dir=str(parse(data_dir)), file_format="array_record")
+
+
+def _is_prepared(builder: Prepared, dataset: DataSet, digest: str) -> bool:
+    """Whether the same data set is there. Raises DataError where another one is."""
+    if not builder.data_path.exists():
+        return False
+    _check_same(builder.data_path, dataset, digest)
+    LOG.warning("%s: already prepared; the source was not read again (remove the folder to have "
+                "it read)", builder.data_path)
+    return True
+
+
+def _check_on_this_machine(beam: list[str] | None, data_dir: epath.PathLike) -> None:
+    """Raises DataError for workers elsewhere, which would write to a disk of their own."""
+    for option in beam or ():
+        if option.startswith("--runner") and not option.endswith("DirectRunner"):
+            raise DataError(f"--beam {option}: its workers write ArrayRecord files, which cannot "
+                            f"be written to {data_dir}; name a folder that all of them mount")
+
+
 @contextlib.contextmanager
 def _alone(folder: epath.Path) -> Iterator[None]:
     """Keeps other processes of this machine from preparing the same data set meanwhile."""
-    if "://" in str(folder):  # no locks there; builds of one data set must not overlap
-        yield
-        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder.parent, os.O_RDONLY)  # a lock that leaves no file behind
     try:
@@ -142,7 +182,7 @@ def _write(builder: Prepared, dataset: DataSet, beam: list[str] | None) -> None:
 
 def _check_same(folder: epath.Path, dataset: DataSet, digest: str) -> None:
     if not (folder / SUMMARY).exists():
-        if not (folder / "dataset_info.json").exists():
+        if not (folder / COMPLETE).exists():
             raise DataError(f"{folder}: exists and is not complete; remove it")
         manifest.write_summary(folder, dataset, dataset.splits(), digest)  # killed just before
     if manifest.read_summary(folder)["digest"] != digest:

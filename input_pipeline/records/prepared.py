@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 from etils import epath
 
+from input_pipeline.paths import parse
 from input_pipeline.records import record
 from input_pipeline.records.record import DataError, Record, RecordError
 
@@ -21,7 +22,7 @@ def find_version(data_dir: epath.PathLike) -> epath.Path:
 
 def find_versions(data_dir: epath.PathLike) -> list[epath.Path]:
     """Every complete data set folder at or below data_dir, by path. Raises DataError without."""
-    root = epath.Path(data_dir)
+    root = parse(data_dir)
     if (root / "dataset_info.json").exists():
         return [root]
     versions = sorted(

@@ -10,6 +10,7 @@ import zlib
 
 from etils import epath
 
+from input_pipeline.paths import is_uri, parse
 from input_pipeline.photos.photo_files import failing, walk
 from input_pipeline.records.record import DataError, RecordError
 
@@ -26,9 +27,9 @@ class Tree:
 
     def __init__(self, path: epath.PathLike):
         """Raises DataError when there is nothing to open."""
-        self.path = str(path)
+        self.path = str(parse(path))
         self._lock, self._archive, self._names = threading.Lock(), None, None
-        root = epath.Path(path)
+        root = parse(path)
         if not root.exists():
             raise DataError(f"{path}: no such file or folder")
         self.is_archive = not root.is_dir()
@@ -75,7 +76,7 @@ class Tree:
         try:
             if not self.is_archive:
                 path = epath.Path(self.path) / name
-                if "://" not in self.path and os.path.exists(path) and not os.path.isfile(path):
+                if not is_uri(self.path) and os.path.exists(path) and not os.path.isfile(path):
                     raise RecordError("file unreadable", f"{name}: not a plain file")
                 return path.read_bytes()
             entry = self._index()[name]

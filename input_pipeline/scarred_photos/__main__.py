@@ -5,6 +5,7 @@ import sys
 
 from absl import app, flags
 
+from input_pipeline import paths
 from input_pipeline.errors import UserError
 from input_pipeline.scarred_photos.dataset_folder import make_dataset
 
@@ -23,8 +24,9 @@ def main() -> None:
         if unexpected := arguments[1:]:
             sys.exit(f"error: unexpected argument {unexpected[0]!r}; every argument is a --flag")
         try:
-            folder = make_dataset(output.value, num_train=train.value, num_test=test.value,
-                                  size=size.value, seed=seed.value, progress=True)
+            folder = make_dataset(
+                paths.folder(output.value, "--output"), num_train=train.value,
+                num_test=test.value, size=size.value, seed=seed.value, progress=True)
         except (UserError, OSError) as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:

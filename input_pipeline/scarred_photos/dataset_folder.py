@@ -14,6 +14,7 @@ import os
 import pathlib
 
 import numpy as np
+from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
@@ -176,21 +177,21 @@ def _already_made(output, parameters):
     marker = output / MARKER
     if not marker.is_file():
         raise ScarredPhotosError(f"{output}: exists and was not made by this generator")
-    made_with = json.loads(marker.read_text(encoding="utf-8"))
+    made_with = json.loads(marker.read_bytes())
     if made_with != parameters:
         raise ScarredPhotosError(f"{output}: made with {made_with}, asked for {parameters}")
     return True
 
 
 def make_dataset(
-    output: str | pathlib.Path,
+    output: epath.PathLike,
     *,
     num_train: int,
     num_test: int,
     size: int = 160,
     seed: int = 0,
     progress: bool = False,
-) -> pathlib.Path:
+) -> epath.Path:
     """Makes the data set; does nothing when it is there already with the same parameters.
 
     The folder appears under its name only when complete.
@@ -210,13 +211,13 @@ def make_dataset(
         ScarredPhotosError: scikit-image or a photo is missing, or the folder exists with other
             content.
     """
-    output = pathlib.Path(output)
+    output = epath.Path(output)
     parameters = {"generator": "scarred_photos", "version": VERSION, "num_train": num_train}
     parameters |= {"num_test": num_test, "size": size, "seed": seed}
     if _already_made(output, parameters):
         return output
     _photo_folder()  # a missing package is named here, not by every worker
-    with files.new_folder(output) as unfinished:
+    with files.new_folder(output, last=MARKER) as unfinished:
         for split, count in (("train", num_train), ("test", num_test)):
             _write_split(unfinished, split, count=count, size=size, seed=seed, progress=progress)
         (unfinished / MARKER).write_text(json.dumps(parameters, indent=1) + "\n",

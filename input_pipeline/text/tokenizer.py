@@ -10,11 +10,11 @@ out here on top of plain SentencePiece:
 """
 
 import io
-import os
 import re
 from collections.abc import Iterable, Mapping
 
 import sentencepiece
+from etils import epath
 
 from input_pipeline.text.tokenizer_files import (
     ADDED_FILE,
@@ -67,7 +67,7 @@ class Tokenizer:
         self._split = _any_of(self._whole)
 
     @classmethod
-    def from_folder(cls, folder: str | os.PathLike) -> "Tokenizer":
+    def from_folder(cls, folder: epath.PathLike) -> "Tokenizer":
         """Reads `tokenizer.model` and `added_tokens.json`, and keeps the other files' bytes.
 
         Raises TokenizerError naming the file that is missing or broken, or the token that is not
@@ -157,7 +157,7 @@ class Tokenizer:
         parts += [self._decode_run(run)] if run else []
         return " ".join(parts)
 
-    def save(self, folder: str | os.PathLike) -> None:
+    def save(self, folder: epath.PathLike) -> None:
         """Writes the tokenizer's files unchanged; a new folder appears whole or not at all."""
         write_files(folder, self.files)
 
@@ -191,7 +191,7 @@ def _any_of(tokens: Iterable[str]) -> re.Pattern:
     return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: epath.PathLike) -> Tokenizer:
     """Learns a LLaMA-like vocabulary from `texts` and writes it to `folder`; returns it.
 
     Byte-pair pieces with byte fallback, so every text can be encoded; `vocab_size` counts pieces

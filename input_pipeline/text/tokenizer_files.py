@@ -8,7 +8,7 @@ from etils import epath
 
 from input_pipeline import files
 from input_pipeline.errors import OneLineError
-from input_pipeline.paths import is_uri
+from input_pipeline.paths import is_uri, parse
 
 MODEL_FILE = "tokenizer.model"
 ADDED_FILE = "added_tokens.json"
@@ -21,7 +21,7 @@ class TokenizerError(OneLineError):
 
 def read_files(folder: epath.PathLike) -> dict[str, bytes]:
     """Returns file name -> bytes; TokenizerError names a needed file that cannot be read."""
-    folder = epath.Path(folder)
+    folder = parse(folder)
     contents = {}
     for file in (MODEL_FILE, ADDED_FILE, *CARRIED_FILES):
         if file in CARRIED_FILES and not (folder / file).exists():
@@ -38,7 +38,7 @@ def write_files(folder: epath.PathLike, contents: Mapping[str, bytes]) -> None:
 
     A local folder that does not exist yet appears with all its files in one step.
     """
-    folder = epath.Path(folder)
+    folder = parse(folder)
     if is_uri(folder) or folder.exists():
         for file, content in contents.items():
             files.write_bytes(folder / file, content)

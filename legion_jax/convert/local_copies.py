@@ -24,7 +24,7 @@ class LocalCopies(contextlib.ExitStack):
     def of(self, path: epath.PathLike | None) -> str | None:
         """Where a file or folder lies on this machine. Raises FileNotFoundError of a URI."""
         if path is None or not paths.is_uri(path):
-            return None if path is None else str(path).removeprefix("file://")
+            return None if path is None else str(paths.parse(path))
         if str(path) not in self._copies:
             self._copies[str(path)] = self.enter_context(files.local_copy(path))
         return str(self._copies[str(path)])

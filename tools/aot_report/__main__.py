@@ -11,12 +11,12 @@ and prints a table in Markdown. The exit code is 2 when a program does not fit i
 
 import dataclasses
 import os
-import pathlib
 
 import jax
 from absl import flags
 from rich.console import Console
 
+from input_pipeline import files, paths
 from input_pipeline.errors import UserError
 from input_pipeline.files import write_json
 from legion_jax import command
@@ -74,10 +74,10 @@ def show(compiled: Compiled, console: Console) -> None:
 
 def check_outputs(file: str | None, folder: str | None) -> None:
     """Raises UserError where nothing can be written."""
-    if folder and not pathlib.Path(folder).is_dir():
-        raise UserError(f"--hlo {folder}: is no folder")
-    if file and (pathlib.Path(file).is_dir() or not pathlib.Path(file).parent.is_dir()):
-        raise UserError(f"--json {file}: no file can be written there")
+    if folder:
+        files.make_folder(paths.folder(folder, "--hlo"))
+    if file:
+        paths.file(file, "--json")
 
 
 def print_table(file: str | None, console: Console) -> int:

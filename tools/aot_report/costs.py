@@ -1,16 +1,17 @@
 """What one compiled program costs: measured, shown, and as JSON."""
 
 import dataclasses
-import pathlib
 import re
 import time
 
 import jax
+from etils import epath
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from input_pipeline import files
 from input_pipeline.errors import first_line
 from legion_jax.chips import Chip
 from tools.aot_report import hlo
@@ -98,7 +99,7 @@ def measure(program: Program, chip: Chip, devices: int, keep: str | None = None)
             problem=f"jax cannot read what this libtpu compiled, so bytes are not counted: "
                     f"{first_line(error)}")
     if keep:
-        (pathlib.Path(keep) / f"{program.name}.hlo").write_text(text)
+        files.write_text(epath.Path(keep) / f"{program.name}.hlo", text)
     module = hlo.parse(text)
     exchanges = collectives(module, devices)
     kinds, moved = by_kind(exchanges), hbm_bytes(module, exchanges)

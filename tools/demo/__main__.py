@@ -18,6 +18,7 @@ from etils import epath
 from PIL import Image
 
 from experiments import tiny
+from input_pipeline import paths
 from input_pipeline.datasets import open_dataset
 from input_pipeline.photos import images
 from input_pipeline.records import prepared
@@ -147,7 +148,8 @@ def run(root: pathlib.Path) -> list[Aim]:
     examples = [example(root, predictor, source[i], rows[i]) for i in shown]
     failure = None if worst is None else example(root, predictor, source[worst], rows[worst])
     shutil.rmtree(root / "pytorch", ignore_errors=True)
-    written = to_torch.export(str(root / "run"), str(root / "pytorch"))
+    written = to_torch.export(str(root / "run"), str(root / "pytorch"),
+                              file_format="safetensors")
     aims = [Aim("F1 on held-out photos, mean", WANTED_F1, scores[0].f1),
             Aim("verdict accuracy on held-out photos", WANTED_ACCURACY, scores[0].accuracy)]
     curve = [json.loads(line) for line in (root / "run/metrics.jsonl").read_text().splitlines()]
@@ -174,7 +176,7 @@ if __name__ == "__main__":
     OUTPUT = flags.DEFINE_string("output", "demo", "Folder of the demo.")
 
     def main() -> None:
-        root = pathlib.Path(OUTPUT.value)
+        root = paths.local_only(OUTPUT.value, "--output", "the demo opens its own pages")
         for aim in run(root):
             print(f"{aim.name}: {aim.reached:.3f}, aim {aim.wanted:.2f}, {aim.outcome}")
         print(f"open {root / 'report.html'}; every photo is in {root / 'evaluation/report.html'}")

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import pathlib
 import re
 import sys
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from rich.console import Console
 from input_pipeline import files, paths
 from input_pipeline.errors import UserError
 from legion_jax import command, sharding
+from legion_jax.convert.local_copies import LocalCopies
 from legion_jax.convert.roles import open_sources
 from legion_jax.train import recipes
 from legion_jax.weights import checkpoint
@@ -99,7 +99,7 @@ def named(flags_given: str) -> Iterator[None]:
 
 def of_checkpoint(folder: str) -> Inventory:
     """As `inventory.of_checkpoint`, naming the flag in errors."""
-    if not (pathlib.Path(folder) / checkpoint.META).exists() and "://" not in folder:
+    if not (paths.find(folder, "--checkpoint") / checkpoint.META).exists():
         raise UserError(f"--checkpoint {folder}: no {checkpoint.META} there, so neither a "
                         f"converted checkpoint nor a training run; PyTorch weights are for --torch")
     with named(f"--checkpoint {folder}"):
@@ -108,12 +108,14 @@ def of_checkpoint(folder: str) -> Inventory:
 
 def of_torch(folder: str, **added: str | None) -> Inventory:
     """As `inventory.of_sources`, naming the flag in errors."""
-    if (pathlib.Path(folder) / checkpoint.META).exists():
+    if (paths.find(folder, "--torch") / checkpoint.META).exists():
         raise UserError(f"--torch {folder}: holds {checkpoint.META}, so no PyTorch weights but "
                         f"something for --checkpoint")
     given = {"torch": folder} | {name: value for name, value in added.items() if value}
-    with named(" ".join(f"--{name} {value}" for name, value in given.items())):
-        return inventory.of_sources(open_sources(folder, **added))
+    with named(" ".join(f"--{name} {value}" for name, value in given.items())), (
+            LocalCopies()) as copies:
+        return inventory.of_sources(open_sources(copies.of(folder), **{
+            name: copies.of(value) for name, value in added.items()}))
 
 
 def of_config(file: str, config, vocab: int | None) -> Inventory:
@@ -121,14 +123,6 @@ def of_config(file: str, config, vocab: int | None) -> Inventory:
     with named(f"--config {file}"):
         inspected = inventory.of_config(config, vocab=vocab)
         return dataclasses.replace(inspected, title=f"{file}: {inspected.title}")
-
-
-def check_output(output: str | None) -> None:
-    """Raises UserError where no file can be written."""
-    if output and pathlib.Path(output).is_dir():
-        raise UserError(f"--output {output}: is a folder, the listing is one file")
-    if output and "://" not in output and not pathlib.Path(output).parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {pathlib.Path(output).parent}")
 
 
 def write(inspected: Inventory, lines: list[listing.Line], mesh: AbstractMesh, *, style: str,
@@ -172,7 +166,8 @@ def main() -> None:
         file = config.value and config_flags.get_config_filename(flags.FLAGS["config"])
         source = check_flags({"checkpoint": checkpoint_folder.value, "torch": torch_folder.value,
                               "config": file}, added, vocab.value)
-        check_output(output.value)
+        if output.value:
+            paths.file(output.value, "--output")
         mesh = parse_mesh("1,1,1" if mesh_sizes.value is None else mesh_sizes.value)
         if source == "config":
             inspected = of_config(file, config.value, vocab.value)

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from input_pipeline import paths
 from legion_jax import command
 from legion_jax.train.sweep_plan import Sweep, SweepError
 from tools.sweep import process, results_table
@@ -69,10 +70,7 @@ def execute(sweep: Sweep, runs: Sequence[Run], output: pathlib.Path, *,
 
 def main(options) -> int:
     """The whole command; returns the exit code."""
-    if "://" in options.output:
-        raise SweepError(f"--output: {options.output} is no local folder; legion_jax.train writes "
-                         f"there, but a sweep does not")
-    output = pathlib.Path(options.output)
+    output = paths.local_only(options.output, "--output", "a sweep locks the folder of each run")
     sweep = read_sweep(options.sweep)
     runs = make_runs(sweep, output, options.set)
     selected = chosen(runs, options.index)

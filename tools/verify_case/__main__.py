@@ -9,12 +9,12 @@ anything fails. `--curve` also follows the case's training run.
 folder that holds such a case.tar.xz, as tests/golden does, is a case, too.
 """
 
-import pathlib
 
 import jax
 from absl import flags
 
 from input_pipeline import files
+from input_pipeline.paths import local_only
 from legion_jax import command
 from tools.verify_case import slim
 from tools.verify_case.answers import check_answers, check_teacher_forced
@@ -25,13 +25,14 @@ from tools.verify_case.forward import check_reading, check_sight
 from tools.verify_case.inputs import check_pixels, check_text
 from tools.verify_case.training import check_gradients, check_losses
 
+REASON = "its arrays are mapped"
 CHECKS = (check_text, check_pixels, check_sight, check_reading, check_losses, check_gradients,
           check_answers, check_teacher_forced)
 
 
 def verify(folder: str, *, curve: bool = False) -> Results:
     """Run all checks of a case; arrays of outputs.npz that none of them read count as failures."""
-    with slim.unpacked(pathlib.Path(folder)) as root:
+    with slim.unpacked(local_only(folder, "CASE_DIR", REASON)) as root:
         case = open_case(root)
         results = Results(case.reference, case.inputs)
         for check in CHECKS + ((check_curve,) if curve else ()):
@@ -64,7 +65,8 @@ def main() -> None:
 
     def run(folder: str) -> int:
         if archive.value:
-            slim.write(pathlib.Path(folder), pathlib.Path(archive.value))
+            slim.write(local_only(folder, "CASE_DIR", REASON),
+                       local_only(archive.value, "--slim", REASON))
             return 0
         jax.config.update("jax_platforms", "cpu")  # tolerances are stated for float32 on a CPU
         return report(folder, verify(folder, curve=curve.value), json_file.value)
