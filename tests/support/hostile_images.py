@@ -132,8 +132,9 @@ def _bad() -> dict[str, bytes]:
         "zero_bytes.jpg": b"", "text.jpg": b"this is a text\n" * 50, "svg.png": b"<svg></svg>",
         "html.png": b"<!DOCTYPE html><html>404</html>", "not_an_image.webp": b"RIFF\0\0\0\0WEBP",
         "not_an_image.jpg": bytes(4096),
-        "bomb_60000x60000.png": png(60000, 60000), "bomb_16000x16000.png": png(16000, 16000),
-        "bomb_60000x60000.bmp": _bmp(60000, 60000), "no_width.png": png(0, 9),
+        "bomb_60000x60000.png": empty_png(60000, 60000),
+        "bomb_16000x16000.png": empty_png(16000, 16000),
+        "bomb_60000x60000.bmp": _bmp(60000, 60000), "no_width.png": empty_png(0, 9),
         "wide_20000x20.png": encoded(_photo(20, 20000)),
         "tall_20x20000.jpg": encoded(_photo(20000, 20), "JPEG"),
         "vanishes.png": encoded(_photo(1, 180)),
@@ -142,7 +143,8 @@ def _bad() -> dict[str, bytes]:
         "partial_progressive.jpg": progressive[:len(progressive) // 2],
         "wrong_crc.png": bytes(png),
         "too_many_bytes.jpg": encoded(_photo(), "JPEG") + b"\0" * (3 << 20),
-        "text_bomb.png": png(8, 8, _chunk(b"zTXt", b"a\0\0" + zlib.compress(b"b" * (9 << 20))))}
+        "text_bomb.png": empty_png(
+            8, 8, _chunk(b"zTXt", b"a\0\0" + zlib.compress(b"b" * (9 << 20))))}
 
 
 def _deep(kind) -> np.ndarray:
@@ -157,7 +159,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(width: int, height: int, more: bytes = b"") -> bytes:
+def empty_png(width: int, height: int, more: bytes = b"") -> bytes:
     """A PNG that says it is so large, and has next to no pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + more

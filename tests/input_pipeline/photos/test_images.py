@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hostile_images import encoded, png
+from hostile_images import empty_png, encoded
 from PIL import Image
 
 from input_pipeline.photos.images import (
@@ -129,20 +129,20 @@ def test_missing_file_and_folder_are_named(tmp_path):
 
 def test_decompression_bombs_are_refused_with_their_size(monkeypatch):
     with pytest.raises(ImageError, match="bomb: .*400000000"):
-        read_image(png(20000, 20000), name="bomb")
+        read_image(empty_png(20000, 20000), name="bomb")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(ImageError, match="bomb: 20000 x 20000 pixels, limit 178956970"):
-        read_image(png(20000, 20000), name="bomb")
+        read_image(empty_png(20000, 20000), name="bomb")
 
 
 def test_the_header_alone_tells_the_size():
-    assert read_size(png(400, 300)) == (300, 400)  # its pixels are missing
+    assert read_size(empty_png(400, 300)) == (300, 400)  # its pixels are missing
     with pytest.raises(ImageError):
-        read_image(png(400, 300))
+        read_image(empty_png(400, 300))
     with pytest.raises(ImageError, match="bomb: .*400000000"):
-        read_size(png(20000, 20000), name="bomb")
+        read_size(empty_png(20000, 20000), name="bomb")
     with pytest.raises(ImageError, match="strip: 201 x 1 pixels, one side exceeds"):
-        read_size(png(201, 1), name="strip")
+        read_size(empty_png(201, 1), name="strip")
     with pytest.raises(ImageError, match="notes.txt: not an image"):
         read_size(b"text", name="notes.txt")
 
