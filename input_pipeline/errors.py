@@ -16,6 +16,11 @@ class OneLineError(UserError):
         super().__init__(line if len(line) < 600 else f"{line[:390]} ... {line[-200:]}")
 
 
+def reason(error: BaseException) -> str:
+    """What the system says of an error, else its message, or its type if it has none."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]

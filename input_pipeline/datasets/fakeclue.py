@@ -35,14 +35,11 @@ GENERATORS = ("adm", "biggan", "glide", "midjourney", "sdv4", "sdv5", "vqdm", "w
 
 
 class FakeClue(DataSet):
-    """See the module."""
-
     name = "fakeclue"
     configs = {"published": "Every record, as published.",
                "dedup": "Test records whose group is also in train are skipped."}
 
     def __init__(self, source: str, config: str):
-        """As of DataSet."""
         super().__init__(source, config)
         self._images: dict[str, tuple[Tree, list[str]]] = {}
         self._train: list[str] = []  # images of train that are groups of their own

@@ -48,8 +48,6 @@ NUMBERS = {name: number for number, name in LABELS.items()}
 
 
 class Jsonl(DataSet):
-    """See the module."""
-
     name = "jsonl"
     configs = {"records": "Images described in a manifest.jsonl."}
 

@@ -38,8 +38,6 @@ _MC = re.compile(r"image_mc_(real|fake)_from_(?:real|fake)_(\w+)")
 
 
 class Loki(DataSet):
-    """See the module."""
-
     name = "loki"
     configs = {"regions": "Generated images with explained boxes.",
                "tf": "Images that are real or generated.",

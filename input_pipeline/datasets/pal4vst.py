@@ -15,8 +15,6 @@ from input_pipeline.records.record import SYNTHETIC, DataError, Record, RecordEr
 
 
 class Pal4Vst(DataSet):
-    """See the module."""
-
     name = "pal4vst"
     configs = {"published": "Generated images; what is bad is marked, which may be nothing."}
 

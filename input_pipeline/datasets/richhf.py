@@ -36,8 +36,6 @@ SCORES = {"aesthetic": "aesthetics_score", "artifact": "artifact_score",
 
 
 class RichHF(DataSet):
-    """See the module."""
-
     name = "richhf"
     configs = {"published": "An artifact is where the heat map is above 0; it may be nowhere.",
                "marked": "The same without images on which nothing is marked.",

@@ -37,8 +37,6 @@ KINDS = {"real": REAL, "full_synthetic": SYNTHETIC, "tampered": TAMPERED}
 
 
 class SidSet(DataSet):
-    """See the module."""
-
     name = "sid_set"
     configs = {"folders": "Images and masks in folders.",
                "parquet": "Parquet files of Hugging Face."}

@@ -30,8 +30,6 @@ CATEGORIES = "categories.json"  # optional: {image name: content category}, whic
 
 
 class SynthScars(DataSet):
-    """See the module."""
-
     name = "synthscars"
     configs = {"published": "Synthetic images, every one scarred.",
                "photos": "Real photos, some tampered: no refs means real."}

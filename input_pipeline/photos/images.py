@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from input_pipeline.errors import UserError
+from input_pipeline.errors import UserError, reason
 
 MAX_PIXELS = 178_956_970  # PIL's own limit for what it takes for a decompression bomb
 MAX_BYTES = 256 << 20  # of an encoded file
@@ -118,8 +118,7 @@ def _opened(source: str | os.PathLike | bytes, name: str) -> Iterator[Image.Imag
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image that PIL can read") from error
     except Exception as error:  # broken files make PIL's decoders raise nearly anything
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ImageError(f"{name}: {reason}") from error
+        raise ImageError(f"{name}: {reason(error)}") from error
 
 
 def clip_image(image: np.ndarray | Image.Image, size: int) -> np.ndarray:

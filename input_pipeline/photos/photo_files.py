@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from etils import epath
 
-from input_pipeline.errors import UserError
+from input_pipeline.errors import UserError, reason
 from input_pipeline.paths import is_uri
 from input_pipeline.photos.images import ImageError
 
@@ -94,9 +94,8 @@ def failing(path: str, kind: type[UserError] = ImageError) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         culprit = getattr(error, "filename", None) or path
-        raise kind(f"{printable(str(culprit))}: {reason}") from error
+        raise kind(f"{printable(str(culprit))}: {reason(error)}") from error
 
 
 def absolute(path: str) -> str:

@@ -86,9 +86,7 @@ class Tree:
                 if self.path.endswith(".zip"):
                     return self._archive.read(entry)
                 return self._archive.extractfile(entry).read()
-        except KeyError as error:
-            raise RecordError("file missing", name) from error
-        except FileNotFoundError as error:
+        except (KeyError, FileNotFoundError) as error:
             raise RecordError("file missing", name) from error
         except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tarfile.TarError,
                 RuntimeError, EOFError) as error:

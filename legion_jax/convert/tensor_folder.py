@@ -37,7 +37,6 @@ class Entry:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the value."""
         return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
 
 

@@ -19,26 +19,8 @@ from legion_jax.convert.from_torch import verify
 from legion_jax.weights.strict_json import CheckpointError
 
 KERNEL = "model.layers.0.self_attn.q_proj"
-
-
-@pytest.fixture(scope="module")
-def sized(config, tmp_path_factory):
-    return layouts.sized(config, tmp_path_factory.mktemp("probe") / "tokenizer")
-
-
-@pytest.fixture(scope="module")
-def tensors(sized):
-    return layouts.random_tensors(sized, "float32")
-
-
-@pytest.fixture(scope="module")
-def folders(sized, tmp_path_factory):
-    return published.make(tmp_path_factory.mktemp("published"), sized, dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def adapter(sized, tensors, tmp_path_factory):
-    return peft_side.saved(sized, tensors, tmp_path_factory.mktemp("adapter"))
+sized, tensors = layouts.sized, peft_side.tensors
+folders, adapter = peft_side.folders, peft_side.adapter
 
 
 @pytest.fixture(scope="module")

@@ -12,28 +12,13 @@ import stored_params
 import torch
 
 from input_pipeline.files import FilesError
-from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
-from legion_jax.config import LoraConfig
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.convert import from_torch, to_torch
 from legion_jax.convert.plan import Options
 from legion_jax.convert.tensor_folder import TensorFolder
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, legion_json
 from legion_jax.weights.strict_json import CheckpointError
-
-
-@pytest.fixture(scope="module")
-def sized(config, tmp_path_factory):
-    """The small config with the vocabulary of the tokenizer that `published.make` trains."""
-    probe = train_tokenizer(published.TEXTS, 300, tmp_path_factory.mktemp("probe") / "tokenizer")
-    language = dataclasses.replace(config.language, vocab=probe.vocab_size)
-    return dataclasses.replace(config, language=language, lora=LoraConfig(),
-                               verdict_classes=("synthetic", "real"))
-
-
-@pytest.fixture(scope="module")
-def folders(sized, tmp_path_factory):
-    return published.make(tmp_path_factory.mktemp("published"), sized)
 
 
 def convert(legion, clip, output, **changes):

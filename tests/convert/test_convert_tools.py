@@ -6,17 +6,14 @@ import sys
 import time
 
 import layouts
+from commands import run_tool
 
 from legion_jax.convert import import_command
 from legion_jax.convert.from_torch import Summary
 
 
-def command(tool, *arguments):
-    return [sys.executable, "-m", f"tools.{tool}", *map(str, arguments)]
-
-
 def run(tool, *arguments):
-    done = subprocess.run(command(tool, *arguments), capture_output=True, text=True, check=False)
+    done = run_tool(f"tools.{tool}", *arguments)
     return done.returncode, done.stdout, done.stderr.splitlines()[-1:]
 
 
@@ -39,8 +36,8 @@ def test_in_and_out_by_command(folders, tmp_path):
 
 def test_a_killed_conversion_removes_what_it_wrote(tmp_path):
     process = subprocess.Popen(
-        command("make_random_checkpoint", f"--output={tmp_path}/weights", "--format=safetensors"),
-        stderr=subprocess.PIPE)
+        [sys.executable, "-m", "tools.make_random_checkpoint", f"--output={tmp_path}/weights",
+         "--format=safetensors"], stderr=subprocess.PIPE)
     try:
         while process.poll() is None and not list(tmp_path.glob(".*/*.safetensors")):
             time.sleep(0.01)

@@ -10,7 +10,6 @@ import signal
 import layouts
 import ml_dtypes
 import numpy as np
-import published
 import pytest
 
 from input_pipeline import files
@@ -22,23 +21,7 @@ from legion_jax.weights.strict_json import CheckpointError
 TRAINED = ("model.embed_tokens.", "lm_head.", "model.text_hidden_fcs.",
            "model.grounding_encoder.mask_decoder.")
 UNTRAINED_STEM = "model.layers.{}.mlp.up_proj.weight"
-
-
-@pytest.fixture(scope="module")
-def sized(config, tmp_path_factory):
-    return layouts.sized(config, tmp_path_factory.mktemp("probe") / "tokenizer")
-
-
-@pytest.fixture(scope="module")
-def folders(sized, tmp_path_factory):
-    return published.make(tmp_path_factory.mktemp("published"), sized)
-
-
-@pytest.fixture(scope="module")
-def converted(sized, folders, tmp_path_factory):
-    output = tmp_path_factory.mktemp("converted") / "jax"
-    layouts.convert(folders[0], output, config=sized, clip=folders[1])
-    return output
+sized, folders, converted = layouts.sized, layouts.folders, layouts.converted
 
 
 def is_trained(name):

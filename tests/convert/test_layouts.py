@@ -5,7 +5,6 @@ import shutil
 
 import layouts
 import numpy as np
-import published
 import pytest
 from stored_params import read_params
 
@@ -19,28 +18,12 @@ from legion_jax.weights.strict_json import CheckpointError
 
 SPARE = 64  # rows of a LLaVA of the hub behind its pieces
 WITHOUT_SAM = ["sam_encoder", "mask_decoder", "text_projection", "prompt_encoder"]
-
-
-@pytest.fixture(scope="module")
-def sized(config, tmp_path_factory):
-    return layouts.sized(config, tmp_path_factory.mktemp("probe") / "tokenizer")
+sized, folders, converted = layouts.sized, layouts.folders, layouts.converted
 
 
 @pytest.fixture(scope="module")
 def tensors(sized):
     return layouts.random_tensors(sized, "bfloat16")
-
-
-@pytest.fixture(scope="module")
-def folders(sized, tmp_path_factory):
-    return published.make(tmp_path_factory.mktemp("published"), sized)
-
-
-@pytest.fixture(scope="module")
-def converted(sized, folders, tmp_path_factory):
-    output = tmp_path_factory.mktemp("converted") / "jax"
-    layouts.convert(folders[0], output, config=sized, clip=folders[1])
-    return output
 
 
 @pytest.fixture(scope="module")

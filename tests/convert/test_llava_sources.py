@@ -17,11 +17,7 @@ from legion_jax.weights import checkpoint
 from legion_jax.weights.strict_json import CheckpointError
 
 QV = r"model\.language_model\.layers\.\d+\.self_attn\.[qv]_proj"
-
-
-@pytest.fixture(scope="module")
-def sized(config, tmp_path_factory):
-    return layouts.sized(config, tmp_path_factory.mktemp("probe") / "tokenizer")
+sized = layouts.sized
 
 
 @pytest.fixture(scope="module")

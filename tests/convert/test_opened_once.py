@@ -13,6 +13,7 @@ from legion_jax.convert.tensor_folder import TensorFolder
 from legion_jax.predict.predictor import Predictor
 from legion_jax.weights.checkpoint import META
 
+sized = layouts.sized
 OPENED: list[str] = []  # paths of files, while a test counts them
 COUNTING = []
 
@@ -38,10 +39,9 @@ def opened():
 
 
 @pytest.fixture(scope="module")
-def run(config, tmp_path_factory):
+def run(sized, tmp_path_factory):
     """(a converted checkpoint, a run that started from it)."""
     root = tmp_path_factory.mktemp("chain")
-    sized = layouts.sized(config, root / "probe")
     legion, clip = published.make(root / "in", sized)
     layouts.convert(legion, root / "jax", config=sized, clip=clip)
     layouts.trained_run(root / "run", root / "jax")

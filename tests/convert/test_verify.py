@@ -10,10 +10,7 @@ from legion_jax.convert import from_torch, layout_json
 from legion_jax.weights import checkpoint
 from legion_jax.weights.strict_json import CheckpointError
 
-
-@pytest.fixture(scope="module")
-def sized(config, tmp_path_factory):
-    return layouts.sized(config, tmp_path_factory.mktemp("probe") / "tokenizer")
+sized = layouts.sized
 
 
 @pytest.fixture

@@ -2,11 +2,10 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import fake_evaluation
 import pytest
+from commands import run_tool
 from html_page import Page
 
 from legion_jax.evaluate.report import comparison, photos, write_report
@@ -115,9 +114,8 @@ def test_without_pictures_the_page_says_so(folders, tmp_path):
     (["a", "b", "c"], 1, "error: unexpected argument 'c'; RUN_A RUN_B --flags")])
 def test_command_line(folders, tmp_path, arguments, code, words):
     paths = [str(folders[0].parent / name) if name != "c" else name for name in arguments]
-    done = subprocess.run([sys.executable, "-m", "tools.compare", *paths, "--output",
-                           str(tmp_path / "out"), "--resamples=10"],
-                          capture_output=True, text=True, timeout=120)
+    done = run_tool("tools.compare", *paths, "--output", tmp_path / "out", "--resamples=10",
+                    timeout=120)
     assert done.returncode == code and words in done.stdout + done.stderr
     assert (tmp_path / "out" / "compare.json").exists() == (code == 0)
 

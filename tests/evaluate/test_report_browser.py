@@ -9,6 +9,7 @@ import urllib.parse
 import browser
 import fake_evaluation
 import pytest
+from fake_evaluation import rows_of
 
 from legion_jax.evaluate.report import comparison, items, photos, write_report
 from legion_jax.evaluate.report.folder import open_evaluation
@@ -43,12 +44,8 @@ def _open(page: browser.Browser, path, width: int = 1280, *, mark: str = "", **o
     page.open(path.as_uri() + mark)
 
 
-def _rows(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
-
-
 def _by_quality(folder) -> list[str]:
-    return [row["id"] for row in sorted(_rows(folder), key=lambda row: (
+    return [row["id"] for row in sorted(rows_of(folder), key=lambda row: (
         items.quality(row), row["rouge_l"]))]
 
 
@@ -64,13 +61,13 @@ def test_worst_first_and_other_orders(page, folder):
     _choose(page, "sort", "best first")
     assert page.run(CARDS)[:10] == worst[::-1][:10]
     _choose(page, "sort", "fake probability, highest first")
-    assert page.run(CARDS)[0] == max(_rows(folder), key=lambda r: r["fake_probability"])["id"]
+    assert page.run(CARDS)[0] == max(rows_of(folder), key=lambda r: r["fake_probability"])["id"]
     _choose(page, "sort", "id")
     assert page.run(CARDS) == sorted(worst)[:len(page.run(CARDS))]
 
 
 def test_filters_and_words(page, folder):
-    rows = _rows(folder)
+    rows = rows_of(folder)
     page.click('[data-mark="disagree"]')
     wanted = {row["id"] for row in rows if row["words_agree"] is False}
     assert set(page.run(CARDS)) == wanted and wanted
@@ -118,7 +115,7 @@ def test_photo_pages_next_back_and_keys(page, folder):
 
 
 def _place(folder, name: str) -> int:
-    return [row["id"] for row in _rows(folder)].index(name)
+    return [row["id"] for row in rows_of(folder)].index(name)
 
 
 @pytest.mark.parametrize("name", fake_evaluation.EVIL)
@@ -126,7 +123,7 @@ def test_any_id_has_a_page(page, folder, name):
     mark = "#/photo/" + urllib.parse.quote(name, safe="")
     _open(page, folder / "report.html", mark=mark)
     page.wait("document.querySelector('#photo h1')")
-    row = _rows(folder)[_place(folder, name)]
+    row = rows_of(folder)[_place(folder, name)]
     assert page.run("document.querySelector('#photo h1').textContent") == name
     page.run("document.querySelectorAll('#photo sup').forEach(number => number.remove())")
     shown = page.run("document.querySelector('#photo').textContent")
@@ -146,7 +143,7 @@ def test_masks_are_those_of_the_rows(page, folder):
     """Every pixel of a mask is drawn, and none beside it by more than a pixel of the canvas."""
     from input_pipeline.photos.regions import rle_to_mask
 
-    row = max(_rows(folder), key=lambda r: r["num_masks"])
+    row = max(rows_of(folder), key=lambda r: r["num_masks"])
     rle = row["regions"][0]["rle"]
     tall, wide = row["size"]
     grid = page.run(f"Array.from(rasterise({json.dumps(rle)}, {wide}, {tall}).grid)")
@@ -159,7 +156,7 @@ def test_masks_are_those_of_the_rows(page, folder):
 
 
 def test_a_phrase_lights_its_mask(page, folder):
-    row = max(_rows(folder), key=lambda r: r["num_masks"])
+    row = max(rows_of(folder), key=lambda r: r["num_masks"])
     assert row["num_masks"] > 1
     _open(page, folder / "report.html", mark="#/photo/" + urllib.parse.quote(row["id"], safe=""))
     page.wait("document.querySelector('#photo .said canvas')")

@@ -3,13 +3,11 @@
 import hashlib
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from commands import run_tool
 from PIL import Image
-from repository import ROOT
 
 from input_pipeline.photos.regions import polygons_to_mask
 from input_pipeline.scarred_photos import dataset_folder
@@ -221,9 +219,8 @@ def test_place_words_follow_the_centre():
     (("--num_train=2", "--num_test=1", "--size=64"), 0, "out: 2 train and 1 test images\n"),
     (("there",), 1, "error: unexpected argument 'there'; every argument is a --flag\n")])
 def test_the_command(tmp_path, flags, code, message):
-    done = subprocess.run(
-        [sys.executable, "-m", "input_pipeline.scarred_photos", f"--output={tmp_path}/out", *flags],
-        cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = run_tool("input_pipeline.scarred_photos", f"--output={tmp_path}/out", *flags,
+                    timeout=300)
     assert done.returncode == code
     assert (done.stderr if code else done.stdout).endswith(message)
     assert (tmp_path / "out").exists() != bool(code) and len(list(tmp_path.iterdir())) == 1 - code

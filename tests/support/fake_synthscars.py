@@ -3,7 +3,9 @@
 import io
 import json
 
+import pytest
 from PIL import Image
+from prepared_sources import prepare
 
 SQUARE = [[2, 2, 12, 2, 12, 9, 2, 9]]
 
@@ -101,3 +103,19 @@ DROPPED = {
     "phrase overlaps another": 1,
     "unusable region": 2,
 }
+
+
+def make_fake(root):
+    """All of them in a split for training, beside a photo that no name may lead to."""
+    (root / "secret.png").write_bytes(encode_image(99))
+    return write_split(root, "train", GOOD + DEFECTS, folder="annoations", images=IMAGES)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return make_fake(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="module")
+def published(source, tmp_path_factory):
+    return prepare("synthscars/published", source, tmp_path_factory.mktemp("data"))

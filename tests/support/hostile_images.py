@@ -32,10 +32,10 @@ def make(root: pathlib.Path) -> None:
     (root / "link_to_itself.jpg").symlink_to(root / "link_to_itself.jpg")
     (root / "good_link.png").symlink_to(root / "good_jpeg.jpg")
     (root / "folder.jpg").mkdir()
-    (root / "folder.jpg" / "good_inside.png").write_bytes(_encoded(_photo()))
+    (root / "folder.jpg" / "good_inside.png").write_bytes(encoded(_photo()))
     (root / "folder.jpg" / "loop").symlink_to(root)
     (root / "folder.jpg" / ".hidden.png").write_bytes(b"")
-    (root / "good_or_not_permitted.png").write_bytes(_encoded(_photo()))
+    (root / "good_or_not_permitted.png").write_bytes(encoded(_photo()))
     (root / "good_or_not_permitted.png").chmod(0)
 
 
@@ -50,7 +50,8 @@ def _photo(height=40, width=56, mode="RGB") -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8)).convert(mode)
 
 
-def _encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    """The bytes of a file of that kind."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -59,55 +60,55 @@ def _encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 def _good() -> dict[str, bytes]:
     photo, frames = _photo(), [_photo(40, 56, "L").convert("RGB"), _photo()]
     files = {
-        "good_jpeg.jpg": _encoded(photo, "JPEG"),
-        "good_progressive.jpg": _encoded(photo, "JPEG", progressive=True),
-        "good_cmyk.jpg": _encoded(_photo(mode="CMYK"), "JPEG"),
-        "good_grey.jpg": _encoded(_photo(mode="L"), "JPEG"),
-        "good_ycck_no_suffix": _encoded(photo, "JPEG", subsampling=0),
-        "good_png_named.jpg": _encoded(photo),
-        "good_jpeg_named.png": _encoded(photo, "JPEG"),
-        "good_webp_named.gif": _encoded(photo, "WEBP"),
-        "good_1x1.png": _encoded(_photo(1, 1)), "good_1x1.jpg": _encoded(_photo(1, 1), "JPEG"),
-        "good_1x1.gif": _encoded(_photo(1, 1), "GIF"),
-        "good_ratio.png": _encoded(_photo(2, 128)),
-        "good_bits.png": _encoded(_photo(mode="1")),
-        "good_palette.png": _encoded(photo.quantize(17), transparency=bytes(range(17))),
-        "good_palette_one.png": _encoded(photo.quantize(17), transparency=3),
-        "good_alpha.png": _encoded(_photo(mode="RGBA")),
-        "good_grey_alpha.png": _encoded(_photo(mode="LA")),
-        "good_16_bits.png": _encoded(Image.fromarray(_deep(np.uint16))),
-        "good_16_bits.tiff": _encoded(Image.fromarray(_deep(np.uint16)), "TIFF"),
-        "good_lzw.tiff": _encoded(photo, "TIFF", compression="tiff_lzw"),
-        "good_lab.tiff": _encoded(_lab(photo), "TIFF"),
-        "good_pages.tiff": _encoded(photo, "TIFF", save_all=True, append_images=frames),
-        "good_bmp.bmp": _encoded(photo, "BMP"), "good_ppm.ppm": _encoded(photo, "PPM"),
-        "good_gif.gif": _encoded(photo, "GIF"),
-        "good_moving.gif": _encoded(photo, "GIF", save_all=True, append_images=frames),
-        "good_moving.webp": _encoded(photo, "WEBP", save_all=True, append_images=frames),
-        "good_moving.png": _encoded(photo, "PNG", save_all=True, append_images=frames),
-        "good_pair.mpo": _encoded(photo, "MPO", save_all=True, append_images=frames),
-        "good_profile.jpg": _encoded(photo, "JPEG", icc_profile=b"\x01" * 900_000),
-        "good_comment.jpg": _encoded(photo, "JPEG", comment=b"c" * 65_000),
-        "good_exif.jpg": _encoded(photo, "JPEG", exif=b"Exif\0\0" + b"\xff" * 65_000),
-        "good_trailer.jpg": _encoded(photo, "JPEG") + b"\0" * 100_000,
-        "good_panorama.jpg": _encoded(Image.new("RGB", (9000, 450), (200, 9, 9)), "JPEG"),
-        **{f"good_large_{k}.png": _encoded(Image.new("L", (4000, 4000), 130)) for k in range(8)},
-        "good_\U0001f99c \u202egnp.name\n'\".png": _encoded(photo),
-        f"good_{'x' * 240}.png": _encoded(photo)}
+        "good_jpeg.jpg": encoded(photo, "JPEG"),
+        "good_progressive.jpg": encoded(photo, "JPEG", progressive=True),
+        "good_cmyk.jpg": encoded(_photo(mode="CMYK"), "JPEG"),
+        "good_grey.jpg": encoded(_photo(mode="L"), "JPEG"),
+        "good_ycck_no_suffix": encoded(photo, "JPEG", subsampling=0),
+        "good_png_named.jpg": encoded(photo),
+        "good_jpeg_named.png": encoded(photo, "JPEG"),
+        "good_webp_named.gif": encoded(photo, "WEBP"),
+        "good_1x1.png": encoded(_photo(1, 1)), "good_1x1.jpg": encoded(_photo(1, 1), "JPEG"),
+        "good_1x1.gif": encoded(_photo(1, 1), "GIF"),
+        "good_ratio.png": encoded(_photo(2, 128)),
+        "good_bits.png": encoded(_photo(mode="1")),
+        "good_palette.png": encoded(photo.quantize(17), transparency=bytes(range(17))),
+        "good_palette_one.png": encoded(photo.quantize(17), transparency=3),
+        "good_alpha.png": encoded(_photo(mode="RGBA")),
+        "good_grey_alpha.png": encoded(_photo(mode="LA")),
+        "good_16_bits.png": encoded(Image.fromarray(_deep(np.uint16))),
+        "good_16_bits.tiff": encoded(Image.fromarray(_deep(np.uint16)), "TIFF"),
+        "good_lzw.tiff": encoded(photo, "TIFF", compression="tiff_lzw"),
+        "good_lab.tiff": encoded(_lab(photo), "TIFF"),
+        "good_pages.tiff": encoded(photo, "TIFF", save_all=True, append_images=frames),
+        "good_bmp.bmp": encoded(photo, "BMP"), "good_ppm.ppm": encoded(photo, "PPM"),
+        "good_gif.gif": encoded(photo, "GIF"),
+        "good_moving.gif": encoded(photo, "GIF", save_all=True, append_images=frames),
+        "good_moving.webp": encoded(photo, "WEBP", save_all=True, append_images=frames),
+        "good_moving.png": encoded(photo, "PNG", save_all=True, append_images=frames),
+        "good_pair.mpo": encoded(photo, "MPO", save_all=True, append_images=frames),
+        "good_profile.jpg": encoded(photo, "JPEG", icc_profile=b"\x01" * 900_000),
+        "good_comment.jpg": encoded(photo, "JPEG", comment=b"c" * 65_000),
+        "good_exif.jpg": encoded(photo, "JPEG", exif=b"Exif\0\0" + b"\xff" * 65_000),
+        "good_trailer.jpg": encoded(photo, "JPEG") + b"\0" * 100_000,
+        "good_panorama.jpg": encoded(Image.new("RGB", (9000, 450), (200, 9, 9)), "JPEG"),
+        **{f"good_large_{k}.png": encoded(Image.new("L", (4000, 4000), 130)) for k in range(8)},
+        "good_\U0001f99c \u202egnp.name\n'\".png": encoded(photo),
+        f"good_{'x' * 240}.png": encoded(photo)}
     for number in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = number
-        files[f"good_turned_{number}.jpg"] = _encoded(photo, "JPEG", exif=exif)
+        files[f"good_turned_{number}.jpg"] = encoded(photo, "JPEG", exif=exif)
     for codec, kind, ending in (("avif", "AVIF", "avif"), ("jpg_2000", "JPEG2000", "jp2")):
         if features.check(codec):
-            files[f"good_{ending}.{ending}"] = _encoded(photo, kind)
+            files[f"good_{ending}.{ending}"] = encoded(photo, kind)
     return files
 
 
 def _cut() -> dict[str, bytes]:
     rng = np.random.default_rng(0)
     noise = Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8))
-    return {f"truncated_{keep}.{kind.lower()}": (content := _encoded(noise, kind))[
+    return {f"truncated_{keep}.{kind.lower()}": (content := encoded(noise, kind))[
         :int(len(content) * keep / 100)]
         for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP") for keep in (1, 10, 40, 70, 95)}
 
@@ -117,31 +118,33 @@ def _odd() -> dict[str, bytes]:
     rng, files = np.random.default_rng(1), {}
     for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP"):
         for number in range(5):
-            content = bytearray(_encoded(_photo(), kind))
+            content = bytearray(encoded(_photo(), kind))
             content[rng.integers(8, len(content))] ^= 0xFF
             files[f"any_flipped_{number}.{kind.lower()}"] = bytes(content)
     return files
 
 
 def _bad() -> dict[str, bytes]:
-    progressive = _encoded(_photo(200, 200), "JPEG", progressive=True)
-    png = bytearray(_encoded(_photo()))
+    progressive = encoded(_photo(200, 200), "JPEG", progressive=True)
+    png = bytearray(encoded(_photo()))
     png[len(png) // 2] ^= 0xFF
     return {
         "zero_bytes.jpg": b"", "text.jpg": b"this is a text\n" * 50, "svg.png": b"<svg></svg>",
         "html.png": b"<!DOCTYPE html><html>404</html>", "not_an_image.webp": b"RIFF\0\0\0\0WEBP",
         "not_an_image.jpg": bytes(4096),
-        "bomb_60000x60000.png": _png(60000, 60000), "bomb_16000x16000.png": _png(16000, 16000),
-        "bomb_60000x60000.bmp": _bmp(60000, 60000), "no_width.png": _png(0, 9),
-        "wide_20000x20.png": _encoded(_photo(20, 20000)),
-        "tall_20x20000.jpg": _encoded(_photo(20000, 20), "JPEG"),
-        "vanishes.png": _encoded(_photo(1, 180)),
-        "float.tiff": _encoded(Image.fromarray(_deep(np.float32)), "TIFF"),
-        "int32.tiff": _encoded(Image.fromarray(_deep(np.int32) + 70_000), "TIFF"),
+        "bomb_60000x60000.png": empty_png(60000, 60000),
+        "bomb_16000x16000.png": empty_png(16000, 16000),
+        "bomb_60000x60000.bmp": _bmp(60000, 60000), "no_width.png": empty_png(0, 9),
+        "wide_20000x20.png": encoded(_photo(20, 20000)),
+        "tall_20x20000.jpg": encoded(_photo(20000, 20), "JPEG"),
+        "vanishes.png": encoded(_photo(1, 180)),
+        "float.tiff": encoded(Image.fromarray(_deep(np.float32)), "TIFF"),
+        "int32.tiff": encoded(Image.fromarray(_deep(np.int32) + 70_000), "TIFF"),
         "partial_progressive.jpg": progressive[:len(progressive) // 2],
         "wrong_crc.png": bytes(png),
-        "too_many_bytes.jpg": _encoded(_photo(), "JPEG") + b"\0" * (3 << 20),
-        "text_bomb.png": _png(8, 8, _chunk(b"zTXt", b"a\0\0" + zlib.compress(b"b" * (9 << 20))))}
+        "too_many_bytes.jpg": encoded(_photo(), "JPEG") + b"\0" * (3 << 20),
+        "text_bomb.png": empty_png(
+            8, 8, _chunk(b"zTXt", b"a\0\0" + zlib.compress(b"b" * (9 << 20))))}
 
 
 def _deep(kind) -> np.ndarray:
@@ -156,7 +159,8 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def _png(width: int, height: int, more: bytes = b"") -> bytes:
+def empty_png(width: int, height: int, more: bytes = b"") -> bytes:
+    """A PNG that says it is so large, and has next to no pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + more
             + _chunk(b"IDAT", zlib.compress(b"\0" * 99)) + _chunk(b"IEND", b""))

@@ -6,6 +6,7 @@ import shutil
 
 import jax.numpy as jnp
 import published
+import pytest
 
 from input_pipeline.text.tokenizer import train_tokenizer
 from legion_jax.config import LegionConfig, LoraConfig
@@ -29,15 +30,20 @@ def sized(config: LegionConfig, folder: pathlib.Path) -> LegionConfig:
                                verdict_classes=("synthetic", "real"))
 
 
-def convert(legion: pathlib.Path, clip: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
+@pytest.fixture(scope="module")
+def converted(folders, tmp_path_factory) -> pathlib.Path:
+    """The checkpoint that `folders` become."""
+    (legion, clip), output = folders, tmp_path_factory.mktemp("converted") / "jax"
     from_torch.convert(str(legion), str(output), clip=str(clip), progress=False,
                        options=Options(sam=read_json(legion / "sam_config.json")))
     return output
 
 
-def run(model: LegionConfig, converted: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+@pytest.fixture(scope="module")
+def run(sized, converted, tmp_path_factory) -> pathlib.Path:
     """A run that trained LoRA and the verdict head, at step 3."""
-    model = dataclasses.replace(model, lora=LoraConfig(rank=2))
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    model = dataclasses.replace(sized, lora=LoraConfig(rank=2))
     trained = {p: jnp.zeros(a.shape) for p, a in param_tree.abstract_params(model).items()
                if "lora_" in p or p.startswith("verdict/")}
     writer = run_checkpoints.RunCheckpoints(folder, every=3, keep=1)

@@ -4,9 +4,9 @@ import dataclasses
 import json
 import pathlib
 
-import inspected
 import numpy as np
 import published
+import pytest
 from stored_params import read_params
 
 from experiments import base
@@ -24,10 +24,24 @@ HEADS = ("model.text_hidden_fcs.", "prediction_head.")
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 
 
-def sized(config: LegionConfig, folder: pathlib.Path) -> LegionConfig:
-    """A vision tower with heads of 64 values, whose number its shapes tell."""
-    config = inspected.sized(config, folder)
-    return dataclasses.replace(config, clip=dataclasses.replace(config.clip, width=64, heads=1))
+@pytest.fixture(scope="module")
+def sized(sized) -> LegionConfig:
+    """That of all tests with heads of 64 values in the vision tower, whose number shapes tell."""
+    return dataclasses.replace(sized, clip=dataclasses.replace(sized.clip, width=64, heads=1))
+
+
+@pytest.fixture(scope="module")
+def folders(sized, tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
+    """(LEGION, CLIP) as published."""
+    return published.make(tmp_path_factory.mktemp("published"), sized)
+
+
+@pytest.fixture(scope="module")
+def converted(sized, folders, tmp_path_factory) -> pathlib.Path:
+    """The checkpoint that `folders` become."""
+    output = tmp_path_factory.mktemp("converted") / "jax"
+    convert(folders[0], output, config=sized, clip=folders[1])
+    return output
 
 
 def random_tensors(config: LegionConfig, dtype: str, *, seed: int = 0) -> dict[str, np.ndarray]:

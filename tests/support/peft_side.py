@@ -3,9 +3,11 @@
 import json
 import pathlib
 
+import layouts
 import numpy as np
 import peft
 import published
+import pytest
 import torch
 import transformers
 
@@ -49,3 +51,21 @@ def saved(config: LegionConfig, tensors: dict[str, np.ndarray], folder: pathlib.
     model.save_pretrained(folder)
     state = {k: v.clone() for k, v in model.state_dict().items()}
     return folder, state, model.merge_and_unload().state_dict()
+
+
+@pytest.fixture(scope="module")
+def tensors(sized) -> dict[str, np.ndarray]:
+    """Those of `folders`."""
+    return layouts.random_tensors(sized, "float32")
+
+
+@pytest.fixture(scope="module")
+def folders(sized, tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
+    """(LEGION, CLIP) as published, in the dtype PEFT computes in."""
+    return published.make(tmp_path_factory.mktemp("published"), sized, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def adapter(sized, tensors, tmp_path_factory):
+    """What `saved` makes of `tensors`."""
+    return saved(sized, tensors, tmp_path_factory.mktemp("adapter"))

@@ -2,13 +2,11 @@
 
 import io
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from commands import run_tool
 from PIL import Image
-from repository import ROOT
 
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import prepared
@@ -33,10 +31,8 @@ def folder(tmp_path_factory):
 
 
 def bench(folder, *flags):
-    return subprocess.run(
-        [sys.executable, "-m", "tools.bench_input", f"--tokenizer={folder}/tokenizer",
-         "--batch_size=2", "--seconds=0.1", "--rounds=2", *flags],
-        cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return run_tool("tools.bench_input", f"--tokenizer={folder}/tokenizer", "--batch_size=2",
+                    "--seconds=0.1", "--rounds=2", *flags, timeout=300)
 
 
 def test_synthetic_photos_are_like_the_published_ones(folder):

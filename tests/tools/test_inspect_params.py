@@ -13,15 +13,7 @@ from rich.console import Console
 from input_pipeline.errors import UserError
 from tools.inspect_params import __main__ as inspect_params, inventory, listing
 
-
-@pytest.fixture(scope="module")
-def converted(folders, tmp_path_factory):
-    return inspected.convert(*folders, tmp_path_factory.mktemp("converted") / "jax")
-
-
-@pytest.fixture(scope="module")
-def run(sized, converted, tmp_path_factory):
-    return inspected.run(sized, converted, tmp_path_factory.mktemp("runs") / "run")
+converted, run = inspected.converted, inspected.run
 
 
 @pytest.mark.parametrize("text", ["1,2", "1,0,1", "1,-1,1", "a,b,c", "1,2,3,4,5", "1,1.5,1", ""])

@@ -23,16 +23,7 @@ from legion_jax.weights import checkpoint
 from tools.inspect_params import __main__ as inspect_params, inventory, listing
 
 REGION_ENCODER, TRAINED = 299_142_912, 587_427_044  # see test_sizes.py
-
-
-@pytest.fixture(scope="module")
-def converted(folders, tmp_path_factory):
-    return inspected.convert(*folders, tmp_path_factory.mktemp("converted") / "jax")
-
-
-@pytest.fixture(scope="module")
-def run(sized, converted, tmp_path_factory):
-    return inspected.run(sized, converted, tmp_path_factory.mktemp("runs") / "run")
+converted, run = inspected.converted, inspected.run
 
 
 @pytest.mark.parametrize("depth", [None, 1, 2])

@@ -1,12 +1,11 @@
 """Random weights in the published layout: shaped as published, there and back bit for bit."""
 
-import subprocess
-import sys
 
 import numpy as np
 import published
 import pytest
 import torch
+from commands import run_tool
 
 from legion_jax import config
 from legion_jax.convert import from_torch, to_torch
@@ -36,8 +35,8 @@ def test_full_size_is_cut_as_the_published_one():
 
 
 def test_there_and_back(tmp_path):
-    subprocess.run([sys.executable, "-m", "tools.make_random_checkpoint", "--size", "tiny",
-                    "--output", tmp_path / "torch"], check=True, capture_output=True)
+    made = run_tool("tools.make_random_checkpoint", "--size=tiny", "--output", tmp_path / "torch")
+    assert made.returncode == 0, made.stderr
     from_torch.convert(str(tmp_path / "torch"), str(tmp_path / "jax"),
                        clip=str(tmp_path / "torch/clip"), progress=False,
                        options=Options(sam=read_json(tmp_path / "torch/sam_config.json")))

@@ -62,7 +62,6 @@ def as_dict(compiled: Compiled) -> dict:
 
 
 def show(compiled: Compiled, console: Console) -> None:
-    """Print everything."""
     sizes = " x ".join(f"{name} {size}" for name, size in compiled.mesh.items())
     console.print(f"{compiled.chip.name}, topology {compiled.topology}, mesh of {sizes}",
                   highlight=False)

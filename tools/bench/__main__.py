@@ -41,7 +41,6 @@ INSTALL = "pip install -e '.[bench]'"
 
 
 def define_flags() -> None:
-    """The flags of this command."""
     flags.DEFINE_enum("device", None, ["cpu", "gpu"], "Where; by default a GPU where JAX has one.")
     flags.DEFINE_integer("rounds", 5, "Turns of each contestant that count.")
     flags.DEFINE_integer("threads", os.cpu_count(), "Cores for both, on a CPU.")

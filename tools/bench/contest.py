@@ -1,5 +1,6 @@
 """The two pieces of work: who takes part, in turns, and whether all come to the same."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +20,9 @@ def train(case: cases.Case, params: dict[str, np.ndarray], *, rounds: int, peer:
     if peer:
         from tools.bench.peer import PeerTrain
         entered["peer"] = PeerTrain(case, params, batch)
-    first, contestants = _with_first_results(entered)
-    figures = turns.measure(contestants, rounds=rounds, label="train step",
-                            flops=floors.train_flops(case))
-    if peer:
-        figures["check"] = compare_updates(first["ours"], first["peer"])
-    return figures | {"compile_s": entered["ours"].compile_s, "photos": case.batch}
+    figures = _measure(entered, compare_updates, rounds=rounds, label="train step",
+                       flops=floors.train_flops(case))
+    return figures | {"photos": case.batch}
 
 
 def answers(case: cases.Case, params: dict[str, np.ndarray], *, rounds: int, peer: bool) -> dict:
@@ -34,27 +32,29 @@ def answers(case: cases.Case, params: dict[str, np.ndarray], *, rounds: int, pee
     if peer:
         from tools.bench.peer import PeerAnswers
         entered["peer"] = PeerAnswers(case, params, asked)
-    first, contestants = _with_first_results(entered)
-    figures = turns.measure(contestants, rounds=rounds, label="answers",
-                            flops=floors.answer_flops(case))
-    if peer:
-        figures["check"] = compare_answers(first["ours"], first["peer"], case)
-    return figures | {"compile_s": entered["ours"].compile_s, "photos": case.photos,
-                      "tokens": case.photos * case.new, "masks": case.photos * case.masks}
+    figures = _measure(entered, functools.partial(compare_answers, case=case), rounds=rounds,
+                       label="answers", flops=floors.answer_flops(case))
+    return figures | {"photos": case.photos, "tokens": case.photos * case.new,
+                      "masks": case.photos * case.masks}
 
 
 WORK: dict[str, Callable[..., dict]] = {"train": train, "answers": answers}
 
 
-def _with_first_results(entered: dict[str, Callable]) -> tuple[dict, dict[str, Callable]]:
-    """What each returns in its first turn, filled in as they run, and the contestants."""
+def _measure(entered: dict[str, Any], compare: Callable[..., dict], *, rounds: int, label: str,
+             flops: float) -> dict:
+    """The summary of all turns; `compare` is given what both returned in their first."""
     first: dict = {}
 
     def turn(name):
         result = entered[name]()
         first.setdefault(name, result)
 
-    return first, {name: lambda name=name: turn(name) for name in entered}
+    figures = turns.measure({name: functools.partial(turn, name) for name in entered},
+                            rounds=rounds, label=label, flops=flops)
+    if "peer" in entered:
+        figures["check"] = compare(first["ours"], first["peer"])
+    return figures | {"compile_s": entered["ours"].compile_s}
 
 
 def compare_updates(mine: dict[str, float], theirs: dict[str, float]) -> dict:

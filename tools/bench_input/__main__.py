@@ -44,7 +44,6 @@ _KEPT_FILES = 256  # of `floor`, in memory
 
 
 def define_flags() -> None:
-    """The flags of this command."""
     flags.DEFINE_string("data_dir", None, "Folder written by tools.prepare_data.")
     flags.DEFINE_string("split", "train", "Split of it.")
     flags.DEFINE_integer("synthetic", 0, "Measure with this many photos made up for it.")
@@ -144,7 +143,6 @@ def measure(options, folder: str) -> dict:
 
 
 def show(result: dict, console: Console) -> None:
-    """Prints the tables."""
     speed = Table(title=f"images per second, {result['cores']} cores, median of "
                         f"{result['rounds']} turns", title_justify="left")
     for column in ("", "per host", "slowest", "fastest", "cores used", "per core second"):

@@ -50,7 +50,6 @@ class Parameter:
 
     @property
     def count(self) -> int:
-        """Number of values."""
         return math.prod(self.shape)
 
     @property

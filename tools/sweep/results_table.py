@@ -36,10 +36,6 @@ class Row:
     state: str
     scores: dict[str, float | None]
 
-    def score(self, metric: str) -> float | None:
-        """None where there is none."""
-        return self.scores.get(metric)
-
     def knows(self, metric: str) -> bool:
         """Whether the run wrote it, be it as undefined, alone or with the block it stands in."""
         words = metric.split(".")
@@ -111,7 +107,7 @@ def _flat(block: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]
 
 def best_of(sweep: Sweep, rows: Sequence[Row]) -> str | None:
     """Name of the run with the best metric, the first of equals; None when none has a number."""
-    values = {row.name: row.score(sweep.metric) for row in rows}
+    values = {row.name: row.scores.get(sweep.metric) for row in rows}
     values = {name: v for name, v in values.items() if v is not None and math.isfinite(v)}
     if not values:
         return None
@@ -127,7 +123,7 @@ def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
     for row in rows:
         name = f"**{row.name}**" if row.name == best else row.name
         lines.append([name, *(_text(row.knobs[knob]) for knob in knobs),
-                      *(_number(row.score(metric)) for metric in metrics), row.state])
+                      *(_number(row.scores.get(metric)) for metric in metrics), row.state])
     sense = "higher" if sweep.higher_is_better else "lower"
     table = "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
     return f"Compared by {sweep.metric}, {sense} is better; base {sweep.base}.\n\n{table}\n"
@@ -171,6 +167,6 @@ def collect(sweep: Sweep, runs: Sequence[Run], output: pathlib.Path,
     output.mkdir(parents=True, exist_ok=True)
     files.write_text(output / "table.md", markdown(sweep, rows))
     files.write_text(output / "table.csv", csv_text(rows))
-    points = [plot.Point(row.name, row.knobs, row.score(sweep.metric)) for row in rows]
+    points = [plot.Point(row.name, row.knobs, row.scores.get(sweep.metric)) for row in rows]
     files.write_text(output / "plot.svg", plot.draw(
         points, metric=sweep.metric, best=best_of(sweep, rows)))

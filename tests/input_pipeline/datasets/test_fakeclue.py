@@ -3,8 +3,6 @@
 import hashlib
 import json
 import pickle
-import subprocess
-import sys
 import zipfile
 from collections import Counter
 
@@ -18,6 +16,7 @@ from fake_fakeclue import (
     spoil,
 )
 from fake_folders import picture, write_tree, zip_tree
+from prepared_sources import prepare, printed_by_the_tool, write_times
 
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import builder, manifest
@@ -43,7 +42,7 @@ def read_all(source, config="published"):
 def prepared(tmp_path_factory):
     root = tmp_path_factory.mktemp("fakeclue")
     made = make_fake(root / "source", nested=2)
-    built = builder.prepare(open_dataset("fakeclue", str(root / "source")), root / "data")
+    built = prepare("fakeclue", root / "source", root / "data")
     return root, made, built
 
 
@@ -84,9 +83,9 @@ def test_every_defect_is_counted_and_named(prepared):
 
 def test_second_run_changes_nothing(prepared):
     root, _, built = prepared
-    before = {path: path.stat().mtime for path in built.data_path.iterdir()}
-    again = builder.prepare(open_dataset("fakeclue", str(root / "source")), root / "data")
-    assert {path: path.stat().mtime for path in again.data_path.iterdir()} == before
+    before = write_times(built.data_path)
+    again = prepare("fakeclue", root / "source", root / "data")
+    assert write_times(again.data_path) == before
 
 
 def test_every_place_of_the_images_gives_the_same(tmp_path):
@@ -173,9 +172,5 @@ def test_a_doubled_entry_and_a_spoilt_one(tmp_path):
 
 def test_tool(tmp_path):
     make_fake(tmp_path / "source")
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.prepare_data", "--dataset=fakeclue/dedup",
-         f"--source={tmp_path}/source", f"--data_dir={tmp_path}/data"],
-        capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "group is also in train" in done.stdout
+    assert "group is also in train" in printed_by_the_tool(
+        "fakeclue/dedup", tmp_path / "source", tmp_path / "data")

@@ -1,16 +1,15 @@
 """Folders of real and fake images: labels, classes, test sets, shared real folders, caps."""
 
 import hashlib
-import subprocess
-import sys
 import time
 
 import pytest
 from fake_folders import BROKEN, FORMS, make_fake, pair, picture, write_tree, zip_tree
+from prepared_sources import prepare, printed_by_the_tool, write_times
 
 from input_pipeline.datasets import open_dataset
 from input_pipeline.datasets.folder_binary import UniversalFakeDetect
-from input_pipeline.records import builder, manifest
+from input_pipeline.records import manifest
 from input_pipeline.records.dataset import Notes
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError, RecordError
@@ -25,8 +24,7 @@ def splits_of(name, source):
 def progan(tmp_path_factory):
     root = tmp_path_factory.mktemp("progan")
     files = make_fake(root / "source", "progan")
-    return root, files, builder.prepare(
-        open_dataset("progan", str(root / "source")), root / "data")
+    return root, files, prepare("progan", root / "source", root / "data")
 
 
 def test_every_image_comes_back_with_label_class_and_bytes(progan):
@@ -62,9 +60,9 @@ def test_defects_are_counted_beside_the_published_number(progan):
 
 def test_second_run_changes_nothing(progan):
     root, _, built = progan
-    before = {path: path.stat().mtime for path in built.data_path.iterdir()}
-    again = builder.prepare(open_dataset("progan", str(root / "source")), root / "data")
-    assert {path: path.stat().mtime for path in again.data_path.iterdir()} == before
+    before = write_times(built.data_path)
+    again = prepare("progan", root / "source", root / "data")
+    assert write_times(again.data_path) == before
 
 
 @pytest.mark.parametrize("name", ["progan", "forensynths", "ufd/all", "ufd/capped"])
@@ -137,7 +135,7 @@ def test_diffusion_models_share_their_real_images(tmp_path):
     assert homes["guided"] == {"imagenet"} and homes["ldm_200"] == homes["dalle"] == {"laion"}
     assert {row[3] for row in splits["ldm_200"] if row[1] == 1} == {"ldm_200"}
     assert {row[3] for row in splits["sitd"] if row[1] == 1} == {"sitd"}
-    built = builder.prepare(open_dataset("ufd/all", str(tmp_path)), tmp_path / "data")
+    built = prepare("ufd/all", tmp_path, tmp_path / "data")
     summary = manifest.read_summary(built.data_path)["splits"]
     assert summary["guided"]["published"] == 2000 and summary["guided"]["label"] == {
         "0": 3, "1": 3}
@@ -199,9 +197,4 @@ def test_sets_are_the_published_ones():
 @pytest.mark.parametrize("name", ["progan", "forensynths", "ufd/capped"])
 def test_tool(tmp_path, name):
     make_fake(tmp_path / "source", name.partition("/")[0])
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.prepare_data", f"--dataset={name}",
-         f"--source={tmp_path}/source", f"--data_dir={tmp_path}/data"],
-        capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "manifest.jsonl" in done.stdout
+    assert "manifest.jsonl" in printed_by_the_tool(name, tmp_path / "source", tmp_path / "data")

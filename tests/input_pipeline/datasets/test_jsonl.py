@@ -3,20 +3,18 @@
 import hashlib
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from fake_folders import FORMS, picture, write_tree, zip_tree
 from fake_sid_set import encode_mask, mask_array
+from prepared_sources import by_id, prepare, printed_by_the_tool, write_times
 
 from input_pipeline.datasets import open_dataset
 from input_pipeline.datasets.jsonl import FIELDS, REGION_FIELDS
 from input_pipeline.photos.regions import png_to_mask
-from input_pipeline.records import builder, manifest, record as record_module
+from input_pipeline.records import manifest, record as record_module
 from input_pipeline.records.dataset import Notes
-from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError
 
 SQUARE = [[2, 2, 12, 2, 12, 9, 2, 9]]
@@ -84,12 +82,7 @@ def splits_of(source):
 def prepared(tmp_path_factory):
     root = tmp_path_factory.mktemp("jsonl")
     write_manifest(root / "source", RECORDS + [record for record, _ in DEFECTS])
-    dataset = open_dataset("jsonl/records", str(root / "source"))
-    return root, builder.prepare(dataset, root / "data")
-
-
-def by_id(built, split):
-    return {r.id: r for r in open_split(built.data_path, split)}
+    return root, prepare("jsonl/records", root / "source", root / "data")
 
 
 def test_every_field_comes_back(prepared):
@@ -153,9 +146,9 @@ def test_every_defect_is_counted(prepared):
 
 def test_second_run_changes_nothing(prepared):
     root, built = prepared
-    before = {path: path.stat().mtime for path in built.data_path.iterdir()}
-    again = builder.prepare(open_dataset("jsonl", str(root / "source")), root / "data")
-    assert {path: path.stat().mtime for path in again.data_path.iterdir()} == before
+    before = write_times(built.data_path)
+    again = prepare("jsonl", root / "source", root / "data")
+    assert write_times(again.data_path) == before
 
 
 def test_an_archive_reads_like_the_folder(tmp_path):
@@ -223,9 +216,5 @@ def test_the_fields_are_those_of_the_record():
 
 def test_tool(tmp_path):
     write_manifest(tmp_path / "source", RECORDS)
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.prepare_data", "--dataset=jsonl",
-         f"--source={tmp_path}/source", f"--data_dir={tmp_path}/data"],
-        capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "records: tampered" in done.stdout
+    assert "records: tampered" in printed_by_the_tool(
+        "jsonl", tmp_path / "source", tmp_path / "data")

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 
 import pytest
@@ -21,17 +19,13 @@ from fake_loki import (
     make_fake,
     open_ended,
 )
+from prepared_sources import by_id, prepare, printed_by_the_tool, write_times
 
 from input_pipeline.datasets import open_dataset
 from input_pipeline.datasets.loki import CATEGORIES
-from input_pipeline.records import builder, dataset, manifest
+from input_pipeline.records import dataset, manifest
 from input_pipeline.records.dataset import image_hash
-from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError
-
-
-def prepare(source, data_dir, config):
-    return builder.prepare(open_dataset(f"loki/{config}", str(source)), data_dir)
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +35,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def regions(source, tmp_path_factory):
-    return prepare(source, tmp_path_factory.mktemp("data"), "regions")
-
-
-def _by_id(made):
-    return {record.id: record for record in open_split(made.data_path, "test")}
+    return prepare("loki/regions", source, tmp_path_factory.mktemp("data"))
 
 
 def _counts(made):
@@ -55,7 +45,7 @@ def _counts(made):
 
 
 def test_boxes_are_regions_with_their_own_explanation(regions):
-    record = _by_id(regions)["test_a.png"]
+    record = by_id(regions, "test")["test_a.png"]
     assert record.image == IMAGES["a.png"] and record.label == 1 and record.has_masks
     assert record.group_id == image_hash(IMAGES["a.png"])
     assert record.caption == "It looks synthetic. Six legs. Melted tail."
@@ -70,18 +60,18 @@ def test_boxes_are_regions_with_their_own_explanation(regions):
 
 
 def test_boxes_are_clipped_to_the_image_as_a_viewer_shows_it(regions):
-    record = _by_id(regions)["test_turned.jpg"]
+    record = by_id(regions, "test")["test_turned.jpg"]
     assert (record.height, record.width) == (24, 16)
     assert [region.box for region in record.regions] == [(1, 20, 16, 24)]
     assert record.caption == "Too tall."
-    odd = _by_id(regions)["test_été 照片.png"]
+    odd = by_id(regions, "test")["test_été 照片.png"]
     assert odd.file_name == f"{HOME}/été 照片.png"
     assert [region.explanation for region in odd.regions] == ["Über ✗.", "Wide."]
     assert [region.box for region in odd.regions] == [(1, 1, 5, 5), (20, 0, 24, 6)]
 
 
 def test_an_image_without_boxes_has_no_masks(regions):
-    record = _by_id(regions)["test_grey.jpg"]
+    record = by_id(regions, "test")["test_grey.jpg"]
     assert not record.has_masks and record.category == ""
     assert record.caption == "It looks synthetic."
 
@@ -108,13 +98,13 @@ def test_a_zip_with_a_folder_around_it_is_read(source, tmp_path):
     with zipfile.ZipFile(tmp_path / "LOKI.zip", "w") as archive:
         for path in source.rglob("*.*"):
             archive.write(path, f"LOKI/{path.relative_to(source)}")
-    made = prepare(tmp_path / "LOKI.zip", tmp_path / "data", "tf")
-    assert sorted(_by_id(made)) == ["test_a.png", "test_deep.png", "test_turned.jpg"]
+    made = prepare("loki/tf", tmp_path / "LOKI.zip", tmp_path / "data")
+    assert sorted(by_id(made, "test")) == ["test_a.png", "test_deep.png", "test_turned.jpg"]
 
 
 def test_both_askings_make_one_record(source, tmp_path):
-    made = prepare(source, tmp_path, "tf")
-    records, counts = _by_id(made), _counts(made)
+    made = prepare("loki/tf", source, tmp_path)
+    records, counts = by_id(made, "test"), _counts(made)
     truths = {key: (r.label, r.category) for key, r in records.items()}
     assert truths == {"test_a.png": (0, "document"), "test_turned.jpg": (1, "scene"),
                       "test_deep.png": (1, "human")}
@@ -125,8 +115,8 @@ def test_both_askings_make_one_record(source, tmp_path):
 
 
 def test_pairs_make_two_records(source, tmp_path):
-    made = prepare(source, tmp_path, "mc")
-    records, counts = _by_id(made), _counts(made)
+    made = prepare("loki/mc", source, tmp_path)
+    records, counts = by_id(made, "test"), _counts(made)
     truths = {key.removeprefix("test_image_"): (r.file_name.rpartition("/")[2],
                                                 r.label) for key, r in records.items()}
     assert truths == {
@@ -145,13 +135,13 @@ def test_categories_are_the_records_words():
 
 
 def test_second_run_changes_nothing_and_new_boxes_are_noticed(regions, source, tmp_path):
-    before = {path: path.stat().mtime for path in regions.data_path.iterdir()}
-    again = prepare(source, regions.data_dir_root, "regions")
-    assert {path: path.stat().mtime for path in again.data_path.iterdir()} == before
+    before = write_times(regions.data_path)
+    again = prepare("loki/regions", source, regions.data_dir_root)
+    assert write_times(again.data_path) == before
     other = shutil.copytree(source, tmp_path / "other")
     (other / "image" / "open_ended_vqa.json").write_text(json.dumps([open_ended("a.png")]))
     with pytest.raises(DataError, match="from another source"):
-        prepare(other, regions.data_dir_root, "regions")
+        prepare("loki/regions", other, regions.data_dir_root)
 
 
 def test_missing_and_broken_annotations_are_named(source, tmp_path):
@@ -165,9 +155,6 @@ def test_missing_and_broken_annotations_are_named(source, tmp_path):
 
 
 def test_the_tool_prepares_it(source, tmp_path):
-    command = [sys.executable, "-m", "tools.prepare_data", "--dataset=loki/tf",
-               f"--source={source}", f"--data_dir={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"contradictory truth\W+1\W", done.stdout)
-    assert re.search(r"published\W+2,217\W", done.stdout)
+    printed = printed_by_the_tool("loki/tf", source, tmp_path)
+    assert re.search(r"contradictory truth\W+1\W", printed)
+    assert re.search(r"published\W+2,217\W", printed)

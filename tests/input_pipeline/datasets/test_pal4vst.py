@@ -1,24 +1,18 @@
 """PAL4VST: masks of what is bad, clean images, and what does not fit."""
 
 import re
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
 import pytest
 from fake_pal4vst import LABELS, SKIPPED, TRAIN, label, make_fake
+from prepared_sources import by_id, prepare, printed_by_the_tool, write_times
 
 from input_pipeline.datasets import open_dataset
 from input_pipeline.photos.regions import png_to_mask
-from input_pipeline.records import builder, manifest
+from input_pipeline.records import manifest
 from input_pipeline.records.dataset import image_hash
-from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError
-
-
-def prepare(source, data_dir):
-    return builder.prepare(open_dataset("pal4vst", str(source)), data_dir)
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +22,11 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(source, tmp_path_factory):
-    return prepare(source, tmp_path_factory.mktemp("data"))
-
-
-def _by_id(made, split):
-    return {record.id: record for record in open_split(made.data_path, split)}
+    return prepare("pal4vst", source, tmp_path_factory.mktemp("data"))
 
 
 def test_labels_become_masks_that_can_be_seen(prepared):
-    records = _by_id(prepared, "train")
+    records = by_id(prepared, "train")
     expected = {"ffhq_seed0524": label((2, 3, 9, 8)), "grey": label(),
                 "cmyk": label((0, 0, 24, 16)), "été 照片": label((0, 0, 1, 1)),
                 "turned_with_its_label": label((2, 3, 9, 8), size=(24, 16))}
@@ -55,7 +45,7 @@ def test_labels_become_masks_that_can_be_seen(prepared):
 
 
 def test_an_empty_label_means_a_clean_image(prepared):
-    records = _by_id(prepared, "test")
+    records = by_id(prepared, "test")
     marked = {key: bool(png_to_mask(r.union_mask).any()) for key, r in records.items()}
     assert marked == {"test_clean": False, "test_bad": True}
     assert all(record.has_masks for record in records.values())
@@ -76,9 +66,9 @@ def test_every_defect_is_counted_and_named(prepared):
 
 
 def test_second_run_changes_nothing(prepared, source):
-    before = {path: path.stat().mtime for path in prepared.data_path.iterdir()}
-    again = prepare(source, prepared.data_dir_root)
-    assert {path: path.stat().mtime for path in again.data_path.iterdir()} == before
+    before = write_times(prepared.data_path)
+    again = prepare("pal4vst", source, prepared.data_dir_root)
+    assert write_times(again.data_path) == before
 
 
 def test_a_zip_with_a_folder_around_it_is_read(source, tmp_path):
@@ -100,8 +90,5 @@ def test_other_layouts_are_named(source, tmp_path):
 
 
 def test_the_tool_prepares_it(source, tmp_path):
-    command = [sys.executable, "-m", "tools.prepare_data", "--dataset=pal4vst",
-               f"--source={source}", f"--data_dir={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"label of another size\W+1\W", done.stdout)
+    assert re.search(r"label of another size\W+1\W",
+                     printed_by_the_tool("pal4vst", source, tmp_path))

@@ -3,8 +3,6 @@
 import io
 import pickle
 import re
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
@@ -22,18 +20,14 @@ from fake_richhf import (
     write_records,
 )
 from PIL import Image
+from prepared_sources import by_id, prepare, printed_by_the_tool, write_times
 from tensorboardX.crc32c import crc32c
 
 from input_pipeline.datasets import open_dataset, tfrecord
 from input_pipeline.photos.regions import png_to_mask
-from input_pipeline.records import builder, manifest
+from input_pipeline.records import manifest
 from input_pipeline.records.dataset import image_hash, read_item
-from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError, RecordError
-
-
-def prepare(source, data_dir, config="published"):
-    return builder.prepare(open_dataset(f"richhf/{config}", str(source)), data_dir)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +37,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def published(source, tmp_path_factory):
-    return prepare(source, tmp_path_factory.mktemp("data"))
-
-
-def _by_id(made, split="train"):
-    return {record.id: record for record in open_split(made.data_path, split)}
+    return prepare("richhf", source, tmp_path_factory.mktemp("data"))
 
 
 def _heat(record):
@@ -57,7 +47,7 @@ def _heat(record):
 
 
 def test_images_are_found_by_name_or_by_stem(published):
-    records = _by_id(published)
+    records = by_id(published)
     names = ["0a1b.png", "turned.jpg", "grey.png", "palette.png", "deep.png", "été 照片.jpg",
              "0a1b.png"]
     assert sorted(records) == [f"train_{number}" for number in range(len(names))]
@@ -73,7 +63,7 @@ def test_images_are_found_by_name_or_by_stem(published):
 
 
 def test_maps_stay_as_they_are_in_all_three_encodings(published):
-    records = _by_id(published)
+    records = by_id(published)
     for key in ("train_0", "train_1", "train_2"):
         assert np.array_equal(_heat(records[key]), MAP)
     assert not _heat(records["train_3"]).any()
@@ -81,7 +71,7 @@ def test_maps_stay_as_they_are_in_all_three_encodings(published):
 
 
 def test_union_mask_has_the_size_of_the_image(published):
-    records = _by_id(published)
+    records = by_id(published)
     mask = png_to_mask(records["train_0"].union_mask)
     expected = np.zeros((32, 48), np.uint8)
     expected[:8, :24] = expected[16:, 12:24] = 1
@@ -91,7 +81,7 @@ def test_union_mask_has_the_size_of_the_image(published):
 
 
 def test_scores_are_read_and_bad_ones_left_out(published):
-    records = _by_id(published)
+    records = by_id(published)
     assert records["train_0"].scores == {"aesthetic": .25, "artifact": .5, "misalignment": .75,
                                          "overall": 1.0}
     scores = records["train_4"].scores
@@ -113,8 +103,8 @@ def test_every_defect_is_counted(published):
 
 
 def test_flavours_differ_in_what_counts_as_marked(source, tmp_path):
-    half = prepare(source, tmp_path, "half")
-    mask = png_to_mask(_by_id(half)["train_0"].union_mask)
+    half = prepare("richhf/half", source, tmp_path)
+    mask = png_to_mask(by_id(half)["train_0"].union_mask)
     expected = np.zeros((32, 48), np.uint8)
     expected[16:, 12:24] = 1
     assert np.array_equal(mask, expected)
@@ -143,7 +133,7 @@ def test_images_may_lie_elsewhere(source, published, tmp_path, place):
     items = dataset.splits()["train"]
     features = [read_item(dataset, "train", item)[1] for item in items[:7]]
     assert [stored["image"] for stored in features] == [
-        _by_id(published)[f"train_{n}"].image for n in range(7)]
+        by_id(published)[f"train_{n}"].image for n in range(7)]
 
 
 def test_a_data_set_travels_without_the_file_it_read(source):
@@ -153,15 +143,15 @@ def test_a_data_set_travels_without_the_file_it_read(source):
 
 
 def test_second_run_changes_nothing_and_new_labels_are_noticed(source, published, tmp_path):
-    before = {path: path.stat().mtime for path in published.data_path.iterdir()}
-    again = prepare(source, published.data_dir_root)
-    assert {path: path.stat().mtime for path in again.data_path.iterdir()} == before
+    before = write_times(published.data_path)
+    again = prepare("richhf", source, published.data_dir_root)
+    assert write_times(again.data_path) == before
     other = make_fake(tmp_path / "other")  # the same places, another score
     changed = example("train/0a1b.png", encode_map(MAP), overall_score=.5)
     assert len(changed) == len(TRAIN[0])
     write_records(other / "test.tfrecord", [changed])
     with pytest.raises(DataError, match="from another source"):
-        prepare(other, published.data_dir_root)
+        prepare("richhf", other, published.data_dir_root)
 
 
 def test_wrong_files_are_named(tmp_path):
@@ -172,15 +162,12 @@ def test_wrong_files_are_named(tmp_path):
         open_dataset("richhf", str(tmp_path)).splits()
     (tmp_path / "dev.tfrecord").write_bytes(b"\0" * 100)
     with pytest.raises(DataError, match="no usable record; 1 damaged file"):
-        prepare(tmp_path, tmp_path / "data")
+        prepare("richhf", tmp_path, tmp_path / "data")
 
 
 def test_the_tool_prepares_it_without_tensorflow(source, tmp_path):
-    command = [sys.executable, "-m", "tools.prepare_data", "--dataset=richhf",
-               f"--source={source}", f"--data_dir={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"published\W+15,810\W+995\W+955\W", done.stdout)
+    assert re.search(r"published\W+15,810\W+995\W+955\W",
+                     printed_by_the_tool("richhf", source, tmp_path))
 
 
 @pytest.mark.parametrize("data", [b"", b"a", b"123456789", bytes(range(256)) * 3])

@@ -2,32 +2,28 @@
 
 import hashlib
 import pickle
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 from fake_folders import BROKEN, FORMS, picture, write_tree, zip_tree
 from fake_sid_set import KINDS, MASKS, encode_mask, make_folders, make_parquet, mask_array
+from prepared_sources import prepare, printed_by_the_tool, write_times
 
 from input_pipeline.datasets import open_dataset
 from input_pipeline.datasets.checks import fit_mask
 from input_pipeline.photos.regions import png_to_mask
-from input_pipeline.records import builder, manifest
+from input_pipeline.records import manifest
 from input_pipeline.records.dataset import Notes
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError, RecordError
-
-
-def prepare(source, data_dir, config):
-    return builder.prepare(open_dataset(f"sid_set/{config}", str(source)), data_dir)
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("folders")
     made = make_folders(root / "source")
-    return root, made, prepare(root / "source", root / "data", "folders")
+    return root, made, prepare("sid_set/folders", root / "source", root / "data")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +31,7 @@ def parquet(tmp_path_factory):
     pytest.importorskip("pyarrow")
     root = tmp_path_factory.mktemp("parquet")
     made = make_parquet(root / "source")
-    return root, made, prepare(root / "source", root / "data", "parquet")
+    return root, made, prepare("sid_set/parquet", root / "source", root / "data")
 
 
 def check_record(record, kind, content, name):
@@ -111,9 +107,9 @@ def test_masks_of_the_same_proportions_fit(size, fits):
 @pytest.mark.parametrize("config", ["folders", "parquet"])
 def test_second_run_changes_nothing(config, request):
     root, _, built = request.getfixturevalue(config)
-    before = {path: path.stat().mtime for path in built.data_path.iterdir()}
-    again = prepare(root / "source", root / "data", config)
-    assert {path: path.stat().mtime for path in again.data_path.iterdir()} == before
+    before = write_times(built.data_path)
+    again = prepare(f"sid_set/{config}", root / "source", root / "data")
+    assert write_times(again.data_path) == before
 
 
 @pytest.mark.parametrize("start", ["", "SID_Set/"])
@@ -200,7 +196,7 @@ def test_parquet_files_without_rows(tmp_path):
     parquet.write_table(pytest.importorskip("pyarrow").table(table).slice(1),
                         tmp_path / "source/train-0.parquet")
     with pytest.raises(DataError, match=f"{tmp_path}/source: it holds no items"):
-        prepare(tmp_path / "source", tmp_path / "data", "parquet")
+        prepare("sid_set/parquet", tmp_path / "source", tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
@@ -229,9 +225,4 @@ def test_nothing_there_is_named(tmp_path):
 @pytest.mark.parametrize("config", ["folders", "parquet"])
 def test_tool(config, tmp_path, request):
     source = request.getfixturevalue(config)[0] / "source"
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.prepare_data", f"--dataset=sid_set/{config}",
-         f"--source={source}", f"--data_dir={tmp_path}"],
-        capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "mask resized" in done.stdout
+    assert "mask resized" in printed_by_the_tool(f"sid_set/{config}", source, tmp_path)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import fake_synthscars
 import numpy as np
 import pytest
 from fake_synthscars import (
@@ -11,40 +12,21 @@ from fake_synthscars import (
     IMAGES,
     SKIPPED,
     SQUARE,
-    encode_image,
     make_record,
     make_ref,
     write_split,
 )
+from prepared_sources import by_id, prepare
 
-from input_pipeline.datasets import open_dataset
-from input_pipeline.records import builder, manifest, record as record_module
+from input_pipeline.records import manifest, record as record_module
 from input_pipeline.records.prepared import open_split
 from input_pipeline.scarred_photos.dataset_folder import make_dataset
 
-
-def prepare(source, data_dir, config):
-    return builder.prepare(open_dataset(f"synthscars/{config}", str(source)), data_dir)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    root = tmp_path_factory.mktemp("source")
-    (root / "secret.png").write_bytes(encode_image(99))
-    return write_split(root, "train", GOOD + DEFECTS, folder="annoations", images=IMAGES)
-
-
-@pytest.fixture(scope="module")
-def published(source, tmp_path_factory):
-    return prepare(source, tmp_path_factory.mktemp("data"), config="published")
-
-
-def _by_id(builder, split="train"):
-    return {record.id: record for record in open_split(builder.data_path, split)}
+source, published = fake_synthscars.source, fake_synthscars.published
 
 
 def test_usable_records_come_back_with_their_bytes(published):
-    records = _by_id(published)
+    records = by_id(published)
     assert sorted(records) == [f"train_{i}" for i in range(5)]
     names = {key: record.file_name for key, record in records.items()}
     for key, name in names.items():
@@ -55,7 +37,7 @@ def test_usable_records_come_back_with_their_bytes(published):
 
 
 def test_record_has_exactly_the_documented_features(published):
-    record = _by_id(published)["train_0"]
+    record = by_id(published)["train_0"]
     assert {f.name for f in dataclasses.fields(record)} == set(record_module.features())
     assert {f.name for f in dataclasses.fields(record_module.Region)} == set(
         record_module.features()["regions"].feature)
@@ -66,7 +48,7 @@ def test_record_has_exactly_the_documented_features(published):
 
 
 def test_regions_follow_the_cleaned_caption(published):
-    record = _by_id(published)["train_0"]
+    record = by_id(published)["train_0"]
     caption, regions = record.caption, record.regions
     # Quotes go first, then spaces: a quote behind a space stays, as in the published code.
     assert caption == '"The hand and the left foot. "'
@@ -76,13 +58,13 @@ def test_regions_follow_the_cleaned_caption(published):
 
 
 def test_quotes_are_stripped_and_an_empty_explanation_is_kept(published):
-    record = _by_id(published)["train_1"]
+    record = by_id(published)["train_1"]
     assert record.caption == "A sign."
     assert [region.explanation for region in record.regions] == [""]
 
 
 def test_group_is_the_image_itself(published):
-    groups = {key: record.group_id for key, record in _by_id(published).items()}
+    groups = {key: record.group_id for key, record in by_id(published).items()}
     assert groups["train_0"] == groups["train_3"] == groups["train_4"]
     assert len({groups["train_0"], groups["train_1"], groups["train_2"]}) == 3
 
@@ -111,11 +93,11 @@ def test_every_defect_is_named(published):
 def test_photos_are_real_or_tampered(tmp_path):
     pytest.importorskip("skimage")
     made = make_dataset(tmp_path / "made", num_train=10, num_test=5, size=96)
-    builder = prepare(made, tmp_path / "data", config="photos")
+    builder = prepare("synthscars/photos", made, tmp_path / "data")
     counts = manifest.read_summary(builder.data_path)["splits"]
     assert all(not counts[split]["skipped"] and not counts[split]["dropped"] for split in counts)
     for split, number in (("train", 10), ("test", 5)):
-        records = _by_id(builder, split).values()
+        records = by_id(builder, split).values()
         assert len(records) == number
         for record in records:
             assert record.label == (2 if record.regions else 0)
@@ -131,8 +113,8 @@ def test_a_photo_whose_refs_are_all_broken_is_not_called_real(tmp_path):
         {"1": make_record("a.png", "A spot.", make_ref("spot", polygons=[[1, 1]]))},
     ]
     source = write_split(tmp_path / "source", "train", items, images=IMAGES)
-    builder = prepare(source, tmp_path / "data", config="photos")
-    assert [key for key in _by_id(builder)] == ["train_0"]
+    builder = prepare("synthscars/photos", source, tmp_path / "data")
+    assert [key for key in by_id(builder)] == ["train_0"]
     counts = manifest.read_summary(builder.data_path)["splits"]["train"]
     assert counts["skipped"] == {"no usable ref": 1}
 
@@ -140,5 +122,5 @@ def test_a_photo_whose_refs_are_all_broken_is_not_called_real(tmp_path):
 def test_image_bytes_may_hold_zeros_at_the_end(tmp_path):
     content = IMAGES["a.png"] + b"\0\0\0"  # fixed-width byte strings would lose them
     source = write_split(tmp_path / "s", "train", GOOD[:1], images={"a.png": content})
-    builder = prepare(source, tmp_path / "data", config="published")
+    builder = prepare("synthscars/published", source, tmp_path / "data")
     assert np.array_equal(open_split(builder.data_path, "train")[0].image, content)

@@ -1,11 +1,8 @@
 """input_pipeline/photos/images.py: decoding of every kind of file, and the two views of a photo."""
 
-import io
-import struct
-import zlib
-
 import numpy as np
 import pytest
+from hostile_images import empty_png, encoded
 from PIL import Image
 
 from input_pipeline.photos.images import (
@@ -20,12 +17,6 @@ from input_pipeline.photos.images import (
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [9, 99, 199]], [[0] * 3, [255] * 3]],
                    np.uint8)
-
-
-def encoded(image, kind="PNG", **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def noise(height, width, seed=0):
@@ -136,33 +127,22 @@ def test_missing_file_and_folder_are_named(tmp_path):
         read_image(tmp_path)
 
 
-def bomb(width, height):
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(
-            ">I", zlib.crc32(kind + body)
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
 def test_decompression_bombs_are_refused_with_their_size(monkeypatch):
     with pytest.raises(ImageError, match="bomb: .*400000000"):
-        read_image(bomb(20000, 20000), name="bomb")
+        read_image(empty_png(20000, 20000), name="bomb")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(ImageError, match="bomb: 20000 x 20000 pixels, limit 178956970"):
-        read_image(bomb(20000, 20000), name="bomb")
+        read_image(empty_png(20000, 20000), name="bomb")
 
 
 def test_the_header_alone_tells_the_size():
-    assert read_size(bomb(400, 300)) == (300, 400)  # its pixels are missing
+    assert read_size(empty_png(400, 300)) == (300, 400)  # its pixels are missing
     with pytest.raises(ImageError):
-        read_image(bomb(400, 300))
+        read_image(empty_png(400, 300))
     with pytest.raises(ImageError, match="bomb: .*400000000"):
-        read_size(bomb(20000, 20000), name="bomb")
+        read_size(empty_png(20000, 20000), name="bomb")
     with pytest.raises(ImageError, match="strip: 201 x 1 pixels, one side exceeds"):
-        read_size(bomb(201, 1), name="strip")
+        read_size(empty_png(201, 1), name="strip")
     with pytest.raises(ImageError, match="notes.txt: not an image"):
         read_size(b"text", name="notes.txt")
 

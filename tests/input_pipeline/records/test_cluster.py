@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 
+import fake_synthscars
 import numpy as np
 import pytest
 from etils import epath
 from fake_richhf import make_fake as make_richhf
-from fake_synthscars import DEFECTS, GOOD, IMAGES, encode_image, write_split
+from fake_synthscars import DEFECTS, GOOD, IMAGES, write_split
+from prepared_sources import prepare, write_times
 
 from input_pipeline.datasets import open_dataset
 from input_pipeline.records import builder, manifest
@@ -26,14 +28,8 @@ PROCESSES = [*RUNNER, "--direct_running_mode=multi_processing", "--direct_num_wo
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    root = tmp_path_factory.mktemp("source")
-    (root / "secret.png").write_bytes(encode_image(99))
-    write_split(root, "test", GOOD[:2], images=IMAGES)
-    return write_split(root, "train", GOOD + DEFECTS, folder="annoations", images=IMAGES)
-
-
-def prepare(source, data_dir, *, beam=None, name="synthscars/published"):
-    return builder.prepare(open_dataset(name, str(source)), data_dir, beam=beam)
+    root = fake_synthscars.make_fake(tmp_path_factory.mktemp("source"))
+    return write_split(root, "test", GOOD[:2], images=IMAGES)
 
 
 def _lines(made):
@@ -59,24 +55,25 @@ def assert_same(plain, other):
 
 @pytest.fixture(scope="module")
 def plain(source, tmp_path_factory):
-    return prepare(source, tmp_path_factory.mktemp("plain"))
+    return prepare("synthscars", source, tmp_path_factory.mktemp("plain"))
 
 
 @pytest.mark.parametrize("options", [RUNNER, PROCESSES])
 def test_records_and_manifest_are_those_of_the_plain_way(source, plain, tmp_path, options):
-    made = prepare(source, tmp_path, beam=options)
+    made = prepare("synthscars", source, tmp_path, beam=options)
     assert_same(plain, made)
     counts = manifest.read_summary(made.data_path)["splits"]["train"]
     assert counts["skipped"]["duplicate id"] == 1 and counts["records"] == 5
-    before = {path: path.stat().mtime for path in made.data_path.iterdir()}
-    for again in (prepare(source, tmp_path), prepare(source, tmp_path, beam=options)):
-        assert {path: path.stat().mtime for path in again.data_path.iterdir()} == before
+    before = write_times(made.data_path)
+    for beam in (None, options):
+        again = prepare("synthscars", source, tmp_path, beam=beam)
+        assert write_times(again.data_path) == before
 
 
 def test_a_data_set_that_holds_archives_and_caches_travels(tmp_path):
     source = make_richhf(tmp_path / "richhf")
-    assert_same(prepare(source, tmp_path / "a", name="richhf"),
-                prepare(source, tmp_path / "b", name="richhf", beam=RUNNER))
+    assert_same(prepare("richhf", source, tmp_path / "a"),
+                prepare("richhf", source, tmp_path / "b", beam=RUNNER))
 
 
 def test_the_graph_does_not_grow_with_the_items(source, tmp_path):
@@ -96,7 +93,7 @@ def test_the_graph_does_not_grow_with_the_items(source, tmp_path):
 def test_a_split_without_usable_records_is_an_error_and_leaves_nothing(tmp_path):
     source = write_split(tmp_path / "source", "train", DEFECTS[1:4], images=IMAGES)
     with pytest.raises(DataError, match=f"{source}: train: no usable record"):
-        prepare(source, tmp_path / "data", beam=RUNNER)
+        prepare("synthscars", source, tmp_path / "data", beam=RUNNER)
     with pytest.raises(DataError, match="no prepared data set here"):
         open_split(tmp_path / "data", "train")
     assert not list((tmp_path / "data").rglob("*.jsonl*"))
@@ -108,7 +105,7 @@ def test_other_failures_are_not_taken_for_missing_records(source, tmp_path, monk
 
     monkeypatch.setattr(builder, "read_item", fail)
     with pytest.raises(Exception, match="the disk is gone") as caught:
-        prepare(source, tmp_path, beam=RUNNER)
+        prepare("synthscars", source, tmp_path, beam=RUNNER)
     assert not isinstance(caught.value, DataError)
     with pytest.raises(DataError, match="no prepared data set here"):
         open_split(tmp_path, "train")
@@ -135,15 +132,15 @@ def test_a_killed_build_is_never_read_as_complete_and_starts_anew(source, plain,
     assert list(tmp_path.glob("synthscars/published/incomplete.*"))
     with pytest.raises(DataError, match="no prepared data set here"):
         open_split(tmp_path, "train")
-    assert_same(plain, prepare(source, tmp_path, beam=RUNNER))
+    assert_same(plain, prepare("synthscars", source, tmp_path, beam=RUNNER))
     assert not list(tmp_path.glob("synthscars/published/incomplete.*"))
 
 
 def test_a_listing_left_by_a_killed_run_goes_with_the_summary(source, plain, tmp_path):
-    made = prepare(source, tmp_path)
+    made = prepare("synthscars", source, tmp_path)
     (made.data_path / manifest.SUMMARY).unlink()
     (made.data_path / f"train-{manifest.LISTING}").write_text("[]\n")
-    assert_same(plain, prepare(source, tmp_path))
+    assert_same(plain, prepare("synthscars", source, tmp_path))
 
 
 def test_the_tool_takes_options_of_beam_and_needs_no_tensorflow(source, plain, tmp_path):
@@ -157,4 +154,4 @@ def test_the_tool_takes_options_of_beam_and_needs_no_tensorflow(source, plain, t
     assert done.returncode == 0, done.stderr
     assert re.search(r"name outside the source\W+3\W", done.stdout)
     assert done.stdout.strip().endswith("[]")
-    assert_same(plain, prepare(source, tmp_path))  # complete: opens it
+    assert_same(plain, prepare("synthscars", source, tmp_path))  # complete: opens it

@@ -9,6 +9,7 @@ import tarfile
 
 import pytest
 from fake_folders import zip_tree
+from prepared_sources import write_times
 from repository import ROOT, SUPPORT
 from sheet_pages import make_source
 
@@ -41,9 +42,9 @@ def contents(folder):
 @pytest.mark.parametrize("kind", ALL)
 def test_second_run_changes_nothing(sources, built, kind):
     path = built[kind].data_path
-    before = {file: file.stat().mtime for file in path.iterdir()}
+    before = write_times(path)
     assert builder.prepare(sources[kind], path.parents[2]).data_path == path
-    assert {file: file.stat().mtime for file in path.iterdir()} == before
+    assert write_times(path) == before
 
 
 # FakeClue is published as archives; its own tests read it from folders and from one archive too.

@@ -7,8 +7,11 @@ import shutil
 import subprocess
 import sys
 
+import fake_synthscars
 import pytest
-from fake_synthscars import DEFECTS, GOOD, IMAGES, encode_image, write_split
+from commands import run_tool
+from fake_synthscars import DEFECTS, GOOD, IMAGES, write_split
+from prepared_sources import prepare, printed_by_the_tool, write_times
 from rich.console import Console
 
 from input_pipeline.datasets import open_dataset
@@ -17,37 +20,23 @@ from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError
 from tools import prepare_data
 
-
-def prepare(source, data_dir, *, config="published"):
-    return builder.prepare(open_dataset(f"synthscars/{config}", str(source)), data_dir)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    root = tmp_path_factory.mktemp("source")
-    (root / "secret.png").write_bytes(encode_image(99))
-    return write_split(root, "train", GOOD + DEFECTS, folder="annoations", images=IMAGES)
-
-
-@pytest.fixture(scope="module")
-def published(source, tmp_path_factory):
-    return prepare(source, tmp_path_factory.mktemp("data"), config="published")
+source, published = fake_synthscars.source, fake_synthscars.published
 
 
 def test_second_run_changes_nothing(published, source):
-    before = {path: path.stat().mtime for path in published.data_path.iterdir()}
-    again = prepare(source, published.data_dir_root, config="published")
-    assert {path: path.stat().mtime for path in again.data_path.iterdir()} == before
+    before = write_times(published.data_path)
+    again = prepare("synthscars/published", source, published.data_dir_root)
+    assert write_times(again.data_path) == before
 
 
 def test_other_annotations_are_not_taken_for_the_same(published, tmp_path):
     other = write_split(tmp_path / "other", "train", GOOD[:1], images=IMAGES)
     with pytest.raises(DataError, match="from another source"):
-        prepare(other, published.data_dir_root, config="published")
+        prepare("synthscars/published", other, published.data_dir_root)
 
 
 def test_two_builds_give_the_same_records_in_the_same_order(published, source, tmp_path):
-    again = prepare(source, tmp_path, config="published")
+    again = prepare("synthscars/published", source, tmp_path)
     first, second = (open_split(b.data_path, "train") for b in (published, again))
     assert [r.id for r in first] == [r.id for r in second]
     first, second = (list(manifest.read_manifest(b.data_path)) for b in (published, again))
@@ -76,23 +65,23 @@ def test_a_broken_file_is_one_clear_error(tmp_path, content, message):
     path = tmp_path / "train" / "annotations" / "train.json"
     path.write_text(content)
     with pytest.raises(DataError, match=f"{path}: .*{message}"):
-        prepare(tmp_path, tmp_path / "data", config="published")
+        prepare("synthscars/published", tmp_path, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
 def test_missing_source_and_unknown_config_are_named(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
-        prepare(tmp_path / "none", tmp_path, config="published")
+        prepare("synthscars/published", tmp_path / "none", tmp_path)
     with pytest.raises(DataError, match="found no train/annotations/train.json"):
-        prepare(tmp_path, tmp_path, config="published")
+        prepare("synthscars/published", tmp_path, tmp_path)
     with pytest.raises(DataError, match="published, photos"):
-        prepare(tmp_path, tmp_path, config="all")
+        prepare("synthscars/all", tmp_path, tmp_path)
 
 
 def test_a_split_without_usable_records_is_an_error_and_leaves_nothing(tmp_path):
     source = write_split(tmp_path / "source", "train", DEFECTS[1:4], images=IMAGES)
     with pytest.raises(DataError, match="no usable record.*no usable ref"):
-        prepare(source, tmp_path / "data", config="published")
+        prepare("synthscars/published", source, tmp_path / "data")
     with pytest.raises(DataError, match="no prepared data set here"):
         open_split(tmp_path / "data", "train")
 
@@ -106,12 +95,12 @@ def test_an_interrupted_build_is_never_read_as_complete(source, tmp_path, monkey
     complete = dataset.read_item
     monkeypatch.setattr(builder, "read_item", stop)
     with pytest.raises(KeyboardInterrupt):
-        prepare(source, tmp_path, config="published")
+        prepare("synthscars/published", source, tmp_path)
     with pytest.raises(DataError, match="no prepared data set here"):
         open_split(tmp_path, "train")
     # A killed process cannot tidy up: what it leaves has TFDS' longer name.
     monkeypatch.undo()
-    rebuilt = prepare(source, tmp_path, config="published")
+    rebuilt = prepare("synthscars/published", source, tmp_path)
     shutil.copytree(rebuilt.data_path, rebuilt.data_path.parent / "incomplete.X1Y2Z3_1.0.0")
     assert len(open_split(tmp_path, "train")) == 5
 
@@ -130,22 +119,15 @@ def test_several_data_sets_in_one_folder_must_be_named(source, published, tmp_pa
     assert len(open_split(tmp_path / "a", "train")) == 5
 
 
-def _run_tool(*arguments):
-    command = [sys.executable, "-m", "tools.prepare_data", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-
 def test_tool_prints_a_table_and_needs_no_tensorflow(source, tmp_path):
-    done = _run_tool(
-        "--dataset=synthscars/published", f"--source={source}", f"--data_dir={tmp_path}"
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"name outside the source\W+3\W", done.stdout)
-    assert "manifest.jsonl" in done.stdout
+    printed = printed_by_the_tool("synthscars/published", source, tmp_path)
+    assert re.search(r"name outside the source\W+3\W", printed)
+    assert "manifest.jsonl" in printed
 
 
 def test_tool_fails_in_one_sentence(tmp_path):
-    done = _run_tool("--dataset=synthscars", f"--source={tmp_path}/none", f"--data_dir={tmp_path}")
+    done = run_tool("tools.prepare_data", "--dataset=synthscars", f"--source={tmp_path}/none",
+                    f"--data_dir={tmp_path}", timeout=60)
     assert done.returncode == 1
     assert done.stderr.strip() == f"error: {tmp_path}/none: no such file or folder"
 
