@@ -153,7 +153,8 @@ def test_two_processes_on_one_run(shell, trained):
     def pair(workdir):
         place = f"--distributed=localhost:{bucket_server.free_port()},2"
         return [shell.start("legion_jax.train", *training(
-            workdir, "--config.checkpoint_every=1", f"{place},{index}"), devices=4)
+            workdir, "--config.checkpoint_every=1", "--config.batch_size=8", f"{place},{index}"),
+            devices=4)
             for index in range(2)]
 
     def finish(processes):

@@ -77,7 +77,7 @@ def _write(plan: Plan, options: Options, copies: LocalCopies, output: str,
                                   f"--allow_nonfinite converts them as they are")
         for role in plan.sources.roles:
             (folder / "source" / role).mkdir()
-        for name, content in source_files(plan).items():
+        for name, content in source_files(plan, copies.of_options(options)).items():
             (folder / "source" / name).write_bytes(content)
         plan.tokenizer.save(folder / "tokenizer")
         legion_json.write_meta(
@@ -146,9 +146,9 @@ def carried_name(sources: Sources, name: str) -> str:
     return f"{role}/{sources.roles[role].names[name]}"
 
 
-def source_files(plan: Plan) -> dict[str, bytes]:
+def source_files(plan: Plan, options: Options) -> dict[str, bytes]:
     """{name below source/: content} of what export needs to write the folders back, but tensors."""
-    roles, options = plan.sources.roles, plan.options
+    roles = plan.sources.roles
     small = {f"{role}/{name}": path.read_bytes() for role, source in roles.items()
              for name, path in source.small_files.items()}
     if options.config:
@@ -194,8 +194,9 @@ def _compare_hashes(sources: dict, copies: LocalCopies) -> list[str]:
 
 def _compare_values(opened: Checkpoint, copies: LocalCopies, progress: bool) -> list[str]:
     folder, meta = pathlib.Path(opened.folder), opened.meta
+    options = copies.of_options(Options(**meta.options))
     plan = make_plan(reopen({role: copies.of(s["path"]) for role, s in meta.sources.items()}),
-                     copies.of_options(Options(**meta.options)))
+                     options)
     plan.check()
     reader = params_files.Reader(opened)
     if meta.config != plan.config:
@@ -215,7 +216,7 @@ def _compare_values(opened: Checkpoint, copies: LocalCopies, progress: bool) -> 
     order = plan.sources.in_file_order(work)
     streaming.run(compare, order, sizes=[plan.sources.entries[n].nbytes for n in order],
                   beside={}, description="comparing", progress=progress)
-    problems += _compare_records(opened, plan) + _compare_carried(folder, plan)
+    problems += _compare_records(opened, plan, options) + _compare_carried(folder, plan)
     return sorted(problems)
 
 
@@ -235,13 +236,13 @@ def _compare_carried(folder: pathlib.Path, plan: Plan) -> list[str]:
     return problems
 
 
-def _compare_records(opened: Checkpoint, plan: Plan) -> list[str]:
+def _compare_records(opened: Checkpoint, plan: Plan, options: Options) -> list[str]:
     """The tokenizer, and what an export needs beside the tensors."""
     folder = pathlib.Path(opened.folder)
     wanted = {folder / "tokenizer" / name: content
               for name, content in plan.tokenizer.files.items()}
     wanted |= {folder / "source" / name: content
-               for name, content in source_files(plan).items()}
+               for name, content in source_files(plan, options).items()}
     problems = [f"{path}: {'differs' if path.exists() else 'not there'}"
                 for path, content in wanted.items()
                 if not path.exists() or path.read_bytes() != content]
