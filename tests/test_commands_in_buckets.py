@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import bucket_server
 import pytest
@@ -112,6 +113,7 @@ def test_a_local_run_logs_the_same(shell, trained, tmp_path):
     assert (tmp_path / "local/metrics.jsonl").read_text() == shell.lines("run")
 
 
+@pytest.mark.slow
 def test_programs_of_a_run_are_kept_beside_it(shell, trained, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     shell.train("gs://B/compiling", "--config.optimizer.total_steps=1",
@@ -130,6 +132,7 @@ def kill_in_a_write(shell, processes, workdir):
     """Kills the first process while a checkpoint is half written; the others are ended, too."""
     while not unfinished(shell, workdir):
         assert all(process.poll() is None for process in processes), processes[0].communicate()
+        time.sleep(0.01)
     for process in processes:
         process.kill()
     for process in processes:
@@ -148,6 +151,7 @@ def test_a_run_killed_in_a_write_goes_on(shell, trained):
     assert not unfinished(shell, "killed")
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_run(shell, trained):
     """Killed in a write and started again, as one process that was left alone."""
     def pair(workdir):
@@ -172,6 +176,7 @@ def test_two_processes_on_one_run(shell, trained):
     assert not os.listdir(shell.folder)
 
 
+@pytest.mark.slow
 def test_a_copied_run_without_its_last_files_is_not_cleaned_away(shell, trained):
     """As other tools copy it: Orbax would remove every checkpoint as unfinished."""
     with files.local_copy(shell.bucket / "run") as copy:
@@ -185,6 +190,7 @@ def test_a_copied_run_without_its_last_files_is_not_cleaned_away(shell, trained)
     assert objects(shell.bucket / "copied").keys() == before.keys()
 
 
+@pytest.mark.slow
 def test_what_starts_from_a_run(shell, trained):
     shell.run("legion_jax.train", "--config=detect_tiny", "--workdir=gs://B/detect",
               "--config.init_from=gs://B/run", "--config.data.data_dir=gs://B/data",

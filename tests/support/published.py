@@ -19,16 +19,16 @@ TEXTS = ["A grainy patch at the upper left.", "Nothing here is wrong at all."] *
 
 
 def random_tensors(config: LegionConfig, dtype: str, *, seed: int = 0) -> dict[str, np.ndarray]:
-    """{name: array} of a whole LEGION checkpoint, and of CLIP with its unused last block."""
+    """{name: array} of a whole LEGION checkpoint, and of CLIP with its unused last blocks."""
     rng = np.random.default_rng(seed)
     abstract = param_tree.abstract_params(config)
     shapes = published_shapes(config)
     for rule in rules(config):
         shape = rule.layout.torch_shape(tuple(abstract[rule.path].shape[rule.keys.ndim:]))
         shapes |= {key: shape for key in rule.keys.ravel()}
-    last = config.clip.layers - 1
     for key in [k for k in shapes if k.startswith("vision_model.encoder.layers.0.")]:
-        shapes[key.replace("layers.0.", f"layers.{last}.")] = shapes[key]
+        shapes |= {key.replace("layers.0.", f"layers.{unused}."): shapes[key]
+                   for unused in range(1, config.clip.layers)}
     shapes["vision_model.post_layernorm.weight"] = (config.clip.width,)
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
     return {key: rng.normal(size=shape).astype(np.float32).astype(kind)
