@@ -93,7 +93,8 @@ def model(config) -> Legion:
     return randomized(param_tree.abstract_model(config))
 
 
-LONGEST = ("test_verify_case.py", "test_train.py", "test_restart.py", "test_whole_run.py")
+LONGEST = ("test_verify_case.py", "test_train.py", "test_commands_in_buckets.py", "test_restart.py",
+           "test_whole_run.py")
 
 
 def pytest_collection_modifyitems(items):
