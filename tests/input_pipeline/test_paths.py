@@ -19,6 +19,14 @@ def test_what_names_nothing(text, words):
         paths.find(text, "--x")
 
 
+def test_files_that_can_be_written(tmp_path):
+    assert paths.file(str(tmp_path / "new.tsv"), "--x") == tmp_path / "new.tsv"
+    assert str(paths.file("gs://bucket/new/a.tsv", "--x")) == "gs://bucket/new/a.tsv"
+    for path, message in ((tmp_path, "is a folder"), (tmp_path / "a" / "b", "no folder .*a$")):
+        with pytest.raises(UserError, match=f"--x: {path}.* {message}"):
+            paths.file(str(path), "--x")
+
+
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "f").write_text("")
     with pytest.raises(UserError, match="--x: .*f is a file, not a folder"):

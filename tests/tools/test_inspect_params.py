@@ -48,13 +48,6 @@ def test_folders_of_another_kind(folders, converted, tmp_path):
         inspect_params.of_torch(str(tmp_path), clip="c")
 
 
-def test_outputs_that_are_no_file(tmp_path):
-    inspect_params.check_output(str(tmp_path / "new.tsv"))
-    for output, message in ((tmp_path, "is a folder"), (tmp_path / "a" / "b", "no folder .*a$")):
-        with pytest.raises(UserError, match=f"--output {output}: .*{message}"):
-            inspect_params.check_output(str(output))
-
-
 def test_match(converted):
     listed = inventory.of_checkpoint(converted)
     chosen = inspect_params.select(listed, r"^verdict/.*kernel$")
