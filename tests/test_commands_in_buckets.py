@@ -20,6 +20,7 @@ from input_pipeline import files
 from input_pipeline.text.tokenizer import train_tokenizer
 
 server = bucket_server.server
+COMPILER = f"{sys.prefix}/libtpu"  # of TPUs, where `make setup` puts it
 PHOTOS = 12, 4  # for training, for tests
 
 
@@ -30,8 +31,9 @@ class Shell:
         self.folder, self.bucket = folder, bucket
 
     def start(self, module, *arguments, devices=1):
+        path = [str(ROOT)] + [COMPILER] * (module == "tools.aot_report")
         environment = os.environ | {
-            "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": ":".join(path), "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         words = [str(word).replace("gs://B", str(self.bucket)) for word in arguments]
         return subprocess.Popen([sys.executable, "-m", module, *words], cwd=self.folder, text=True,
@@ -258,7 +260,7 @@ def test_a_trained_run_for_pytorch(shell, trained):
 def test_features_and_a_trace(shell, trained):
     knobs = ["--config=base", "--config.init_from=gs://B/weights",
              "--config.data.data_dir=gs://B/data", "--config.data.features=gs://B/features",
-             *SMALL, "--config.data.text_length=300"]
+             *SMALL, "--config.data.text_length=1000"]
     if not (shell.bucket / "weights").exists():
         test_weights_there_and_back(shell)
     shell.run("tools.cache_features", *knobs)
