@@ -108,10 +108,10 @@ def test_a_run(shell, trained):
     assert [name for name in made if name.startswith("tensorboard/events")]
 
 
+@pytest.mark.slow
 def test_a_local_run_logs_the_same(shell, trained, tmp_path):
     """The only files that may appear on this machine are those of a local work directory."""
-    done = shell.train(tmp_path / "local")
-    assert "updates" in done or done
+    shell.train(tmp_path / "local")
     assert (tmp_path / "local/metrics.jsonl").read_text() == shell.lines("run")
 
 
