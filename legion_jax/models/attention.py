@@ -1,12 +1,12 @@
 """Attention of all towers: the one door to it, whatever computes it.
 
-By default `jax.nn.dot_product_attention` does. Long sequences in bfloat16 go to the kernels of
-`flash_attention`, on TPUs and GPUs. On a CPU, long sequences are computed a block of queries at a
-time, so that the logits never leave the caches: all logits of a long sequence are written and read
-several times by XLA's softmax, from memory where they are large; a block's are still in the
-second-level cache. In the backward pass a block's logits are computed again, as by flash attention
-(Dao et al., 2022), instead of being kept. Where a mesh splits arrays over devices nothing is
-computed in blocks.
+By default `jax.nn.dot_product_attention` does. Sequences in bfloat16 go to the kernels of
+`flash_attention`: long ones on TPUs, most on NVIDIA GPUs. On a CPU, long sequences are computed a
+block of queries at a time, so that the logits never leave the caches: all logits of a long sequence
+are written and read several times by XLA's softmax, from memory where they are large; a block's are
+still in the second-level cache. In the backward pass a block's logits are computed again, as by
+flash attention (Dao et al., 2022), instead of being kept. Where a mesh splits arrays over devices
+nothing is computed in blocks.
 """
 
 import functools
@@ -41,6 +41,8 @@ def masked_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, 
 
 def full_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """softmax(q k / sqrt(H)) v over all keys; q [..., T, N, H], k and v [..., S, N, H]."""
+    if q.ndim == 4 and q.shape == k.shape and flash_attention.is_worth_cudnn(q, q.shape[-1]):
+        return flash_attention.full_by_cudnn(q, k, v)
     return jax.nn.dot_product_attention(q, k, v)
 
 
@@ -58,8 +60,8 @@ def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array)
     default, branches = causal_by_mask, {}
     if flash_attention.is_worth_it(q):
         branches["tpu"] = flash_attention.causal_on_tpu
-        if flash_attention.has_cudnn(q):
-            default = flash_attention.causal_by_cudnn
+    if flash_attention.is_worth_cudnn(q, q.shape[-1]):
+        default = flash_attention.causal_by_cudnn
     if _in_blocks(q):
         branches["cpu"] = _causal_blocks
     return _by_platform(branches, default, q, k, v, valid)
@@ -102,12 +104,14 @@ def grid_attention(q: jax.Array, k: jax.Array, v: jax.Array, rows: jax.Array,
     Returns:
         [B, S * S, N, H].
     """
-    branches = {}
+    default, branches = grid_with_bias, {}
     if flash_attention.is_worth_it(q):
         branches["tpu"] = flash_attention.grid_on_tpu
+    if flash_attention.is_worth_cudnn(q, flash_attention.grid_width(q)):
+        default = flash_attention.grid_by_cudnn
     if _in_blocks(q):
         branches["cpu"] = _grid_blocks
-    return _by_platform(branches, grid_with_bias, q, k, v, rows, columns)
+    return _by_platform(branches, default, q, k, v, rows, columns)
 
 
 def grid_with_bias(q, k, v, rows, columns):

@@ -1,12 +1,14 @@
 """Kernels of accelerators for attention of long sequences, which keep no logits.
 
-They are flash attention (Dao et al., 2022), of two kinds: causal, on TPUs and GPUs, and over a grid
-with decomposed relative positions, on TPUs. `attention` chooses among them and says what their
-arguments are. On the grid the bias of query (y, x) for key (r, c) is rows[y, x, r] +
-columns[y, x, c]. It is a scalar product too: of the query's rows and columns with the key's row and
-column as unit vectors. Appended to queries and keys, the kernel computes it with everything else,
-where the bias alone would be [B, N, S^4].
+They are flash attention (Dao et al., 2022): causal and over a grid with decomposed relative
+positions, on TPUs by Pallas' kernel, on NVIDIA GPUs by cuDNN's, which plain attention uses there,
+too. `attention` chooses among them and says what their arguments are. On the grid the bias of query
+(y, x) for key (r, c) is rows[y, x, r] + columns[y, x, c]. It is a scalar product too: of the
+query's rows and columns with the key's row and column as unit vectors. Appended to queries and
+keys, the kernel computes it with everything else, where the bias alone would be [B, N, S^4].
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,8 @@ from legion_jax.sharding import BATCH, HEADS, P, fit
 LANES = 128  # of a TPU: what a kernel's last axis is padded to
 FLASH_LENGTH = 1024  # shorter sequences are as fast without a kernel
 BLOCK = 512  # positions a kernel works on at once, at most
+CUDNN_LENGTH = 128  # shorter sequences are left to XLA
+CUDNN_UNIT = 8  # its heads are multiples of it wide
 
 
 def is_worth_it(q: jax.Array) -> bool:
@@ -23,21 +27,54 @@ def is_worth_it(q: jax.Array) -> bool:
     return q.dtype == jnp.bfloat16 and q.shape[1] >= FLASH_LENGTH and q.shape[1] % LANES == 0
 
 
-def has_cudnn(q: jax.Array) -> bool:
-    """Whether this process computes on NVIDIA GPUs whose cuDNN has a kernel for q [B, S, N, H].
+def is_worth_cudnn(q: jax.Array, width: int) -> bool:
+    """Whether cuDNN's kernel with heads `width` wide is worth it for queries [B, S, N, H]."""
+    return (q.dtype == jnp.bfloat16 and q.shape[1] >= CUDNN_LENGTH and width % CUDNN_UNIT == 0
+            and has_cudnn(width))
 
-    Those are Ampere and newer.
+
+def has_cudnn(width: int) -> bool:
+    """Whether this process computes on NVIDIA GPUs whose cuDNN has a kernel for heads so wide.
+
+    Those are Ampere and newer; from Hopper on heads may be twice as wide.
     """
     device = jax.local_devices()[0]
-    return ("cuda" in device.client.platform_version
-            and float(device.compute_capability) >= 8 and q.shape[-1] <= LANES)
+    if "cuda" not in device.client.platform_version:
+        return False
+    capability = float(device.compute_capability)
+    return capability >= 8 and width <= (256 if capability >= 9 else 128)
 
 
 def causal_by_cudnn(q, k, v, valid):
     """`attention.causal_attention` by cuDNN's kernel; padding must be at the end."""
-    return jax.nn.dot_product_attention(
-        q, k, v, is_causal=True, key_value_seq_lengths=valid.sum(1, dtype=jnp.int32),
-        implementation="cudnn")
+    return _cudnn(q, k, v, valid.sum(1, dtype=jnp.int32), is_causal=True)
+
+
+def full_by_cudnn(q, k, v):
+    """`attention.full_attention` of a sequence to itself, by cuDNN's kernel."""
+    return _cudnn(q, k, v, jnp.full(q.shape[:1], q.shape[1]) if q.shape[1] % 2 else None)
+
+
+def _cudnn(q, k, v, lengths, **options):
+    """Attention over the first int32[B] positions; gradients exist for even lengths alone."""
+    T = q.shape[1]
+    q, k, v = (jnp.pad(x, ((0, 0), (0, T % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths,
+                                        implementation="cudnn", **options)[:, :T]
+
+
+def grid_width(q: jax.Array) -> int:
+    """How wide heads are for `grid_by_cudnn` with queries [B, S * S, N, H]."""
+    width = q.shape[-1] + 2 * math.isqrt(q.shape[1])
+    return width + -width % CUDNN_UNIT
+
+
+def grid_by_cudnn(q, k, v, rows, columns):
+    """`attention.grid_attention` by cuDNN's kernel."""
+    H, padding = q.shape[-1], grid_width(q) - q.shape[-1] - 2 * rows.shape[-1]
+    q, k, v = (jnp.pad(_by_head(x), ((0, 0), (0, 0), (0, 0), (0, padding)))
+               for x in _with_positions(q, k, v, rows, columns))
+    return _cudnn(q, k, v, None, scale=1.0)[..., :H]
 
 
 def causal_on_tpu(q, k, v, valid):
@@ -57,6 +94,15 @@ def causal_on_tpu(q, k, v, valid):
 
 def grid_on_tpu(q, k, v, rows, columns):
     """`attention.grid_attention` by the TPU's kernel."""
+    def kernel(q, k, v):
+        return _tpu_kernel(q, k, v, None, causal=False, sm_scale=1.0)
+
+    out = _per_device(kernel)(*(_padded(x) for x in _with_positions(q, k, v, rows, columns)))
+    return _by_head(out[..., :q.shape[-1]])
+
+
+def _with_positions(q, k, v, rows, columns):
+    """Queries, keys and values [B, N, T, H + 2 S] whose attention of scale 1 is the grid's."""
     B, T, N, H = q.shape
     S = rows.shape[-1]
     position = jnp.arange(T)
@@ -66,12 +112,7 @@ def grid_on_tpu(q, k, v, rows, columns):
                          columns.reshape(B, N, T, S)], axis=-1)
     k = jnp.concatenate([_by_head(k), jnp.broadcast_to(unit, (B, N, T, 2 * S))], axis=-1)
     v = jnp.pad(_by_head(v), ((0, 0), (0, 0), (0, 0), (0, 2 * S)))  # the kernel knows one width
-
-    def kernel(q, k, v):
-        return _tpu_kernel(q, k, v, None, causal=False, sm_scale=1.0)
-
-    out = _per_device(kernel)(*(_padded(x) for x in (q, k, v)))
-    return _by_head(out[..., :H])
+    return q, k, v
 
 
 def _tpu_kernel(q, k, v, segments, *, causal: bool, sm_scale: float):

@@ -158,20 +158,63 @@ def test_the_causal_kernel_is_for_tpus_alone():
     assert "tpu_custom_call" not in traced.lower(lowering_platforms=("cpu",)).as_text()
 
 
-def test_cudnn_is_told_of_padding_and_is_for_its_gpus_alone(monkeypatch):
-    *qkv, valid = causal_inputs(length=1024)
+@pytest.fixture
+def cudnn(monkeypatch):
+    """An NVIDIA GPU is said to be here; what was asked of its cuDNN is computed by XLA."""
     attend, asked = jax.nn.dot_product_attention, []
 
-    def pretend(*args, implementation=None, **options):
-        asked.append(implementation)
-        return attend(*args, **options)
+    def pretend(q, *args, implementation=None, **options):
+        asked.append((implementation, q.shape[-1]))
+        return attend(q, *args, **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", pretend)
+    monkeypatch.setattr(flash_attention, "has_cudnn", lambda width: width <= 256)
+    return asked
+
+
+def test_cudnn_is_for_its_gpus_alone():
+    assert not flash_attention.has_cudnn(64)  # on this CPU
+
+
+@pytest.mark.parametrize("capability, width, has", [
+    ("7.5", 64, False), ("8.0", 128, True), ("8.9", 208, False), ("9.0", 208, True),
+    ("10.0", 264, False)])
+def test_how_wide_heads_may_be(capability, width, has, monkeypatch):
+    client = type("Client", (), {"platform_version": "cuda 13000"})
+    device = type("Device", (), {"client": client, "compute_capability": capability})
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert flash_attention.has_cudnn(width) == has
+
+
+@pytest.mark.parametrize("length", [1024, 1023])
+def test_cudnn_is_told_of_padding(cudnn, length):
+    *qkv, valid = causal_inputs(length=length)
     jax.jit(lambda *inputs: attention.causal_attention(*inputs)).trace(*qkv, valid)
-    assert asked == [None]
-    monkeypatch.setattr(flash_attention, "has_cudnn", lambda q: True)
-    jax.jit(lambda *inputs: attention.causal_attention(*inputs)).trace(*qkv, valid)
-    assert asked[1:] == ["cudnn"]
+    assert cudnn[-1][0] == "cudnn"
     used = np.asarray(valid)
     assert_close(np.asarray(flash_attention.causal_by_cudnn(*qkv, valid), np.float32)[used],
                  np.asarray(attention.causal_by_mask(*qkv, valid), np.float32)[used])
+
+
+@pytest.mark.parametrize("side, width", [(14, 16 + 28 + 4), (16, 16 + 32)])
+def test_cudnn_knows_the_positions_of_a_grid(cudnn, side, width):
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, side * side, 2, 16), jnp.bfloat16)
+    rows, columns = jax.random.normal(jax.random.key(1), (2, 2, 2, side, side, side),
+                                      jnp.bfloat16)
+    jax.jit(lambda *inputs: attention.grid_attention(*inputs)).trace(q, k, v, rows, columns)
+    assert cudnn[-1] == ("cudnn", width)
+    assert_close(flash_attention.grid_by_cudnn(q, k, v, rows, columns),
+                 attention.grid_with_bias(q, k, v, rows, columns))
+
+
+def test_cudnn_sees_no_padding_of_an_odd_length(cudnn):
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 197, 2, 16), jnp.bfloat16)
+    assert_close(flash_attention.full_by_cudnn(q, k, v), jax.nn.dot_product_attention(q, k, v))
+
+
+def test_short_and_exact_sequences_are_left_to_xla(cudnn):
+    for length, dtype in ((100, jnp.bfloat16), (1024, jnp.float32)):
+        q, k, v = jnp.zeros((3, 1, length, 2, 16), dtype)
+        jax.jit(attention.full_attention).trace(q, k, v)
+    jax.jit(attention.full_attention).trace(*jnp.zeros((3, 1, 577, 2, 16), jnp.bfloat16))
+    assert [implementation for implementation, _ in cudnn] == [None, None, "cudnn"]

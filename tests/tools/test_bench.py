@@ -23,6 +23,7 @@ from tools.bench import (
     figures,
     floors,
     gpu,
+    gpu_pieces,
     ours,
     turns,
 )
@@ -39,7 +40,9 @@ def run(*flags):
     (("--rounds=0",), "--rounds: at least 1, got 0"),
     (("--threads=4096",), "got 4096"),
     (("--work=sleep",), "train, answers, batching, policies, not sleep"),
-    (("--device=gpu",), "--device=gpu")])
+    (("--golden=x",), "--piece, --golden: on a GPU only"),
+    (("--device=gpu",), "--device=gpu"),
+    (("--piece=train",), "--piece and --piece_json")])
 def test_bad_flags_are_one_sentence(flags, words):
     done = run("--tiny", *flags)
     assert done.returncode == 1 and words in done.stderr
@@ -156,8 +159,8 @@ def test_operations_of_the_middle_size():
 def test_figures_of_a_gpu():
     chip = gpu.find("NVIDIA H200")
     assert (chip.flops, chip.hbm_rate) == (989.5e12, 4.8e12)
-    training = gpu.training_figures(chip, cases.MID, flops=0.25 * 989.5e12, seconds=0.5)
-    assert training["mfu"] == 0.5
+    training = gpu.training_figures(chip, cases.MID, 0.5)
+    assert training["mfu"] == floors.train_flops(cases.MID) / (0.5 * 989.5e12)
     assert training["tokens_per_s"] == 2 * (222 - 1 + 576) / 0.5
     with pytest.raises(UserError, match="GeForce 256"):
         gpu.find("NVIDIA GeForce 256")
@@ -172,23 +175,57 @@ def test_decoding_reads_the_language_model_and_its_cache_for_every_token():
     assert gpu.decode_bytes(case) == 4 * (kernels + norms + cache)
 
 
-@pytest.mark.parametrize("work", ["answers", pytest.param("train", marks=pytest.mark.slow)])
-def test_what_a_gpu_would_be_asked_for_runs_at_tiny_size(work):
+TINY_BF16 = dataclasses.replace(cases.TINY, new=4, model=dataclasses.replace(
+    cases.TINY.model, dtype="bfloat16", remat="layers"))
+
+
+@pytest.mark.parametrize("work", ["answers", "peer_answers",
+                                  pytest.param("train", marks=pytest.mark.slow),
+                                  pytest.param("peer_train", marks=pytest.mark.slow)])
+def test_what_a_gpu_would_be_asked_for_runs_at_tiny_size(work, monkeypatch, tmp_path):
     """The same calls in bfloat16 on the CPU, with made-up peaks."""
+    if work.startswith("peer"):
+        pytest.importorskip("transformers")
+        from tools.bench import peer
+        monkeypatch.setattr(peer, "device", lambda: "cpu")
+    output = tmp_path / "piece.json"
+    gpu_pieces.measure_one(work, str(output), TINY_BF16, Chip("none", 1e12, hbm_rate=1e11), 1)
+    found = json.loads(output.read_text())
+    assert found["tokens_per_s"] != 0
+    assert found["mfu" if work.endswith("train") else "bound_ms_per_step"] > 0
+    if not work.startswith("peer"):
+        spent = [row["seconds"] for row in found["operations"]]
+        assert len(spent) == 10 and spent == sorted(spent, reverse=True) and spent[-1] > 0
+    figures.show_piece(work, found, Console(file=io.StringIO()))
+
+
+def test_the_peer_decodes_a_batch_as_it_does_photo_by_photo():
     pytest.importorskip("transformers")
-    case = dataclasses.replace(cases.TINY, new=4, model=dataclasses.replace(
-        cases.TINY.model, dtype="bfloat16", remat="layers"))
-    chip = Chip("none", 1e12, hbm_rate=1e11)
-    result = gpu.measure(case, "none", chip, work=[work], rounds=1, device="cpu")
-    for name in ("ours", "peer"):
-        assert result[work][name]["tokens_per_s"] != 0
-        assert result[work][name]["mfu" if work == "train" else "bound_ms_per_step"] > 0
-    figures.show_gpu(result, Console(file=io.StringIO()))
-    json.dumps(figures.rounded(result))
+    from tools.bench.peer import PeerAnswers
+    case = cases.TINY
+    asking = PeerAnswers(case, cases.random_params(case), cases.questions(case))
+    one_by_one = [asking.decode(asking.photo(number))[0] for number in range(case.photos)]
+    assert asking.decode_batch(case.new).tolist() == one_by_one
+
+
+def test_a_piece_that_fails_or_hangs_costs_the_others_nothing(monkeypatch):
+    programs = {
+        "train": "import sys; sys.exit(3)", "answers": "import time; time.sleep(60)",
+        "peer_train": "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text("
+                      "'{\"seconds\": 1, \"mfu\": 0.5, \"tokens_per_s\": 7}')"}
+    monkeypatch.setattr(gpu_pieces, "_command", lambda name, output, *_: [
+        sys.executable, "-c", programs[name], str(output)])
+    monkeypatch.setitem(gpu_pieces.LIMITS, "answers", 1)
+    shown = io.StringIO()
+    result = gpu_pieces.run_all(list(programs), [], golden=None, console=Console(file=shown))
+    assert result["train"]["missing"].startswith("exit code 3")
+    assert result["answers"]["missing"] == "ran past 1 s"
+    assert result["peer_train"]["mfu"] == 0.5
+    assert "MISSING" in shown.getvalue() and "MFU 50.0%" in shown.getvalue()
 
 
 def test_flags_are_checked_without_a_machine(monkeypatch):
     class Options:
-        rounds, threads, work, device = 1, 1, [], None
+        rounds, threads, work, device, piece, piece_json = 1, 1, [], None, None, None
     with pytest.raises(UserError, match="--work"):
         bench.check(Options)

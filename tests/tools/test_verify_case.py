@@ -115,3 +115,9 @@ def test_rules_of_comparison():
     assert {row.quantity for row in results.failures} == {
         "shape", "small", "relative", "nan", "two in ten thousand", "wrong stats"}
     assert json.dumps(results.as_json(), allow_nan=False)
+
+
+def test_a_gpu_that_is_not_there_is_said_so(tmp_path):
+    done = run_tool("tools.verify_case", tmp_path, "--device=gpu")
+    assert done.returncode == 1
+    assert "--device=gpu: JAX finds no GPU here, only cpu" in done.stderr

@@ -19,7 +19,9 @@ blocks of CLIP that nobody reads.
 to fill the places of a batch (tools/bench/batching.py); neither has a peer, and both need a CPU.
 
 Where JAX finds a GPU, or with --device=gpu, it is the full size in bfloat16 instead, made on the
-device: seconds per update, tokens per second, MFU, and decoding against the memory's bandwidth.
+device: seconds per update, tokens per second, MFU, memory, the dearest operations, and decoding
+against the memory's bandwidth. Each piece of work runs in a process of its own with a time limit:
+train, answers, peer_train, peer_answers, and, with --golden=CASE_DIR, that case in float32.
 """
 
 import importlib
@@ -32,9 +34,9 @@ from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax import command
-from tools.bench import batching, cases, contest, figures, gpu
+from tools.bench import batching, cases, contest, figures, gpu, gpu_pieces
 
-DIFFERENT = 2  # exit code
+DIFFERENT = 2  # exit code, also where a piece of work on a GPU is missing
 SIDE = 2048  # of the matrices whose product says what the cores can do
 WORK = contest.WORK | batching.WORK
 INSTALL = "pip install -e '.[bench]'"
@@ -44,9 +46,12 @@ def define_flags() -> None:
     flags.DEFINE_enum("device", None, ["cpu", "gpu"], "Where; by default a GPU where JAX has one.")
     flags.DEFINE_integer("rounds", 5, "Turns of each contestant that count.")
     flags.DEFINE_integer("threads", os.cpu_count(), "Cores for both, on a CPU.")
-    flags.DEFINE_list("work", ["train", "answers"], "What to measure.")
+    flags.DEFINE_list("work", None, "What to measure, in this order; by default train, answers.")
+    flags.DEFINE_string("golden", None, "A golden case, checked on a GPU after all else.")
     flags.DEFINE_bool("tiny", False, "A model that takes seconds: tries the tool, says nothing.")
     flags.DEFINE_bool("peer", True, "Measure PyTorch beside it, and compare.")
+    flags.DEFINE_enum("piece", None, list(gpu.WORK), "For processes of this command: which piece.")
+    flags.DEFINE_string("piece_json", None, "For processes of this command: where it goes.")
 
 
 def check(options) -> None:
@@ -56,10 +61,18 @@ def check(options) -> None:
     cores = len(os.sched_getaffinity(0))
     if not 1 <= options.threads <= cores:
         raise UserError(f"--threads: 1 to {cores}, the cores there are, got {options.threads}")
-    if unknown := sorted(set(options.work) - WORK.keys()):
-        raise UserError(f"--work: {', '.join(WORK)}, not {', '.join(unknown)}")
-    if not options.work:
+    if options.work is not None and not options.work:
         raise UserError(f"--work: one of {', '.join(WORK)} at least")
+    if bool(options.piece) != bool(options.piece_json):
+        raise UserError("--piece and --piece_json: both or none")
+
+
+def work(options, known: dict, default: list[str]) -> list[str]:
+    """The pieces asked for. Raises UserError for one that is not known here."""
+    chosen = default if options.work is None else options.work
+    if unknown := sorted(set(chosen) - known.keys()):
+        raise UserError(f"--work: {', '.join(known)}, not {', '.join(unknown)}")
+    return chosen
 
 
 def use_cores(number: int) -> None:
@@ -88,16 +101,25 @@ def use_gpu(device: str | None) -> bool:
     return backend == "gpu"
 
 
-def on_gpu(options, console: Console) -> dict:
-    """The same of a GPU at full size, shown. Raises UserError for work that needs a CPU."""
-    if only := sorted(set(options.work) & batching.WORK.keys()):
-        raise UserError(f"--work: {', '.join(only)} on a CPU only, add --device=cpu")
-    kind = jax.devices()[0].device_kind
-    result = gpu.measure(cases.TINY if options.tiny else cases.FULL, kind, gpu.find(kind),
-                         work=options.work, rounds=options.rounds,
-                         device=gpu.peer_device(options.peer, console))
-    figures.show_gpu(result, console)
-    return result
+def on_gpu(options, console: Console) -> tuple[dict, bool]:
+    """Everything about this GPU, shown piece by piece, and whether no piece is missing or wrong."""
+    kind, case = jax.devices()[0].device_kind, cases.TINY if options.tiny else cases.FULL
+    chip = gpu.find(kind)
+    if options.piece:
+        gpu_pieces.measure_one(options.piece, options.piece_json, case, chip, options.rounds)
+        return {}, True
+    default = [name for name in gpu.WORK if options.peer or not name.startswith("peer")]
+    default += ["golden"] if options.golden else []
+    chosen = work(options, gpu_pieces.LIMITS, default)
+    if "golden" in chosen and not options.golden:
+        raise UserError("--work=golden: --golden=CASE_DIR says which case")
+    figures.show_chip(kind, chip, console)
+    result = gpu_pieces.run_all(
+        chosen, [f"--rounds={options.rounds}", f"--threads={options.threads}",
+                 f"--tiny={options.tiny}"], golden=options.golden, console=console)
+    return {"case": case.name, "device": kind, "rounds": options.rounds,
+            "peak": {"flops": chip.flops, "hbm_rate": chip.hbm_rate}} | result, not any(
+                "missing" in piece or piece.get("failed") for piece in result.values())
 
 
 def measure(case: cases.Case, *, work: list[str], rounds: int, threads: int, peer: bool,
@@ -124,16 +146,20 @@ def main() -> int:
         jax.config.update("jax_platforms", "cpu")
     use_cores(options.threads)
     if use_gpu(options.device):
-        result = on_gpu(options, console)
+        result, good = on_gpu(options, console)
     else:
+        if options.piece or options.golden:
+            raise UserError("--piece, --golden: on a GPU only")
+        chosen = work(options, WORK, ["train", "answers"])
         if options.peer:
             set_up_peer(options.threads)
-        result = measure(cases.TINY if options.tiny else cases.MID, work=options.work,
+        result = measure(cases.TINY if options.tiny else cases.MID, work=chosen,
                          rounds=options.rounds, threads=options.threads, peer=options.peer,
                          console=console)
-    print(json.dumps(figures.rounded(result)))
-    checks = [result[name].get("check", {"same": True})["same"] for name in options.work]
-    return 0 if all(checks) else DIFFERENT
+        good = all(result[name].get("check", {"same": True})["same"] for name in chosen)
+    if result:
+        print(json.dumps(figures.rounded(result)))
+    return 0 if good else DIFFERENT
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ same number of tokens and masks, and nobody has to be told so.
 """
 
 import dataclasses
+import functools
+import math
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import base
@@ -30,6 +33,7 @@ from legion_jax.train.knobs import RunSettings
 
 PERIOD = 16
 _FIRST_WORD = 3  # ids below are special
+NOISE = 2 ** 22 - 3  # values; odd, so that no layer begins where another one does
 _LOUD = 10.0  # size of the cycle's embeddings; what all layers add up to is about 1
 
 
@@ -109,22 +113,24 @@ def run_settings(case: Case) -> RunSettings:
     return RunSettings.from_config(config, without_data=True)
 
 
-def random_value(path: str, noise):
-    """Standard normal noise, made into what a parameter of this path may start as."""
+def spread(path: str, shape: tuple[int, ...]) -> tuple[float, float]:
+    """Standard deviation and mean of what a parameter of this path may start as."""
     if path.endswith("lora_b"):
-        return 0 * noise
+        return 0.0, 0.0
     if path.endswith(("kernel", "lora_a")):
-        return noise * noise.shape[-2] ** -0.5
+        return shape[-2] ** -0.5, 0.0
     if re.search(r"(_token|tokens|frequencies)$", path):
-        return noise
-    return noise * 0.1 + path.endswith("scale")
+        return 1.0, 0.0
+    return 0.1, float(path.endswith("scale"))
 
 
 def random_params(case: Case) -> dict[str, np.ndarray]:
     """{path: float32 array}, the cycle written in; LoRA starts as recipes start it, at zero."""
-    rng = np.random.default_rng(0)
-    params = {path: np.float32(random_value(path, rng.standard_normal(array.shape, np.float32)))
-              for path, array in param_tree.abstract_params(case.model).items()}
+    rng, params = np.random.default_rng(0), {}
+    for path, array in param_tree.abstract_params(case.model).items():
+        deviation, mean = spread(path, array.shape)
+        noise = rng.standard_normal(array.shape, np.float32)
+        params[path] = np.float32(noise * deviation + mean)
     embed, head = params["language/embed/embedding"], params["language/head/kernel"]
     cycle = case.cycle
     embed[cycle] = _LOUD * rng.normal(size=(PERIOD, embed.shape[1]))
@@ -137,21 +143,29 @@ def random_params(case: Case) -> dict[str, np.ndarray]:
 class ParamsOnDevice:
     """Random parameters {path: array}, each made on the device when it is asked for.
 
-    There is no cycle in them; the end token never comes here either.
+    All are pieces of the same noise, as a generator compiled for every shape takes a minute. There
+    is no cycle in them; the end token never comes here either.
     """
 
     def __init__(self, case: Case):
-        self._shapes = param_tree.abstract_params(case.model)
-        self._numbers = {path: number for number, path in enumerate(self._shapes)}
+        rng = np.random.default_rng(0)
+        self._shapes = {path: array.shape
+                        for path, array in param_tree.abstract_params(case.model).items()}
+        self._begins = {path: rng.integers(NOISE) for path in self._shapes}
+        self._noise = jax.device_put(rng.standard_normal(NOISE, np.float32))
 
     def __getitem__(self, path: str) -> jax.Array:
-        @jax.jit
-        def make():
-            key = jax.random.key(self._numbers[path])
-            value = random_value(path, jax.random.normal(key, self._shapes[path].shape))
-            return value.at[:, EOS_ID].set(0) if path == "language/head/kernel" else value
+        shape = self._shapes[path]
+        value = _piece(self._noise, self._begins[path], *spread(path, shape), shape=shape)
+        return value.at[:, EOS_ID].set(0) if path == "language/head/kernel" else value
 
-        return make()
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _piece(noise, begin, deviation, mean, *, shape: tuple[int, ...]) -> jax.Array:
+    """float32[shape] of the noise over and over, from `begin` on."""
+    size = math.prod(shape)
+    again = jnp.broadcast_to(jnp.roll(noise, -begin), (-(-size // NOISE), NOISE))
+    return again.reshape(-1)[:size].reshape(shape) * deviation + mean
 
 
 def without_lora(case: Case) -> LegionConfig:

@@ -3,6 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
+from legion_jax.chips import Chip
+
 TITLES = {"train": "train step, {photos} photos",
           "answers": "captions and masks for {photos} photos: {tokens} tokens, {masks} masks",
           "batching": "captions and masks of {photos} photos: a batch (ours), one by one (peer)"}
@@ -63,22 +65,31 @@ def show_policies(figures: dict, console: Console) -> None:
             highlight=False)
 
 
-def show_gpu(result: dict, console: Console) -> None:
-    """Prints all that was measured on a GPU."""
-    peak = result["peak"]
-    console.print(f"{result['device']}: {peak['flops'] / 1e12:.0f} TFLOP/s of bfloat16, "
-                  f"{peak['hbm_rate'] / 1e12:.2f} TB/s by its data sheet", highlight=False)
-    for name in ("ours", "peer"):
-        if name in (figures := result.get("train", {})):
-            console.print(f"{name}: {figures['seconds'][name]:.3f} s per update, "
-                          f"{figures[name]['tokens_per_s']:.0f} tokens/s, MFU "
-                          f"{figures[name]['mfu']:.1%}", highlight=False)
-        if name in (figures := result.get("answers", {})):
-            run = figures[name]
-            console.print(f"{name}: {run['ms_per_step']:.2f} ms per decoding step, "
-                          f"{run['tokens_per_s']:.0f} tokens/s; memory allows "
-                          f"{run['bound_ms_per_step']:.2f} ms, {run['of_bound']:.0%} of it reached",
-                          highlight=False)
+def show_chip(kind: str, chip: Chip, console: Console) -> None:
+    """Prints what a GPU can do."""
+    console.print(f"{kind}: {chip.flops / 1e12:.0f} TFLOP/s of bfloat16, "
+                  f"{chip.hbm_rate / 1e12:.2f} TB/s by its data sheet", highlight=False)
+
+
+def show_piece(name: str, found: dict, console: Console) -> None:
+    """Prints one piece of work on a GPU."""
+    if "missing" in found:
+        text = f"MISSING: {found['missing']}"
+    elif "mfu" in found:
+        text = (f"{found['seconds']:.3f} s per update, {found['tokens_per_s']:.0f} tokens/s, MFU "
+                f"{found['mfu']:.1%}")
+    elif "of_bound" in found:
+        text = (f"{found['ms_per_step']:.2f} ms per decoding step, {found['tokens_per_s']:.0f} "
+                f"tokens/s; memory allows {found['bound_ms_per_step']:.2f} ms, "
+                f"{found['of_bound']:.0%} of it reached")
+    else:
+        text = f"{found['passed']} of {found['of']} quantities pass"
+    if found.get("peak_bytes"):
+        text += f"; {found['peak_bytes'] / 1e9:.1f} GB of memory"
+    console.print(f"{name}: {text}", highlight=False)
+    for row in found.get("operations", ()):
+        console.print(f"  {1e3 * row['seconds']:8.2f} ms  {row['times']:6d} times  {row['name']}",
+                      highlight=False, overflow="ellipsis", no_wrap=True)
 
 
 def rounded(value):

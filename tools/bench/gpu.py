@@ -1,16 +1,18 @@
-"""The full size on one GPU: updates and decoding, against what its data sheet says."""
+"""The full size on one GPU: updates and decoding, against what its data sheet says.
+
+Each function measures one piece alone, as JAX and PyTorch share no memory of the card:
+`gpu_pieces` runs them one after the other, each in a process of its own.
+"""
 
 import dataclasses
-import importlib.util
 
 import jax
-from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax import chips
 from legion_jax.chips import Chip
 from legion_jax.models import param_tree
-from tools.bench import cases, floors, ours, turns
+from tools.bench import cases, floors, operations, ours, turns
 from tools.bench.cases import Case, without_lora
 
 
@@ -23,11 +25,11 @@ def find(kind: str) -> Chip:
     return chip
 
 
-def training_figures(chip: Chip, case: Case, *, flops: float, seconds: float) -> dict:
-    """Tokens per second, the image's among them, and MFU of an update of `flops` operations."""
+def training_figures(chip: Chip, case: Case, seconds: float) -> dict:
+    """Tokens per second, the image's among them, and MFU of an update."""
     positions = case.text - 1 + case.model.clip.num_patches
     return {"tokens_per_s": case.batch * positions / seconds,
-            "mfu": flops / (seconds * chip.flops)}
+            "mfu": floors.train_flops(case) / (seconds * chip.flops)}
 
 
 def decode_bytes(case: Case) -> int:
@@ -56,70 +58,60 @@ def decode_figures(chip: Chip, case: Case, *, whole: float, first: float) -> dic
             "bound_ms_per_step": 1e3 * bound, "of_bound": bound / step}
 
 
-def peer_device(wanted: bool, console: Console) -> str | None:
-    """`cuda`, or None after saying why there is no peer."""
-    if not wanted:
-        return None
-    if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
-        import torch
-        if torch.cuda.is_available():
-            return "cuda"
-    console.print("no peer: PyTorch here, if any, is built without CUDA or finds no GPU; "
-                  "its figures are left out")
-    return None
+def train(case: Case, chip: Chip, rounds: int) -> dict:
+    """Our updates: seconds, tokens per second, MFU, memory, and where the time goes."""
+    update = ours.OurTrain(case, cases.ParamsOnDevice(case), cases.train_batch(case))
+    result = turns.measure({"ours": update}, rounds=rounds, label="train step")
+    return _common(result, "ours") | training_figures(chip, case, result["seconds"]["ours"]) | {
+        "compile_s": update.compile_s, "peak_bytes": _peak_bytes(),
+        "loss": update()["loss"], "operations": operations.dearest(update)}
 
 
-def measure(case: Case, kind: str, chip: Chip, *, work: list[str], rounds: int,
-            device: str | None) -> dict:
-    """Everything about this GPU, as JSON.
-
-    Args:
-        kind: what JAX calls it; chip: its peak figures.
-        device: the peer's, if it takes part.
-    """
-    result = {"case": case.name, "device": kind, "rounds": rounds,
-              "peak": {"name": kind, "flops": chip.flops, "hbm_rate": chip.hbm_rate}}
-    for name in work:
-        result[name] = WORK[name](case, chip, rounds, device)
-    return result
-
-
-def train(case: Case, chip: Chip, rounds: int, device: str | None) -> dict:
-    """Updates, tokens per second and MFU of both."""
-    batch = cases.train_batch(case)
-    entered = {"ours": ours.OurTrain(case, cases.ParamsOnDevice(case), batch)}
-    if device:
-        from tools.bench.peer import PeerTrain
-        entered["peer"] = PeerTrain(case, None, batch, device)
-    result = turns.measure(entered, rounds=rounds, label="train step",
-                           flops=floors.train_flops(case))
-    return result | {
-        name: training_figures(chip, case, flops=result["flops"], seconds=seconds)
-        for name, seconds in result["seconds"].items()} | {"compile_s": entered["ours"].compile_s}
-
-
-def answers(case: Case, chip: Chip, rounds: int, device: str | None) -> dict:
-    """Decoding steps: of a whole batch on our side, photo by photo on the peer's."""
+def answers(case: Case, chip: Chip, rounds: int) -> dict:
+    """Our decoding steps, of all photos at once, and where the time goes."""
     asked, params = cases.questions(case), cases.ParamsOnDevice(case)
-    whole, first = case, dataclasses.replace(case, new=1)
     entered = {}
-    for label, sized in (("ours", whole), ("ours, first token", first)):
+    for label, sized in _lengths(case).items():
         answering = ours.OurAnswers(sized, params, asked, masks=False)
         entered[label] = lambda run=answering: jax.block_until_ready(run.decode())
-    if device:
-        from tools.bench.peer import PeerAnswers
-        for label, sized in (("peer", whole), ("peer, first token", first)):
-            slow = PeerAnswers(sized, None, asked, device)
-            entered[label] = lambda run=slow: run.decode(run.photo(0))
-    seconds = turns.measure(entered, rounds=rounds, label="decoding")["seconds"]
-    result = {"seconds": seconds, "ours": decode_figures(
-        chip, case, whole=seconds["ours"], first=seconds["ours, first token"])}
-    if device:
-        result["peer"] = decode_figures(
-            chip, dataclasses.replace(case, photos=1), whole=seconds["peer"],
-            first=seconds["peer, first token"])
-        result["ratio"] = result["ours"]["tokens_per_s"] / result["peer"]["tokens_per_s"]
-    return result
+    result = turns.measure(entered, rounds=rounds, label="decoding")
+    return _common(result, "whole") | decode_figures(chip, case, **result["seconds"]) | {
+        "peak_bytes": _peak_bytes(), "operations": operations.dearest(entered["whole"])}
 
 
-WORK = {"train": train, "answers": answers}
+def peer_train(case: Case, chip: Chip, rounds: int) -> dict:
+    """The peer's updates."""
+    from tools.bench import peer
+    update = peer.PeerTrain(case, None, cases.train_batch(case), peer.device())
+    result = turns.measure({"peer": update}, rounds=rounds, label="peer's train step")
+    return _common(result, "peer") | training_figures(chip, case, result["seconds"]["peer"]) | {
+        "peak_bytes": peer.peak_bytes(), "remat": update.remat}
+
+
+def peer_answers(case: Case, chip: Chip, rounds: int) -> dict:
+    """The peer's decoding steps, of all photos at once."""
+    from tools.bench import peer
+    asked, entered = cases.questions(case), {}
+    slow = peer.PeerAnswers(case, None, asked, peer.device())
+    for label, sized in _lengths(case).items():
+        entered[label] = lambda new=sized.new: slow.decode_batch(new)
+    result = turns.measure(entered, rounds=rounds, label="peer's decoding")
+    return _common(result, "whole") | decode_figures(chip, case, **result["seconds"]) | {
+        "peak_bytes": peer.peak_bytes()}
+
+
+def _lengths(case: Case) -> dict[str, Case]:
+    return {"whole": case, "first": dataclasses.replace(case, new=1)}
+
+
+def _common(result: dict, name: str) -> dict:
+    """Median, fastest and slowest of a contestant that ran alone."""
+    return {key: result[key][name] for key in ("seconds", "fastest", "slowest")}
+
+
+def _peak_bytes() -> int | None:
+    """The most memory of the card that was in use; None where the device does not say."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+WORK = {"train": train, "answers": answers, "peer_train": peer_train, "peer_answers": peer_answers}

@@ -7,6 +7,7 @@ import torch
 import transformers
 from torch.nn import functional
 
+from input_pipeline.errors import UserError
 from legion_jax.config import LegionConfig
 from legion_jax.models import clip, sam_encoder
 from legion_jax.train.losses import DICE_EPS, DICE_SCALE
@@ -38,6 +39,18 @@ def _inputs(case: Case, rows: dict[str, np.ndarray], device: str) -> dict[str, t
     return {name: value.to(device) for name, value in inputs.items()}
 
 
+def device() -> str:
+    """`cuda`. Raises UserError where PyTorch finds no GPU."""
+    if not torch.cuda.is_available():
+        raise UserError("the peer: PyTorch is built without CUDA here or finds no GPU")
+    return "cuda"
+
+
+def peak_bytes() -> int | None:
+    """The most memory of the GPU that was in use; None without one."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
 def make_peer(config: LegionConfig, params: dict[str, np.ndarray] | None, device: str) -> Peer:
     """The model with these parameters, or with whatever transformers begins with."""
     with torch.device(device):
@@ -48,7 +61,11 @@ def make_peer(config: LegionConfig, params: dict[str, np.ndarray] | None, device
 
 
 class PeerTrain:
-    """The recipe's update."""
+    """The recipe's update; on a GPU its towers are compiled.
+
+    `remat`: whether layers of the language model are computed again in the backward pass, which is
+    begun where memory ends.
+    """
 
     def __init__(self, case: Case, params: dict[str, np.ndarray] | None,
                  batch: dict[str, np.ndarray], device: str = "cpu"):
@@ -62,9 +79,23 @@ class PeerTrain:
             self._parameters, lr=adam.learning_rate, betas=(adam.beta1, adam.beta2),
             eps=adam.epsilon, weight_decay=adam.weight_decay, fused=True)
         self._clip_norm, self._weights = adam.clip_norm, dataclasses.asdict(settings.loss)
+        self.remat = False
+        if device == "cuda":
+            self._model.compile_towers()
 
     def __call__(self) -> dict[str, float]:
         """One update; its metrics."""
+        try:
+            return self._update()
+        except torch.OutOfMemoryError:
+            if self.remat:
+                raise
+        self.remat = True
+        self._model.language.model.gradient_checkpointing_enable()
+        torch.cuda.empty_cache()
+        return self._update()
+
+    def _update(self) -> dict[str, float]:
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self._device, torch.bfloat16,
                             enabled=self._case.model.dtype == "bfloat16"):
@@ -79,6 +110,7 @@ class PeerTrain:
     def _losses(self) -> dict[str, torch.Tensor]:
         case, model, batch = self._case, self._model, self._batch
         x = model.splice(batch["ids"], batch["clip"], case.image_index)
+        x = x.to(getattr(torch, case.model.dtype))  # else all between layers is float32
         states = model.language.model(inputs_embeds=x, use_cache=False).last_hidden_state
         # From the last patch on; by itself transformers would project the patches, too.
         start = case.image_index + case.model.clip.num_patches - 1
@@ -106,6 +138,9 @@ class PeerAnswers:
         self._model.to(getattr(torch, case.model.dtype))
         self._asked = {name: x.to(self._model.dtype) if x.is_floating_point() else x
                        for name, x in _inputs(case, asked, device).items()}
+        self._step = self._plain_step
+        if device == "cuda":
+            self._step = torch.compile(self._plain_step, mode="reduce-overhead")
 
     @torch.inference_mode()
     def __call__(self) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
@@ -133,6 +168,32 @@ class PeerAnswers:
                 states.append(hidden)
             x = language.model.embed_tokens(token[:, None])
         return tokens, states
+
+    @torch.inference_mode()
+    def decode_batch(self, new: int) -> torch.Tensor:
+        """Tokens int[B, new] of all photos at once, from a cache of fixed size.
+
+        On a GPU the step is compiled, and replayed as one graph.
+        """
+        case, language = self._case, self._model.language
+        x = self._model.splice(self._asked["ids"], self._asked["clip"], case.image_index)
+        cache = transformers.StaticCache(config=language.config,
+                                         max_cache_len=x.shape[1] + case.new)
+        tokens = [language.lm_head(language.model(
+            inputs_embeds=x, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+        ).argmax(-1)]
+        for number in range(1, new):
+            place = torch.full((case.photos, 1), x.shape[1] + number - 1, device=x.device)
+            tokens.append(self._step(tokens[-1], place, cache).clone())
+        return torch.stack(tokens, dim=1).cpu()
+
+    def _plain_step(self, token, place, cache):
+        """The token after `token` [B], which is at `place` [B, 1]."""
+        language = self._model.language
+        states = language.model(inputs_embeds=language.model.embed_tokens(token[:, None]),
+                                position_ids=place, past_key_values=cache,
+                                use_cache=True).last_hidden_state
+        return language.lm_head(states[:, -1]).argmax(-1)
 
     def _answer(self, asked):
         case = self._case

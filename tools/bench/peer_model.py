@@ -77,6 +77,11 @@ class Peer(nn.Module):
                 parameter.data = parameter.data.to(getattr(torch, frozen))
         return [p for p in self.parameters() if p.requires_grad]
 
+    def compile_towers(self) -> None:
+        """Let PyTorch compile the towers, each when it first runs."""
+        for tower in (self.clip, self.language.model, self.sam.vision_encoder):
+            tower.compile()
+
     @torch.no_grad()
     def load(self, params: dict) -> None:
         """Our parameters, {path: array}. Raises KeyError for one that has no source."""

@@ -1,9 +1,10 @@
 """Check every quantity of a golden case against the published code's outputs.
 
-    python -m tools.verify_case CASE_DIR [--json FILE] [--curve]
+    python -m tools.verify_case CASE_DIR [--json FILE] [--curve] [--device=gpu]
 
 Prints a table of quantity, largest difference, tolerance and pass or fail; exits with 1 when
-anything fails. `--curve` also follows the case's training run.
+anything fails. `--curve` also follows the case's training run. Tolerances are those of float32 on
+a CPU, which computes by default; `--device=gpu` holds a GPU's float32 to the same ones.
 
 `--slim ARCHIVE` checks nothing: it writes the case without its largest arrays into one archive. A
 folder that holds such a case.tar.xz, as tests/golden does, is a case, too.
@@ -14,6 +15,7 @@ import jax
 from absl import flags
 
 from input_pipeline import files
+from input_pipeline.errors import UserError
 from input_pipeline.paths import local_only
 from legion_jax import command
 from tools.verify_case import slim
@@ -61,6 +63,7 @@ def main() -> None:
     """Verify the case that the command line names."""
     curve = flags.DEFINE_bool("curve", False, "Also follow the case's training run.")
     json_file = flags.DEFINE_string("json", None, "Also write the table to this file.")
+    device = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "What computes.")
     archive = flags.DEFINE_string("slim", None, "Only write a slim case to this archive.")
 
     def run(folder: str) -> int:
@@ -68,7 +71,10 @@ def main() -> None:
             slim.write(local_only(folder, "CASE_DIR", REASON),
                        local_only(archive.value, "--slim", REASON))
             return 0
-        jax.config.update("jax_platforms", "cpu")  # tolerances are stated for float32 on a CPU
+        if device.value == "cpu":
+            jax.config.update("jax_platforms", "cpu")
+        elif jax.default_backend() != "gpu":
+            raise UserError(f"--device=gpu: JAX finds no GPU here, only {jax.default_backend()}")
         return report(folder, verify(folder, curve=curve.value), json_file.value)
 
     command.run(run, arguments=("CASE_DIR",))
