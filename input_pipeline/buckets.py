@@ -90,16 +90,33 @@ def upload(folder: pathlib.Path, target: epath.Path, *, last: str | None = None)
 
 
 def clear_unfinished(target: epath.Path) -> None:
-    """Remove what an upload that did not end has left in a folder, and nothing else."""
+    """Remove what an upload that did not end has left in a folder, and nothing else.
+
+    Raises BucketError for a note that no upload wrote.
+    """
     note = target / UNFINISHED
     if not note.exists():
         return
     store, _ = client(target)
-    names = json.loads(note.read_text())
+    names = _noted(note)
     present = [path for path in (client(target / name)[1] for name in names) if store.exists(path)]
     if present:
         store.rm(present)
     note.unlink()
+
+
+def _noted(note: epath.Path) -> list[str]:
+    """The names in the note of an upload, all of them below its folder."""
+    try:
+        names = json.loads(note.read_bytes())
+    except ValueError:
+        names = None
+    if not (isinstance(names, list) and all(
+            isinstance(name, str) and name and ".." not in name.split("/") and name[0] != "/"
+            for name in names)):
+        raise BucketError(f"{note}: not the list of names that an upload leaves when it is killed; "
+                          f"nothing was removed. Look what lies beside it, and remove it yourself")
+    return names
 
 
 @contextlib.contextmanager

@@ -54,9 +54,9 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
         graph, abstract, frozen = setup.abstract_state(
             task.model, optimizer, mesh, trainable=settings.trainable,
             frozen_dtype=settings.frozen_dtype)
-        params, frozen = setup.first_params(settings, task.model, abstract.params, frozen)
-        if jax.process_index() == 0:
+        if jax.process_index() == 0:  # a workdir that cannot be written is noticed before the work
             setup.write_run_files(settings, task, abstract.params, workdir)
+        params, frozen = setup.first_params(settings, task.model, abstract.params, frozen)
         layout = jax.tree.map(lambda x: x.sharding, abstract)
         state = jax.jit(lambda p: init_state(p, optimizer), out_shardings=layout)(params)
         LOG.info("%s trainable, %s frozen parameters on %d devices",

@@ -110,3 +110,14 @@ def test_a_name_that_leads_outside_is_not_fetched(bucket):
     put_by_another_client(bucket, "tree/../../outside", b"1")
     with pytest.raises(UserError, match="outside"), files.local_copy(bucket / "tree"):
         pass
+
+
+@pytest.mark.parametrize("note", ["no JSON", "{}", "[1]", '["../mine"]', '["/mine"]', '[""]',
+                                  "\xff"])
+def test_a_note_that_no_upload_wrote_removes_nothing(bucket, note):
+    files.write_text(bucket / "mine", "of a person")
+    files.write_bytes(bucket / "made" / buckets.UNFINISHED, note.encode("latin-1"))
+    with pytest.raises(UserError, match=r"made/\.uploading: not the list of names"):
+        with files.new_folder(bucket / "made"):
+            pass
+    assert objects(bucket).keys() == {"mine", f"made/{buckets.UNFINISHED}"}
