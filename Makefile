@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --progress-bar off --disable-pip-version-check
 LIBTPU := import importlib.metadata as m; \
 	print(next(r for r in m.requires('jax') if r.startswith('libtpu')).split(';')[0])
 
-.PHONY: setup test test-slow demo lint
+.PHONY: setup test test-slow demo lint constraints
 
 # What training, prediction, the demo and every export to safetensors need; no PyTorch.
 .venv/demo: requirements.txt pyproject.toml
@@ -39,3 +39,11 @@ test-slow: setup
 
 demo: .venv/demo
 	$(BIN)/python -m tools.demo --output demo
+
+# The releases that are installed, for who wants exactly those. PyTorch's build is the machine's choice.
+constraints: setup
+	@version=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	file=tests/constraints-$$version.txt; \
+	{ echo "# The releases that the gate passed with on Python $$version: \`pip install --constraint\` takes exactly those."; \
+	  echo "# \`make constraints\` writes them anew, from the environment of \`make setup\`."; \
+	  $(BIN)/pip freeze --exclude-editable | grep -v '^torch=='; } > "$$file"; echo "$$file"
