@@ -12,6 +12,8 @@ from absl import app, flags, logging as absl_logging
 
 from input_pipeline.errors import UserError
 
+HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull", "--helpxml"}
+
 
 def run(main: Callable[..., int | None], arguments: Sequence[str] = ()) -> None:
     """Parse flags and run `main()`; its return value is the exit code.
@@ -24,6 +26,8 @@ def run(main: Callable[..., int | None], arguments: Sequence[str] = ()) -> None:
     def parse(argv):
         try:
             return app.parse_flags_with_usage(argv)
+        except SystemExit as ended:  # with 1 from absl, also where help was all that was asked for
+            raise SystemExit(0 if HELP.intersection(argv) else ended.code) from None
         except (UserError, AttributeError, KeyError, TypeError, ImportError, SyntaxError,
                 OSError) as error:
             # Raised by a config file while --config reads it.

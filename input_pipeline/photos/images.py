@@ -116,7 +116,8 @@ def _opened(source: str | os.PathLike | bytes, name: str) -> Iterator[Image.Imag
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not an image that PIL can read") from error
+        raise ImageError(
+            f"{name}: not an image that PIL can read as {', '.join(sorted(FORMATS))}") from error
     except Exception as error:  # broken files make PIL's decoders raise nearly anything
         raise ImageError(f"{name}: {reason(error)}") from error
 

@@ -15,6 +15,7 @@ from etils import epath
 
 from input_pipeline import files
 from input_pipeline.errors import UserError
+from legion_jax.weights.strict_json import read_json
 
 SIZE = 32  # records
 ROWS, SETTINGS = "rows.jsonl", "settings.json"
@@ -34,12 +35,13 @@ class Chunks:
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Note what the rows are made with.
 
-        Raises UserError when the folder holds rows that were made with something else.
+        Raises UserError when the folder holds rows that were made with something else, or not all
+        rows in the file of all of them.
         """
         path = self.output / SETTINGS
         files.make_folder(self.output)
         if path.exists():
-            _check_same(path, json.loads(path.read_text()), settings)
+            _check_same(path, read_json(path), settings)
         elif (self.output / ROWS).exists():
             raise UserError(f"{self.output / ROWS}: there is no {SETTINGS} to tell what it was "
                             f"made with; choose another output or remove it")
@@ -47,6 +49,9 @@ class Chunks:
             files.write_json(path, dict(settings))
         if not self.whole():
             files.make_folder(self._folder)
+        elif (number := sum(1 for _ in self.rows())) != self.total:
+            raise UserError(f"{self.output / ROWS}: {number} rows of {self.total} records; choose "
+                            f"another output or remove it")
 
     def missing(self) -> list[int]:
         """Numbers of the records this host has to evaluate, ascending."""

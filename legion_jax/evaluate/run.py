@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from input_pipeline import files
 from input_pipeline.records import manifest, prepared
+from input_pipeline.records.record import DataError
 from legion_jax.evaluate import chunks, text_scores
 from legion_jax.evaluate.intervals import RESAMPLES, bootstrap_intervals
 from legion_jax.evaluate.photo_rows import Source, predicted
@@ -50,6 +51,8 @@ def open_data(data_dir: epath.PathLike, split: str) -> Data:
     version = prepared.find_version(data_dir)
     data_set = manifest.read_summary(version)
     names = list(data_set["splits"]) if split == "all" else split.split("+")
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise DataError(f"split {split!r} holds {', '.join(sorted(twice))} more than once")
     source = Source([(re.match(r"\w*", name).group(), prepared.open_split(version, name))
                      for name in names])
     return Data(source, f"{data_set['dataset']}/{data_set['config']}", data_set["content"], split)

@@ -2,8 +2,11 @@
 
 import importlib.util
 import pathlib
+import sys
+import traceback
 import types
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -51,6 +54,17 @@ def load(name: str) -> types.ModuleType:
     return module
 
 
+class RecipeError(ImportError):
+    """A recipe that cannot be read; the message names its file."""
+
+
+def _line_of(file: pathlib.Path, error: Exception) -> str:
+    """The line of a recipe at which it failed, as `, line 3`; nothing where that is elsewhere."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+             if frame.filename == str(file)]
+    return f", line {lines[-1]}" if lines else ""
+
+
 class _ByName(flags.ArgumentParser):
     """Lets the parser of a config file take names as well as paths."""
 
@@ -60,7 +74,19 @@ class _ByName(flags.ArgumentParser):
 
     def parse(self, argument: str):
         name, *rest = argument.split(":", 1)
-        return self._parser.parse(":".join([str(find(name)), *rest]))
+        file = find(name)
+        sys.modules.pop("config_config", None)  # else an earlier file's names would be in this one
+        try:
+            config = self._parser.parse(":".join([str(file), *rest]))
+        except Exception as error:  # whatever a user's file raises
+            if "no attribute 'get_config'" in str(error):
+                raise RecipeError(f"--config: {file}: there is no get_config() in it") from error
+            raise RecipeError(f"--config: {file}{_line_of(file, error)}: "
+                              f"{type(error).__name__}: {error}") from error
+        if not isinstance(config, ml_collections.ConfigDict):
+            raise RecipeError(f"--config: {file}: get_config() must return an "
+                              f"ml_collections.ConfigDict, not {config!r}")
+        return config
 
     def flag_type(self) -> str:
         return self._parser.flag_type()

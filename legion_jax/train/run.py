@@ -25,6 +25,7 @@ from legion_jax.train.step import TrainState, init_state
 from legion_jax.weights.run_checkpoints import RunCheckpoints
 
 LOG = logging.getLogger("legion_jax")
+AHEAD = 2  # updates that wait for the devices, so that these never wait for the host
 
 
 class TrainingError(UserError):
@@ -167,7 +168,13 @@ class _Metrics:
                                    total=settings.optimizer.total_steps)
 
     def add(self, number: int, values: dict[str, jax.Array]) -> None:
+        """Keep the values of an update, and wait until at most AHEAD updates are not done.
+
+        A host that is further ahead of its devices would hear of SIGTERM as many updates too late.
+        """
         self._pending.append((number, values))
+        if len(self._pending) > AHEAD:
+            jax.block_until_ready(self._pending[-1 - AHEAD][1])
 
     def flush(self) -> dict[str, float] | None:
         """Fetch and log what is there; returns the row of an update that was refused."""

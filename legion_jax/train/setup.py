@@ -1,6 +1,7 @@
 """The parts of a run, made from its settings: shapes, parameters, their layout, the jitted step."""
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -167,8 +168,14 @@ def write_run_files(settings: RunSettings, task: Task, params: dict, workdir: ep
         raise ConfigError(f"{workdir}: belongs to a run with another config: {changed}")
     files.make_folder(workdir)
     base = checkpoint.base_of(settings.init_from) if settings.init_from else None
+    fields = {"base": base, "trained": sorted(param_tree.flatten(params))}
+    # A run begun before there was this field stays without: its results name its legion.json.
+    if not (started and (workdir / legion_json.META).exists()
+            and not checkpoint.Checkpoint.open(workdir).meta.run):
+        fields["run"] = hashlib.sha256(
+            json.dumps(knobs.lasting(config), sort_keys=True).encode()).hexdigest()
     legion_json.write_meta(
-        workdir, task.model, base=base, trained=sorted(param_tree.flatten(params)),
+        workdir, task.model, **fields,
         question={"instruction": settings.data.instruction,
                   "sam_longest": task.examples.sam_longest,
                   "max_new_tokens": settings.eval.max_new_tokens,

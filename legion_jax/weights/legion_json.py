@@ -55,6 +55,8 @@ class Meta:
     Attributes:
         config: the architecture.
         base: what a run started from; None of a converted checkpoint and of a run from scratch.
+        run: SHA-256 of the knobs that a run keeps, its seed and data among them, so that no two
+            runs have the same legion.json; "" of a conversion.
         trained: paths of the parameters that a run trained.
         absent: towers that a conversion did not find.
         question: what a run asks of a photo, the fields of `predict.prediction.Question`.
@@ -65,6 +67,7 @@ class Meta:
 
     config: LegionConfig
     base: Base | None = None
+    run: str = ""
     trained: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     question: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -94,7 +97,7 @@ def parse_meta(path: epath.PathLike, content: bytes) -> Meta:
         raise CheckpointError(f"{path}: {problem}")
     base, vocabulary = values.get("base"), values.get("vocabulary")
     return Meta(
-        config=config, trained=tuple(values.get("trained", ())),
+        config=config, run=values.get("run", ""), trained=tuple(values.get("trained", ())),
         absent=tuple(values.get("absent", ())), question=values.get("question", {}),
         options=values.get("options", {}), sources=values.get("sources", {}),
         base=base and Base(**{field.name: base[field.name] for field in dataclasses.fields(Base)}),
@@ -157,6 +160,8 @@ def _problem_of(config: LegionConfig, values: dict) -> str | None:
             and type(vocabulary["image_token"]) in (int, type(None))
             and 0 <= (vocabulary["image_token"] or 0) <= vocabulary["rows"] < LARGEST):
         return f"vocabulary cannot be {vocabulary!r}"
+    if not isinstance(values.get("run", ""), str):
+        return f"run must be a text, not {values['run']!r}"
     for name in ("absent", "trained"):
         names = values.get(name, [])
         if not isinstance(names, list) or not all(isinstance(item, str) for item in names):

@@ -49,3 +49,17 @@ def test_rows_of_other_settings_are_not_mixed(tmp_path):
         store.begin({"split": "test", "level": 0})
     with pytest.raises(UserError, match="rows.jsonl: line 1 is not valid JSON"):
         list(chunks.read(tmp_path / chunks.ROWS))
+
+
+def test_a_file_of_fewer_rows_than_records_is_not_the_whole(tmp_path):
+    chunks.Chunks(tmp_path, 3).begin({"split": "test"})
+    (tmp_path / "rows.jsonl").write_text("{}\n{}\n")
+    with pytest.raises(UserError, match=r"rows.jsonl: 2 rows of 3 records; choose another output"):
+        chunks.Chunks(tmp_path, 3).begin({"split": "test"})
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", "\xff"])
+def test_damaged_settings_are_named(tmp_path, damaged):
+    (tmp_path / "settings.json").write_bytes(damaged.encode("latin-1"))
+    with pytest.raises(UserError, match="settings.json"):
+        chunks.Chunks(tmp_path, 3).begin({"split": "test"})

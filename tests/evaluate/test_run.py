@@ -207,7 +207,8 @@ def test_the_command_reads_the_checkpoints_legion_json_once(folder, data, tmp_pa
 
 def test_a_typing_error_costs_no_minutes(folder, data, tmp_path):
     for flag, message in (("--css_model=mini", "pip install -e '.[css]'"),
-                          ("--split=holdout", "no split 'holdout'")):
+                          ("--split=holdout", "no split 'holdout'"),
+                          ("--split=test+test", "split 'test+test' holds test more than once")):
         done = run_tool("legion_jax.evaluate", "--checkpoint", folder, "--data_dir", data / "data",
                         "--output", tmp_path / "out", flag)
         assert done.returncode == 1 and message in done.stderr, done.stderr

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline.photos.images import DECODING_BYTES
+from input_pipeline.photos.images import DECODING_BYTES, FORMATS
 from legion_jax.predict.queues import Limits, ReadAhead, WriteBehind
 
 
@@ -103,10 +103,11 @@ def test_every_photo_comes_once_or_fails_once(threads):
             reading.release(photo.index)
         assert reading._total == 0
     assert seen == {0: (8, 9, 3), 2: (10, 7, 3), 4: (3, 3, 3)}
+    formats = ", ".join(sorted(FORMATS))
     assert {index: why for index, _, why in failed} == {
-        1: "photo 1: not an image that PIL can read", 3: "no such bucket",
+        1: "photo 1: not an image that PIL can read as " + formats, 3: "no such bucket",
         5: "photo 5: 199 x 1 pixels vanish when the longer side is 64",
-        6: "photo 6: not an image that PIL can read"}
+        6: "photo 6: not an image that PIL can read as " + formats}
 
 
 def settled(source):

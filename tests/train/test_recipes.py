@@ -51,6 +51,17 @@ def test_a_recipe_of_ones_own_changes_a_known_one(tmp_path):
         recipes.load(str(tmp_path / "notes.txt"))
 
 
+@pytest.mark.parametrize("text, words", [
+    ("def get_config():\n    return 1 / 0\n", "mine.py, line 2: ZeroDivisionError: division by"),
+    ("x = 1\n", "mine.py: there is no get_config"),
+    ("def get_config():\n    return 5\n", "mine.py: get_config.. must return an ml_coll"),
+    ("def get_config(:\n", "mine.py: SyntaxError: invalid syntax")])
+def test_what_is_wrong_with_a_recipe_is_said_of_its_file(tmp_path, text, words):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(recipes.RecipeError, match=f"--config: {tmp_path}/{words}"):
+        config_of(f"--config={tmp_path / 'mine.py'}")
+
+
 def test_every_recipe_works_where_there_is_no_experiments_folder(tmp_path):
     """As in an installed package: the folder is legion_jax/recipes/."""
     for package in ("legion_jax", "input_pipeline"):
