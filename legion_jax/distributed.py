@@ -18,7 +18,7 @@ from input_pipeline.errors import UserError
 
 START_SECONDS = 300  # that hosts wait for each other at the start
 HEARTBEAT_SECONDS = 100  # after which the others give up on a silent host
-COMPILE_SECONDS = 3600  # that one host may compile longer than another
+COMPILE_SECONDS = 3600  # that one host may load or compile longer than another
 APART_SECONDS = 7 * 24 * 3600  # that one host may have more to do than another
 PARTING_SECONDS = 10  # for all hosts to say the same before the first of them is gone
 
@@ -117,15 +117,22 @@ def first_host(act: Callable[[], int | None]) -> int | None:
     return None if chosen == -1 else chosen
 
 
+def wait_for_others() -> None:
+    """Let every process be done with what takes them differently long, before a collective.
+
+    On CPUs that gives up on processes that come 30 s later.
+    """
+    if jax.process_count() > 1:
+        wait_for_all(COMPILE_SECONDS)
+
+
 def compile_together(program: Callable, *arguments) -> None:
     """Compile a jitted program, on every process before any of them calls it.
 
-    A collective on CPUs gives up on processes that come 30 s later, and compiling takes them
-    differently long: one may find the program in its cache, another may not.
+    One may find the program in its cache, another may not.
     """
     program.lower(*arguments).compile()  # the call that follows finds it
-    if jax.process_count() > 1:
-        wait_for_all(COMPILE_SECONDS)
+    wait_for_others()
 
 
 def leave(code: int) -> None:

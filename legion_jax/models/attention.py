@@ -41,9 +41,10 @@ def masked_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, 
 
 def full_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """softmax(q k / sqrt(H)) v over all keys; q [..., T, N, H], k and v [..., S, N, H]."""
+    cudnn = None
     if q.ndim == 4 and q.shape == k.shape and flash_attention.is_worth_cudnn(q, q.shape[-1]):
-        return flash_attention.full_by_cudnn(q, k, v)
-    return jax.nn.dot_product_attention(q, k, v)
+        cudnn = flash_attention.full_by_cudnn
+    return _by_platform({}, jax.nn.dot_product_attention, q, k, v, cudnn=cudnn)
 
 
 def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
@@ -57,14 +58,14 @@ def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array)
     Returns:
         [B, S, N, H].
     """
-    default, branches = causal_by_mask, {}
+    branches, cudnn = {}, None
     if flash_attention.is_worth_it(q):
         branches["tpu"] = flash_attention.causal_on_tpu
     if flash_attention.is_worth_cudnn(q, q.shape[-1]):
-        default = flash_attention.causal_by_cudnn
+        cudnn = flash_attention.causal_by_cudnn
     if _in_blocks(q):
         branches["cpu"] = _causal_blocks
-    return _by_platform(branches, default, q, k, v, valid)
+    return _by_platform(branches, causal_by_mask, q, k, v, valid, cudnn=cudnn)
 
 
 def causal_by_mask(q, k, v, valid):
@@ -104,14 +105,14 @@ def grid_attention(q: jax.Array, k: jax.Array, v: jax.Array, rows: jax.Array,
     Returns:
         [B, S * S, N, H].
     """
-    default, branches = grid_with_bias, {}
+    branches, cudnn = {}, None
     if flash_attention.is_worth_it(q):
         branches["tpu"] = flash_attention.grid_on_tpu
     if flash_attention.is_worth_cudnn(q, flash_attention.grid_width(q)):
-        default = flash_attention.grid_by_cudnn
+        cudnn = flash_attention.grid_by_cudnn
     if _in_blocks(q):
         branches["cpu"] = _grid_blocks
-    return _by_platform(branches, default, q, k, v, rows, columns)
+    return _by_platform(branches, grid_with_bias, q, k, v, rows, columns, cudnn=cudnn)
 
 
 def grid_with_bias(q, k, v, rows, columns):
@@ -121,8 +122,14 @@ def grid_with_bias(q, k, v, rows, columns):
     return jax.nn.dot_product_attention(q, k, v, bias=bias)
 
 
-def _by_platform(branches: dict[str, Callable], default: Callable, *arrays):
-    """The branch of the platform that the program is compiled for, or the default."""
+def _by_platform(branches: dict[str, Callable], default: Callable, *arrays,
+                 cudnn: Callable | None = None):
+    """The branch of the platform that the program is compiled for, or the default.
+
+    With `cudnn` that is for NVIDIA GPUs; a process that has one may compile for others as well.
+    """
+    if cudnn is not None:
+        branches, default = {"tpu": default, "cpu": default} | branches, cudnn
     if not branches:
         return default(*arrays)
     return jax.lax.platform_dependent(*arrays, default=default, **branches)

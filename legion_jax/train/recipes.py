@@ -79,7 +79,7 @@ class _ByName(flags.ArgumentParser):
         try:
             config = self._parser.parse(":".join([str(file), *rest]))
         except Exception as error:  # whatever a user's file raises
-            if "no attribute 'get_config'" in str(error):
+            if str(error) == "module 'config_config' has no attribute 'get_config'":
                 raise RecipeError(f"--config: {file}: there is no get_config() in it") from error
             raise RecipeError(f"--config: {file}{_line_of(file, error)}: "
                               f"{type(error).__name__}: {error}") from error

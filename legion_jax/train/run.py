@@ -60,6 +60,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
         params, frozen = setup.first_params(settings, task.model, abstract.params, frozen)
         layout = jax.tree.map(lambda x: x.sharding, abstract)
         state = jax.jit(lambda p: init_state(p, optimizer), out_shardings=layout)(params)
+        distributed.wait_for_others()  # checkpoints begin with a collective
         LOG.info("%s trainable, %s frozen parameters on %d devices",
                  f"{param_tree.count(state.params):,}", f"{param_tree.count(frozen):,}",
                  mesh.size)

@@ -23,6 +23,7 @@ from legion_jax.train import data as train_data, knobs, losses, optim
 from legion_jax.train.knobs import ConfigError, DataSettings, RunSettings
 from legion_jax.train.step import TrainState, init_state, make_step
 from legion_jax.weights import checkpoint, legion_json
+from legion_jax.weights.strict_json import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +165,7 @@ def write_run_files(settings: RunSettings, task: Task, params: dict, workdir: ep
     path = workdir / "config.json"
     started = checkpoint.latest_step(workdir) is not None
     if started and path.exists() and (changed := knobs.differences(
-            knobs.lasting(json.loads(path.read_text())), knobs.lasting(config))):
+            knobs.lasting(read_json(path)), knobs.lasting(config))):
         raise ConfigError(f"{workdir}: belongs to a run with another config: {changed}")
     files.make_folder(workdir)
     base = checkpoint.base_of(settings.init_from) if settings.init_from else None

@@ -55,8 +55,8 @@ class Meta:
     Attributes:
         config: the architecture.
         base: what a run started from; None of a converted checkpoint and of a run from scratch.
-        run: SHA-256 of the knobs that a run keeps, its seed and data among them, so that no two
-            runs have the same legion.json; "" of a conversion.
+        run: SHA-256 of the knobs that a run keeps, its seed and data among them, so that runs
+            which differ in one have another legion.json; "" of a conversion.
         trained: paths of the parameters that a run trained.
         absent: towers that a conversion did not find.
         question: what a run asks of a photo, the fields of `predict.prediction.Question`.

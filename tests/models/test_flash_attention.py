@@ -212,9 +212,23 @@ def test_cudnn_sees_no_padding_of_an_odd_length(cudnn):
     assert_close(flash_attention.full_by_cudnn(q, k, v), jax.nn.dot_product_attention(q, k, v))
 
 
+@pytest.mark.parametrize("platform, has", [("cuda", True), ("cpu", False), ("tpu", False)])
+def test_what_a_machine_with_a_gpu_compiles_for_others_asks_no_cudnn(cudnn, platform, has,
+                                                                    monkeypatch):
+    monkeypatch.setattr(flash_attention, "_cudnn", lambda q, *_, **__: jax.lax.cbrt(q))
+    # JAX keeps what it has traced by shapes, which no other test has.
+    q, k, v = jnp.zeros((3, 2, 196, 5, 24), jnp.bfloat16)
+    bias = jnp.zeros((2, 5, 14, 14, 14), jnp.bfloat16)
+    for attend, more in ((attention.full_attention, ()), (attention.grid_attention, (bias, bias)),
+                         (attention.causal_attention, (jnp.ones((2, 196), bool),))):
+        traced = jax.jit(lambda *inputs, attend=attend: attend(*inputs)).trace(q, k, v, *more)
+        assert ("cbrt" in traced.lower(lowering_platforms=(platform,)).as_text()) == has
+
+
 def test_short_and_exact_sequences_are_left_to_xla(cudnn):
-    for length, dtype in ((100, jnp.bfloat16), (1024, jnp.float32)):
+    for length, dtype, asked in ((100, jnp.bfloat16, False), (1024, jnp.float32, False),
+                                 (577, jnp.bfloat16, True)):
+        cudnn.clear()
         q, k, v = jnp.zeros((3, 1, length, 2, 16), dtype)
         jax.jit(attention.full_attention).trace(q, k, v)
-    jax.jit(attention.full_attention).trace(*jnp.zeros((3, 1, 577, 2, 16), jnp.bfloat16))
-    assert [implementation for implementation, _ in cudnn] == [None, None, "cudnn"]
+        assert ("cudnn" in dict(cudnn)) == asked

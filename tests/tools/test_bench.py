@@ -224,6 +224,16 @@ def test_a_piece_that_fails_or_hangs_costs_the_others_nothing(monkeypatch):
     assert "MISSING" in shown.getvalue() and "MFU 50.0%" in shown.getvalue()
 
 
+@pytest.mark.parametrize("piece", ["train", "golden"])
+def test_the_processes_of_pieces_are_asked_for_what_they_know(piece, capfd):
+    """As on a GPU, up to the sentence that there is none."""
+    result = gpu_pieces.run_all(
+        [piece], ["--rounds=1", "--threads=1", "--tiny=True"], golden="tests/golden",
+        console=Console(file=io.StringIO()))
+    assert result[piece]["missing"].startswith("exit code 1")
+    assert "--device=gpu: JAX finds no GPU here" in capfd.readouterr().err
+
+
 def test_flags_are_checked_without_a_machine(monkeypatch):
     class Options:
         rounds, threads, work, device, piece, piece_json = 1, 1, [], None, None, None

@@ -5,6 +5,7 @@ import types
 
 import pytest
 
+from input_pipeline.errors import UserError
 from legion_jax.config import tiny
 from legion_jax.train import recipes, setup
 from legion_jax.train.knobs import RunSettings
@@ -33,6 +34,14 @@ def test_a_run_stays_itself_when_it_is_started_anew(tmp_path, monkeypatch):
     first = fingerprint(tmp_path)
     monkeypatch.setattr(checkpoint, "latest_step", lambda workdir: 1)
     assert fingerprint(tmp_path, log_every=7) == first  # a knob that may change
+
+
+def test_a_damaged_config_is_named(tmp_path, monkeypatch):
+    fingerprint(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    monkeypatch.setattr(checkpoint, "latest_step", lambda workdir: 1)
+    with pytest.raises(UserError, match="config.json"):
+        fingerprint(tmp_path)
 
 
 def test_a_run_of_an_earlier_version_stays_what_its_results_name(tmp_path, monkeypatch):
