@@ -1,5 +1,7 @@
 """LLaMA decoder with optional LoRA and a preallocated key/value cache (Touvron et al., 2023)."""
 
+import operator
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -136,14 +138,24 @@ class Llama(nnx.Module):
         empty = constrain(jnp.zeros(shape, self.dtype), None, BATCH, None, HEADS, None)
         return Cache(empty, empty)
 
-    def extend(self, x, positions, mask, cache: Cache, index, *,
-               causal: bool = False) -> tuple[jax.Array, Cache]:
+    def taken_apart(self) -> list[LlamaLayer]:
+        """The layers one by one, their weights copied out of the stack, once, for `extend`."""
+        graph, params = nnx.split(self.layers)
+        # Without the barrier XLA would copy them where they are used: in every turn of a loop.
+        apart = jax.lax.optimization_barrier([
+            jax.tree.map(operator.itemgetter(number), params)
+            for number in range(self.config.layers)])
+        return [nnx.merge(graph, params) for params in apart]
+
+    def extend(self, x, positions, mask, cache: Cache, index, *, causal: bool = False,
+               apart: list[LlamaLayer] | None = None) -> tuple[jax.Array, Cache]:
         """Cached pass over T new positions written at `index`.
 
         Args:
             x: embeddings [B, T, D]; positions: int[B, T]; mask: bool[B, 1, T, S].
             cache: holds S positions; index: int scalar, where the new ones go.
             causal: the mask shows nobody what is written behind; `index` is then static.
+            apart: of `taken_apart`; every layer is then compiled by itself.
 
         Returns:
             States after the final norm [B, T, D] and the new cache.
@@ -165,8 +177,12 @@ class Llama(nnx.Module):
             x, cache = layer(x, rope, attend)
             return (x, cache), None
 
-        numbers = jnp.arange(self.config.layers)
-        (x, cache), _ = jax.lax.scan(body, (x, cache), (self.layers, numbers))
+        if apart is None:
+            numbers = jnp.arange(self.config.layers)
+            (x, cache), _ = jax.lax.scan(body, (x, cache), (self.layers, numbers))
+        else:
+            for number, layer in enumerate(apart):
+                (x, cache), _ = body((x, cache), (layer, number))
         return self.norm(x), cache
 
     def logits(self, states: jax.Array) -> jax.Array:

@@ -154,12 +154,15 @@ def admit(state: DecodeState, new: DecodeState, rows: jax.Array) -> DecodeState:
 
 
 def decode(model: Legion, state: DecodeState, wanted: jax.Array, *, eos_id: int, seg_id: int,
-           close_id: int = NO_TOKEN, sampling: Sampling = GREEDY) -> DecodeState:
+           close_id: int = NO_TOKEN, sampling: Sampling = GREEDY,
+           apart: bool = False) -> DecodeState:
     """Step until `wanted` (int scalar) places are done.
 
-    `close_id` is `</p>`; other arguments as of `sampling.choose` and `prefill`.
+    `close_id` is `</p>`; other arguments as of `sampling.choose` and `prefill`. With `apart` the
+    steps read a copy of the layers' weights that is made at the beginning.
     """
     (B, M), K = state.tokens.shape, state.seg_states.shape[1]
+    layers = model.language.taken_apart() if apart else None
     rows, S = jnp.arange(B), state.usable.shape[1]
 
     def step(state):
@@ -174,7 +177,7 @@ def decode(model: Legion, state: DecodeState, wanted: jax.Array, *, eos_id: int,
                                               (0, state.column))
         hidden, cache = model.language.extend(
             model.language.embed(token)[:, None], position[:, None], usable[:, None, None],
-            state.cache, state.column)
+            state.cache, state.column, apart=layers)
         return state.replace(
             column=(state.column + 1) % S, hidden=hidden[:, 0], position=position, cache=cache,
             usable=usable, done=state.done | (token == eos_id) | (length >= M),

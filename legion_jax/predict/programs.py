@@ -85,7 +85,8 @@ class Programs:
             _admit, graph, ids, image_index=a.image_index, max_new=a.max_new, slots=a.slots,
             **tokens), donate_argnums=2, out_shardings=layout)
         self.decode = jax.jit(functools.partial(
-            _decode, graph, close_id=a.close_id, sampling=a.sampling, **tokens),
+            _decode, graph, close_id=a.close_id, sampling=a.sampling, **tokens,
+            apart=_has_room_for_copy(abstract_params(config, mesh), mesh)),
             donate_argnums=1, out_shardings=layout)
         self.draw = jax.jit(functools.partial(_draw, graph))
         self.place = jax.jit(functools.partial(
@@ -118,6 +119,23 @@ def inference_mesh(config: LegionConfig, devices: Sequence[jax.Device] | None = 
     devices = jax.local_devices() if devices is None else list(devices)
     tensor = math.gcd(len(devices), config.language.heads)
     return sharding.make_mesh((len(devices) // tensor, 1, tensor), devices)
+
+
+def _has_room_for_copy(params: dict, mesh: jax.sharding.Mesh) -> bool:
+    """Whether decoding shall copy the language model's weights out of their stack.
+
+    On GPUs, XLA copies a layer's weights in every step before it multiplies by them, which takes
+    longer than the products (tools/bench/README.md). A copy made once needs the weights' memory
+    again: it is made where that of each device holds three times as much as they take.
+    """
+    if mesh.devices.flat[0].platform != "gpu":
+        return False
+    layers = sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize
+                 for path, a in param_tree.flatten(params).items()
+                 if path.startswith("language/layers/"))
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0)
+              for device in mesh.local_devices]
+    return min(limits) >= 3 * layers
 
 
 def _model(graph, params):

@@ -159,7 +159,7 @@ def test_answers_on_a_mesh(model, seen, uncached):
     assert_same(ours, picked(expected(uncached), rows))
 
 
-def refilled(model, seen, order, *, places, max_new=MAX_NEW, prefix=False):
+def refilled(model, seen, order, *, places, max_new=MAX_NEW, prefix=False, apart=False):
     """Answers to prompts `order`, as many at a time as there are places; one comes in per end."""
     columns = PROMPTS.shape[1] - 1 + model.config.clip.num_patches + max_new
     settings = dict(eos_id=EOS, seg_id=SEG)
@@ -174,7 +174,8 @@ def refilled(model, seen, order, *, places, max_new=MAX_NEW, prefix=False):
                                number=ZEROS[:2], **settings)
         return decoding.admit(state, new, rows)
 
-    step = jax.jit(lambda state, wanted: decoding.decode(model, state, wanted, **settings))
+    step = jax.jit(lambda state, wanted: decoding.decode(model, state, wanted, **settings,
+                                                         apart=apart))
     waiting, holds, answers, columns_seen = list(enumerate(order)), {}, {}, set()
     while waiting or holds:
         for place in range(places):
@@ -199,6 +200,13 @@ def test_answers_in_places_that_others_left(model, seen, uncached):
     for answer, row in zip(answers, order, strict=True):
         assert_same(answer, picked(wanted, row))
     assert min(columns) < PROMPTS.shape[1], "the ring of columns went round"
+
+
+def test_layers_taken_apart_answer_alike(model, seen, uncached):
+    wanted, order = expected(uncached), [2, 0, 1]
+    answers, _ = refilled(model, seen, order, places=2, apart=True)
+    for answer, row in zip(answers, order, strict=True):
+        assert_same(answer, picked(wanted, row))
 
 
 def test_a_prefix_read_once_changes_nothing(model, seen):
