@@ -25,6 +25,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+from bucket_server import OFFLINE
+
+os.environ.update(OFFLINE)
+
 from random_models import randomized
 from repository import SHARED, SLIM_GOLDEN
 
@@ -76,7 +80,8 @@ def config() -> LegionConfig:
 @pytest.fixture(scope="session")
 def sized(config, tmp_path_factory) -> LegionConfig:
     """The same with the vocabulary of the tokenizer `folders` has, and without LoRA."""
-    import inspected  # of PyTorch, which most tests do without
+    pytest.importorskip("torch")  # which most tests do without
+    import inspected
     return inspected.sized(config, tmp_path_factory.mktemp("probe") / "tokenizer")
 
 
@@ -91,6 +96,23 @@ def folders(sized, tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
 def model(config) -> Legion:
     """The model with random values in every parameter; tests must not change it."""
     return randomized(param_tree.abstract_model(config))
+
+
+class Module(pytest.Module):
+    """A file of tests, skipped as a whole where what it compares with is not installed."""
+
+    def collect(self):
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            lacking = getattr(error.__cause__, "name", None)
+            if lacking in ("torch", "transformers", "peft"):
+                pytest.skip(f"needs {lacking}, which is not installed", allow_module_level=True)
+            raise
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    return Module.from_parent(parent, path=module_path)
 
 
 LONGEST = ("test_verify_case.py", "test_train.py", "test_commands_in_buckets.py", "test_restart.py",

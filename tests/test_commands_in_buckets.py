@@ -6,15 +6,15 @@ emulator of the storage service. What is made by one is read by the next.
 
 import json
 import os
-import subprocess
 import sys
 import time
 
 import bucket_server
+import commands
 import pytest
 from bucket_server import objects
 from repository import ROOT
-from small_runs import SMALL, STEPS
+from small_runs import SMALL, STEPS, VERDICT_ONLY
 
 from input_pipeline import files
 from input_pipeline.text.tokenizer import train_tokenizer
@@ -36,8 +36,7 @@ class Shell:
             "PYTHONPATH": ":".join(path), "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         words = [str(word).replace("gs://B", str(self.bucket)) for word in arguments]
-        return subprocess.Popen([sys.executable, "-m", module, *words], cwd=self.folder, text=True,
-                                env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return commands.start(module, *words, env=environment, cwd=self.folder)
 
     def run(self, module, *arguments, code=0):
         """What the command printed. Fails where it ends otherwise, or leaves a file here."""
@@ -56,7 +55,7 @@ class Shell:
 
 def training(workdir, *more):
     return ["--config=tiny", "--workdir", workdir, "--config.data.data_dir=gs://B/data",
-            "--config.data.tokenizer=gs://B/tokenizer", *SMALL, *more]
+            "--config.data.tokenizer=gs://B/tokenizer", *SMALL, *VERDICT_ONLY, *more]
 
 
 @pytest.fixture(scope="module")

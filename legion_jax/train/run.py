@@ -11,12 +11,15 @@ from collections.abc import Callable
 import grain
 import jax
 import ml_collections
+import numpy as np
+import optax
 from etils import epath
 
 from input_pipeline import paths
 from input_pipeline.batches import loader
 from input_pipeline.errors import UserError
 from legion_jax import distributed, sharding
+from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
 from legion_jax.train import data as train_data, optim, pictures, setup, speed
 from legion_jax.train.knobs import RunSettings
@@ -57,21 +60,19 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
             frozen_dtype=settings.frozen_dtype)
         if jax.process_index() == 0:  # a workdir that cannot be written is noticed before the work
             setup.write_run_files(settings, task, abstract.params, workdir)
-        params, frozen = setup.first_params(settings, task.model, abstract.params, frozen)
-        layout = jax.tree.map(lambda x: x.sharding, abstract)
-        state = jax.jit(lambda p: init_state(p, optimizer), out_shardings=layout)(params)
-        distributed.wait_for_others()  # checkpoints begin with a collective
         LOG.info("%s trainable, %s frozen parameters on %d devices",
-                 f"{param_tree.count(state.params):,}", f"{param_tree.count(frozen):,}",
+                 f"{param_tree.count(abstract.params):,}", f"{param_tree.count(frozen):,}",
                  mesh.size)
         id_places = {"image_index": task.image_index, "first_target": task.first_target}
-        step = setup.jit_step(settings, graph, optimizer, layout, seg_id=task.tokenizer.seg_id,
-                              **id_places)
+        step = setup.jit_step(settings, graph, optimizer, _layout(abstract),
+                              seg_id=task.tokenizer.seg_id, **id_places)
+        distributed.wait_for_others()  # checkpoints begin with a collective
         with contextlib.closing(RunCheckpoints(
                 workdir, every=settings.checkpoint_every, keep=settings.checkpoint_keep,
                 keep_every=settings.checkpoint_keep_every,
                 keep_best=settings.checkpoint_keep_best)) as checkpoints:
-            state = restore(checkpoints, state, abstract)
+            state, frozen = first_state(settings, task.model, optimizer, abstract, frozen,
+                                        checkpoints)
             return update(
                 settings, loader.train_batches(rows), step, state, frozen, mesh, checkpoints,
                 clock=speed.of_run(settings, task.model, task.examples, **id_places),
@@ -80,14 +81,28 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
                 trace=workdir / "profile" if profile else None)
 
 
-def restore(checkpoints: RunCheckpoints, state: TrainState, abstract: TrainState) -> TrainState:
-    """The state of the newest checkpoint, laid out as `abstract`; `state` where there is none."""
+def first_state(settings: RunSettings, model: LegionConfig,
+                optimizer: optax.GradientTransformation, abstract: TrainState, frozen: dict,
+                checkpoints: RunCheckpoints) -> tuple[TrainState, dict]:
+    """The state of the newest checkpoint, else of a run's begin, and its frozen parameters.
+
+    Both are laid out as the abstract ones given. With a checkpoint, no parameter is made or read
+    that it holds.
+    """
     restored = checkpoints.restore(abstract.params, abstract.optimizer)
     if restored is None:
-        return state
-    number, params, opt_state = restored
-    number = jax.device_put(number, abstract.step.sharding).astype("int32")
-    return state.replace(step=number, params=params, optimizer=opt_state)
+        params, frozen = setup.first_params(settings, model, abstract.params, frozen)
+        begin = jax.jit(lambda p: init_state(p, optimizer), out_shardings=_layout(abstract))
+        return begin(params), frozen
+    step, params, opt_state = restored
+    step, halted = jax.device_put((np.int32(step), np.bool_(False)),
+                                  (abstract.step.sharding, abstract.halted.sharding))
+    frozen = setup.frozen_params(settings, abstract.params, frozen)
+    return TrainState(step, params, opt_state, halted), frozen
+
+
+def _layout(abstract: TrainState) -> TrainState:
+    return jax.tree.map(lambda x: x.sharding, abstract)
 
 
 def update(settings: RunSettings, batches: grain.MapDataset, step: Callable, state: TrainState,

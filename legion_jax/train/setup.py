@@ -126,21 +126,11 @@ def first_params(settings: RunSettings, model: LegionConfig, params: dict,
     Args:
         params, frozen: abstract trees, sharded.
 
-    Raises CheckpointError when a frozen parameter is not in the base.
+    Raises as `frozen_params`.
     """
-    init_from = settings.init_from
     trained, fixed = param_tree.flatten(params), param_tree.flatten(frozen)
-    base = checkpoint.Checkpoint.open(init_from) if init_from else None
+    base = _base(settings, trained, fixed)
     stored = set(base.stored) if base else set()
-    if lost := sorted(stored - trained.keys() - fixed.keys()):
-        raise checkpoint.CheckpointError(
-            f"{lost[0]}: in {init_from}, not in the model, so it would be lost; "
-            f"{len(lost)} such parameters (see model.lora_rank)")
-    if homeless := sorted(fixed.keys() - stored):
-        source = init_from or "init_from is empty"
-        raise checkpoint.CheckpointError(
-            f"{homeless[0]}: frozen, but there is nothing to take it from ({source}); "
-            f"{len(homeless)} such parameters")
     loaded = base.load_some(
         {p: a for p, a in (trained | fixed).items() if p in stored}) if base else {}
     fresh = {p: a for p, a in trained.items() if p not in stored}
@@ -154,6 +144,34 @@ def first_params(settings: RunSettings, model: LegionConfig, params: dict,
         loaded |= jax.jit(init, out_shardings=shardings)(jax.random.key(settings.seed))
     return (param_tree.unflatten({p: loaded[p] for p in trained}),
             param_tree.unflatten({p: loaded[p] for p in fixed}))
+
+
+def frozen_params(settings: RunSettings, params: dict, frozen: dict) -> dict:
+    """The frozen ones alone, from the base checkpoint; the arguments are of `first_params`.
+
+    Raises CheckpointError when a frozen parameter is not in the base, or the model has none for one
+    that is.
+    """
+    fixed = param_tree.flatten(frozen)
+    base = _base(settings, param_tree.flatten(params), fixed)
+    return param_tree.unflatten(base.load_some(fixed) if base else {})
+
+
+def _base(settings: RunSettings, trained: dict, fixed: dict) -> checkpoint.Checkpoint | None:
+    """The checkpoint that a run starts from, which fits its parameters."""
+    init_from = settings.init_from
+    base = checkpoint.Checkpoint.open(init_from) if init_from else None
+    stored = set(base.stored) if base else set()
+    if lost := sorted(stored - trained.keys() - fixed.keys()):
+        raise checkpoint.CheckpointError(
+            f"{lost[0]}: in {init_from}, not in the model, so it would be lost; "
+            f"{len(lost)} such parameters (see model.lora_rank)")
+    if homeless := sorted(fixed.keys() - stored):
+        source = init_from or "init_from is empty"
+        raise checkpoint.CheckpointError(
+            f"{homeless[0]}: frozen, but there is nothing to take it from ({source}); "
+            f"{len(homeless)} such parameters")
+    return base
 
 
 def write_run_files(settings: RunSettings, task: Task, params: dict, workdir: epath.Path) -> None:

@@ -1,9 +1,8 @@
 """tools/predict.py from its command line on, with a random model in place of the stub."""
 
-import subprocess
-import sys
 import time
 
+import commands
 import numpy as np
 import predict_jobs
 import pytest
@@ -21,7 +20,7 @@ many = predict_jobs.many
 
 def cli(folder, source, output, *extra):
     """The real command."""
-    return [sys.executable, "-m", "tools.predict",
+    return ["tools.predict",
             *arguments(folder, source, output, "--write=json,mask,overlay", "--batch_size=2",
                        "--explain=always", *extra)]
 
@@ -35,8 +34,7 @@ def test_the_real_command(folder, photos, tmp_path):
     whole = (source / "a.jpg").read_bytes()
     (source / "cut.jpg").write_bytes(whole[:len(whole) // 2])
     (source / "notes.txt").write_text("no image")
-    done = subprocess.run(cli(folder, source, tmp_path / "out"), capture_output=True, text=True,
-                          check=False)
+    done = commands.run_tool(*cli(folder, source, tmp_path / "out"))
     assert done.returncode == 2, done.stderr
     assert "cut.jpg" in done.stderr and "notes.txt" in done.stderr
     assert "Traceback" not in done.stderr
@@ -63,10 +61,10 @@ def test_the_real_command_killed_three_times(folder, many, tmp_path):
         return sum(len(lines(part)) for part in (output / "parts").glob("part-*"))
 
     wanted, output = tmp_path / "unbroken", tmp_path / "out"
-    done = subprocess.run(cli(folder, many, wanted), capture_output=True, check=False)
+    done = commands.run_tool(*cli(folder, many, wanted))
     assert done.returncode == 2, done.stderr
     for _ in range(3):
-        process = subprocess.Popen(cli(folder, many, output, "--flush_seconds=0.05"))
+        process = commands.start(*cli(folder, many, output, "--flush_seconds=0.05"))
         before = count(output)
         while count(output) < before + 20:
             assert process.poll() is None
@@ -74,7 +72,7 @@ def test_the_real_command_killed_three_times(folder, many, tmp_path):
         process.kill()
         process.wait()
     assert 60 <= count(output) < 200
-    done = subprocess.run(cli(folder, many, output), capture_output=True, check=False)
+    done = commands.run_tool(*cli(folder, many, output))
     assert done.returncode == 2, done.stderr
     assert lines(output / "failures.jsonl") == lines(wanted / "failures.jsonl")
     for one, other in zip(lines(output / "results.jsonl"), lines(wanted / "results.jsonl"),

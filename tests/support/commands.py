@@ -1,13 +1,123 @@
-"""Commands as users start them, in a process of their own."""
+"""Commands as users start them, `python -m MODULE`, each in a process of its own.
 
+It is forked from a process that has imported what the commands import, as importing takes longer
+than most of what tests let them do. Where the environment differs in what is read while importing,
+a new interpreter is started instead.
+"""
+
+import atexit
+import multiprocessing
+import os
+import pathlib
+import runpy
 import subprocess
 import sys
+import tempfile
 
 from repository import ROOT
 
+# Commands, and what they import only when they come to it.
+IMPORTED = ["legion_jax.train.__main__", "legion_jax.evaluate.__main__", "tools.predict",
+            "tools.inspect_params", "tensorboardX", "commands"]
+READ_LATE = ("XLA_FLAGS", "STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL",
+             "CLOUD_STORAGE_EMULATOR_ENDPOINT", "PYTHONPATH", "PYTEST_CURRENT_TEST", "COLUMNS")
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(IMPORTED)
+_BEGUN_WITH: dict[str, str] = {}  # the environment of the process that commands are forked from
 
-def run_tool(module: str, *arguments, timeout: float | None = None
-             ) -> subprocess.CompletedProcess[str]:
-    """`python -m module` with these arguments in the checkout, whatever its exit code is."""
-    return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT,
-                          capture_output=True, text=True, check=False, timeout=timeout)
+
+class Command:
+    """A started command, used as `subprocess.Popen`; what it prints is in `communicate`'s result.
+
+    Attributes:
+        log: the file that its standard error goes to.
+    """
+
+    def __init__(self, module: str, arguments: list[str], environment: dict[str, str],
+                 folder: pathlib.Path):
+        self.args = [module, *arguments]
+        self._files = tempfile.TemporaryDirectory(prefix="command-")
+        out, self.log = (pathlib.Path(self._files.name) / name for name in ("out", "log"))
+        self._out = out
+        _BEGUN_WITH.update({} if _BEGUN_WITH else os.environ)
+        if _early(environment) == _early(_BEGUN_WITH):
+            self._process = CONTEXT.Process(target=_run, args=(
+                module, arguments, environment, folder, out, self.log))
+            self._process.start()
+        else:
+            with out.open("w") as stdout, self.log.open("w") as stderr:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", module, *arguments], env=environment, cwd=folder,
+                    stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        if isinstance(self._process, subprocess.Popen):
+            return self._process.poll()
+        return self._process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+    def wait(self, timeout: float | None = None) -> int:
+        if isinstance(self._process, subprocess.Popen):
+            return self._process.wait(timeout)
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return self._process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """(standard output, standard error), when it has ended."""
+        self.wait(timeout)
+        return self._out.read_text(), self.log.read_text()
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def start(module: str, *arguments, env: dict[str, str] | None = None,
+          cwd: pathlib.Path = ROOT) -> Command:
+    """`python -m module` with these arguments, from a folder, in an environment (this one)."""
+    return Command(module, [*map(str, arguments)], dict(os.environ if env is None else env), cwd)
+
+
+def run_tool(module: str, *arguments, env: dict[str, str] | None = None,
+             cwd: pathlib.Path = ROOT,
+             timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    """As `start`, waiting until it has ended, whatever its exit code is."""
+    command = start(module, *arguments, env=env, cwd=cwd)
+    try:
+        out, log = command.communicate(timeout)
+    except BaseException:
+        command.kill()
+        raise
+    return subprocess.CompletedProcess(command.args, command.returncode, out, log)
+
+
+def _early(environment: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name not in READ_LATE}
+
+
+def _run(module: str, arguments: list[str], environment: dict[str, str], folder: pathlib.Path,
+         out: pathlib.Path, log: pathlib.Path) -> None:
+    """What `python -m` does, in a process that was just forked."""
+    os.setsid()  # a group of its own, to be killed with whatever it starts
+    for stream, path in ((1, out), (2, log)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = [module, *arguments]
+    tests = str(ROOT / "tests")
+    added = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:] = [str(folder), *added, *(p for p in sys.path if not p.startswith(tests))]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()

@@ -4,9 +4,9 @@ import importlib.util
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
+import commands
 import jax
 import pytest
 import small_hlo
@@ -165,10 +165,10 @@ def test_a_real_topology_of_two_slices(tmp_path):
     if not COMPILER.is_dir() and importlib.util.find_spec("libtpu") is None:
         pytest.skip("needs the TPU compiler, which `make setup` puts into .venv/libtpu")
     file = tmp_path / "report.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.aot_report", "--config", "experiments/tiny.py",
-         "--topology=2*v5e:2x2", "--mesh=2,2,1,2", "--programs=decode", f"--json={file}"],
-        env=os.environ | {"PYTHONPATH": str(COMPILER)}, capture_output=True, text=True)
+    done = commands.run_tool(
+        "tools.aot_report", "--config", "experiments/tiny.py", "--topology=2*v5e:2x2",
+        "--mesh=2,2,1,2", "--programs=decode", f"--json={file}",
+        env=os.environ | {"PYTHONPATH": str(COMPILER)})
     assert done.returncode == 0, done.stderr
     assert ("TPU v5e, topology 2*v5e:2x2, mesh of data 2 x fsdp 2 x tensor 1 x sequence 2"
             in done.stdout)

@@ -4,12 +4,11 @@ import dataclasses
 import io
 import json
 import os
-import subprocess
 import sys
 
+import commands
 import numpy as np
 import pytest
-from repository import ROOT
 from rich.console import Console
 
 from input_pipeline.errors import UserError
@@ -32,8 +31,7 @@ from tools.bench import (
 def run(*flags):
     # Without the fake devices of conftest, whose threads would share the cores.
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    return subprocess.run([sys.executable, "-m", "tools.bench", *flags], cwd=ROOT, env=env,
-                          capture_output=True, text=True, timeout=600)
+    return commands.run_tool("tools.bench", *flags, env=env, timeout=600)
 
 
 @pytest.mark.parametrize("flags, words", [
@@ -88,6 +86,7 @@ def test_rules_for_filling_places():
 
 
 def test_updates_are_the_same_with_lora_and_without_dropout():
+    pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from tools.bench.peer import PeerTrain
     case = dataclasses.replace(cases.TINY, model=dataclasses.replace(
@@ -185,6 +184,7 @@ TINY_BF16 = dataclasses.replace(cases.TINY, new=4, model=dataclasses.replace(
 def test_what_a_gpu_would_be_asked_for_runs_at_tiny_size(work, monkeypatch, tmp_path):
     """The same calls in bfloat16 on the CPU, with made-up peaks."""
     if work.startswith("peer"):
+        pytest.importorskip("torch")
         pytest.importorskip("transformers")
         from tools.bench import peer
         monkeypatch.setattr(peer, "device", lambda: "cpu")
@@ -200,6 +200,7 @@ def test_what_a_gpu_would_be_asked_for_runs_at_tiny_size(work, monkeypatch, tmp_
 
 
 def test_the_peer_decodes_a_batch_as_it_does_photo_by_photo():
+    pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from tools.bench.peer import PeerAnswers
     case = cases.TINY

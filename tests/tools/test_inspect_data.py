@@ -4,10 +4,9 @@ import base64
 import io
 import json
 import re
-import subprocess
-import sys
 
 import browser
+import commands
 import pytest
 from PIL import Image
 from sheet_pages import EVIL, make_source, read_page
@@ -213,9 +212,8 @@ def test_what_cannot_be_shown_is_said_in_a_sentence(data, own, tmp_path):
     [(["--number", "0"], 1, "error: --number: at least 1, got 0\n"),
      (["--split", "train", "--stats_limit", "4", "--label", "tampered"], 0, None)])
 def test_the_command(own, tmp_path, flags, code, message):
-    run = subprocess.run(
-        [sys.executable, "-m", "tools.inspect_data", "--data_dir", str(own), "--output",
-         str(tmp_path / "sheet"), *flags], capture_output=True, text=True)
+    run = commands.run_tool("tools.inspect_data", "--data_dir", own, "--output",
+                            tmp_path / "sheet", *flags)
     assert run.returncode == code
     if code:
         assert run.stderr == message and not (tmp_path / "sheet").exists()

@@ -1,9 +1,8 @@
 """tools/inspect_params/__main__.py: flags, what is printed and written, and exit codes."""
 
 import json
-import subprocess
-import sys
 
+import commands
 import inspected
 import pytest
 import torch
@@ -73,8 +72,7 @@ def test_terminal_shows_every_path_in_full(run):
 
 
 def command(*arguments):
-    return subprocess.run([sys.executable, "-m", "tools.inspect_params", *map(str, arguments)],
-                          capture_output=True, text=True, check=False, timeout=120)
+    return commands.run_tool("tools.inspect_params", *arguments, timeout=120)
 
 
 def test_command_on_a_checkpoint_as_tsv(converted, tmp_path):

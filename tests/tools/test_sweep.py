@@ -10,6 +10,7 @@ import sys
 import time
 import types
 
+import commands
 import pytest
 import small_data
 import stub_run
@@ -225,10 +226,10 @@ def test_a_real_sweep(tmp_path):
              "optimizer.total_steps": 4, "optimizer.warmup_steps": 1, "eval.max_new_tokens": 8}
     path = write_sweep(tmp_path, "plan.grid({'loss.bce': (1.0, 2.0)})", common=repr(knobs),
                        metric="'localisation.mean.miou'")
-    words = [sys.executable, "-m", "tools.sweep", f"--sweep={path}", f"--output={tmp_path}/out"]
+    words = ["tools.sweep", f"--sweep={path}", f"--output={tmp_path}/out"]
     one_device = os.environ | {"XLA_FLAGS": ""}  # a batch of 4 does not divide over eight
     for _ in range(2):
-        done = subprocess.run(words, cwd=ROOT, env=one_device, capture_output=True, text=True)
+        done = commands.run_tool(*words, env=one_device)
         assert done.returncode == 0, done.stderr
         assert [row["state"] for row in rows(tmp_path).values()] == ["finished"] * 2
     assert "finished in" not in done.stderr

@@ -7,10 +7,11 @@ import os
 import pathlib
 import random
 import signal
+import subprocess
 import time
 
+import commands
 import jax
-import killed_run
 import numpy as np
 import pytest
 import small_runs
@@ -52,11 +53,11 @@ def start(data, base, tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=0")
 
     def start(workdir):
-        arguments = small_runs.command(
+        arguments = small_runs.arguments(
             data, workdir, f"--config.init_from={base}", f"--config.optimizer.total_steps={STEPS}",
             "--config.log_every=3", "--config.loss.ce=0.0", "--config.loss.bce=0.0",
-            "--config.loss.dice=0.0")[3:]
-        return killed_run.start(arguments, f"{workdir}.log")
+            "--config.loss.dice=0.0")
+        return commands.start("legion_jax.train", *arguments)
     return start
 
 
@@ -75,29 +76,34 @@ def unfinished(workdir: pathlib.Path) -> set[str]:
 def wait(process, condition) -> None:
     """Until the condition holds, or the process has ended."""
     deadline = time.monotonic() + 300
-    while not condition() and process.exitcode is None:
+    while not condition() and process.returncode is None:
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
 
-def kill(start, workdir, rng, aim: str, usual: float) -> str:
-    """Start the run and kill it at a random moment; returns where that was."""
+def sleep(process, seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
+def kill(start, workdir, rng, aim: str, usual: float) -> tuple[str, str]:
+    """Start the run and kill it at a random moment; returns where that was, and its log."""
     before, left = newest(workdir), unfinished(workdir)
     process = start(workdir)
     if aim == "start":
-        process.join(rng.uniform(0, usual))
+        sleep(process, rng.uniform(0, usual))
     else:
         wanted = before + rng.randint(1, 4)
         wait(process, lambda: newest(workdir) >= wanted)
         if aim == "save":
             wait(process, lambda: unfinished(workdir) - left)
-        process.join(rng.uniform(0, 0.1))
-    assert process.exitcode is None, "it ended before it was killed"
+        sleep(process, rng.uniform(0, 0.1))
+    assert process.returncode is None, "it ended before it was killed"
     os.killpg(process.pid, signal.SIGKILL)
-    process.join()
+    process.wait()
     if unfinished(workdir) - left:
-        return "save"
-    return "steps" if newest(workdir) > before else "start"
+        return "save", process.log.read_text()
+    return ("steps" if newest(workdir) > before else "start"), process.log.read_text()
 
 
 def check(workdir: pathlib.Path, least: int, wanted: list[str]) -> int:
@@ -126,8 +132,8 @@ def test_fifty_kills(start, tmp_path):
     whole, workdir = tmp_path / "whole", tmp_path / "run"
     begun = time.monotonic()
     process = start(whole)
-    process.join()
-    assert process.exitcode == 0, pathlib.Path(f"{whole}.log").read_text()[-3000:]
+    process.wait()
+    assert process.returncode == 0, process.log.read_text()[-3000:]
     process = start(tmp_path / "warm")  # how long it takes with all programs compiled
     once = time.monotonic()
     wait(process, lambda: newest(tmp_path / "warm"))
@@ -136,16 +142,15 @@ def test_fifty_kills(start, tmp_path):
     print(f"unbroken {once - begun:.0f} s, to the first checkpoint {usual:.1f} s", flush=True)
     wanted, step = (whole / "metrics.jsonl").read_text().splitlines(), 0
     for number, aim in enumerate(rng.sample(AIMS, KILLS), 1):
-        where = kill(start, workdir, rng, aim, usual)
+        where, log = kill(start, workdir, rng, aim, usual)
         fell[where] += 1
-        log = pathlib.Path(f"{workdir}.log").read_text()
         assert "resumed" not in log or f"resumed from step {step} " in log
         assert "error" not in log.lower(), log[-3000:]
         step = check(workdir, step, wanted)
         print(f"kill {number}: aimed at {aim}, fell into {where}; step {step}", flush=True)
     process = start(workdir)
-    process.join()
-    assert process.exitcode == 0, pathlib.Path(f"{workdir}.log").read_text()[-3000:]
+    process.wait()
+    assert process.returncode == 0, process.log.read_text()[-3000:]
     assert (workdir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     ours, theirs = contents(workdir, STEPS), contents(whole, STEPS)
     assert ours.keys() == theirs.keys()

@@ -13,18 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_runs
-from small_runs import STEPS, environment, metrics, run
+from small_runs import STEPS, VERDICT_ONLY, environment, metrics
 
 from legion_jax import distributed
 from legion_jax.weights import checkpoint, params_files, run_checkpoints
 
-data, unbroken = small_runs.data, small_runs.unbroken
+data = small_runs.data
 TOLD = 128 + signal.SIGTERM
 
 
 def start(data, workdir, *extra, devices=1):
-    return subprocess.Popen(small_runs.command(data, workdir, *extra), env=environment(devices),
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return small_runs.start(data, workdir, *VERDICT_ONLY, *extra, devices=devices)
+
+
+def run(data, workdir, *extra, devices=1):
+    return small_runs.run(data, workdir, *VERDICT_ONLY, *extra, devices=devices)
 
 
 def wait_for(workdir, step, processes, seconds=600):
@@ -37,8 +40,10 @@ def wait_for(workdir, step, processes, seconds=600):
     raise AssertionError([p.communicate(timeout=60)[1][-3000:] for p in processes])
 
 
-def test_sigterm_saves_the_step_it_is_at_and_the_next_start_goes_on(data, unbroken, tmp_path):
-    workdir = tmp_path / "run"
+def test_sigterm_saves_the_step_it_is_at_and_the_next_start_goes_on(data, tmp_path):
+    unbroken, workdir = tmp_path / "unbroken", tmp_path / "run"
+    done = run(data, unbroken)
+    assert done.returncode == 0, done.stderr
     process = start(data, workdir, "--config.checkpoint_every=1")
     wait_for(workdir, 1, [process])
     process.send_signal(signal.SIGTERM)

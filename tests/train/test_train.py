@@ -4,16 +4,15 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
+import commands
 import numpy as np
 import pytest
 import small_runs
 import stored_params
 from small_data import damage
-from small_runs import STEPS, command, environment, metrics, run
+from small_runs import STEPS, VERDICT_ONLY, arguments, environment, metrics, run
 
 from experiments import tiny
 from legion_jax.config import from_dict, legion_7b, tiny as tiny_model, to_dict
@@ -27,8 +26,7 @@ data, unbroken = small_runs.data, small_runs.unbroken
 
 def test_killed_run_continues_bit_for_bit(data, unbroken, tmp_path):
     workdir = tmp_path / "run"
-    process = subprocess.Popen(command(data, workdir), env=environment(),
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = small_runs.start(data, workdir)
     deadline = time.monotonic() + 600
     while (checkpoint.latest_step(workdir) or 0) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -48,7 +46,8 @@ def test_killed_run_continues_bit_for_bit(data, unbroken, tmp_path):
 def test_a_damaged_record_is_left_out_named_and_counted(data, tmp_path):
     damage(data, tmp_path)
     shutil.copytree(data / "tokenizer", tmp_path / "tokenizer")
-    done = run(tmp_path, tmp_path / "run", "--config.optimizer.total_steps=3")  # one epoch of 12
+    done = run(tmp_path, tmp_path / "run", "--config.optimizer.total_steps=3",  # one epoch of 12
+               *VERDICT_ONLY)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in metrics(tmp_path / "run").splitlines()]
     assert sum(row["bad"] for row in rows) == 1
@@ -59,9 +58,9 @@ def test_a_damaged_record_is_left_out_named_and_counted(data, tmp_path):
 def test_programs_are_kept_for_the_next_start(data, tmp_path):
     own = {name: value for name, value in environment().items()
            if name != "JAX_COMPILATION_CACHE_DIR"}
-    steps = ["--config.optimizer.total_steps=2", "--config.optimizer.warmup_steps=0"]
-    done = subprocess.run(command(data, tmp_path / "run", *steps), env=own, capture_output=True,
-                          text=True, check=False)
+    steps = ["--config.optimizer.total_steps=2", "--config.optimizer.warmup_steps=0", *VERDICT_ONLY]
+    done = commands.run_tool("legion_jax.train", *arguments(data, tmp_path / "run", *steps),
+                             env=own)
     assert done.returncode == 0, done.stderr
     programs = {file.name for file in (tmp_path / "run" / "compiled").iterdir()}
     assert any("step" in name for name in programs)
@@ -115,9 +114,7 @@ def test_config_file_with_a_misspelt_knob(tmp_path):
     file.write_text("from legion_jax.train import recipes\n\ndef get_config():\n"
                     "    c = recipes.load('base').get_config()\n"
                     "    c.batch_sise = 3\n    return c\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "legion_jax.train", "--config", str(file), "--workdir",
-         str(tmp_path / "run")], env=environment(), capture_output=True, text=True, check=False)
+    done = commands.run_tool("legion_jax.train", "--config", file, "--workdir", tmp_path / "run")
     assert done.returncode == 1
     assert "batch_sise" in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -167,17 +164,14 @@ def test_config_survives_json():
 
 
 def test_verdict_stage_starts_from_a_run_and_trains_the_head_alone(data, unbroken, tmp_path):
-    arguments = command(data, tmp_path / "run", f"--config.init_from={unbroken}",
-                        "--config.optimizer.warmup_steps=0")
-    arguments[arguments.index("experiments/tiny.py")] = "experiments/detect_tiny.py"
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True,
-                          check=False)
+    done = run(data, tmp_path / "run", f"--config.init_from={unbroken}",
+               "--config.optimizer.warmup_steps=0", recipe="experiments/detect_tiny.py")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in metrics(tmp_path / "run").splitlines()]
     assert all(r["ce"] == r["bce"] == r["dice"] == 0 < r["verdict"] for r in rows)
     lora = run(data, tmp_path / "lora", f"--config.init_from={unbroken}",
                "--config.trainable=('lora_',)", "--config.model.lora_rank=2",
-               "--config.optimizer.total_steps=3")
+               "--config.optimizer.total_steps=3", *VERDICT_ONLY)
     assert lora.returncode == 0, lora.stderr
     lost = run(data, tmp_path / "lost", f"--config.init_from={tmp_path / 'lora'}")
     assert lost.returncode == 1 and "it would be lost" in lost.stderr
