@@ -6,11 +6,12 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+import quick_xla
 
 # Read once, when jax is first imported.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(
-    [*os.environ.get("XLA_FLAGS", "").split(), "--xla_force_host_platform_device_count=8"])
+    [*os.environ.get("XLA_FLAGS", "").split(), quick_xla.flags(devices=8)])
 
 # XLA's pool has as many threads as there are cores, and every device holds one while it waits for
 # the others in a collective: on few cores all could wait for a device that has none.

@@ -12,6 +12,7 @@ import time
 import bucket_server
 import commands
 import pytest
+import quick_xla
 from bucket_server import objects
 from repository import ROOT
 from small_runs import SMALL, STEPS, VERDICT_ONLY
@@ -34,7 +35,7 @@ class Shell:
         path = [str(ROOT)] + [COMPILER] * (module == "tools.aot_report")
         environment = os.environ | {
             "PYTHONPATH": ":".join(path), "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+            "XLA_FLAGS": quick_xla.flags(devices)}
         words = [str(word).replace("gs://B", str(self.bucket)) for word in arguments]
         return commands.start(module, *words, env=environment, cwd=self.folder)
 

@@ -1,5 +1,6 @@
 """Which parameters are trained: path patterns split a model into a trainable and a frozen tree."""
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -51,7 +52,13 @@ def abstract_model(config: LegionConfig, *, int8: bool = False) -> Legion:
 
     `int8`: with what `quantize.quantize` makes of the language model's kernels.
     """
-    return nnx.eval_shape(lambda: Legion(config, key=jax.random.key(0), int8=int8))
+    return nnx.merge(*_abstract_parts(config, int8))
+
+
+@functools.lru_cache(maxsize=8)
+def _abstract_parts(config: LegionConfig, int8: bool) -> tuple[nnx.GraphDef, nnx.State]:
+    # A command asks several times, and each trace of all initialisers takes most of a second.
+    return nnx.split(nnx.eval_shape(lambda: Legion(config, key=jax.random.key(0), int8=int8)))
 
 
 def new_params(config: LegionConfig, key: jax.Array) -> dict:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import quick_xla
 from repository import ROOT, SUPPORT
 
 
@@ -20,9 +21,9 @@ def run(function: Callable, *arguments, hosts: int = 2) -> list:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={8 // hosts}"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": ":".join(
-        [str(ROOT), str(SUPPORT)])}
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick_xla.flags(8 // hosts),
+        "PYTHONPATH": ":".join([str(ROOT), str(SUPPORT)])}
     processes = [subprocess.Popen(
         [sys.executable, __file__, str(host), str(hosts), str(port), function.__code__.co_filename,
          function.__name__, json.dumps(arguments)],

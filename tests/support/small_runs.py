@@ -5,6 +5,7 @@ import pathlib
 
 import commands
 import pytest
+import quick_xla
 import small_data
 
 STEPS = 8
@@ -35,7 +36,7 @@ def arguments(data, workdir, *extra, recipe="experiments/tiny.py"):
 def environment(devices=1):
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        "XLA_FLAGS": quick_xla.flags(devices)}
 
 
 def start(data, workdir, *extra, devices=1):

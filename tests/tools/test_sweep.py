@@ -12,6 +12,7 @@ import types
 
 import commands
 import pytest
+import quick_xla
 import small_data
 import stub_run
 import svg_shapes
@@ -227,7 +228,8 @@ def test_a_real_sweep(tmp_path):
     path = write_sweep(tmp_path, "plan.grid({'loss.bce': (1.0, 2.0)})", common=repr(knobs),
                        metric="'localisation.mean.miou'")
     words = ["tools.sweep", f"--sweep={path}", f"--output={tmp_path}/out"]
-    one_device = os.environ | {"XLA_FLAGS": ""}  # a batch of 4 does not divide over eight
+    # A batch of 4 does not divide over eight devices.
+    one_device = os.environ | {"XLA_FLAGS": quick_xla.flags(1)}
     for _ in range(2):
         done = commands.run_tool(*words, env=one_device)
         assert done.returncode == 0, done.stderr
