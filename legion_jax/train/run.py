@@ -25,6 +25,7 @@ from legion_jax.train import data as train_data, optim, pictures, setup, speed
 from legion_jax.train.knobs import RunSettings
 from legion_jax.train.metrics_log import MetricsLog
 from legion_jax.train.step import TrainState, init_state
+from legion_jax.weights import checkpoint
 from legion_jax.weights.run_checkpoints import RunCheckpoints
 
 LOG = logging.getLogger("legion_jax")
@@ -60,6 +61,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
             frozen_dtype=settings.frozen_dtype)
         if jax.process_index() == 0:  # a workdir that cannot be written is noticed before the work
             setup.write_run_files(settings, task, abstract.params, workdir)
+        base = setup.open_base(settings, abstract.params, frozen)
         LOG.info("%s trainable, %s frozen parameters on %d devices",
                  f"{param_tree.count(abstract.params):,}", f"{param_tree.count(frozen):,}",
                  mesh.size)
@@ -71,7 +73,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
                 workdir, every=settings.checkpoint_every, keep=settings.checkpoint_keep,
                 keep_every=settings.checkpoint_keep_every,
                 keep_best=settings.checkpoint_keep_best)) as checkpoints:
-            state, frozen = first_state(settings, task.model, optimizer, abstract, frozen,
+            state, frozen = first_state(settings, task.model, optimizer, base, abstract, frozen,
                                         checkpoints)
             return update(
                 settings, loader.train_batches(rows), step, state, frozen, mesh, checkpoints,
@@ -82,22 +84,23 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
 
 
 def first_state(settings: RunSettings, model: LegionConfig,
-                optimizer: optax.GradientTransformation, abstract: TrainState, frozen: dict,
+                optimizer: optax.GradientTransformation, base: checkpoint.Checkpoint | None,
+                abstract: TrainState, frozen: dict,
                 checkpoints: RunCheckpoints) -> tuple[TrainState, dict]:
     """The state of the newest checkpoint, else of a run's begin, and its frozen parameters.
 
-    Both are laid out as the abstract ones given. With a checkpoint, no parameter is made or read
-    that it holds.
+    `base` is of `setup.open_base`. Both are laid out as the abstract ones given. With a checkpoint,
+    no parameter is made or read that it holds.
     """
     restored = checkpoints.restore(abstract.params, abstract.optimizer)
     if restored is None:
-        params, frozen = setup.first_params(settings, model, abstract.params, frozen)
+        params, frozen = setup.first_params(settings, model, base, abstract.params, frozen)
         begin = jax.jit(lambda p: init_state(p, optimizer), out_shardings=_layout(abstract))
         return begin(params), frozen
     step, params, opt_state = restored
     step, halted = jax.device_put((np.int32(step), np.bool_(False)),
                                   (abstract.step.sharding, abstract.halted.sharding))
-    frozen = setup.frozen_params(settings, abstract.params, frozen)
+    frozen = setup.frozen_params(base, frozen)
     return TrainState(step, params, opt_state, halted), frozen
 
 

@@ -119,17 +119,15 @@ def jit_step(settings: RunSettings, graph, optimizer, layout: TrainState, *, ima
         donate_argnums=0, out_shardings=(layout, None))
 
 
-def first_params(settings: RunSettings, model: LegionConfig, params: dict,
-                 frozen: dict) -> tuple[dict, dict]:
+def first_params(settings: RunSettings, model: LegionConfig, base: checkpoint.Checkpoint | None,
+                 params: dict, frozen: dict) -> tuple[dict, dict]:
     """Parameters a fresh run starts from: the base checkpoint's, random where it has none.
 
     Args:
+        base: of `open_base`.
         params, frozen: abstract trees, sharded.
-
-    Raises as `frozen_params`.
     """
     trained, fixed = param_tree.flatten(params), param_tree.flatten(frozen)
-    base = _base(settings, trained, fixed)
     stored = set(base.stored) if base else set()
     loaded = base.load_some(
         {p: a for p, a in (trained | fixed).items() if p in stored}) if base else {}
@@ -146,20 +144,22 @@ def first_params(settings: RunSettings, model: LegionConfig, params: dict,
             param_tree.unflatten({p: loaded[p] for p in fixed}))
 
 
-def frozen_params(settings: RunSettings, params: dict, frozen: dict) -> dict:
-    """The frozen ones alone, from the base checkpoint; the arguments are of `first_params`.
+def frozen_params(base: checkpoint.Checkpoint | None, frozen: dict) -> dict:
+    """The frozen ones alone, from the base; the arguments are of `first_params`."""
+    return param_tree.unflatten(base.load_some(param_tree.flatten(frozen)) if base else {})
 
-    Raises CheckpointError when a frozen parameter is not in the base, or the model has none for one
-    that is.
+
+def open_base(settings: RunSettings, params: dict, frozen: dict) -> checkpoint.Checkpoint | None:
+    """The checkpoint that a run starts from; None for one from scratch.
+
+    Args:
+        params, frozen: abstract trees.
+
+    Raises CheckpointError when a frozen parameter is not in it, or the model has none for one that
+    is.
     """
-    fixed = param_tree.flatten(frozen)
-    base = _base(settings, param_tree.flatten(params), fixed)
-    return param_tree.unflatten(base.load_some(fixed) if base else {})
-
-
-def _base(settings: RunSettings, trained: dict, fixed: dict) -> checkpoint.Checkpoint | None:
-    """The checkpoint that a run starts from, which fits its parameters."""
     init_from = settings.init_from
+    trained, fixed = param_tree.flatten(params), param_tree.flatten(frozen)
     base = checkpoint.Checkpoint.open(init_from) if init_from else None
     stored = set(base.stored) if base else set()
     if lost := sorted(stored - trained.keys() - fixed.keys()):

@@ -16,9 +16,10 @@ import tempfile
 
 from repository import ROOT
 
-# Commands, and what they import only when they come to it.
-IMPORTED = ["legion_jax.train.__main__", "legion_jax.evaluate.__main__", "tools.predict",
-            "tools.inspect_params", "tensorboardX", "commands"]
+# What commands import, and torch and tensorboardX, which they import only when they come to it. No
+# command itself: Python would warn that it was imported before it was run.
+IMPORTED = ["legion_jax.train.run", "legion_jax.evaluate.run", "legion_jax.predict.job",
+            "legion_jax.predict.predictor", "tensorboardX", "torch", "commands"]
 READ_LATE = ("XLA_FLAGS", "STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL",
              "CLOUD_STORAGE_EMULATOR_ENDPOINT", "PYTHONPATH", "PYTEST_CURRENT_TEST", "COLUMNS")
 CONTEXT = multiprocessing.get_context("forkserver")
