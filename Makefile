@@ -46,4 +46,4 @@ constraints: setup
 	file=tests/constraints-$$version.txt; \
 	{ echo "# The releases that the gate passed with on Python $$version: \`pip install --constraint\` takes exactly those."; \
 	  echo "# \`make constraints\` writes them anew, from the environment of \`make setup\`."; \
-	  $(BIN)/pip freeze --exclude-editable | grep -v '^torch=='; } > "$$file"; echo "$$file"
+	  $(BIN)/pip freeze --all --exclude-editable | grep -vE '^(torch|pip)=='; } > "$$file"; echo "$$file"
