@@ -139,7 +139,7 @@ class Llama(nnx.Module):
         return Cache(empty, empty)
 
     def taken_apart(self) -> list[LlamaLayer]:
-        """The layers one by one, their weights copied out of the stack, once, for `extend`."""
+        """L layers, their weights copied out of the stack (no leading axis), for `extend`."""
         graph, params = nnx.split(self.layers)
         # Without the barrier XLA would copy them where they are used: in every turn of a loop.
         apart = jax.lax.optimization_barrier([

@@ -126,7 +126,8 @@ def _has_room_for_copy(params: dict, mesh: jax.sharding.Mesh) -> bool:
 
     On GPUs, XLA copies a layer's weights in every step before it multiplies by them, which takes
     longer than the products (tools/bench/README.md). A copy made once needs the weights' memory
-    again: it is made where that of each device holds three times as much as they take.
+    again: it is made where that of each device holds three times as much as they take, which is
+    counted in the model's dtype also where they are held in int8.
     """
     if mesh.devices.flat[0].platform != "gpu":
         return False

@@ -7,12 +7,14 @@ a new interpreter is started instead.
 
 import atexit
 import multiprocessing
+import multiprocessing.util
 import os
 import pathlib
 import runpy
 import subprocess
 import sys
 import tempfile
+import weakref
 
 from repository import ROOT
 
@@ -24,6 +26,7 @@ READ_LATE = ("XLA_FLAGS", "STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL",
              "CLOUD_STORAGE_EMULATOR_ENDPOINT", "PYTHONPATH", "PYTEST_CURRENT_TEST", "COLUMNS")
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(IMPORTED)
+_STARTED: weakref.WeakSet = weakref.WeakSet()
 _BEGUN_WITH: dict[str, str] = {}  # the environment of the process that commands are forked from
 
 
@@ -51,6 +54,7 @@ class Command:
                     [sys.executable, "-m", module, *arguments], env=environment, cwd=folder,
                     stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
         self.pid = self._process.pid
+        _STARTED.add(self)
 
     def poll(self) -> int | None:
         if isinstance(self._process, subprocess.Popen):
@@ -80,6 +84,13 @@ class Command:
 
     def kill(self) -> None:
         self._process.kill()
+
+
+@atexit.register  # behind multiprocessing's own, which waits for all of them, so run before it
+def _kill_left() -> None:
+    for command in list(_STARTED):
+        if command.poll() is None:
+            command.kill()
 
 
 def start(module: str, *arguments, env: dict[str, str] | None = None,

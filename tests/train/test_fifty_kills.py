@@ -55,8 +55,7 @@ def start(data, base, tmp_path, monkeypatch):
     def start(workdir):
         arguments = small_runs.arguments(
             data, workdir, f"--config.init_from={base}", f"--config.optimizer.total_steps={STEPS}",
-            "--config.log_every=3", "--config.loss.ce=0.0", "--config.loss.bce=0.0",
-            "--config.loss.dice=0.0")
+            "--config.log_every=3", *small_runs.VERDICT_ONLY)
         return commands.start("legion_jax.train", *arguments)
     return start
 
