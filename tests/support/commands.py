@@ -1,4 +1,4 @@
-"""Commands as users start them, `python -m MODULE`, each in a process of its own.
+"""Commands as users start them, `python -m MODULE`, and code, each in a process of its own.
 
 It is forked from a process that has imported what the commands import, as importing takes longer
 than most of what tests let them do. Where the environment differs in what is read while importing,
@@ -24,6 +24,7 @@ IMPORTED = ["legion_jax.train.run", "legion_jax.evaluate.run", "legion_jax.predi
             "legion_jax.predict.predictor", "tensorboardX", "torch", "commands"]
 READ_LATE = ("XLA_FLAGS", "STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL",
              "CLOUD_STORAGE_EMULATOR_ENDPOINT", "PYTHONPATH", "PYTEST_CURRENT_TEST", "COLUMNS")
+CODE = "-c"  # in place of a module
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(IMPORTED)
 _STARTED: weakref.WeakSet = weakref.WeakSet()
@@ -39,7 +40,7 @@ class Command:
 
     def __init__(self, module: str, arguments: list[str], environment: dict[str, str],
                  folder: pathlib.Path):
-        self.args = [module, *arguments]
+        self.args = ["-c", *arguments] if module == CODE else ["-m", module, *arguments]
         self._files = tempfile.TemporaryDirectory(prefix="command-")
         out, self.log = (pathlib.Path(self._files.name) / name for name in ("out", "log"))
         self._out = out
@@ -51,7 +52,7 @@ class Command:
         else:
             with out.open("w") as stdout, self.log.open("w") as stderr:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", module, *arguments], env=environment, cwd=folder,
+                    [sys.executable, *self.args], env=environment, cwd=folder,
                     stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
         self.pid = self._process.pid
         _STARTED.add(self)
@@ -76,7 +77,7 @@ class Command:
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """(standard output, standard error), when it has ended."""
         self.wait(timeout)
-        return self._out.read_text(), self.log.read_text()
+        return tuple(path.read_text(errors="replace") for path in (self._out, self.log))
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -95,7 +96,10 @@ def _kill_left() -> None:
 
 def start(module: str, *arguments, env: dict[str, str] | None = None,
           cwd: pathlib.Path = ROOT) -> Command:
-    """`python -m module` with these arguments, from a folder, in an environment (this one)."""
+    """`python -m module` with these arguments, from a folder, in an environment (this one).
+
+    With CODE as the module, `python -c` with the first of them.
+    """
     return Command(module, [*map(str, arguments)], dict(os.environ if env is None else env), cwd)
 
 
@@ -125,11 +129,15 @@ def _run(module: str, arguments: list[str], environment: dict[str, str], folder:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = [module, *arguments]
+    code, sys.argv = (arguments[0], ["-c", *arguments[1:]]) if module == CODE else (
+        None, [module, *arguments])
     tests = str(ROOT / "tests")
     added = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [str(folder), *added, *(p for p in sys.path if not p.startswith(tests))]
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if code is None:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        else:
+            exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
     finally:
         atexit._run_exitfuncs()

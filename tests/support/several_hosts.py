@@ -4,10 +4,10 @@ import json
 import os
 import runpy
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 
+import commands
 import quick_xla
 from repository import ROOT, SUPPORT
 
@@ -24,11 +24,9 @@ def run(function: Callable, *arguments, hosts: int = 2) -> list:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick_xla.flags(8 // hosts),
         "PYTHONPATH": ":".join([str(ROOT), str(SUPPORT)])}
-    processes = [subprocess.Popen(
-        [sys.executable, __file__, str(host), str(hosts), str(port), function.__code__.co_filename,
-         function.__name__, json.dumps(arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-        for host in range(hosts)]
+    processes = [commands.start(
+        "several_hosts", host, hosts, port, function.__code__.co_filename, function.__name__,
+        json.dumps(arguments), env=environment) for host in range(hosts)]
     try:
         outputs = [process.communicate(timeout=300) for process in processes]
     finally:

@@ -3,10 +3,9 @@
 import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 
+import commands
 import compilations
 import jax
 import jax.numpy as jnp
@@ -96,8 +95,7 @@ def free_port() -> int:
 def test_a_missing_host_is_one_sentence(tmp_path):
     code = ("from legion_jax import command, distributed\n"
             f"command.run(lambda: distributed.start('localhost:{free_port()},2,0', timeout=5))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          env=environment(), check=False, timeout=120)
+    done = commands.run_tool(commands.CODE, code, env=environment(), timeout=120)
     assert done.returncode == 1
     assert "not all processes came together within 5 s" in done.stderr.splitlines()[-1]
 
@@ -118,10 +116,8 @@ command.run(main)
 def together(what: str) -> list[tuple[int, str]]:
     """Exit codes and logs of two processes that run `what` joined."""
     place = f"localhost:{free_port()},2"
-    both = [subprocess.Popen([sys.executable, "-c", JOINED.format(what=what),
-                              f"{place},{index}"], env=environment(), text=True,
-                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-            for index in range(2)]
+    both = [commands.start(commands.CODE, JOINED.format(what=what), f"{place},{index}",
+                           env=environment()) for index in range(2)]
     logs = [process.communicate(timeout=60)[1] for process in both]
     return [(process.returncode, log) for process, log in zip(both, logs, strict=True)]
 

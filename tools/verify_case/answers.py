@@ -8,8 +8,7 @@ import numpy as np
 
 from input_pipeline.photos import regions
 from legion_jax.models import mask_frame
-from legion_jax.models.layers import numerics
-from legion_jax.models.legion import seg_slots
+from legion_jax.models.legion import Legion, seg_slots
 from legion_jax.predict.programs import Answering, Programs, inference_mesh
 from legion_jax.predict.scheduler import Job, Scheduler
 from tools.verify_case.case import Case, unpacked
@@ -85,8 +84,7 @@ def _check_answer(case: Case, results: Results, number: int, entry: dict) -> Non
         return
     states = job.seg_states[:job.seg_count]
     results.scaled(f"{name}_seg_hidden", states)
-    with numerics(case.config):
-        prompts = case.model.prompt(jnp.asarray(states)[None])
+    prompts = case.compute(Legion.prompt, states[None])
     results.scaled(f"{name}_pred_emb", prompts[0])
     photos = case.photos([number], case.meta["infer_image_size"])
     check_drawing(case, results, name, photos, prompts, np.ones((1, len(states)), bool))
@@ -98,21 +96,18 @@ def _check_answer(case: Case, results: Results, number: int, entry: dict) -> Non
 
 def _check_steps(case, results, number, ids):
     """Hidden states and logits per step, from one uncached pass over the whole answer."""
-    reference, model, name = case.reference, case.model, f"eval{number}"
-    fed = jnp.asarray(ids[:, :-1], jnp.int32)  # the last token is never fed
-    index = case.image_index(ids)
+    reference, name = case.reference, f"eval{number}"
+    fed = ids[:, :-1].astype(np.int32)  # the last token is never fed
     photos = case.photos([number], case.meta["infer_image_size"])
-    with numerics(case.config):
-        x = model.embed(fed, model.see(photos["clip_image"]), index)
-        states = model.read(x, jnp.ones(x.shape[:2], bool))
-        steps = len(case.meta["eval"][number]["new_ids"])
-        logits = np.asarray(model.language.logits(states[0, -steps:]))
-    logits = logits[:, :case.config.language.vocab]
+    states, logits = case.compute(_read, fed, photos["clip_image"],
+                                  image_index=case.image_index(ids),
+                                  steps=len(case.meta["eval"][number]["new_ids"]))
+    logits = np.asarray(logits)[:, :case.config.language.vocab]
     results.equal(f"{name}_last_hidden_shape", states.shape)
     tail = reference[f"{name}_last_hidden_tail"]
     results.scaled(f"{name}_last_hidden_tail", states[0, -len(tail):], tail)
     results.scaled(f"{name}_step_logits_cols", logits[:, reference["vocab_cols"]])
-    results.scaled(f"{name}_step_lse", np.asarray(jax.nn.logsumexp(logits, axis=-1)))
+    results.scaled(f"{name}_step_lse", jax.jit(jax.nn.logsumexp, static_argnums=1)(logits, -1))
     top = reference[f"{name}_step_top5_ids"]
     results.scaled(f"{name}_step_top5_logits", np.take_along_axis(logits, top, axis=1))
     # Ids whose logits are closer than the tolerance may change places: the logit at our k-th
@@ -126,24 +121,34 @@ def _check_steps(case, results, number, ids):
     results.equal(f"{name}_seg_positions", np.stack([np.zeros_like(segs), segs], axis=1))
 
 
+def _read(model, ids, image, *, image_index, steps):
+    """States of a text without padding, and the logits of its last `steps` positions."""
+    x = model.embed(ids, model.see(image), image_index)
+    states = model.read(x, jnp.ones(x.shape[:2], bool))
+    return states, model.language.logits(states[0, -steps:])
+
+
 def check_teacher_forced(case: Case, results: Results) -> None:
     """The reference's validation path: masks of sample 0 from its true text."""
-    reference, model = case.reference, case.model
-    ids = jnp.asarray(reference["valpath_input_ids"], jnp.int32)
+    ids = case.reference["valpath_input_ids"].astype(np.int32)
     photos = case.photos([0], case.meta["train_image_size"])
-    slots = max(int((ids == case.tokenizer.seg_id).sum()), 1)
-    positions, has_seg, _ = seg_slots(ids, case.tokenizer.seg_id, slots,
-                                      case.config.clip.num_patches)
-    with numerics(case.config):
-        x = model.embed(ids, model.see(photos["clip_image"]), case.image_index(np.asarray(ids)))
-        states = model.read(x, jnp.ones(x.shape[:2], bool))
-        states = jnp.take_along_axis(states, positions[..., None], axis=1)
-        resized = jnp.asarray(photos["resized_size"])
-        logits, _ = model.draw(model.ground(photos["sam_image"], resized), model.prompt(states))
-    logits = mask_frame.to_frame(logits, resized, jnp.asarray(photos["original_size"]),
-                                 sam_size=case.config.sam.image_size, canvas=case.canvas())
+    logits, has_seg = case.compute(
+        _draw_from_text, ids, photos, image_index=case.image_index(ids), canvas=case.canvas(),
+        slots=max(int((ids == case.tokenizer.seg_id).sum()), 1), seg_id=case.tokenizer.seg_id)
     height, width = photos["original_size"][0]
     ours = np.asarray(logits[0])[np.asarray(has_seg[0]), :height, :width]
     results.within("valpath_pred_masks_s5", ours[:, 2::5, 2::5], tolerance=1e-3)
     results.stats("valpath_pred_masks_stats", ours, axes=2,
                   tolerance=1e-3)
+
+
+def _draw_from_text(model, ids, photos, *, image_index, canvas, slots, seg_id):
+    """Masks of the [SEG]s of a text without padding in the frame, and whether there is each."""
+    positions, has_seg, _ = seg_slots(ids, seg_id, slots, model.config.clip.num_patches)
+    x = model.embed(ids, model.see(photos["clip_image"]), image_index)
+    states = model.read(x, jnp.ones(x.shape[:2], bool))
+    states = jnp.take_along_axis(states, positions[..., None], axis=1)
+    embedding = model.ground(photos["sam_image"], photos["resized_size"])
+    logits, _ = model.draw(embedding, model.prompt(states))
+    return mask_frame.to_frame(logits, photos["resized_size"], photos["original_size"],
+                               sam_size=model.config.sam.image_size, canvas=canvas), has_seg

@@ -22,6 +22,7 @@ from legion_jax.convert.table import clip_rules
 from legion_jax.convert.tensor_folder import TensorFolder
 from legion_jax.models import param_tree
 from legion_jax.models.clip import ClipTower
+from legion_jax.models.layers import numerics
 from legion_jax.models.legion import Legion
 from legion_jax.train import losses
 from legion_jax.weights.checkpoint import Checkpoint
@@ -63,11 +64,10 @@ class Case:
         """The model with the case's parameters."""
         return param_tree.merge(self.graph, self.params)
 
-    @functools.cached_property
-    def loss_sums(self) -> Callable[..., losses.Terms]:
-        """`losses.sums` of the model, compiled once for batches of one shape."""
-        return jax.jit(functools.partial(losses.sums, self.model, seg_id=self.tokenizer.seg_id),
-                       static_argnames="image_index")
+    def compute(self, function: Callable, *arguments, **static):
+        """`function(model, *arguments, **static)`, compiled once for arguments of one shape."""
+        with numerics(self.config):
+            return _compiled(self.graph, function, **static)(self.params, *arguments)
 
     @property
     def seen_photos(self) -> list[int]:
@@ -154,6 +154,13 @@ class Case:
             raise CaseError(f"{self.folder}: rows hold the image at {sorted(indices)}; "
                             f"a batch needs one place")
         return indices.pop()
+
+
+@functools.cache
+def _compiled(graph: nnx.GraphDef, function: Callable, **static) -> Callable:
+    """`(parameters, *arguments) -> function(model, *arguments, **static)`."""
+    return jax.jit(lambda params, *arguments: function(
+        param_tree.merge(graph, params), *arguments, **static))
 
 
 def unpacked(stored: Stored, name: str, shape_name: str | None = None) -> np.ndarray:

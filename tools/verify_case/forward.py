@@ -7,7 +7,7 @@ import optax
 
 from legion_jax.models import clip, mask_frame, param_tree, sam_encoder
 from legion_jax.models.layers import gelu, numerics
-from legion_jax.models.legion import seg_slots, splice_flags
+from legion_jax.models.legion import Legion, seg_slots, splice_flags
 from legion_jax.train import losses
 from tools.verify_case.case import Case, unpacked
 from tools.verify_case.comparisons import Results
@@ -17,14 +17,11 @@ EMBEDDING_ROWS = (0, 13, 14, 41, 42, 63)  # window borders and the last row
 
 def check_sight(case: Case, results: Results) -> None:
     """CLIP (all hidden states), projector, verdict head and its gradients."""
-    model = case.model
     photos = case.photos(case.seen_photos, case.meta["train_image_size"])
     states = np.asarray(_clip_states(case, photos["clip_image"]))
     results.scaled("clip_hidden_all_first8", states[:, :, :8])
     results.stats("clip_hidden_all_stats", states, axes=2)
-    with numerics(case.config):
-        seen = model.see(photos["clip_image"])
-        projected = np.asarray(model.projector(seen[:, 1:], gelu))
+    seen, projected = case.compute(_see, photos["clip_image"])
     results.scaled("clip_hidden_m2", seen)
     results.scaled("projector_s16", projected[:, 3::16])
     results.stats("projector_stats", projected, axes=2)
@@ -32,25 +29,36 @@ def check_sight(case: Case, results: Results) -> None:
         _check_verdict(case, results, seen)
 
 
+def _see(model, image):
+    """What CLIP sees, and its patches as the language model reads them."""
+    seen = model.see(image)
+    return seen, model.projector(seen[:, 1:], gelu)
+
+
 def _clip_states(case: Case, image):
     """Hidden states of the whole tower, the blocks LEGION never runs included."""
     tower, tensors = case.full_clip()
-    with numerics(case.config):
+
+    @jax.jit
+    def states(tensors, image):
         return param_tree.merge(tower, tensors)(clip.normalize(image), capture=True)[1]
+
+    with numerics(case.config):
+        return states(tensors, image)
 
 
 def _check_verdict(case, results, seen):
     flat = param_tree.flatten(case.params)
     head = {p: a for p, a in flat.items() if p.startswith("verdict/")}
 
-    def loss(head):
-        model = param_tree.merge(case.graph, param_tree.unflatten(flat | head))
-        with numerics(case.config):
-            logits = model.judge(seen)
-        labels = case.reference["cls_labels"]
+    def loss(head, rest, seen, labels):
+        model = param_tree.merge(case.graph, param_tree.unflatten(rest | head))
+        logits = model.judge(seen)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), logits
 
-    (value, logits), grads = jax.value_and_grad(loss, has_aux=True)(head)
+    with numerics(case.config):
+        (value, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+            head, flat, seen, case.reference["cls_labels"])
     results.scaled("cls_logits", logits)
     results.relative("cls_train_loss", value, tolerance=1e-5)
     for path, key in (("up", "prediction_head.0"), ("down", "prediction_head.2")):
@@ -61,41 +69,46 @@ def _check_verdict(case, results, seen):
 
 def check_reading(case: Case, results: Results) -> None:
     """Spliced embeddings, every LLaMA hidden state, logits, and the [SEG] states."""
-    model = case.model
     batch = case.train_batch()
     index = case.image_index(batch["ids"])
     num_patches = case.config.clip.num_patches
-    valid = splice_flags(batch["valid"], index, num_patches, True)
-    labels = jnp.where(batch["loss_mask"], batch["ids"], case.meta["ignore_index"])
-    spliced = jnp.concatenate(
-        [labels[:, :index], jnp.full((len(labels), num_patches), case.meta["ignore_index"]),
+    embeddings, last, states, valid, logits = case.compute(
+        _read, batch["ids"], batch["valid"], batch["clip_image"], image_index=index)
+    labels = np.where(batch["loss_mask"], batch["ids"], case.meta["ignore_index"])
+    spliced = np.concatenate(
+        [labels[:, :index], np.full((len(labels), num_patches), case.meta["ignore_index"]),
          labels[:, index + 1:]], axis=1)
     results.equal("train_attention_mask_expanded", valid)
     results.equal("train_labels_expanded", spliced)
-    with numerics(case.config):
-        embeddings = model.embed(batch["ids"], model.see(batch["clip_image"]), index)
-        last, states = model.read(embeddings, valid, capture=True)
     results.scaled("train_inputs_embeds", embeddings)
-    valid = np.asarray(valid)
+    valid, last = np.asarray(valid), np.asarray(last)
     some = case.reference["train_hidden_pos"]
     results.scaled("train_hidden_all_at_pos", np.asarray(states)[:, :, some],
                    where=valid[:, some, None])
     results.stats("train_hidden_all_stats", states, axes=2)
     results.scaled("train_last_hidden", last, where=valid[..., None])
-    _check_logits(case, results, last, valid)
+    _check_logits(case, results, np.asarray(logits), valid)
     _check_segs(case, results, batch, last)
 
 
-def _check_logits(case, results, last, valid):
-    reference, vocab = case.reference, case.config.language.vocab
-    with numerics(case.config):
-        logits = np.asarray(case.model.language.logits(last))[..., :vocab]
+def _read(model, ids, valid, image, *, image_index):
+    """Spliced embeddings, last and all states, which of them are of no padding, and logits."""
+    valid = splice_flags(valid, image_index, model.config.clip.num_patches, True)
+    embeddings = model.embed(ids, model.see(image), image_index)
+    last, states = model.read(embeddings, valid, capture=True)
+    return embeddings, last, states, valid, model.language.logits(last)
+
+
+def _check_logits(case, results, logits, valid):
+    reference = case.reference
+    logits = logits[..., :case.config.language.vocab]
     columns, start = reference["vocab_cols"], int(reference["train_logits_text_start"])
     index = case.image_index(case.inputs["train_input_ids"])
     results.scaled("train_logits_text_cols", logits[:, start:, columns],
                    where=valid[:, start:, None])
     results.scaled("train_logits_img_cols", logits[:, index:start:48, columns])
-    results.scaled("train_logits_lse", jax.nn.logsumexp(logits, axis=-1), where=valid)
+    results.scaled("train_logits_lse", jax.jit(jax.nn.logsumexp, static_argnums=1)(logits, -1),
+                   where=valid)
     results.scaled("train_logits_max", logits.max(-1), where=valid)
     # A position whose two best logits are closer than rounding has no defined argmax.
     best = np.sort(logits, axis=-1)
@@ -116,9 +129,8 @@ def _check_segs(case, results, batch, last):
     results.equal("train_seg_positions", segs)
     results.equal("train_seg_counts", count)
     results.scaled("train_seg_hidden", last[tuple(segs.T)])
-    with numerics(case.config):
-        prompts = jnp.take_along_axis(last, jnp.asarray(positions)[..., None], axis=1)
-        prompts = case.model.prompt(prompts)
+    prompts = case.compute(
+        Legion.prompt, np.take_along_axis(last, positions[..., None], axis=1))
     results.scaled("train_pred_emb", np.asarray(prompts)[has_seg])
     check_drawing(case, results, "train", batch, prompts, has_seg)
 
@@ -129,11 +141,9 @@ def check_drawing(case: Case, results: Results, name: str, photos: dict, prompts
     Args:
         photos: image fields of B rows; prompts: [B, K, D]; has_seg: bool[B, K].
     """
-    model = case.model
-    pixels = sam_encoder.normalize(photos["sam_image"], photos["resized_size"])
-    with numerics(case.config):
-        image, patches, states = jax.jit(lambda p: model.sam_encoder(p, capture=True))(pixels)
-        logits, iou = jax.jit(model.draw)(image, prompts)
+    image, patches, states, logits, iou, dense, framed = case.compute(
+        _draw, photos["sam_image"], photos["resized_size"], photos["original_size"], prompts,
+        canvas=case.canvas())
     results.scaled(f"{name}_sam_patch_s8", patches[:, 3::8, 3::8])
     results.scaled(f"{name}_sam_blocks_s8", states[:, :, 3::8, 3::8])
     image = np.asarray(image).transpose(0, 3, 1, 2)  # [B, D, Y, X], as in the reference
@@ -152,15 +162,23 @@ def check_drawing(case: Case, results: Results, name: str, photos: dict, prompts
         results.within("train_lowres_f16", low,
                        tolerance=1e-3 + half * np.abs(low).max(initial=0))
         results.scaled("train_iou_pred", np.asarray(iou)[has_seg][:, None])
-        dense = np.asarray(model.prompt_encoder.positions()).transpose(2, 0, 1)[None]
+        dense = np.asarray(dense).transpose(2, 0, 1)[None]
         results.scaled("dense_pe_s8", dense[:, :, 3::8, 3::8])
-    framed = mask_frame.to_frame(logits, jnp.asarray(photos["resized_size"]),
-                                 jnp.asarray(photos["original_size"]),
-                                 sam_size=case.config.sam.image_size, canvas=case.canvas())
-    for row in range(len(pixels)):
+    for row in range(len(framed)):
         height, width = photos["original_size"][row]
         ours = np.asarray(framed[row])[has_seg[row], :height, :width]
         _check_masks(case, results, f"{name}_pred_masks_{row}", ours)
+
+
+def _draw(model, image, resized, original, prompts, *, canvas):
+    """SAM's embedding, patches and states, masks with their scores, and the masks in the frame."""
+    embedding, patches, states = model.sam_encoder(sam_encoder.normalize(image, resized),
+                                                   capture=True)
+    logits, scores = model.draw(embedding, prompts)
+    framed = mask_frame.to_frame(logits, resized, original,
+                                 sam_size=model.config.sam.image_size, canvas=canvas)
+    dense = model.prompt_encoder.positions()
+    return embedding, patches, states, logits, scores, dense, framed
 
 
 def _check_masks(case, results, name, ours):
@@ -177,9 +195,12 @@ def _check_masks(case, results, name, ours):
 
 def loss_terms(case: Case, batch: dict) -> np.ndarray:
     """[loss, ce, bce, dice, bce + dice] of a batch with the case's weights, in float64."""
-    weights = case.loss_weights()
-    with numerics(case.config):
-        sums = case.loss_sums(batch, image_index=case.image_index(batch["ids"]))
-        terms = losses.weighted_means(sums, losses.counts(batch, case.tokenizer.seg_id), weights)
+    terms = case.compute(_losses, batch, case.loss_weights(), seg_id=case.tokenizer.seg_id,
+                         image_index=case.image_index(batch["ids"]))
     ce, bce, dice = (float(x) for x in (terms.ce, terms.bce, terms.dice))
     return np.array([ce + bce + dice, ce, bce, dice, bce + dice])
+
+
+def _losses(model, batch, weights, *, seg_id, image_index):
+    sums = losses.sums(model, batch, image_index=image_index, seg_id=seg_id)
+    return losses.weighted_means(sums, losses.counts(batch, seg_id), weights)
