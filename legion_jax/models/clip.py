@@ -7,6 +7,7 @@ from flax import nnx
 
 from legion_jax.config import ClipConfig
 from legion_jax.models.attention import full_attention
+from legion_jax.models.initial import normal, parameter
 from legion_jax.models.layers import Dense, Mlp, layer_norm, patchify, quick_gelu, run_stack, stack
 from legion_jax.sharding import BATCH, HEADS, SEQUENCE, constrain
 
@@ -33,13 +34,12 @@ def normalize(image: jax.Array) -> jax.Array:
 class ClipLayer(nnx.Module):
     """Pre-norm transformer block with biased projections and quick-GELU."""
 
-    def __init__(self, config: ClipConfig, dtype, *, key: jax.Array):
+    def __init__(self, config: ClipConfig, dtype):
         D = config.width
-        keys = jax.random.split(key, 5)
         self.norm1 = layer_norm(D, config.norm_eps, dtype)
         self.norm2 = layer_norm(D, config.norm_eps, dtype)
-        self.query, self.key, self.value, self.out = (Dense(D, D, key=k) for k in keys[:4])
-        self.mlp = Mlp(D, config.mlp, D, key=keys[4])
+        self.query, self.key, self.value, self.out = (Dense(D, D) for _ in range(4))
+        self.mlp = Mlp(D, config.mlp, D)
         self.heads = config.heads
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -56,17 +56,13 @@ class ClipLayer(nnx.Module):
 class ClipTower(nnx.Module):
     """Patch embedding, class token, learned positions, norm, `config.depth` blocks."""
 
-    def __init__(self, config: ClipConfig, dtype=jnp.float32, *, remat: str = "none",
-                 key: jax.Array):
-        patch_key, cls_key, position_key, layers_key = jax.random.split(key, 4)
+    def __init__(self, config: ClipConfig, dtype=jnp.float32, *, remat: str = "none"):
         D = config.width
-        self.patch = Dense(3 * config.patch ** 2, D, bias=False, key=patch_key)
-        self.cls = nnx.Param(0.02 * jax.random.normal(cls_key, (D,)))
-        self.position = nnx.Param(
-            0.02 * jax.random.normal(position_key, (1 + config.num_patches, D)))
+        self.patch = Dense(3 * config.patch ** 2, D, bias=False)
+        self.cls = parameter((D,), normal(0.02))
+        self.position = parameter((1 + config.num_patches, D), normal(0.02))
         self.pre_norm = layer_norm(D, config.norm_eps, dtype)
-        self.layers = stack(lambda k: ClipLayer(config, dtype, key=k), config.depth,
-                            key=layers_key)
+        self.layers = stack(lambda: ClipLayer(config, dtype), config.depth)
         self.patch_size, self.dtype, self.remat = config.patch, dtype, remat
 
     def __call__(self, pixels: jax.Array, *, capture: bool = False):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from legion_jax.config import LegionConfig, LoraConfig
+from legion_jax.models.initial import kaiming_uniform, lecun, parameter
 
 
 def numerics(config: LegionConfig) -> contextlib.AbstractContextManager:
@@ -26,20 +27,17 @@ class Dense(nnx.Module):
     `int8` W is int8 numbers times a float32 factor per column of its own (see `quantize`).
     """
 
-    def __init__(self, in_width: int, out_width: int, *, key: jax.Array, bias: bool = True,
+    def __init__(self, in_width: int, out_width: int, *, bias: bool = True,
                  lora: LoraConfig | None = None, int8: bool = False):
-        kernel_key, lora_key = jax.random.split(key)
-        kernel = nnx.initializers.lecun_normal()(kernel_key, (in_width, out_width), jnp.float32)
-        self.kernel = nnx.Param(kernel.astype(jnp.int8) if int8 else kernel)
+        shape = in_width, out_width
+        self.kernel = (nnx.Param(jnp.zeros(shape, jnp.int8)) if int8 else
+                       parameter(shape, lecun(in_width)))
         self.kernel_scale = nnx.Param(jnp.ones(out_width)) if int8 else None
         self.bias = nnx.Param(jnp.zeros(out_width)) if bias else None
         rank = lora.rank if lora else 0
         self.scale = lora.alpha / rank if rank else 0.0
         self.dropout = lora.dropout if rank else 0.0
-        # Kaiming-uniform with a = sqrt(5) is uniform within 1 / sqrt(fan in).
-        bound = in_width ** -0.5
-        self.lora_a = nnx.Param(jax.random.uniform(
-            lora_key, (in_width, rank), jnp.float32, -bound, bound)) if rank else None
+        self.lora_a = parameter((in_width, rank), kaiming_uniform(in_width)) if rank else None
         self.lora_b = nnx.Param(jnp.zeros((rank, out_width))) if rank else None
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
@@ -61,10 +59,9 @@ class Dense(nnx.Module):
 class Mlp(nnx.Module):
     """Two Dense layers, `up` and `down`; the activation is given at the call."""
 
-    def __init__(self, in_width: int, hidden: int, out_width: int, *, key: jax.Array):
-        up_key, down_key = jax.random.split(key)
-        self.up = Dense(in_width, hidden, key=up_key)
-        self.down = Dense(hidden, out_width, key=down_key)
+    def __init__(self, in_width: int, hidden: int, out_width: int):
+        self.up = Dense(in_width, hidden)
+        self.down = Dense(hidden, out_width)
 
     def __call__(self, x: jax.Array, activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
         return self.down(activation(self.up(x)))
@@ -91,9 +88,9 @@ def rms_norm(width: int, eps: float, dtype: Any = None) -> nnx.RMSNorm:
     return nnx.RMSNorm(width, epsilon=eps, dtype=dtype, rngs=nnx.Rngs(0))
 
 
-def stack(make: Callable[[jax.Array], nnx.Module], length: int, *, key: jax.Array) -> nnx.Module:
-    """`length` independently initialised copies of a layer, stacked along a leading axis L."""
-    return jax.vmap(make)(jax.random.split(key, length))
+def stack(make: Callable[[], nnx.Module], length: int) -> nnx.Module:
+    """`length` layers that `make` makes, stacked along a leading axis L."""
+    return jax.vmap(make, axis_size=length)()
 
 
 def run_stack(body: Callable, carry: Any, layers: Any, *, remat: str) -> tuple[Any, Any]:

@@ -17,25 +17,22 @@ from legion_jax.sharding import BATCH, SEQUENCE, constrain
 
 
 class Legion(nnx.Module):
-    """All towers. Parameters are random; `weights.checkpoint` loads trained ones."""
+    """All towers. Most parameters are zero: `param_tree.new_params` makes random ones."""
 
-    def __init__(self, config: LegionConfig, *, key: jax.Array, int8: bool = False):
-        keys = jax.random.split(key, 8)
+    def __init__(self, config: LegionConfig, *, int8: bool = False):
         dtype = jnp.dtype(config.dtype)
         C, D, W = config.clip.width, config.language.width, config.sam.prompt_width
         remat = remat_by_tower(config.remat)
-        self.clip = clip.ClipTower(config.clip, dtype, remat=remat["clip"], key=keys[0])
-        self.projector = Mlp(C, D, D, key=keys[1])
+        self.clip = clip.ClipTower(config.clip, dtype, remat=remat["clip"])
+        self.projector = Mlp(C, D, D)
         self.language = Llama(config.language, config.lora, dtype, remat=remat["language"],
-                              position_dtype=config.position_dtype, key=keys[2], int8=int8)
-        self.sam_encoder = sam_encoder.SamEncoder(config.sam, dtype, remat=remat["sam_encoder"],
-                                                  key=keys[3])
-        self.prompt_encoder = PromptEncoder(config.sam, position_dtype=config.position_dtype,
-                                            key=keys[4])
-        self.mask_decoder = MaskDecoder(config.sam, key=keys[5])
-        self.text_projection = Mlp(D, D, W, key=keys[6])
+                              position_dtype=config.position_dtype, int8=int8)
+        self.sam_encoder = sam_encoder.SamEncoder(config.sam, dtype, remat=remat["sam_encoder"])
+        self.prompt_encoder = PromptEncoder(config.sam, position_dtype=config.position_dtype)
+        self.mask_decoder = MaskDecoder(config.sam)
+        self.text_projection = Mlp(D, D, W)
         classes = len(config.verdict_classes)
-        self.verdict = Mlp(C, config.verdict_hidden, classes, key=keys[7]) if classes else None
+        self.verdict = Mlp(C, config.verdict_hidden, classes) if classes else None
         self.config = config
 
     def see(self, image: jax.Array) -> jax.Array:

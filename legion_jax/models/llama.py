@@ -10,6 +10,7 @@ from flax import nnx
 
 from legion_jax.config import LanguageConfig, LoraConfig
 from legion_jax.models.attention import cached_attention, causal_attention
+from legion_jax.models.initial import normal, parameter
 from legion_jax.models.layers import Dense, rms_norm, run_stack, stack
 from legion_jax.sharding import BATCH, HEADS, SEQUENCE, constrain
 
@@ -52,13 +53,11 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 class LlamaLayer(nnx.Module):
     """Pre-norm block: rotary attention and a SiLU-gated MLP, no biases."""
 
-    def __init__(self, config: LanguageConfig, lora: LoraConfig, dtype, *, key: jax.Array,
-                 int8: bool = False):
+    def __init__(self, config: LanguageConfig, lora: LoraConfig, dtype, *, int8: bool = False):
         D, F = config.width, config.mlp
-        keys = iter(jax.random.split(key, 7))
 
         def dense(i, o, lora=None):
-            return Dense(i, o, bias=False, lora=lora, int8=int8, key=next(keys))
+            return Dense(i, o, bias=False, lora=lora, int8=int8)
 
         self.norm1 = rms_norm(D, config.norm_eps, dtype)
         self.norm2 = rms_norm(D, config.norm_eps, dtype)
@@ -89,16 +88,13 @@ class Llama(nnx.Module):
     """Token embeddings, layers, final norm and output head; `int8` kernels for prediction only."""
 
     def __init__(self, config: LanguageConfig, lora: LoraConfig, dtype=jnp.float32, *,
-                 position_dtype: str = "float32", remat: str = "none", key: jax.Array,
-                 int8: bool = False):
-        embed_key, layers_key, head_key = jax.random.split(key, 3)
+                 position_dtype: str = "float32", remat: str = "none", int8: bool = False):
         self.embed = nnx.Embed(config.padded_vocab, config.width, dtype=dtype,
-                               embedding_init=nnx.initializers.normal(0.02),
-                               rngs=nnx.Rngs(embed_key))
-        self.layers = stack(lambda k: LlamaLayer(config, lora, dtype, key=k, int8=int8),
-                            config.layers, key=layers_key)
+                               embedding_init=nnx.initializers.zeros, rngs=nnx.Rngs(0))
+        self.embed.embedding = parameter((config.padded_vocab, config.width), normal(0.02))
+        self.layers = stack(lambda: LlamaLayer(config, lora, dtype, int8=int8), config.layers)
         self.norm = rms_norm(config.width, config.norm_eps, dtype)
-        self.head = Dense(config.width, config.padded_vocab, bias=False, key=head_key, int8=int8)
+        self.head = Dense(config.width, config.padded_vocab, bias=False, int8=int8)
         self.config, self.position_dtype = config, position_dtype
         self.dtype, self.remat = dtype, remat
 

@@ -3,7 +3,7 @@
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from flax import nnx
 
 from input_pipeline.errors import UserError
 from legion_jax.config import LegionConfig
+from legion_jax.models import initial
 from legion_jax.models.legion import Legion
 from legion_jax.sharding import path_name
 
@@ -57,13 +58,25 @@ def abstract_model(config: LegionConfig, *, int8: bool = False) -> Legion:
 
 @functools.lru_cache(maxsize=8)
 def _abstract_parts(config: LegionConfig, int8: bool) -> tuple[nnx.GraphDef, nnx.State]:
-    # A command asks several times, and each trace of all initialisers takes most of a second.
-    return nnx.split(nnx.eval_shape(lambda: Legion(config, key=jax.random.key(0), int8=int8)))
+    return nnx.split(nnx.eval_shape(lambda: Legion(config, int8=int8)))  # a command asks often
 
 
-def new_params(config: LegionConfig, key: jax.Array) -> dict:
-    """Freshly initialised parameters, float32; under jit only those that are used are made."""
-    return nnx.to_pure_dict(nnx.split(Legion(config, key=key))[1])
+def new_params(config: LegionConfig, key: jax.Array,
+               paths: Collection[str] | None = None) -> dict[str, jax.Array]:
+    """{path: values} that training from scratch begins with, float32; to be called under jit.
+
+    `paths`: which parameters, by default all. The values of one depend on the key and its path.
+    """
+    params = {path: variable for path, variable in _variables(Legion(config)).items()
+              if paths is None or path in paths}
+    drawn = initial.draw({path: (variable.shape, variable.initial) for path, variable in
+                          params.items() if hasattr(variable, "initial")}, key)
+    return {path: drawn.get(path, variable[...]) for path, variable in params.items()}
+
+
+def _variables(model: Legion) -> dict[str, nnx.Variable]:
+    return {"/".join(map(str, path)): variable for path, variable in
+            nnx.to_flat_state(nnx.state(model))}
 
 
 def abstract_params(config: LegionConfig) -> dict[str, jax.ShapeDtypeStruct]:

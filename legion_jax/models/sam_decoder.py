@@ -12,6 +12,7 @@ from flax import nnx
 
 from legion_jax.config import SamConfig
 from legion_jax.models.attention import full_attention
+from legion_jax.models.initial import lecun, normal, parameter
 from legion_jax.models.layers import Dense, Mlp, gelu, layer_norm, stack
 from legion_jax.models.llama import round_to_bf16
 
@@ -22,11 +23,10 @@ NUM_MASKS = 4
 class PromptEncoder(nnx.Module):
     """Dense "no mask" embedding and Fourier positions; both frozen in the published training."""
 
-    def __init__(self, config: SamConfig, *, position_dtype: str, key: jax.Array):
+    def __init__(self, config: SamConfig, *, position_dtype: str):
         D = config.prompt_width
-        no_mask_key, frequency_key = jax.random.split(key)
-        self.no_mask = nnx.Param(0.02 * jax.random.normal(no_mask_key, (D,)))
-        self.frequencies = nnx.Param(jax.random.normal(frequency_key, (2, D // 2)))
+        self.no_mask = parameter((D,), normal(0.02))
+        self.frequencies = parameter((2, D // 2), normal(1.0))
         self.grid, self.position_dtype = config.grid, position_dtype
 
     def positions(self) -> jax.Array:
@@ -49,10 +49,9 @@ class PromptEncoder(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head attention with an inner width of its own; unbatched."""
 
-    def __init__(self, width: int, inner: int, heads: int, *, key: jax.Array):
-        keys = jax.random.split(key, 4)
-        self.query, self.key, self.value = (Dense(width, inner, key=k) for k in keys[:3])
-        self.out = Dense(inner, width, key=keys[3])
+    def __init__(self, width: int, inner: int, heads: int):
+        self.query, self.key, self.value = (Dense(width, inner) for _ in range(3))
+        self.out = Dense(inner, width)
         self.heads = heads
 
     def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -66,13 +65,12 @@ class Attention(nnx.Module):
 class TwoWayLayer(nnx.Module):
     """Post-norm layer that updates tokens from the image and the image from the tokens."""
 
-    def __init__(self, config: SamConfig, *, key: jax.Array):
+    def __init__(self, config: SamConfig):
         D, N = config.prompt_width, config.decoder_heads
-        keys = jax.random.split(key, 4)
-        self.self_attention = Attention(D, D, N, key=keys[0])
-        self.token_to_image = Attention(D, D // 2, N, key=keys[1])
-        self.image_to_token = Attention(D, D // 2, N, key=keys[2])
-        self.mlp = Mlp(D, config.decoder_mlp, D, key=keys[3])
+        self.self_attention = Attention(D, D, N)
+        self.token_to_image = Attention(D, D // 2, N)
+        self.image_to_token = Attention(D, D // 2, N)
+        self.mlp = Mlp(D, config.decoder_mlp, D)
         self.norm1, self.norm2, self.norm3, self.norm4 = (
             layer_norm(D, TOKEN_EPS) for _ in range(4))
 
@@ -96,11 +94,10 @@ class TwoWayLayer(nnx.Module):
 class MlpStack(nnx.Module):
     """`depth` Dense layers with ReLU between them."""
 
-    def __init__(self, in_width: int, hidden: int, out_width: int, depth: int, *, key: jax.Array):
-        first_key, middle_key, last_key = jax.random.split(key, 3)
-        self.first = Dense(in_width, hidden, key=first_key)
-        self.middle = stack(lambda k: Dense(hidden, hidden, key=k), depth - 2, key=middle_key)
-        self.last = Dense(hidden, out_width, key=last_key)
+    def __init__(self, in_width: int, hidden: int, out_width: int, depth: int):
+        self.first = Dense(in_width, hidden)
+        self.middle = stack(lambda: Dense(hidden, hidden), depth - 2)
+        self.last = Dense(hidden, out_width)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = jax.nn.relu(self.first(x))
@@ -115,21 +112,19 @@ class MaskDecoder(nnx.Module):
     exist because they are trained and exported with the rest.
     """
 
-    def __init__(self, config: SamConfig, *, key: jax.Array):
+    def __init__(self, config: SamConfig):
         D = config.prompt_width
-        keys = jax.random.split(key, 8)
-        self.iou_token = nnx.Param(jax.random.normal(keys[0], (1, D)))
-        self.mask_tokens = nnx.Param(jax.random.normal(keys[1], (NUM_MASKS, D)))
-        self.layers = stack(lambda k: TwoWayLayer(config, key=k), config.decoder_layers,
-                            key=keys[2])
-        self.final_attention = Attention(D, D // 2, config.decoder_heads, key=keys[3])
+        self.iou_token = parameter((1, D), normal(1.0))
+        self.mask_tokens = parameter((NUM_MASKS, D), normal(1.0))
+        self.layers = stack(lambda: TwoWayLayer(config), config.decoder_layers)
+        self.final_attention = Attention(D, D // 2, config.decoder_heads)
         self.final_norm = layer_norm(D, TOKEN_EPS)
         # Transposed 2 x 2 convolutions of stride 2: every input cell makes its own 2 x 2 cells.
-        self.upscale1 = UpscaleBy2(D, D // 4, key=keys[4])
+        self.upscale1 = UpscaleBy2(D, D // 4)
         self.upscale_norm = layer_norm(D // 4, config.norm_eps)
-        self.upscale2 = UpscaleBy2(D // 4, D // 8, key=keys[5])
-        self.hyper = stack(lambda k: MlpStack(D, D, D // 8, 3, key=k), NUM_MASKS, key=keys[6])
-        self.iou_head = MlpStack(D, config.iou_hidden, NUM_MASKS, config.iou_layers, key=keys[7])
+        self.upscale2 = UpscaleBy2(D // 4, D // 8)
+        self.hyper = stack(lambda: MlpStack(D, D, D // 8, 3), NUM_MASKS)
+        self.iou_head = MlpStack(D, config.iou_hidden, NUM_MASKS, config.iou_layers)
         self.depth = config.decoder_layers
 
     def __call__(self, image: jax.Array, dense: jax.Array, positions: jax.Array,
@@ -174,9 +169,8 @@ class MaskDecoder(nnx.Module):
 class UpscaleBy2(nnx.Module):
     """Transposed convolution with kernel 2 and stride 2; kernel [D in, 2 * 2 * D out]."""
 
-    def __init__(self, in_width: int, out_width: int, *, key: jax.Array):
-        scale = nnx.initializers.lecun_normal()
-        self.kernel = nnx.Param(scale(key, (in_width, 4 * out_width), jnp.float32))
+    def __init__(self, in_width: int, out_width: int):
+        self.kernel = parameter((in_width, 4 * out_width), lecun(in_width))
         self.bias = nnx.Param(jnp.zeros(out_width))
 
     def __call__(self, x: jax.Array) -> jax.Array:

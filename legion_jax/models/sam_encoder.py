@@ -8,6 +8,7 @@ from flax import nnx
 
 from legion_jax.config import SamConfig
 from legion_jax.models.attention import grid_attention
+from legion_jax.models.initial import normal, parameter
 from legion_jax.models.layers import Dense, Mlp, gelu, layer_norm, patchify, run_stack, stack
 from legion_jax.sharding import BATCH, HEADS, SEQUENCE, constrain
 
@@ -29,11 +30,10 @@ def normalize(image: jax.Array, size: jax.Array) -> jax.Array:
 class RelativeAttention(nnx.Module):
     """Self-attention over an S x S grid with decomposed relative positions (Li et al., 2022)."""
 
-    def __init__(self, config: SamConfig, side: int, *, key: jax.Array):
+    def __init__(self, config: SamConfig, side: int):
         D, H = config.width, config.width // config.heads
-        qkv_key, out_key = jax.random.split(key)
-        self.qkv = Dense(D, 3 * D, key=qkv_key)
-        self.out = Dense(D, D, key=out_key)
+        self.qkv = Dense(D, 3 * D)
+        self.out = Dense(D, D)
         self.relative_rows = nnx.Param(jnp.zeros((2 * side - 1, H)))
         self.relative_columns = nnx.Param(jnp.zeros((2 * side - 1, H)))
         self.heads, self.side = config.heads, side
@@ -57,12 +57,11 @@ class RelativeAttention(nnx.Module):
 class SamLayer(nnx.Module):
     """Pre-norm block; `side` is its window, or the whole grid for a global block."""
 
-    def __init__(self, config: SamConfig, side: int, dtype, *, key: jax.Array):
-        attention_key, mlp_key = jax.random.split(key)
+    def __init__(self, config: SamConfig, side: int, dtype):
         self.norm1 = layer_norm(config.width, config.norm_eps, dtype)
-        self.attention = RelativeAttention(config, side, key=attention_key)
+        self.attention = RelativeAttention(config, side)
         self.norm2 = layer_norm(config.width, config.norm_eps, dtype)
-        self.mlp = Mlp(config.width, config.mlp, config.width, key=mlp_key)
+        self.mlp = Mlp(config.width, config.mlp, config.width)
         self.side = side
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -92,21 +91,17 @@ class SamEncoder(nnx.Module):
     is a run of windowed blocks and the global block that ends it.
     """
 
-    def __init__(self, config: SamConfig, dtype=jnp.float32, *, remat: str = "none",
-                 key: jax.Array):
+    def __init__(self, config: SamConfig, dtype=jnp.float32, *, remat: str = "none"):
         D, grid = config.width, config.grid
-        patch_key, position_key, window_key, global_key, neck1_key, neck2_key = (
-            jax.random.split(key, 6))
-        self.patch = Dense(3 * config.patch ** 2, D, key=patch_key)
-        self.position = nnx.Param(0.02 * jax.random.normal(position_key, (grid, grid, D)))
-        self.window_layers = stack(lambda k: SamLayer(config, config.window, dtype, key=k),
-                                   config.layers - len(config.global_blocks), key=window_key)
-        self.global_layers = stack(lambda k: SamLayer(config, grid, dtype, key=k),
-                                   len(config.global_blocks), key=global_key)
-        self.neck_conv1 = Dense(D, config.prompt_width, bias=False, key=neck1_key)
+        self.patch = Dense(3 * config.patch ** 2, D)
+        self.position = parameter((grid, grid, D), normal(0.02))
+        self.window_layers = stack(lambda: SamLayer(config, config.window, dtype),
+                                   config.layers - len(config.global_blocks))
+        self.global_layers = stack(lambda: SamLayer(config, grid, dtype),
+                                   len(config.global_blocks))
+        self.neck_conv1 = Dense(D, config.prompt_width, bias=False)
         self.neck_norm1 = layer_norm(config.prompt_width, config.norm_eps, dtype)
-        self.neck_conv2 = Dense(9 * config.prompt_width, config.prompt_width, bias=False,
-                                key=neck2_key)
+        self.neck_conv2 = Dense(9 * config.prompt_width, config.prompt_width, bias=False)
         self.neck_norm2 = layer_norm(config.prompt_width, config.norm_eps, dtype)
         self.config, self.dtype, self.remat = config, dtype, remat
 

@@ -119,11 +119,11 @@ class Predictor:
                   batch_size: int = 8, devices: Sequence[jax.Device] | None = None) -> "Predictor":
         """A model with random parameters: the baseline of every trained one."""
         mesh = inference_mesh(config, devices)
-        layout = jax.tree.map(lambda x: x.sharding, abstract_params(config, mesh))
-        # The generator that compiles soonest; this model is compared with no other random one.
-        new = jax.jit(lambda: param_tree.new_params(config, jax.random.key(0, impl="rbg")),
+        layout = {path: x.sharding for path, x in
+                  param_tree.flatten(abstract_params(config, mesh)).items()}
+        new = jax.jit(lambda: param_tree.new_params(config, jax.random.key(0)),
                       out_shardings=layout)
-        return cls(config, param_tree.flatten(new()), tokenizer, question=question,
+        return cls(config, new(), tokenizer, question=question,
                    batch_size=batch_size, mesh=mesh)
 
     def __call__(self, images: Sequence[np.ndarray | Image.Image], *,

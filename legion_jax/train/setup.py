@@ -134,8 +134,8 @@ def first_params(settings: RunSettings, model: LegionConfig, base: checkpoint.Ch
     fresh = {p: a for p, a in trained.items() if p not in stored}
 
     def init(key):
-        everything = param_tree.flatten(param_tree.new_params(model, key))
-        return {p: everything[p].astype(a.dtype) for p, a in fresh.items()}
+        values = param_tree.new_params(model, key, fresh)
+        return {p: values[p].astype(a.dtype) for p, a in fresh.items()}
 
     shardings = {p: a.sharding for p, a in fresh.items()}
     if fresh:

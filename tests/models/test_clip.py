@@ -32,7 +32,7 @@ def tower(config: LegionConfig, theirs, **changes) -> ClipTower:
     config = dataclasses.replace(
         config, clip=dataclasses.replace(config.clip, norm_eps=EPS, **changes))
     state = tensors(theirs, lambda name: f"vision_model.{name.removeprefix('vision_model.')}")
-    empty = nnx.eval_shape(lambda: ClipTower(config.clip, remat=remat, key=jax.random.key(0)))
+    empty = nnx.eval_shape(lambda: ClipTower(config.clip, remat=remat))
     return fill(empty, "clip", config, state)
 
 

@@ -123,7 +123,7 @@ def read(language: Llama, key=None):
 def test_lora_equals_merged_weights(config, model):
     """y = x (W + alpha / rank A B), as a model that has no LoRA."""
     graph, params = nnx.split(nnx.eval_shape(
-        lambda: Llama(config.language, LoraConfig(), key=jax.random.key(0))))
+        lambda: Llama(config.language, LoraConfig())))
     flat = param_tree.flatten(nnx.to_pure_dict(nnx.split(model.language)[1]))
     for name in ("query", "value"):
         a, b = (flat.pop(f"layers/{name}/lora_{factor}") for factor in "ab")
@@ -137,7 +137,7 @@ def test_lora_dropout_is_keyed(config, model):
     def with_dropout(rate):
         lora = dataclasses.replace(config.lora, dropout=rate)
         graph, _ = nnx.split(nnx.eval_shape(
-            lambda: Llama(config.language, lora, key=jax.random.key(0))))
+            lambda: Llama(config.language, lora)))
         return nnx.merge(graph, nnx.split(model.language)[1])
 
     run = jax.jit(read)

@@ -52,7 +52,7 @@ def pair(config, *, layers: int, global_blocks: tuple[int, ...], window: int = 3
         for weight in (theirs.vision_encoder.neck.conv1.weight, theirs.vision_encoder.pos_embed,
                        *theirs.vision_encoder.patch_embed.parameters()):
             weight *= 0.01
-    empty = nnx.eval_shape(lambda: SamEncoder(c, remat=remat, key=jax.random.key(0)))
+    empty = nnx.eval_shape(lambda: SamEncoder(c, remat=remat))
     config = dataclasses.replace(config, sam=c)
     return theirs, fill(empty, "sam_encoder", config, tensors(theirs, published))
 

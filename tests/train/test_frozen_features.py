@@ -26,7 +26,7 @@ def data(tmp_path_factory):
     """Prepared photos, a tokenizer and random weights to see them with."""
     root = tmp_path_factory.mktemp("data")
     model = tiny(small_data.make(root, train=10, test=5).vocab_size)
-    params = param_tree.flatten(param_tree.new_params(model, jax.random.key(0)))
+    params = param_tree.new_params(model, jax.random.key(0))
     (root / "weights").mkdir()
     stored_params.save_params(root / "weights", params)
     legion_json.write_meta(root / "weights", model, base=None, trained=[])

@@ -83,7 +83,7 @@ class Case:
         params = {rule.path.removeprefix("clip/"):
                   assemble(rule, folder.read, shapes[rule.path].shape).astype("float32")
                   for rule in clip_rules(config)}
-        tower = nnx.eval_shape(lambda: ClipTower(config.clip, key=jax.random.key(0)))
+        tower = nnx.eval_shape(lambda: ClipTower(config.clip))
         return nnx.split(tower)[0], param_tree.unflatten(params)
 
     def loss_weights(self) -> losses.Terms:
