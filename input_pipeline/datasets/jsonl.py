@@ -28,6 +28,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from input_pipeline import strict_json
 from input_pipeline.datasets.checks import fit_mask, note_size, shown_size
 from input_pipeline.photos.regions import RegionError, mask_to_png, png_to_mask
 from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
@@ -131,10 +132,7 @@ def _place(regions: dict[int, Region], caption: str, notes: Notes) -> list[Regio
 
 def _parse(line: bytes, subject: str) -> dict[str, Any]:
     """The checked fields of a line, the label as its number; raises DataError."""
-    try:
-        fields = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{subject}: not valid JSON: {error}") from error
+    fields = strict_json.parse(line, subject, object, error=DataError, lone_surrogates=True)
     _check(fields, FIELDS, subject)
     if not fields.get("image"):
         raise DataError(f"{subject}: field 'image' is missing")

@@ -15,7 +15,9 @@ BORDER_SLACK = 1.0
 # COCO's run lengths count pixels whose centre is inside: a 10 x 10 square has 100. OpenCV's
 # fillPoly, on points truncated to whole numbers, counts the border as well: 121.
 RASTERISERS = ("coco", "fillpoly")
-FAR = 10  # times the longer side: the rasteriser takes memory for every pixel of an edge
+FAR = 10  # times the longer side
+# Pixels that the edges of a region may pass; COCO's rasteriser takes 100 bytes for each.
+LONGEST = 1 << 22
 
 
 class RegionError(UserError):
@@ -103,19 +105,32 @@ def polygons_to_bits(polygons: Sequence[Sequence[float]], height: int, width: in
     return rows[:, : -(-width // 8)]
 
 
+def _check_polygons(polygons: Sequence[Sequence[float]], height: int,
+                    width: int) -> list[list[float]]:
+    """`_check_polygon` of all polygons of a region; also raises RegionError for too long edges."""
+    if not polygons:
+        raise RegionError("region has no polygon")
+    clean, length = [], 0
+    for polygon in polygons:
+        points = np.array(_check_polygon(polygon, height, width)).reshape(-1, 2)
+        length += np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
+        if length > LONGEST:
+            raise RegionError(f"polygons have edges of more than {LONGEST} pixels")
+        clean.append(points.reshape(-1).tolist())
+    return clean
+
+
 def _fill(polygons: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
     image = Image.new("L", (width, height))
     pen = ImageDraw.Draw(image)
-    for polygon in polygons:
-        points = np.trunc(_check_polygon(polygon, height, width)).reshape(-1, 2)
+    for polygon in _check_polygons(polygons, height, width):
+        points = np.trunc(polygon).reshape(-1, 2)
         pen.polygon([tuple(map(int, point)) for point in points], fill=1, outline=1)
     return np.array(image)
 
 
 def _polygons_to_rle(polygons: Sequence[Sequence[float]], height: int, width: int) -> dict:
-    if not polygons:
-        raise RegionError("region has no polygon")
-    clean = [_check_polygon(polygon, height, width) for polygon in polygons]
+    clean = _check_polygons(polygons, height, width)
     return coco_mask.merge(coco_mask.frPyObjects(clean, height, width))
 
 

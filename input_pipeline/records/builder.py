@@ -16,14 +16,14 @@ from tqdm import tqdm
 
 from input_pipeline import buckets, files
 from input_pipeline.paths import is_uri, parse
-from input_pipeline.records import manifest, record
+from input_pipeline.records import manifest, record, shuffled
 from input_pipeline.records.dataset import DataSet, Item, read_item
 from input_pipeline.records.manifest import MANIFEST, SUMMARY
+from input_pipeline.records.prepared import COMPLETE
 from input_pipeline.records.record import DataError
 
 LOG = logging.getLogger("input_pipeline")
 VERSION = "2.0.0"
-COMPLETE = "dataset_info.json"  # by which `prepared` knows a whole data set
 
 
 class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -44,6 +44,13 @@ class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager):
         del dl_manager  # nothing is downloaded
         return {split: self._generate_examples(split) for split in self._splits}
+
+    def _generate_splits(self, dl_manager, download_config):
+        if self._beam:
+            return super()._generate_splits(dl_manager, download_config)
+        return [shuffled.write_split(split, self._generate_examples(split), self.info.features,
+                                     self._get_filename_template(split_name=split))
+                for split in self._splits]
 
     def _generate_examples(self, split):
         items = self._splits[split]

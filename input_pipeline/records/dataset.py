@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from input_pipeline import strict_json
 from input_pipeline.records.record import DataError, Record, RecordError, Region, image_size
 from input_pipeline.records.tree import Tree
 
@@ -99,19 +100,13 @@ class DataSet(abc.ABC):
             raise DataError(f"{self.source}/{name}: {error}") from error
 
     def read_json(self, name: str, kind: type) -> Any:
-        """JSON of an annotation file, in UTF-8 or UTF-16.
+        """JSON of an annotation file, in UTF-8 or UTF-16; NaN (LOKI has some) and half characters
+        are left to the record that has them.
 
         Raises DataError naming the file when its value is not of type `kind`.
         """
-        content = self.read_annotations(name)
-        try:
-            value = json.loads(content.decode(json.detect_encoding(content)))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{self.source}/{name}: not valid JSON: {error}") from error
-        if not isinstance(value, kind):
-            raise DataError(f"{self.source}/{name}: expected a {kind.__name__}, found "
-                            f"{type(value).__name__}")
-        return value
+        return strict_json.parse(self.read_annotations(name), f"{self.source}/{name}", kind,
+                                 error=DataError, lone_surrogates=True, not_finite=float)
 
     def digest(self, splits: dict[str, list[Item]]) -> str:
         """Hash that changes when the items do."""

@@ -1,14 +1,21 @@
 """Prepared data sets, opened for reading; neither TensorFlow nor the source is needed."""
 
+import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
 
-from input_pipeline.paths import parse
+from input_pipeline import strict_json
+from input_pipeline.errors import first_line
+from input_pipeline.paths import is_uri, parse
 from input_pipeline.records import record
 from input_pipeline.records.record import DataError, Record, RecordError
+
+COMPLETE = "dataset_info.json"  # by which a whole data set is known
+LARGEST = 16 << 20  # bytes of a file that describes one; a shard takes a dozen
 
 
 def find_version(data_dir: epath.PathLike) -> epath.Path:
@@ -23,17 +30,63 @@ def find_version(data_dir: epath.PathLike) -> epath.Path:
 def find_versions(data_dir: epath.PathLike) -> list[epath.Path]:
     """Every complete data set folder at or below data_dir, by path. Raises DataError without."""
     root = parse(data_dir)
-    if (root / "dataset_info.json").exists():
+    if (root / COMPLETE).exists():
         return [root]
     versions = sorted(
         path.parent
         for depth in ("*", "*/*", "*/*/*", "*/*/*/*")
-        for path in root.glob(f"{depth}/dataset_info.json")
+        for path in root.glob(f"{depth}/{COMPLETE}")
         if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)  # unfinished ones have a longer name
     )
     if not versions:
         raise DataError(f"{root}: no prepared data set here")
     return versions
+
+
+def open_folder(folder: epath.Path) -> tfds.core.DatasetBuilder:
+    """TFDS' reader of a complete data set folder.
+
+    The folder may be anybody's: TFDS would import whatever classes its `features.json` names, so
+    it is asked only where those are the ones of our own records. Links are not followed.
+
+    Raises DataError for a folder that is damaged, whose records are not ours or lie elsewhere.
+    """
+    described = strict_json.read(folder / "features.json", error=DataError, largest=LARGEST)
+    strict_json.read(folder / COMPLETE, error=DataError, largest=LARGEST)
+    own = record.features()
+    if strange := sorted(_classes(described) - _classes(own.to_json())):
+        raise DataError(f"{folder}: features.json names {ascii(strange[0])}, which no record of "
+                        f"ours has; it is not imported")
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+        changed = {*builder.info.features} ^ {*own}
+        files = {name: [epath.Path(file) for file in split.filepaths]
+                 for name, split in builder.info.splits.items()}
+    except Exception as error:  # TFDS raises nearly anything on damaged files
+        raise DataError(f"{folder}: not a readable data set: {first_line(error)}") from error
+    if changed:
+        raise DataError(f"{folder}: prepared by another version, whose records differ "
+                        f"in {', '.join(sorted(changed))}; prepare it again")
+    for name, paths in files.items():
+        if not re.fullmatch(r"\w+", name):
+            raise DataError(f"{folder}: a split is called {ascii(name)}")
+        for path in paths:
+            if path.parent != folder or (not is_uri(path) and pathlib.Path(path).is_symlink()):
+                raise DataError(f"{folder}: split {name}: {ascii(str(path))} lies elsewhere; only "
+                                f"files in the folder itself are read")
+    return builder
+
+
+def _classes(described: Any) -> set[str]:
+    """What TFDS would import for a description of features."""
+    if isinstance(described, list):
+        return set().union(*map(_classes, described))
+    if not isinstance(described, dict):
+        return set()
+    names = {value for key, value in described.items()
+             if key in ("type", "pythonClassName", "python_class_name", "proto_cls", "protoCls")
+             and isinstance(value, str)}
+    return names.union(*map(_classes, described.values()))
 
 
 def open_split(data_dir: epath.PathLike, split: str) -> "Records":
@@ -50,10 +103,7 @@ def open_split(data_dir: epath.PathLike, split: str) -> "Records":
     Raises:
         DataError: no data set there, more than one, or it has no such split.
     """
-    builder = tfds.builder_from_directory(str(find_version(data_dir)))
-    if changed := {*builder.info.features} ^ {*record.features()}:
-        raise DataError(f"{builder.data_path}: prepared by another version, whose records differ "
-                        f"in {', '.join(sorted(changed))}; prepare it again")
+    builder = open_folder(find_version(data_dir))
     name = re.match(r"\w*", split).group()
     for part in re.findall(r"\w+", split):
         files = builder.info.splits[part].filepaths if part in builder.info.splits else []

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import sentencepiece
 from etils import epath
 
-from input_pipeline import files
+from input_pipeline import files, strict_json
 from input_pipeline.errors import OneLineError
 from input_pipeline.paths import is_uri, parse
 
@@ -62,10 +62,7 @@ def load_pieces(model: bytes, *, file: str) -> sentencepiece.SentencePieceProces
 
 def load_added(text: bytes, *, file: str) -> dict[str, int]:
     """Parses the bytes of `added_tokens.json` into token -> id; TokenizerError names `file`."""
-    try:
-        added = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise TokenizerError(f"{file}: not valid JSON: {error}") from error
+    added = strict_json.parse(text, file, object, error=TokenizerError)
     ok = isinstance(added, dict) and "" not in added
     if not ok or not all(type(index) is int for index in added.values()):
         raise TokenizerError(f"{file}: must map tokens to whole numbers, found {str(added)[:80]}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from input_pipeline import files
+from input_pipeline import files, strict_json
 from input_pipeline.errors import UserError
 from legion_jax.weights.strict_json import read_json
 
@@ -107,10 +107,8 @@ def read(path: epath.PathLike) -> Iterator[dict]:
     # Texts may hold characters at which `splitlines` would cut as well.
     with epath.Path(path).open() as lines:
         for number, text in enumerate(lines, 1):
-            try:
-                yield json.loads(text)
-            except ValueError as error:
-                raise UserError(f"{path}: line {number} is not valid JSON ({error})") from error
+            yield strict_json.parse(text, f"{path}: line {number}", error=UserError,
+                                    not_finite=float)
 
 
 def line(row: dict) -> str:

@@ -47,7 +47,7 @@ def test_rows_of_other_settings_are_not_mixed(tmp_path):
     (tmp_path / "rows.jsonl").write_text("{\n")
     with pytest.raises(UserError, match="no settings.json to tell"):
         store.begin({"split": "test", "level": 0})
-    with pytest.raises(UserError, match="rows.jsonl: line 1 is not valid JSON"):
+    with pytest.raises(UserError, match="rows.jsonl: line 1: not valid JSON"):
         list(chunks.read(tmp_path / chunks.ROWS))
 
 

@@ -32,7 +32,7 @@ def test_sets_without_masks_or_verdicts_say_why(tmp_path):
 @pytest.mark.parametrize(("rows", "reason"), [
     ([{"id": "a"}, {"id": "a"}], "line 2: id 'a' was on line 1 before"),
     ([{"id": 3}], "line 1: needs an id that is text, got 3"),
-    ([[1]], "line 1: a JSON object is needed, got list"),
+    ([[1]], "line 1: expected a JSON object, found list"),
     ([{"id": "a", "label": 7}], "row 'a' is not as evaluations write it: KeyError: 7"),
     ([{"id": "a", "counts": [1, 2]}], "row 'a' is not as evaluations write it: ValueError"),
 ])
@@ -51,7 +51,7 @@ def test_missing_files_and_cut_lines_are_named(tmp_path):
     with pytest.raises(UserError, match=r"no rows\.jsonl here"):
         write_report(tmp_path, {})
     (tmp_path / "rows.jsonl").write_text('{"id": "a"}\n{"id": ')
-    with pytest.raises(UserError, match=r"rows\.jsonl, line 2: not JSON"):
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 2: not valid JSON"):
         write_report(tmp_path, {})
     with pytest.raises(UserError, match="max_photos: at least 0, got -1"):
         write_report(tmp_path, {}, max_photos=-1)

@@ -1,12 +1,12 @@
 """The folder an evaluation wrote: metrics.json, and rows.jsonl read a row at a time."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
+from input_pipeline import strict_json
 from input_pipeline.errors import UserError
 
 # What a row holds where nothing is known. Only `id` has to be there.
@@ -93,10 +93,4 @@ def open_evaluation(folder: epath.PathLike) -> Evaluation:
 
 
 def _object(content: bytes, name: str) -> dict:
-    try:
-        value = json.loads(content, parse_constant=lambda constant: None)
-    except ValueError as error:  # also what is not UTF-8
-        raise UserError(f"{name}: not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{name}: a JSON object is needed, got {type(value).__name__}")
-    return value
+    return strict_json.parse(content, name, error=UserError, not_finite=lambda _: None)

@@ -189,7 +189,7 @@ def test_a_mistake_is_named_by_line_and_field(tmp_path, change, message):
 
 @pytest.mark.parametrize(("text", "message"), [
     ('\n{"image": "a.png"', "line 2: not valid JSON"), ("[]", "line 1: expected an object"),
-    ("\n \n", "holds no records"), ('{"image": NaN}', "line 1: field 'image'")])
+    ("\n \n", "holds no records"), ('{"image": NaN}', "line 1: NaN is no number")])
 def test_a_broken_manifest_is_one_clear_error(tmp_path, text, message):
     write_manifest(tmp_path, [], text=text)
     with pytest.raises(DataError, match=message):

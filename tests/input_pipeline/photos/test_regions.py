@@ -74,6 +74,17 @@ def test_unusable_polygons_are_named(polygons, message):
         polygons_to_mask(polygons, 8, 10)
 
 
+@pytest.mark.parametrize("rasteriser", ["coco", "fillpoly"])
+def test_edges_that_would_take_the_memory_are_refused(rasteriser):
+    corners = [[-9900, -9900], [9900, 9900], [-9900, 9900], [9900, -9900]] * 60
+    zigzag = [500.0, 500.0, *np.ravel(corners).tolist()]
+    with pytest.raises(RegionError, match="edges of more than 4194304 pixels"):
+        polygons_to_mask([zigzag], 1000, 1000, rasteriser=rasteriser)
+    with pytest.raises(RegionError, match="edges of more than 4194304 pixels"):
+        polygons_to_mask([zigzag[:202]] * 3, 1000, 1000, rasteriser=rasteriser)
+    assert polygons_to_mask([zigzag[:202]], 1000, 1000, rasteriser=rasteriser).any()
+
+
 def test_packing_round_trip_pads_right_and_bottom():
     masks = np.random.default_rng(0).integers(0, 2, (3, 11, 13), np.uint8)
     packed, valid = place_bits(mask_to_bits(masks), 5, 16)

@@ -58,7 +58,7 @@ def test_test_annotations_beside_train_are_found(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("[{", "not valid JSON.*line 1"), ("{}", "expected a list.*dict")]
+    ("content", "message"), [("[{", "not valid JSON.*line 1"), ("{}", "expected a JSON list.*dict")]
 )
 def test_a_broken_file_is_one_clear_error(tmp_path, content, message):
     write_split(tmp_path, "train", [])
