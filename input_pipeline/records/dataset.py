@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from input_pipeline import strict_json
 from input_pipeline.records.record import DataError, Record, RecordError, Region, image_size
-from input_pipeline.records.tree import Tree
+from input_pipeline.records.tree import LARGEST, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ class DataSet(abc.ABC):
     def read_annotations(self, name: str) -> bytes:
         """Content of an annotation file, whose absence is an error of the whole source."""
         try:
-            return self.tree.read(name)
+            return self.tree.read(name, LARGEST)
         except RecordError as error:
             raise DataError(f"{self.source}/{name}: {error}") from error
 

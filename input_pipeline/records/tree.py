@@ -11,11 +11,12 @@ import zlib
 from etils import epath
 
 from input_pipeline.paths import is_uri, parse
+from input_pipeline.photos.images import MAX_BYTES
 from input_pipeline.photos.photo_files import failing, walk
 from input_pipeline.records.record import DataError, RecordError
 
 ARCHIVES = (".zip", ".tar")
-LARGEST = 1 << 31  # bytes of a file that is read whole; an archive may claim any number
+LARGEST = 1 << 31  # bytes of an annotation file, which is read whole
 
 
 class Tree:
@@ -70,18 +71,23 @@ class Tree:
         except OSError:  # no file can have such a name
             return False
 
-    def read(self, name: str) -> bytes:
-        """Content of a file. Raises RecordError when it is missing, unreadable or outside."""
+    def read(self, name: str, largest: int = MAX_BYTES) -> bytes:
+        """Content of a file, by default of a photo or mask.
+
+        Raises RecordError when it is missing, unreadable, outside, or has more than `largest` bytes
+        or claims to.
+        """
         name = clean(name)
         try:
+            path = epath.Path(self.path) / name
+            if not self.is_archive and not is_uri(path) and (
+                    os.path.exists(path) and not os.path.isfile(path)):
+                raise RecordError("file unreadable", f"{name}: not a plain file")
+            if (size := self.size(name)) > largest:
+                raise RecordError("file unreadable", f"{name}: {size} bytes, limit {largest}")
             if not self.is_archive:
-                path = epath.Path(self.path) / name
-                if not is_uri(self.path) and os.path.exists(path) and not os.path.isfile(path):
-                    raise RecordError("file unreadable", f"{name}: not a plain file")
                 return path.read_bytes()
             entry = self._index()[name]
-            if (size := self.size(name)) > LARGEST:
-                raise RecordError("file unreadable", f"{name}: {size} bytes, above {LARGEST}")
             with self._lock:  # an archive has one position
                 if self.path.endswith(".zip"):
                     return self._archive.read(entry)
@@ -125,6 +131,24 @@ def clean(name: str) -> str:
     return plain
 
 
+class _Clamped:
+    """A file open for reading, asked for no more than it has: headers of archives claim anything.
+
+    A reader would take the memory for what it asks before it learns that there is less.
+    """
+
+    def __init__(self, path: epath.Path):
+        self._file, self._size = path.open("rb"), path.stat().length
+        self.seek, self.tell, self.close = self._file.seek, self._file.tell, self._file.close
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self._size - self.tell(), 0)
+        return self._file.read(left if size is None or size < 0 else min(size, left))
+
+    def seekable(self) -> bool:
+        return True
+
+
 def _check_end(file, offset: int) -> None:
     """`tarfile` takes a damaged header for the end; an end is zeros and nothing else."""
     file.seek(offset)
@@ -140,7 +164,7 @@ def _check_end(file, offset: int) -> None:
 def _open(path: str):
     """(archive, {clean name: entry}) of a zip or tar."""
     try:
-        file = epath.Path(path).open("rb")
+        file = _Clamped(epath.Path(path))
         if path.endswith(".zip"):
             archive = zipfile.ZipFile(file)
             # The upper half of the attributes is the file's mode on Unix: links are 0o12xxxx.

@@ -22,7 +22,7 @@ from legion_jax.models import param_tree
 from legion_jax.train import pictures, setup, speed
 from legion_jax.train.run import train
 
-STEPS = 26
+STEPS = 18
 data = small_data.data
 
 
@@ -126,7 +126,7 @@ def test_a_resumed_run_compiles_each_program_once(run, small):
     before = (run.workdir / "metrics.jsonl").read_text()
     resumed = watch(run.config, run.workdir, small)
     start = STEPS - len(resumed.lengths)
-    assert start == 24 and resumed.programs == len(set(resumed.lengths))
+    assert start == 16 and resumed.programs == len(set(resumed.lengths))
     # Among what is due are pictures, which it draws for the first time.
     assert set(resumed.compiled) <= resumed.allowed(start), dict(resumed.compiled)
     assert (run.workdir / "metrics.jsonl").read_text() == before

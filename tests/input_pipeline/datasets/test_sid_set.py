@@ -218,7 +218,7 @@ def test_nothing_there_is_named(tmp_path):
         open_dataset("sid_set/parquet", str(packed))
     write_tree(tmp_path, {"text_label_images/train/description/real_GT.json": b"[]",
                           "train/real/a.png": picture(1)})
-    with pytest.raises(DataError, match="real_GT.json: expected a dict"):
+    with pytest.raises(DataError, match="real_GT.json: expected a JSON object"):
         open_dataset("sid_set/folders", str(tmp_path)).splits()
 
 
