@@ -1,5 +1,6 @@
 """Command lines: absl flags, one sentence for anything the user can mend, and exit codes."""
 
+import contextlib
 import errno
 import gc
 import logging
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging as absl_logging
 
 from input_pipeline.errors import UserError
+from input_pipeline.printed import PlainStream
 
 HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull", "--helpxml"}
 
@@ -59,7 +61,9 @@ def run(main: Callable[..., int | None], arguments: Sequence[str] = ()) -> None:
         signal.signal(number, _terminate)
     _describe(main.__module__)
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and TFDS say much at INFO
-    app.run(guarded, flags_parser=parse)
+    with (contextlib.redirect_stdout(PlainStream(sys.stdout)),
+          contextlib.redirect_stderr(PlainStream(sys.stderr))):
+        app.run(guarded, flags_parser=parse)
 
 
 def _describe(module: str) -> None:

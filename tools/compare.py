@@ -12,11 +12,11 @@ either evaluation.
 import functools
 
 from absl import flags
-from rich.console import Console
 from rich.table import Table
 
 from input_pipeline import paths
 from legion_jax import command
+from legion_jax.display.console import DataConsole
 from legion_jax.evaluate.intervals import RESAMPLES
 from legion_jax.evaluate.report import comparison, photos
 from legion_jax.evaluate.report.folder import Evaluation, open_evaluation
@@ -38,7 +38,7 @@ def show(result: dict, run: Evaluation) -> None:
     table = Table("", "A", "B", "B - A", "95 % interval", "better")
     for row in comparison.forest(result["differences"], run):
         table.add_row(row.term.name, row.a, row.b, row.difference, row.interval, row.better or "-")
-    console = Console()
+    console = DataConsole()
     console.print(table)
     console.print(f"{result['num_shared']} photos both scored; left out: {result['num_only_a']} "
                   f"that only A has, {result['num_only_b']} that only B has")

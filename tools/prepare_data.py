@@ -16,6 +16,7 @@ from input_pipeline.records import manifest
 from input_pipeline.records.builder import prepare
 from input_pipeline.records.record import LABELS
 from legion_jax import command
+from legion_jax.display.console import DataConsole
 
 NAMES = [f"{name}/{config}" for name, kind in ALL.items() for config in kind.configs]
 SPLITS = 6  # columns of a table, as many as fit a terminal
@@ -66,7 +67,7 @@ def main() -> None:
     def run() -> None:
         builder = prepare(open_dataset(dataset.value, source.value), data_dir.value,
                           beam=beam.value)
-        show_summary(builder.data_path, Console())
+        show_summary(builder.data_path, DataConsole())
 
     command.run(run)
 

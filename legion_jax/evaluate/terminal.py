@@ -1,14 +1,14 @@
 """The blocks of metrics.json on the terminal."""
 
-from rich.console import Console
 from rich.table import Table
 
+from legion_jax.display.console import DataConsole
 from legion_jax.display.numbers import score
 
 
 def show(result: dict) -> None:
     """Print the metric block."""
-    console = Console()
+    console = DataConsole()
     console.print(_localisation(result["localisation"], result.get("intervals", {})))
     if matched := result["matching"]:
         console.print(f"regions: AP50 {score(matched['hungarian']['ap50'])} (Hungarian), "

@@ -21,6 +21,7 @@ from input_pipeline.errors import UserError
 from input_pipeline.files import write_json
 from legion_jax import command
 from legion_jax.chips import Chip
+from legion_jax.display.console import DataConsole
 from legion_jax.train import recipes
 from tools.aot_report import costs, lowering, topologies, topology_table
 
@@ -112,13 +113,13 @@ if __name__ == "__main__":
         jax.config.update("jax_platforms", "cpu")  # leaves accelerators of this machine alone
         check_outputs(JSON.value, HLO.value)
         if TABLE.value:
-            return print_table(JSON.value, Console(stderr=True))
+            return print_table(JSON.value, DataConsole(stderr=True))
         if CONFIG.value is None or TOPOLOGY.value is None:
             raise UserError("--config and --topology are needed, or --table alone")
         mesh = MESH.value or ",".join(map(str, CONFIG.value.mesh))
         compiled = compile_all(CONFIG.value, topology=TOPOLOGY.value, mesh=mesh,
                                wanted=PROGRAMS.value, keep=HLO.value)
-        show(compiled, Console())
+        show(compiled, DataConsole())
         if JSON.value:
             write_json(JSON.value, as_dict(compiled))
         return 0 if all(report.fits for report in compiled.reports) else DOES_NOT_FIT

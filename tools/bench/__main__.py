@@ -34,6 +34,7 @@ from rich.console import Console
 
 from input_pipeline.errors import UserError
 from legion_jax import command
+from legion_jax.display.console import DataConsole
 from tools.bench import batching, cases, contest, figures, gpu, gpu_pieces
 
 DIFFERENT = 2  # exit code, also where a piece of work on a GPU is missing
@@ -139,7 +140,7 @@ def measure(case: cases.Case, *, work: list[str], rounds: int, threads: int, pee
 
 def main() -> int:
     """Measures, prints tables and one line of JSON; exit code."""
-    options, console = flags.FLAGS, Console()
+    options, console = flags.FLAGS, DataConsole()
     check(options)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peer needs memory too
     if options.device == "cpu":

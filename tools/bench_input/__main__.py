@@ -36,6 +36,7 @@ from input_pipeline.records import prepared
 from input_pipeline.text.conversation import INSTRUCTION
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import command
+from legion_jax.display.console import DataConsole
 from tools.bench_input import input_contest, stages
 
 CHECKED, STAGED = 8, 32  # photos that are compared, and whose stages are timed
@@ -186,7 +187,7 @@ def verdict(checks: dict, console: Console) -> int:
 
 def run() -> int:
     """Measures, prints tables and one line of JSON; exit code."""
-    options, console = flags.FLAGS, Console()
+    options, console = flags.FLAGS, DataConsole()
     with folder_of(options) as folder:
         result = measure(options, folder)
     show(result, console)

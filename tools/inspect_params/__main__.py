@@ -21,13 +21,13 @@ import jax
 from absl import flags
 from jax.sharding import AbstractMesh
 from ml_collections import config_flags
-from rich.console import Console
 
 from input_pipeline import files, paths
 from input_pipeline.errors import UserError
 from legion_jax import command, sharding
 from legion_jax.convert.local_copies import LocalCopies
 from legion_jax.convert.roles import open_sources
+from legion_jax.display.console import DataConsole
 from legion_jax.train import recipes
 from legion_jax.weights import checkpoint
 from tools.inspect_params import inventory, listing
@@ -129,7 +129,7 @@ def write(inspected: Inventory, lines: list[listing.Line], mesh: AbstractMesh, *
           output: str | None) -> None:
     """Print the listing, or write it to a file."""
     if style == "table" and not output and sys.stdout.isatty():
-        return listing.show(inspected, lines, mesh, Console())
+        return listing.show(inspected, lines, mesh, DataConsole())
     if style == "json":
         text = json.dumps(listing.as_dict(inspected, lines, mesh), indent=2) + "\n"
     else:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from legion_jax.display.console import DataConsole
 from legion_jax.weights import tensor_file
 from tools.inspect_params.inventory import Inventory, Parameter, layout_on
 
@@ -142,7 +143,7 @@ def show(inspected: Inventory, lines: Sequence[Line], mesh: AbstractMesh, consol
 def as_text(inspected: Inventory, lines: Sequence[Line], mesh: AbstractMesh) -> str:
     """What `show` prints where there is no terminal, as wide as it needs to be."""
     file = io.StringIO()
-    show(inspected, lines, mesh, Console(file=file, width=PIPED_WIDTH, force_terminal=False))
+    show(inspected, lines, mesh, DataConsole(file=file, width=PIPED_WIDTH, force_terminal=False))
     return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
 
 

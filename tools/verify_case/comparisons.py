@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from input_pipeline.errors import UserError
+from legion_jax.display.console import DataConsole
 
 
 class Stored:
@@ -184,7 +184,7 @@ class Results:
             table.add_row(row.quantity, f"{row.difference:.3g}", f"{row.tolerance:.3g}", row.unit,
                           "pass" if row.passed else "FAIL",
                           style=None if row.passed else "bold red")
-        Console(width=None if Console().is_terminal else 120).print(table)
+        DataConsole(width=None if DataConsole().is_terminal else 120).print(table)
 
     def as_json(self) -> list[dict]:
         """Rows as dicts; a difference that is no number (wrong shape, NaN) becomes null."""
