@@ -24,12 +24,35 @@ from typing import IO, Any
 from etils import epath
 
 from input_pipeline import buckets
-from input_pipeline.errors import UserError
+from input_pipeline.errors import UserError, reason
 from input_pipeline.paths import is_uri, parse
 
 
 class FilesError(UserError):
     """A folder that cannot be made; the message names it."""
+
+
+def read_plain(path: epath.PathLike, *, largest: int, links: bool = True,
+               error: type[UserError] = FilesError) -> bytes:
+    """Content of a file that anybody may have put there.
+
+    Reading a device, a pipe or a file of a terabyte would take the memory, or never end. Raises
+    `error` naming the file when it is none of its kind, a link (unless `links` are followed), has
+    more than `largest` bytes, or cannot be read.
+    """
+    path = parse(path)
+    try:
+        if not is_uri(path) and not links and pathlib.Path(path).is_symlink():
+            raise error(f"{path}: a link; such a file is copied on, so it has to be here itself")
+        if not is_uri(path) and path.exists() and not path.is_file():
+            raise error(f"{path}: not a plain file")
+        if (size := path.stat().length) > largest:
+            raise error(f"{path}: {size} bytes; such a file has at most {largest}")
+        return path.read_bytes()
+    except FileNotFoundError as missing:
+        raise error(f"{path}: not found") from missing
+    except OSError as unreadable:
+        raise error(f"{path}: cannot be read ({reason(unreadable)})") from unreadable
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

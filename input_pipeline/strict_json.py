@@ -12,25 +12,19 @@ from typing import Any
 
 from etils import epath
 
-from input_pipeline.errors import OneLineError, UserError, first_line, reason
+from input_pipeline import files
+from input_pipeline.errors import OneLineError, UserError, first_line
+
+LARGEST = 64 << 20  # bytes; indices of the largest models and tokenizers take 20 MB
 
 
 def read(path: epath.PathLike, kind: type = dict, *, error: type[UserError] = OneLineError,
-         largest: int | None = None) -> Any:
+         largest: int = LARGEST) -> Any:
     """The value of a file, of type `kind`.
 
     `largest`: bytes that such a file may have. Raises `error` naming the file.
     """
-    path = epath.Path(path)
-    try:
-        if largest is not None and (size := path.stat().length) > largest:
-            raise error(f"{path}: {size} bytes; such a file has at most {largest}")
-        content = path.read_bytes()
-    except FileNotFoundError as missing:
-        raise error(f"{path}: not found") from missing
-    except OSError as unreadable:
-        raise error(f"{path}: cannot be read ({reason(unreadable)})") from unreadable
-    return parse(content, path, kind, error=error)
+    return parse(files.read_plain(path, largest=largest, error=error), path, kind, error=error)
 
 
 def parse(content: bytes | str, source: epath.PathLike, kind: type = dict, *,

@@ -26,10 +26,10 @@ def read_files(folder: epath.PathLike) -> dict[str, bytes]:
     for file in (MODEL_FILE, ADDED_FILE, *CARRIED_FILES):
         if file in CARRIED_FILES and not (folder / file).exists():
             continue
-        try:
-            contents[file] = (folder / file).read_bytes()
-        except OSError as error:
-            raise TokenizerError(f"{folder / file}: {error.strerror or 'not there'}") from error
+        contents[file] = files.read_plain(folder / file, largest=strict_json.LARGEST,
+                                          error=TokenizerError)
+        if file in CARRIED_FILES:  # exports copy them as they are
+            strict_json.parse(contents[file], folder / file, error=TokenizerError)
     return contents
 
 

@@ -184,6 +184,9 @@ def _compare_hashes(sources: dict, copies: LocalCopies) -> list[str]:
         path = pathlib.Path(copies.of(described["path"]))
         root = path.parent if path.is_file() else path
         for name, wanted in described["sha256"].items():
+            if pathlib.PurePath(name).name != name:
+                problems.append(f"{META}: {name!a} is not a file name")
+                continue
             if not (root / name).is_file():
                 problems.append(f"{root / name}: not there any more")
             elif (now := sha256(root / name)) != wanted:

@@ -15,7 +15,7 @@ import safetensors
 from etils import epath
 
 from input_pipeline.errors import first_line
-from legion_jax.convert import torch_file
+from legion_jax.convert import torch_file, torch_pickle
 from legion_jax.weights.strict_json import CheckpointError, parse_json, read_json
 from legion_jax.weights.tensor_file import NAMES, SafetensorsReader, numpy_dtype
 
@@ -128,6 +128,8 @@ class TensorFolder:
                                       f"found in {entry.file}")
 
     def _list(self, file: pathlib.Path) -> Iterable[tuple[str, tuple[int, ...], str]]:
+        if not file.is_file():  # reading a device would take the memory, or never end
+            raise CheckpointError(f"{file}: not a plain file")
         if file.suffix == ".safetensors":
             self._open[file] = open_safetensors(file)
             for key, (shape, dtype) in self._open[file].tensors.items():
@@ -184,10 +186,14 @@ def _open_torch(file: pathlib.Path) -> dict:
         raise CheckpointError(f"{file}: reading it needs PyTorch: "
                               f"pip install torch==2.13.0") from error
     try:
+        if problem := torch_pickle.problem_of(file):
+            raise CheckpointError(f"{file}: {problem}")
         # weights_only refuses every class but tensors: nothing in the file is executed. Files of
         # PyTorch before 1.6 are no zip archives and cannot be mapped.
         is_archive = zipfile.is_zipfile(file)
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=is_archive)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{file}: not a readable PyTorch weights file (it holds more than "
                               f"tensors, or is damaged)") from error

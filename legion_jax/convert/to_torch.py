@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from input_pipeline import files
+from input_pipeline import files, strict_json
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.convert import lora, to_hf
 from legion_jax.convert.config_files import published_configs
@@ -11,7 +11,7 @@ from legion_jax.convert.layout_json import RecordedFolder
 from legion_jax.convert.model_folder import WEIGHTS, ModelFolder, encode
 from legion_jax.convert.names import LLAVA_NEW, PUBLISHED, is_llava
 from legion_jax.convert.origin import Origin, Tensor, Values, split_tower
-from legion_jax.convert.roles import ADDED, MODULES
+from legion_jax.convert.roles import ADDED, MODULES, SMALL_FILES
 from legion_jax.convert.table import rules
 from legion_jax.weights.checkpoint import Checkpoint
 from legion_jax.weights.strict_json import CheckpointError
@@ -103,8 +103,9 @@ def _as_it_came(values: Values, roles: dict[str, RecordedFolder],
             weight_map = {key: renamed[file] for key, file in index["weight_map"].items()}
             written.small[folder + in_format(recorded.index_name, file_format)] = encode(
                 index | {"weight_map": weight_map})
-        written.add_small(folder, {file.name: file.read_bytes()
-                                   for file in (values.origin.source / role).iterdir()})
+        written.add_small(folder, {file.name: files.read_plain(
+            file, largest=strict_json.LARGEST, links=False, error=CheckpointError)
+            for file in (values.origin.source / role).iterdir() if file.name in SMALL_FILES})
     return written
 
 

@@ -18,6 +18,8 @@ from input_pipeline.photos.images import check_bytes
 from input_pipeline.photos.photo_files import absolute, failing, open_file, printable, real, walk
 from input_pipeline.records import prepared
 
+LARGEST_LIST = 1 << 30  # bytes, of ten million names
+
 
 class SourceError(UserError):
     """A source that cannot be used; the message names it and says why."""
@@ -161,8 +163,10 @@ def check_apart(source: Source, output: str) -> None:
 
 
 def _from_list(path: str) -> FileSource:
-    with failing(path, SourceError):
-        content = epath.Path(path).read_bytes()
+    with failing(path, SourceError), epath.Path(path).open("rb") as file:  # may be a pipe
+        content = file.read(LARGEST_LIST + 1)
+    if len(content) > LARGEST_LIST:
+        raise SourceError(f"{path}: more than {LARGEST_LIST} bytes; divide the list")
     text = content.decode("utf-8-sig", "surrogateescape")
     lines = [line for line in text.replace("\r\n", "\n").split("\n")
              if line.strip() and not line.startswith("#")]

@@ -26,6 +26,7 @@ import jax
 from etils import epath
 from orbax.checkpoint import utils as orbax_utils, v1 as ocp
 
+from input_pipeline import files, strict_json
 from input_pipeline.errors import first_line
 from input_pipeline.files import listed, remove_tree
 from input_pipeline.paths import absolute, is_uri, parse
@@ -75,7 +76,7 @@ class Checkpoint:
         if not path.exists():
             raise CheckpointError(f"{folder}: no {META} here; this is neither a converted "
                                   f"checkpoint nor a training run")
-        content = path.read_bytes()
+        content = files.read_plain(path, largest=strict_json.LARGEST, error=CheckpointError)
         return cls(folder, parse_meta(path, content), hashlib.sha256(content).hexdigest(), step)
 
     @classmethod

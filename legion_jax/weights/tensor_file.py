@@ -18,6 +18,7 @@ from input_pipeline import files
 
 NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64",
          "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL"}
+LARGEST_HEADER = 32 << 20  # bytes: of a quarter of a million tensors, which take seconds to list
 DTYPES = {code: name for name, code in NAMES.items()}
 
 
@@ -49,11 +50,13 @@ class SafetensorsReader:
         with contextlib.ExitStack() as copy:
             self.path = copy.enter_context(files.local_copy(path))
             weakref.finalize(self, copy.pop_all().close)
-        with safetensors.safe_open(self.path, framework="numpy") as checked:
-            names = checked.offset_keys()
         with self.path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
+            if length > LARGEST_HEADER:
+                raise ValueError(f"its header claims {length} bytes, limit {LARGEST_HEADER}")
             self.header = file.read(length)
+        with safetensors.safe_open(self.path, framework="numpy") as checked:
+            names = checked.offset_keys()
         header = json.loads(self.header)
         self.tensors = {name: (tuple(header[name]["shape"]),
                                DTYPES.get(header[name]["dtype"], header[name]["dtype"]))

@@ -157,7 +157,7 @@ class Foreign:
 
 def test_foreign_class_is_not_unpickled(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Foreign()}))
-    with pytest.raises(CheckpointError, match="not a readable PyTorch weights file"):
+    with pytest.raises(CheckpointError, match="it holds more than tensors|another protocol"):
         TensorFolder(tmp_path)
 
 

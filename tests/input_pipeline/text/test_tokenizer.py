@@ -198,7 +198,7 @@ def test_training_failure_leaves_nothing(tmp_path, texts, size):
 def test_missing_file_is_named(folder, tmp_path, name):
     broken = copy_of(folder, tmp_path)
     (broken / name).unlink()
-    with pytest.raises(TokenizerError, match=f"copy/{name}: No such file"):
+    with pytest.raises(TokenizerError, match=f"copy/{name}: not found"):
         Tokenizer.from_folder(broken)
 
 
