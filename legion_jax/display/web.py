@@ -4,6 +4,7 @@ A page is one file that needs nothing beside it: styles and scripts inline, pict
 """
 
 import base64
+import hashlib
 import io
 import json
 import pathlib
@@ -15,11 +16,18 @@ from PIL import Image
 
 from legion_jax.display import charts, numbers
 
+# Scripts that run in pages, {block: its files}.
+SCRIPTS = {"theme": ["theme.js"], "gallery": ["masks.js", "cards.js", "photo.js", "gallery.js"]}
+POLICY = ("default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; base-uri 'none'; "
+          "form-action 'none'")
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
 def environment(*folders: pathlib.Path) -> jinja2.Environment:
     """Templates of `folders`, and those all pages share; every text put into one is escaped.
+
+    `script` puts the scripts of a block into a page; `policy` is the content security policy that
+    lets these blocks run and nothing else: no other script, no request.
 
     Filters: score, share, percent, count (numbers as text), svg (a chart), json (a value inside a
     script), raw (a file of the folders as it is, for scripts and styles).
@@ -32,6 +40,14 @@ def environment(*folders: pathlib.Path) -> jinja2.Environment:
         "count": lambda number: f"{number:,}", "svg": charts.draw,
         "raw": lambda name: markupsafe.Markup(templates.loader.get_source(templates, name)[0]),
         "json": lambda value: markupsafe.Markup(script_json(value))}
+    blocks = {block: "\n" + "\n".join(templates.loader.get_source(templates, name)[0]
+                                      for name in names) + "\n"
+              for block, names in SCRIPTS.items()}
+    templates.globals |= {
+        "script": lambda block: markupsafe.Markup(f"<script>{blocks[block]}</script>"),
+        "policy": markupsafe.Markup(POLICY + "; script-src " + " ".join(
+            f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+            for text in blocks.values()))}
     return templates
 
 

@@ -3,7 +3,9 @@
 Skipped where no Chromium is found; CHROMIUM names one that is elsewhere.
 """
 
+import http.server
 import json
+import threading
 import urllib.parse
 
 import browser
@@ -219,3 +221,44 @@ def test_nothing_is_wider_than_the_screen(page, folder, tmp_path_factory, width,
     page.run("document.querySelector('.card h3 a').click()")
     page.wait("document.querySelector('#photo h1')")
     assert page.run("document.documentElement.scrollWidth") <= width
+
+
+EVIL = """<script>window.ran = 1</script><img src="x" onerror="window.ran = 2">
+<img src="HOST/x.png"><link rel="stylesheet" href="HOST/x.css"><iframe src="HOST/"></iframe>
+<svg onload="window.ran = 3"></svg><a href="javascript:window.ran = 4" id="evil">x</a>
+<base href="HOST/">"""
+
+
+@pytest.fixture
+def stranger():
+    """(address of a server, what it was asked for)."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+    with http.server.ThreadingHTTPServer(("localhost", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://localhost:{server.server_port}", asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize("policy", [True, False])
+def test_what_got_into_a_page_does_not_run_and_asks_for_nothing(chromium, folder, tmp_path,
+                                                                stranger, policy):
+    """Escaping keeps it out; this is the wall behind it."""
+    host, asked = stranger
+    text = (folder / "report.html").read_text()
+    evil = EVIL.replace("HOST", host)
+    text = text.replace("</main>", evil + "</main>", 1)
+    if not policy:
+        text = text.replace("Content-Security-Policy", "none")
+    (tmp_path / "report.html").write_text(text)
+    _open(chromium, tmp_path / "report.html")
+    chromium.run("document.getElementById('evil').click()")
+    assert len(chromium.run(CARDS)) > 5  # its own scripts ran
+    assert (chromium.run("window.ran") is None) == policy
+    assert (asked == []) == policy
+    chromium.errors.clear()
