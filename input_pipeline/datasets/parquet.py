@@ -5,19 +5,24 @@ from typing import Any
 
 from etils import epath
 
+from input_pipeline.photos.images import MAX_BYTES
 from input_pipeline.records.record import DataError, RecordError
+
+LISTED = 256  # rows that are listed at a time
+LARGEST = 2 * MAX_BYTES  # bytes of a row: a photo and a mask
 
 
 class Rows:
     """Parquet files below a folder. Picklable.
 
-    A row group is read whole and the last one kept: reading rows in their order reads the files
-    once, reading them in any other order reads a group per row.
+    Rows are decoded one at a time: a file of kilobytes may hold a group of gigabytes. Reading rows
+    in their order reads the files once; one before the row that was read last begins its group
+    anew.
     """
 
     def __init__(self, source: str):
         """Raises DataError when pyarrow, an optional package, is not installed."""
-        self.source, self._kept = source, (None, None)
+        self.source, self._open, self._place, self._left = source, None, None, None
         _parquet()
 
     def index(self, name: str, columns: Sequence[str]) -> Iterator[tuple[int, int, dict]]:
@@ -30,8 +35,9 @@ class Rows:
                 file = _parquet().ParquetFile(opened)
                 present = [c for c in columns if c in file.schema_arrow.names]
                 for group in range(file.num_row_groups):
-                    rows = file.read_row_group(group, present).to_pylist() if present else (
-                        [{}] * file.metadata.row_group(group).num_rows)
+                    rows = (row for batch in file.iter_batches(LISTED, [group], present)
+                            for row in batch.to_pylist()) if present else (
+                        {} for _ in range(file.metadata.row_group(group).num_rows))
                     for number, row in enumerate(rows):
                         yield group, number, dict.fromkeys(columns) | row
         except _errors() as error:
@@ -39,18 +45,31 @@ class Rows:
                             ) from error
 
     def read(self, name: str, group: int, row: int) -> dict[str, Any]:
-        """{column: value} of a row. Raises RecordError when its group cannot be read."""
-        if self._kept[0] != (name, group):
-            try:
-                with (epath.Path(self.source) / name).open("rb") as opened:
-                    table = _parquet().ParquetFile(opened).read_row_group(group)
-            except _errors() as error:
-                raise RecordError("file unreadable", f"{name}: {error}") from error
-            self._kept = (name, group), table
-        return self._kept[1].slice(row, 1).to_pylist()[0]
+        """{column: value} of a row. Raises RecordError when it cannot be read or is too large."""
+        try:
+            if self._left is None or self._place[:2] != (name, group) or self._place[2] > row:
+                self._close()
+                self._open = (epath.Path(self.source) / name).open("rb")
+                self._place = name, group, 0
+                self._left = _parquet().ParquetFile(self._open).iter_batches(1, [group])
+            for _ in range(self._place[2], row):
+                next(self._left)
+            cells = next(self._left)
+        except (*_errors(), StopIteration) as error:
+            self._left = None
+            raise RecordError("file unreadable", f"{name}: {error}") from error
+        self._place = name, group, row + 1
+        if cells.nbytes > LARGEST:
+            raise RecordError("file unreadable", f"{name}: a row of {cells.nbytes} bytes, limit "
+                                                 f"{LARGEST}")
+        return cells.to_pylist()[0]
+
+    def _close(self) -> None:
+        if self._open:
+            self._open.close()
 
     def __getstate__(self):
-        return {"source": self.source, "_kept": (None, None)}
+        return {"source": self.source, "_open": None, "_place": None, "_left": None}
 
 
 def _parquet():

@@ -43,6 +43,9 @@ def build_conversation(instruction: str, answer: str) -> str:
     return f"{build_prompt(instruction)} {answer}</s>"
 
 
+MOST_TRIES = 100_000
+
+
 def locate_phrases(caption: str, phrases: Sequence[str]) -> list[tuple[int, int] | None]:
     """Finds one place for each phrase, no two sharing a character.
 
@@ -54,16 +57,34 @@ def locate_phrases(caption: str, phrases: Sequence[str]) -> list[tuple[int, int]
         left; empty phrases have none.
     """
     spans: list[tuple[int, int] | None] = [None] * len(phrases)
-    taken = np.zeros(len(caption), bool)
+    places = FreePlaces(caption)
     for index in sorted(range(len(phrases)), key=lambda i: -len(phrases[i])):
-        phrase = phrases[index]
-        start = caption.find(phrase) if phrase else -1
-        while start >= 0 and taken[start : start + len(phrase)].any():
-            start = caption.find(phrase, start + 1)
-        if start >= 0:
-            spans[index] = (start, start + len(phrase))
-            taken[start : start + len(phrase)] = True
+        spans[index] = places.take(phrases[index])
     return spans
+
+
+class FreePlaces:
+    """Places of phrases in a text, none of which shares a character with one taken before."""
+
+    def __init__(self, text: str):
+        self._text, self._tries = text, MOST_TRIES
+        self._taken = np.zeros(len(text), bool)
+        self._next: dict[str, int] = {}  # where to go on with a phrase that was asked for before
+
+    def take(self, phrase: str) -> tuple[int, int] | None:
+        """(start, end) of the first free place, which is then taken; None where there is none.
+
+        Also None once the text has been searched MOST_TRIES times, which only a hostile one is.
+        """
+        start = self._text.find(phrase, self._next.get(phrase, 0)) if phrase else -1
+        while start >= 0 and self._taken[start:start + len(phrase)].any():
+            self._tries -= 1
+            start = self._text.find(phrase, start + 1) if self._tries > 0 else -1
+        self._next[phrase] = start if start >= 0 else len(self._text)
+        if start < 0:
+            return None
+        self._taken[start:start + len(phrase)] = True
+        return start, start + len(phrase)
 
 
 def tag_phrases(caption: str, spans: Sequence[tuple[int, int]]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from input_pipeline.records.record import REAL, UNKNOWN
+from input_pipeline.text.conversation import FreePlaces
 from legion_jax.display import gallery
 
 # Order of the cards: name -> (words, whether the largest comes first).
@@ -90,15 +91,9 @@ def find_phrases(text: str, phrases: Sequence[str]) -> list[list[int] | None]:
     """Where each phrase first stands in a text outside of those before it, any case."""
     # A few letters change their length when lowered, and with it all places after them.
     lower = str.lower if len(text.lower()) == len(text) else str
-    low, spans = lower(text), []
-    for phrase in phrases:
-        wanted = lower(phrase) if phrase.strip() else None
-        at = -1 if wanted is None else low.find(wanted)
-        while at >= 0 and any(span and at < span[1] and span[0] < at + len(wanted)
-                              for span in spans):
-            at = low.find(wanted, at + 1)
-        spans.append([at, at + len(wanted)] if at >= 0 else None)
-    return spans
+    places = FreePlaces(lower(text))
+    spans = (places.take(lower(phrase) if phrase.strip() else "") for phrase in phrases)
+    return [list(span) if span else None for span in spans]
 
 
 def _has_union(row: Mapping) -> bool:
