@@ -25,7 +25,7 @@ from etils import epath
 
 from input_pipeline import buckets
 from input_pipeline.errors import UserError, reason
-from input_pipeline.paths import is_uri, parse
+from input_pipeline.paths import is_link, is_uri, parse
 
 
 class FilesError(UserError):
@@ -42,7 +42,7 @@ def read_plain(path: epath.PathLike, *, largest: int, links: bool = True,
     """
     path = parse(path)
     try:
-        if not is_uri(path) and not links and pathlib.Path(path).is_symlink():
+        if not links and is_link(path):
             raise error(f"{path}: a link; such a file is copied on, so it has to be here itself")
         if not is_uri(path) and path.exists() and not path.is_file():
             raise error(f"{path}: not a plain file")

@@ -5,6 +5,7 @@ neither parse such names nor resolve them, because a URI that went through `path
 of the machine's own disk.
 """
 
+import os
 import pathlib
 
 import fsspec
@@ -68,6 +69,11 @@ def file(text: str, flag: str) -> epath.Path:
 def absolute(path: epath.PathLike) -> epath.Path:
     """A local path from the root on with its links followed; a URI as it is."""
     return parse(path) if is_uri(path) else parse(path).resolve()
+
+
+def is_link(path: epath.PathLike) -> bool:
+    """Whether a local path is a link; a bucket has none."""
+    return not is_uri(path) and os.path.islink(parse(path))
 
 
 def local_only(path: epath.PathLike, flag: str, reason: str) -> pathlib.Path:

@@ -1,5 +1,6 @@
 """What all tests share: eight fake devices and a model that compiles in seconds."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -37,6 +38,9 @@ from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConf
 from legion_jax.models import param_tree
 from legion_jax.models.legion import Legion
 from tools.verify_case import slim
+
+# Tracing makes very many objects and little garbage.
+gc.set_threshold(100_000, 50, 1000)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,8 @@
 """What several data sets judge alike: image names, stated sizes, masks of another size."""
 
-import io
 import posixpath
 
-from PIL import Image
-
-from input_pipeline.photos.images import FORMATS, swaps_sides
+from input_pipeline.photos.images import ImageError, opened, swaps_sides
 from input_pipeline.photos.regions import RegionError, mask_to_png, png_to_mask, resized
 from input_pipeline.records.dataset import Notes
 from input_pipeline.records.record import RecordError
@@ -42,11 +39,11 @@ def shown_size(content: bytes, name: str) -> tuple[int, int]:
     Raises RecordError when there is none.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with opened(content, name) as image:
             width, height = image.size
             turned = swaps_sides(image)
-    except Exception as error:  # broken files make PIL's readers raise nearly anything
-        raise RecordError("unreadable image", f"{name}: {error}") from error
+    except ImageError as error:
+        raise RecordError("unreadable image", str(error)) from error
     return (width, height) if turned else (height, width)
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from input_pipeline.datasets import tfrecord
 from input_pipeline.datasets.checks import is_image, shown_size
 from input_pipeline.datasets.tfrecord import Frame
-from input_pipeline.photos.images import FORMATS
+from input_pipeline.photos.images import ImageError, opened
 from input_pipeline.photos.regions import mask_to_png, resized
 from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.records.record import SYNTHETIC, DataError, Record, RecordError
@@ -136,15 +136,17 @@ def read_map(values: list | None) -> np.ndarray:
     if len(data) == SIDE * SIDE:
         return np.frombuffer(data, np.uint8).reshape(SIDE, SIDE)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            heat = np.asarray(image.convert("L"))
-    except Image.UnidentifiedImageError:
+        with opened(data, "'artifact_map'") as image:
+            shape = image.size[::-1]
+            heat = np.asarray(image.convert("L")) if shape == (SIDE, SIDE) else None
+    except ImageError as error:
+        if not isinstance(error.__cause__, Image.UnidentifiedImageError):
+            raise RecordError("malformed record", str(error)) from error
         heat = tfrecord.parse_tensor(data)
         heat = heat[..., 0] if heat.ndim == 3 and heat.shape[2] == 1 else heat
-    except Exception as error:  # broken files make PIL's decoders raise nearly anything
-        raise RecordError("malformed record", f"'artifact_map': {error}") from error
-    if heat.shape != (SIDE, SIDE):
-        raise RecordError("heat map of another size", "x".join(map(str, heat.shape)))
+        shape = heat.shape
+    if shape != (SIDE, SIDE):
+        raise RecordError("heat map of another size", "x".join(map(str, shape)))
     return heat
 
 

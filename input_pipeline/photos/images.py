@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,7 +18,12 @@ from input_pipeline.errors import UserError, reason
 
 MAX_PIXELS = 178_956_970  # PIL's own limit for what it takes for a decompression bomb
 MAX_BYTES = 256 << 20  # of an encoded file
-DECODING_BYTES = 12  # per pixel, at most, while a photo is decoded: PIL's pixels, RGB and a copy
+# Per pixel, at most, while a photo is decoded: PIL's pixels, RGB and a copy, and what decoders
+# of some formats hold beside them.
+DECODING_BYTES = {"WEBP": 16, "JPEG2000": 20, "AVIF": 20}
+OTHER_DECODING_BYTES = 12
+# Of a JPEG's blocks of metadata, which PIL joins one by one: a hundred times what cameras write.
+MAX_METADATA, MAX_BLOCKS = 32 << 20, 4096
 MAX_RATIO = 200  # long side over short side; beyond it a resized copy fills the memory
 REDUCING_GAP = 1.5  # sides of a reduced photo over the sides that are needed
 ORIENTATION, SWAPPING = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap the sides
@@ -58,7 +64,7 @@ def read_photo(source: str | os.PathLike | bytes, *, name: str | None = None,
         ImageError: missing, truncated, not an image, too large (MAX_PIXELS) or too narrow.
     """
     name = _name(source, name)
-    with _opened(source, name) as image:
+    with opened(source, name) as image:
         width, height = image.size
         reduced = at_least is not None and _reduce(image, *at_least)
         image.load()
@@ -74,7 +80,7 @@ def read_size(source: str | os.PathLike | bytes, *, name: str | None = None) -> 
 
     Raises ImageError as `read_photo` does, for what the header shows.
     """
-    with _opened(source, _name(source, name)) as image:
+    with opened(source, name) as image:
         return image.height, image.width
 
 
@@ -97,17 +103,29 @@ def check_bytes(size: int, limit: int, *, name: str) -> None:
         raise ImageError(f"{name}: {size} bytes, limit {limit}")
 
 
+def decoding_bytes(image: Image.Image) -> int:
+    """Memory that decoding an opened image takes at most."""
+    return image.width * image.height * DECODING_BYTES.get(image.format, OTHER_DECODING_BYTES)
+
+
 def _name(source: str | os.PathLike | bytes, name: str | None) -> str:
     is_bytes = isinstance(source, bytes | bytearray | memoryview)
     return name or (f"image of {len(source)} bytes" if is_bytes else str(source))
 
 
 @contextlib.contextmanager
-def _opened(source: str | os.PathLike | bytes, name: str) -> Iterator[Image.Image]:
-    """The image before decoding, its size checked; whatever PIL raises becomes an ImageError."""
+def opened(source: str | os.PathLike | bytes, name: str | None = None) -> Iterator[Image.Image]:
+    """An image before decoding, photo or mask: its size and its metadata's are checked.
+
+    `name`: as of `read_photo`. Whatever PIL raises in the block becomes an ImageError.
+    """
+    name = _name(source, name)
     is_bytes = isinstance(source, bytes | bytearray | memoryview)
     try:
-        with Image.open(io.BytesIO(source) if is_bytes else Path(source), formats=FORMATS) as image:
+        with contextlib.ExitStack() as stack:
+            file = io.BytesIO(source) if is_bytes else stack.enter_context(Path(source).open("rb"))
+            _check_metadata(file, name)
+            image = stack.enter_context(Image.open(file, formats=FORMATS))
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{name}: {width} x {height} pixels, limit {MAX_PIXELS}")
@@ -120,6 +138,25 @@ def _opened(source: str | os.PathLike | bytes, name: str) -> Iterator[Image.Imag
             f"{name}: not an image that PIL can read as {', '.join(sorted(FORMATS))}") from error
     except Exception as error:  # broken files make PIL's decoders raise nearly anything
         raise ImageError(f"{name}: {reason(error)}") from error
+
+
+def _check_metadata(file: BinaryIO, name: str) -> None:
+    """Raises ImageError for a JPEG with more metadata than any camera writes; rewinds the file."""
+    total = number = 0
+    if file.read(2) == b"\xff\xd8":
+        while file.read(1) == b"\xff":
+            while (code := file.read(1)) in (b"\xff", b"\0"):  # padding
+                pass
+            if not code or code == b"\xda":  # the pixels begin
+                break
+            length = int.from_bytes(file.read(2), "big")
+            if 0xE0 <= code[0] <= 0xEF or code[0] == 0xFE:
+                total, number = total + length, number + 1
+            if total > MAX_METADATA or number > MAX_BLOCKS:
+                raise ImageError(f"{name}: more than {MAX_METADATA} bytes or {MAX_BLOCKS} blocks "
+                                 f"of metadata")
+            file.seek(max(length - 2, 0), os.SEEK_CUR)
+    file.seek(0)
 
 
 def clip_image(image: np.ndarray | Image.Image, size: int) -> np.ndarray:

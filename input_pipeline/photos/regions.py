@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from input_pipeline.errors import UserError
-from input_pipeline.photos.images import FORMATS
+from input_pipeline.photos import images
 
 # Published annotations overshoot the border by rounding; anything within a pixel is such a case.
 BORDER_SLACK = 1.0
@@ -215,8 +215,14 @@ def rle_to_mask(rle: dict) -> np.ndarray:
     try:
         counts = rle["counts"].encode("ascii")
         height, width = (int(side) for side in rle["size"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        runs = _run_lengths(counts)
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise RegionError("run-length code needs 'size' [H, W] and ASCII 'counts'") from error
+    # pycocotools writes as many pixels as the counts say, wherever that is.
+    if min(height, width) < 1 or height * width > images.MAX_PIXELS:
+        raise RegionError(f"run-length code of {width}x{height} pixels, limit {images.MAX_PIXELS}")
+    if runs.min() < 0 or int(runs.sum()) != height * width:
+        raise RegionError(f"run-length code of {int(runs.sum())} pixels for {width}x{height}")
     return coco_mask.decode({"size": [height, width], "counts": counts})
 
 
@@ -227,13 +233,13 @@ def png_to_mask(content: bytes) -> np.ndarray:
         RegionError: not an image.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with images.opened(content, "mask") as image:
             if image.mode == "P":  # the number of a colour, not the colour
                 return (np.asarray(image) > 0).astype(np.uint8)
             if image.mode in ("LA", "RGBA", "PA"):
                 image = image.convert("L" if image.mode == "LA" else "RGB")
             values = np.asarray(image)
-    except Exception as error:  # broken files make PIL's decoders raise nearly anything
+    except images.ImageError as error:
         raise RegionError(f"mask is not an image that PIL can read ({error})") from error
     return (values.reshape(*values.shape[:2], -1) > 0).any(axis=-1).astype(np.uint8)
 

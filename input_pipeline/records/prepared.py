@@ -1,6 +1,5 @@
 """Prepared data sets, opened for reading; neither TensorFlow nor the source is needed."""
 
-import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from etils import epath
 
 from input_pipeline import strict_json
 from input_pipeline.errors import first_line
-from input_pipeline.paths import is_uri, parse
+from input_pipeline.paths import is_link, parse
 from input_pipeline.records import record
 from input_pipeline.records.record import DataError, Record, RecordError
 
@@ -71,7 +70,7 @@ def open_folder(folder: epath.Path) -> tfds.core.DatasetBuilder:
         if not re.fullmatch(r"\w+", name):
             raise DataError(f"{folder}: a split is called {ascii(name)}")
         for path in paths:
-            if path.parent != folder or (not is_uri(path) and pathlib.Path(path).is_symlink()):
+            if path.parent != folder or is_link(path):
                 raise DataError(f"{folder}: split {name}: {ascii(str(path))} lies elsewhere; only "
                                 f"files in the folder itself are read")
     return builder

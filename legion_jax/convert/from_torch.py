@@ -21,8 +21,8 @@ from legion_jax.convert.table import Rule
 from legion_jax.convert.tensor_folder import open_safetensors, sha256
 from legion_jax.weights import legion_json, params_files, tensor_file
 from legion_jax.weights.checkpoint import Checkpoint
+from legion_jax.weights.checkpoint_error import CheckpointError
 from legion_jax.weights.legion_json import META
-from legion_jax.weights.strict_json import CheckpointError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from legion_jax import command
 from legion_jax.convert import from_torch
 from legion_jax.convert.names import CLS_TOWER
 from legion_jax.convert.plan import Options
-from legion_jax.weights.strict_json import read_json
+from legion_jax.weights.checkpoint_error import read_json
 
 flags.disclaim_key_flags()  # --help of whatever command calls `main` lists them
 

@@ -9,7 +9,7 @@ from etils import epath
 from legion_jax.convert.roles import Source
 from legion_jax.convert.tensor_folder import INDEXES, Entry
 from legion_jax.weights import tensor_file
-from legion_jax.weights.strict_json import CheckpointError, read_json
+from legion_jax.weights.checkpoint_error import CheckpointError, read_json
 
 LAYOUT = "layout.json"
 CARRIED = "carried.safetensors"  # beside it: the tensors that no parameter is made of

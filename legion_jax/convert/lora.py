@@ -9,7 +9,7 @@ import numpy as np
 
 from legion_jax.config import LoraConfig
 from legion_jax.convert.roles import LORA, Sources
-from legion_jax.weights.strict_json import CheckpointError, read_json
+from legion_jax.weights.checkpoint_error import CheckpointError, read_json
 
 CONFIG = "adapter_config.json"
 ADAPTED = re.compile(r"^model\.layers\.\d+\.self_attn\.[qv]_proj$")  # where the model has LoRA

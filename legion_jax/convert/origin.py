@@ -27,7 +27,7 @@ from legion_jax.convert.tensor_folder import open_safetensors
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, params_files, tensor_file
 from legion_jax.weights.checkpoint import Checkpoint
-from legion_jax.weights.strict_json import CheckpointError
+from legion_jax.weights.checkpoint_error import CheckpointError
 
 
 @dataclasses.dataclass(frozen=True)

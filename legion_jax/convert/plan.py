@@ -25,8 +25,8 @@ from legion_jax.convert.roles import LORA, Sources
 from legion_jax.convert.table import SAM, Rule, lora_rules, rules
 from legion_jax.convert.tensor_folder import Entry
 from legion_jax.models import param_tree
+from legion_jax.weights.checkpoint_error import CheckpointError, first_of, read_json
 from legion_jax.weights.legion_json import Vocabulary
-from legion_jax.weights.strict_json import CheckpointError, first_of, read_json
 
 EMBEDDING = "model.embed_tokens.weight"
 # Stands in for a config.json that is not there: no shape depends on it.

@@ -10,7 +10,7 @@ import numpy as np
 
 from legion_jax.convert.names import CLS_TOWER, Spelling, detect, is_llava
 from legion_jax.convert.tensor_folder import Entry, TensorFolder, sha256
-from legion_jax.weights.strict_json import CheckpointError, read_json
+from legion_jax.weights.checkpoint_error import CheckpointError, read_json
 
 # What training wraps around a name: PEFT's model classes, its layers, and DeepSpeed's engine.
 WRAPPERS = ((r"^(module\.)?base_model\.model\.", ""), (r"\.base_layer\.", "."),

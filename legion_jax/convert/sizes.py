@@ -10,7 +10,7 @@ from typing import Any
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
 from legion_jax.convert.table import SAM
 from legion_jax.convert.tensor_folder import Entry
-from legion_jax.weights.strict_json import CheckpointError
+from legion_jax.weights.checkpoint_error import CheckpointError
 
 # The one size of SAM that no tensor's shape tells, by the width of its prompts where they are
 # those of the published SAM.

@@ -16,7 +16,7 @@ from etils import epath
 
 from input_pipeline.errors import first_line
 from legion_jax.convert import torch_file, torch_pickle
-from legion_jax.weights.strict_json import CheckpointError, parse_json, read_json
+from legion_jax.weights.checkpoint_error import CheckpointError, parse_json, read_json
 from legion_jax.weights.tensor_file import NAMES, SafetensorsReader, numpy_dtype
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

@@ -13,7 +13,7 @@ from legion_jax.convert.model_card import model_card
 from legion_jax.convert.model_folder import ModelFolder
 from legion_jax.convert.origin import Origin, Tensor, Values, constant, split_tower
 from legion_jax.convert.table import SAM
-from legion_jax.weights.strict_json import CheckpointError
+from legion_jax.weights.checkpoint_error import CheckpointError
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 BUFFERS = ("rotary_emb.inv_freq", "position_ids")  # transformers computes them

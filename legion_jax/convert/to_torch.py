@@ -14,7 +14,7 @@ from legion_jax.convert.origin import Origin, Tensor, Values, split_tower
 from legion_jax.convert.roles import ADDED, MODULES, SMALL_FILES
 from legion_jax.convert.table import rules
 from legion_jax.weights.checkpoint import Checkpoint
-from legion_jax.weights.strict_json import CheckpointError
+from legion_jax.weights.checkpoint_error import CheckpointError
 
 LAYOUTS = ("legion", "hf", "adapter")
 # Of a folder in a bucket: the file that readers look for first.

@@ -4,7 +4,6 @@
 names: bytearrays of any size, and records that inflate a thousandfold.
 """
 
-import os
 import pathlib
 import pickletools
 import zipfile
@@ -30,7 +29,7 @@ def problem_of(file: pathlib.Path) -> str | None:
                 if problem := _problem_of_pickle(opened):
                     return problem
         return None
-    size = os.path.getsize(file)
+    size = file.stat().st_size
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
         if any(r.compress_type != zipfile.ZIP_STORED for r in records):

@@ -15,7 +15,7 @@ from etils import epath
 
 from input_pipeline import files, strict_json
 from input_pipeline.errors import UserError
-from legion_jax.weights.strict_json import read_json
+from legion_jax.weights.checkpoint_error import read_json
 
 SIZE = 32  # records
 ROWS, SETTINGS = "rows.jsonl", "settings.json"

@@ -8,7 +8,7 @@ from etils import epath
 
 from input_pipeline import files
 from legion_jax.weights.checkpoint import Checkpoint
-from legion_jax.weights.strict_json import CheckpointError
+from legion_jax.weights.checkpoint_error import CheckpointError
 
 FILE = "calibration.json"
 FORMAT = 1

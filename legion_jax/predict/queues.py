@@ -201,12 +201,13 @@ class ReadAhead:
             self._changed.notify_all()
 
     def _decode(self, index: int, image: str, content: bytes) -> Photo:
-        height, width = images.read_size(content, name=image)
+        with images.opened(content, image) as header:  # whose pixels are not decoded yet
+            needed = images.decoding_bytes(header)
         try:
-            images.check_sam_size(height, width, self._limits.sam_longest)
+            images.check_sam_size(header.height, header.width, self._limits.sam_longest)
         except ImageError as error:
             raise ImageError(f"{image}: {error}") from error
-        self._grow(index, len(content) + height * width * images.DECODING_BYTES)
+        self._grow(index, len(content) + needed)
         return Photo(index, image, images.read_image(content, name=image))
 
     def _grow(self, index: int, needed: int) -> None:

@@ -23,7 +23,7 @@ from legion_jax.train import data as train_data, knobs, losses, optim
 from legion_jax.train.knobs import ConfigError, DataSettings, RunSettings
 from legion_jax.train.step import TrainState, init_state, make_step
 from legion_jax.weights import checkpoint, legion_json
-from legion_jax.weights.strict_json import read_json
+from legion_jax.weights.checkpoint_error import read_json
 
 
 @dataclasses.dataclass(frozen=True)

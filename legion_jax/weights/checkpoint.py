@@ -33,8 +33,8 @@ from input_pipeline.paths import absolute, is_uri, parse
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import distributed
 from legion_jax.models import param_tree
+from legion_jax.weights.checkpoint_error import CheckpointError, first_of
 from legion_jax.weights.legion_json import META, Base, Meta, parse_meta
-from legion_jax.weights.strict_json import CheckpointError, first_of
 
 LOG = logging.getLogger("legion_jax")
 COMMITTED = "commit_success.txt"  # Orbax' last file of a checkpoint

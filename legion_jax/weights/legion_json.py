@@ -11,7 +11,7 @@ from input_pipeline import files
 from input_pipeline.errors import UserError
 from legion_jax import config as architecture
 from legion_jax.config import LegionConfig
-from legion_jax.weights.strict_json import CheckpointError, parse_json
+from legion_jax.weights.checkpoint_error import CheckpointError, parse_json
 
 META = "legion.json"
 FORMAT = 3

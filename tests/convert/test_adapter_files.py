@@ -16,7 +16,7 @@ from stored_params import read_params
 from legion_jax.config import LoraConfig
 from legion_jax.convert.lora import read
 from legion_jax.weights import checkpoint
-from legion_jax.weights.strict_json import CheckpointError
+from legion_jax.weights.checkpoint_error import CheckpointError
 
 A, B = (f"base_model.model.model.layers.0.self_attn.q_proj.lora_{f}.weight" for f in "AB")
 sized, tensors = layouts.sized, peft_side.tensors

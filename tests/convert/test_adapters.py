@@ -16,7 +16,7 @@ from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LoraConfig
 from legion_jax.convert import names
 from legion_jax.convert.from_torch import verify
-from legion_jax.weights.strict_json import CheckpointError
+from legion_jax.weights.checkpoint_error import CheckpointError
 
 KERNEL = "model.layers.0.self_attn.q_proj"
 sized, tensors = layouts.sized, peft_side.tensors

@@ -18,7 +18,7 @@ from legion_jax.convert.plan import Options
 from legion_jax.convert.tensor_folder import TensorFolder
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, legion_json
-from legion_jax.weights.strict_json import CheckpointError
+from legion_jax.weights.checkpoint_error import CheckpointError
 
 
 def convert(legion, clip, output, **changes):

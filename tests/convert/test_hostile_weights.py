@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from legion_jax.convert.tensor_folder import TensorFolder
 from legion_jax.convert.torch_pickle import problem_of
-from legion_jax.weights.strict_json import CheckpointError
+from legion_jax.weights.checkpoint_error import CheckpointError
 
 torch = pytest.importorskip("torch")
 STATE = {"a": torch.arange(4.0), "b": torch.zeros(2, 3, dtype=torch.bfloat16),

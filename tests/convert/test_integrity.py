@@ -15,7 +15,7 @@ import pytest
 from input_pipeline import files
 from legion_jax.convert import from_torch
 from legion_jax.weights import params_files, tensor_file
-from legion_jax.weights.strict_json import CheckpointError
+from legion_jax.weights.checkpoint_error import CheckpointError
 
 # By what the published recipe trains; LoRA is merged into query and value.
 TRAINED = ("model.embed_tokens.", "lm_head.", "model.text_hidden_fcs.",

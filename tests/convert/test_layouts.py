@@ -14,7 +14,7 @@ from input_pipeline.text.tokenizer_files import ADDED_FILE
 from legion_jax.convert.from_torch import verify
 from legion_jax.convert.names import LLAVA_5_FILE, LLAVA_NEW, LLAVA_OLD
 from legion_jax.weights import checkpoint
-from legion_jax.weights.strict_json import CheckpointError
+from legion_jax.weights.checkpoint_error import CheckpointError
 
 SPARE = 64  # rows of a LLaVA of the hub behind its pieces
 WITHOUT_SAM = ["sam_encoder", "mask_decoder", "text_projection", "prompt_encoder"]

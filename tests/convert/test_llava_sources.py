@@ -14,7 +14,7 @@ from stored_params import read_params
 
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.weights import checkpoint
-from legion_jax.weights.strict_json import CheckpointError
+from legion_jax.weights.checkpoint_error import CheckpointError
 
 QV = r"model\.language_model\.layers\.\d+\.self_attn\.[qv]_proj"
 sized = layouts.sized

@@ -11,7 +11,7 @@ import pytest
 from input_pipeline.files import FilesError
 from legion_jax.convert import from_torch
 from legion_jax.convert.plan import Options
-from legion_jax.weights.strict_json import CheckpointError
+from legion_jax.weights.checkpoint_error import CheckpointError
 from tools.inspect_params import __main__ as inspect_params
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from legion_jax.convert import from_torch, layout_json
 from legion_jax.weights import checkpoint
-from legion_jax.weights.strict_json import CheckpointError
+from legion_jax.weights.checkpoint_error import CheckpointError
 
 sized = layouts.sized
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline.photos.images import DECODING_BYTES, FORMATS
+from input_pipeline.photos.images import FORMATS, OTHER_DECODING_BYTES
 from legion_jax.predict.queues import Limits, ReadAhead, WriteBehind
 
 
@@ -120,7 +120,7 @@ def settled(source):
 
 
 def test_reading_stops_at_the_bytes_of_the_queue():
-    limit = (5 * 3 + DECODING_BYTES) * 100 * 100 + 2000  # five decoded and one in work
+    limit = (5 * 3 + OTHER_DECODING_BYTES) * 100 * 100 + 2000  # five decoded and one in work
     source = Photos([(100, 100)] * 30)
     with ahead(source, queue_bytes=limit, threads=2) as reading:
         photos = iter(reading)

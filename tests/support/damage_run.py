@@ -31,7 +31,7 @@ from legion_jax.convert import from_torch, lora, to_torch
 from legion_jax.convert.plan import Options
 from legion_jax.convert.table import SAM
 from legion_jax.models import param_tree
-from legion_jax.weights.strict_json import read_json
+from legion_jax.weights.checkpoint_error import read_json
 
 SECONDS = 20  # for one folder
 MEMORY = 12 << 30  # addresses; files may have a 32nd of it

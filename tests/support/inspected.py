@@ -14,7 +14,7 @@ from legion_jax.convert import from_torch
 from legion_jax.convert.plan import Options
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint, legion_json, run_checkpoints
-from legion_jax.weights.strict_json import read_json
+from legion_jax.weights.checkpoint_error import read_json
 from tools.inspect_params import __main__ as inspect_params, listing
 from tools.inspect_params.inventory import Inventory, Parameter
 

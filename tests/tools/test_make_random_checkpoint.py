@@ -11,7 +11,7 @@ from legion_jax import config
 from legion_jax.convert import from_torch, to_torch
 from legion_jax.convert.plan import Options
 from legion_jax.weights import tensor_file
-from legion_jax.weights.strict_json import read_json
+from legion_jax.weights.checkpoint_error import read_json
 from tools import make_random_checkpoint
 
 

@@ -1,6 +1,5 @@
 """A record as the gallery shows it: its photo, masks, texts, and what is wrong with it."""
 
-import io
 import math
 import re
 from collections.abc import Sequence
@@ -149,9 +148,9 @@ def _heat(record: Record, photo: Image.Image | None, problems: list[str]) -> dic
     if photo is None or not record.heatmap:
         return None
     try:
-        with Image.open(io.BytesIO(record.heatmap)) as image:
+        with images.opened(record.heatmap, "heat map") as image:
             heat = np.asarray(image.convert("L"))
-    except Exception as error:  # broken files make PIL's decoders raise nearly anything
+    except images.ImageError as error:
         problems.append(f"heat map: {describe(error)}")
         return None
     small = photo.copy()

@@ -27,7 +27,7 @@ from legion_jax.train import setup
 from legion_jax.train.knobs import RunSettings
 from legion_jax.weights import tensor_file
 from legion_jax.weights.checkpoint import Checkpoint
-from legion_jax.weights.strict_json import read_json
+from legion_jax.weights.checkpoint_error import read_json
 
 RECIPE = "LOCALISATION of experiments/base.py, the published recipe"
 

@@ -26,7 +26,7 @@ from legion_jax.models.layers import numerics
 from legion_jax.models.legion import Legion
 from legion_jax.train import losses
 from legion_jax.weights.checkpoint import Checkpoint
-from legion_jax.weights.strict_json import read_json
+from legion_jax.weights.checkpoint_error import read_json
 from tools.verify_case import slim
 from tools.verify_case.comparisons import Stored
 from tools.verify_case.whole import assemble

@@ -1,4 +1,4 @@
-"""JSON files beside weights, read strictly: whoever wrote or damaged them, refused in one line."""
+"""What is said of a folder of weights that cannot be used, and the JSON files beside weights."""
 
 from etils import epath
 
