@@ -1,6 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/pip install --progress-bar off --disable-pip-version-check
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# The releases that the gate passed with; `make CONSTRAINTS= setup` takes the newest instead.
+CONSTRAINTS ?= $(wildcard tests/constraints-$(VERSION).txt)
+PIP := $(BIN)/pip install --progress-bar off --disable-pip-version-check \
+	$(addprefix --constraint ,$(CONSTRAINTS))
 
 # The TPU compiler this jax was built with, for a test; jax does not look for it there.
 LIBTPU := import importlib.metadata as m; \
@@ -42,8 +46,7 @@ demo: .venv/demo
 
 # The releases that are installed, for who wants exactly those. PyTorch's build is the machine's choice.
 constraints: setup
-	@version=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
-	file=tests/constraints-$$version.txt; \
-	{ echo "# The releases that the gate passed with on Python $$version: \`pip install --constraint\` takes exactly those."; \
-	  echo "# \`make constraints\` writes them anew, from the environment of \`make setup\`."; \
+	@file=tests/constraints-$(VERSION).txt; \
+	{ echo "# The releases that the gate passed with on Python $(VERSION): \`make setup\` takes exactly those."; \
+	  echo "# \`make constraints\` writes them anew, from the environment of \`make CONSTRAINTS= setup\`."; \
 	  $(BIN)/pip freeze --all --exclude-editable | grep -vE '^(torch|pip)=='; } > "$$file"; echo "$$file"

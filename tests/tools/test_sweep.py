@@ -144,6 +144,10 @@ def test_printed_commands_are_shell_lines_that_do_the_runs(tmp_path, capsys, mon
     assert settings[1].data.instruction == "It's $HOME?"
     assert sweep.main(types.SimpleNamespace(**options | {"index": 1})) == 0
     assert capsys.readouterr().out.splitlines() == lines[1:]
+    for evil in ("w\ntouch PWNED #", "w\rtouch PWNED", "w\x1b[A", "w\u202e"):
+        with pytest.raises(SweepError, match="cannot stand in a line of shell"):
+            sweep.main(types.SimpleNamespace(**options | {"set": [f"data.data_dir={evil}"]}))
+        assert not capsys.readouterr().out
 
 
 def test_a_killed_sweep_ends_its_training_and_is_continued(tmp_path, go):

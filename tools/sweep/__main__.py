@@ -13,6 +13,7 @@ On a cluster: `--print_commands` prints a line of shell per run, `--index N` doe
 alone, from 0, and `--collect` writes the table and the plot from what there is.
 """
 
+import itertools
 import pathlib
 import shlex
 import sys
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from input_pipeline import paths
+from input_pipeline.printed import shown
 from legion_jax import command
 from legion_jax.train.sweep_plan import Sweep, SweepError
 from tools.sweep import process, results_table
@@ -37,7 +39,14 @@ def chosen(runs: Sequence[Run], index: int | None) -> Sequence[Run]:
 
 
 def print_commands(runs: Sequence[Run]) -> None:
-    """One line of shell per run, each to be run from the repository root."""
+    """One line of shell per run, each to be run from the repository root.
+
+    Raises SweepError before the first for a word that would begin another line or is not printed.
+    """
+    for run in runs:
+        for word in itertools.chain.from_iterable(run.commands()):
+            if "\n" in word or shown(word) != word:
+                raise SweepError(f"run {run.name}: {word!a} cannot stand in a line of shell")
     for run in runs:
         print(" && ".join(shlex.join(words) for words in run.commands()))
 

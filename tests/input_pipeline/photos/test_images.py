@@ -127,6 +127,18 @@ def test_missing_file_and_folder_are_named(tmp_path):
         read_image(tmp_path)
 
 
+@pytest.mark.parametrize("block", [
+    b"\xff\xe1\xff\xffExif\0\0" + bytes(65527), b"\xff\xfe\0\2", b"\xff\xff\0\xed\0\4ab"])
+def test_metadata_that_would_take_minutes_is_refused(block, tmp_path):
+    photo = encoded(Image.fromarray(noise(64, 64)), "JPEG")
+    few, many = (photo[:2] + block * number + photo[2:] for number in (20, 5000))
+    assert read_image(few).shape == (64, 64, 3)
+    (tmp_path / "a.jpg").write_bytes(many)
+    for source in (many, tmp_path / "a.jpg"):
+        with pytest.raises(ImageError, match="more than 33554432 bytes or 4096 blocks of metadata"):
+            read_image(source)
+
+
 def test_decompression_bombs_are_refused_with_their_size(monkeypatch):
     with pytest.raises(ImageError, match="bomb: .*400000000"):
         read_image(empty_png(20000, 20000), name="bomb")

@@ -11,8 +11,10 @@ from input_pipeline.photos.regions import (
     RASTERISERS,
     RegionError,
     mask_to_bits,
+    mask_to_png,
     mask_to_rle,
     place_bits,
+    png_to_mask,
     polygons_to_mask,
     rle_to_mask,
     unpack_masks,
@@ -125,6 +127,22 @@ def test_run_lengths_round_trip_through_json():
 def test_broken_run_lengths_are_named(rle):
     with pytest.raises(RegionError, match="size"):
         rle_to_mask(rle)
+
+
+@pytest.mark.parametrize("size, counts", [
+    ([2 ** 31, 2 ** 31], "04"), ([-1, 4], "04"), ([0, 0], "0"), ([10, 10], "04"),
+    ([2, 2], "PPYo0"), ([2, 2], "0oooooooooooooooooo4"), ([2, 2], ""), ([2, 2], "\n")])
+def test_run_lengths_that_are_not_those_of_their_pixels(size, counts):
+    """pycocotools would write outside its memory."""
+    with pytest.raises(RegionError, match="run-length code"):
+        rle_to_mask({"size": size, "counts": counts})
+
+
+def test_the_size_of_a_mask_is_looked_at_before_it_is_decoded(monkeypatch):
+    content = mask_to_png(np.ones((50, 60), np.uint8))
+    monkeypatch.setattr("input_pipeline.photos.images.MAX_PIXELS", 2999)
+    with pytest.raises(RegionError, match="60 x 50 pixels, limit 2999"):
+        png_to_mask(content)
 
 
 def test_the_two_rasterisers_of_the_papers():

@@ -59,6 +59,53 @@ def test_a_tar_that_is_not_whole_is_refused(tmp_path, damage):
     assert Tree(tmp_path / "b.tar").names() == sorted(FILES)
 
 
+@pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"0"])
+def test_a_tar_header_that_claims_a_terabyte(tmp_path, kind):
+    head = bytearray(512)
+    head[0:5], head[100:108], head[156:157] = b"a.png", b"0000644\0", kind
+    head[124:136], head[257:265] = b"\x80" + (1 << 40).to_bytes(11, "big"), b"ustar\x0000"
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    (tmp_path / "a.tar").write_bytes(bytes(head) + bytes(10240))
+    with pytest.raises(DataError, match="not a readable archive"):
+        Tree(tmp_path / "a.tar").names()
+
+
+def test_photos_have_one_limit_wherever_they_are(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    with open(tmp_path / "folder" / "a.png", "wb") as file:
+        file.truncate(1 << 43)  # takes no room
+    with pytest.raises(RecordError, match="8796093022208 bytes, limit 268435456"):
+        Tree(tmp_path / "folder").read("a.png")
+    (tmp_path / "a.tar").write_bytes(pack({"a.png": bytes(500)}))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(500))
+    for name in ("a.tar", "a.zip"):
+        tree = Tree(tmp_path / name)
+        assert len(tree.read("a.png")) == 500
+        with pytest.raises(RecordError, match="500 bytes, limit 499"):
+            tree.read("a.png", 499)
+
+
+def test_a_row_of_parquet_is_decoded_alone(tmp_path, monkeypatch):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    from input_pipeline.datasets import parquet
+    cells = [b"a", b"b" * 5000, b"c", b"d"]
+    pq.write_table(pa.table({"cell": cells}), tmp_path / "a.parquet", row_group_size=3)
+    monkeypatch.setattr(parquet, "LARGEST", 1000)
+    rows = parquet.Rows(str(tmp_path))
+    listed = [place[:2] for place in rows.index("a.parquet", ["no"])]
+    assert listed == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    for group, row, wanted in ((0, 0, b"a"), (0, 2, b"c"), (0, 0, b"a"), (1, 0, b"d"),
+                               (0, 2, b"c")):
+        assert rows.read("a.parquet", group, row) == {"cell": wanted}
+    with pytest.raises(RecordError, match="a row of 50.. bytes, limit 1000"):
+        rows.read("a.parquet", 0, 1)
+    assert rows.read("a.parquet", 0, 2) == {"cell": b"c"}
+    with pytest.raises(RecordError, match="file unreadable"):
+        rows.read("a.parquet", 1, 7)
+
+
 def test_links_that_lead_round_are_followed_once(tmp_path):
     write_tree(tmp_path / "tree", {f"a/{name}": content for name, content in FILES.items()})
     write_tree(tmp_path / "elsewhere", {"far.png": picture(9)})
