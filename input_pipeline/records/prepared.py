@@ -139,7 +139,7 @@ class Records(Sequence):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         try:
-            return Record.from_features(self._source[index])
+            return Record.from_features(self._source[index % len(self)])
         except Exception as error:  # nearly anything, for a file that is cut or changed
             reason = " ".join(str(error).split()) or type(error).__name__
             raise RecordError("unreadable record", f"{index}: {reason}") from error

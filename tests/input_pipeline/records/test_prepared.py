@@ -28,7 +28,11 @@ def change(path, edit):
 
 
 def test_an_unchanged_one_opens(folder):
-    assert len(open_split(folder, "train"))
+    records = open_split(folder, "train")
+    assert len(records) > 1 and records[-1].id == records[len(records) - 1].id
+    for index in (len(records), -len(records) - 1):
+        with pytest.raises(IndexError):
+            records[index]
 
 
 @pytest.mark.parametrize("key", ["type", "pythonClassName"])
