@@ -23,7 +23,7 @@ MAX_BYTES = 256 << 20  # of an encoded file
 DECODING_BYTES = {"WEBP": 16, "JPEG2000": 20, "AVIF": 20}
 OTHER_DECODING_BYTES = 12
 # Of a JPEG's blocks of metadata, which PIL joins one by one: a hundred times what cameras write.
-MAX_METADATA, MAX_BLOCKS = 32 << 20, 4096
+MAX_METADATA, MAX_BLOCKS = 16 << 20, 4096
 MAX_RATIO = 200  # long side over short side; beyond it a resized copy fills the memory
 REDUCING_GAP = 1.5  # sides of a reduced photo over the sides that are needed
 ORIENTATION, SWAPPING = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap the sides
