@@ -3,6 +3,7 @@
 import lzma
 import os
 import posixpath
+import struct
 import tarfile
 import threading
 import zipfile
@@ -174,7 +175,8 @@ def _open(path: str):
             archive = tarfile.open(fileobj=file, mode="r:")
             entries = [(e.name, e) for e in archive if e.isfile()]
             _check_end(file, archive.offset)
-    except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError) as error:
+    except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, RuntimeError,
+            IndexError, struct.error, MemoryError) as error:
         raise DataError(f"{path}: not a readable archive ({error})") from error
     names = {}
     for name, entry in entries:

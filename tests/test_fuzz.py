@@ -1,0 +1,33 @@
+"""Every parser of what strangers hand over, against mutated files, in a process with limits."""
+
+import os
+
+import commands
+import fuzz_run
+import pytest
+from repository import ROOT, SUPPORT
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}:{SUPPORT}"}
+
+
+def fuzz(target: str, seed: int, number: int) -> str:
+    done = commands.run_tool("fuzz_run", target, seed, number, env=ENVIRONMENT)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("target", fuzz_run.TARGETS)
+def test_mutated_files(target):
+    if target == "pickle":
+        pytest.importorskip("torch")
+    printed = fuzz(target, 0, 60)
+    assert printed.startswith(target) and "Error" in printed or target == "answer"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize("target", fuzz_run.TARGETS)
+def test_many_mutated_files(target, seed, capsys):
+    printed = fuzz(target, seed, 1500)
+    with capsys.disabled():
+        print(printed, end="")
