@@ -212,7 +212,7 @@ def test_broken_records_are_cards_that_say_what_is_wrong(source):
         (first_region(start=3, end=4), "region 1: its phrase is not at 3 of the caption"),
         (changed(union_mask=b"text"), "mask: mask is not an image"),
         (changed(union_mask=picture(1, size=(9, 9))), "mask: 9 × 9 pixels on a photo of"),
-        (changed(heatmap=b"text"), "heat map: cannot identify image file"),
+        (changed(heatmap=b"text"), "heat map: not an image that PIL can read"),
         (RecordError("unreadable record", "7: torn"),
          "unusable record: unreadable record: 7: torn"),
         (None, "unusable record: ")]

@@ -151,7 +151,7 @@ def _heat(record: Record, photo: Image.Image | None, problems: list[str]) -> dic
         with images.opened(record.heatmap, "heat map") as image:
             heat = np.asarray(image.convert("L"))
     except images.ImageError as error:
-        problems.append(f"heat map: {describe(error)}")
+        problems.append(describe(error))
         return None
     small = photo.copy()
     small.thumbnail((gallery.SIDE, gallery.SIDE))
