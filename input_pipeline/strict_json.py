@@ -5,6 +5,7 @@ Refused are names that stand twice in an object, NaN and infinities (no JSON), h
 asked for.
 """
 
+import collections
 import json
 import re
 from collections.abc import Callable
@@ -39,8 +40,7 @@ def parse(content: bytes | str, source: epath.PathLike, kind: type = dict, *,
     def unique(pairs):
         value = dict(pairs)
         if len(value) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = collections.Counter(name for name, _ in pairs).most_common(1)[0][0]
             raise _RefusedError(f"{twice} is there twice")
         return value
 

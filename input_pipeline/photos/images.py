@@ -23,7 +23,7 @@ MAX_BYTES = 256 << 20  # of an encoded file
 DECODING_BYTES = {"WEBP": 16, "JPEG2000": 20, "AVIF": 20}
 OTHER_DECODING_BYTES = 12
 # Of a JPEG's blocks of metadata, which PIL joins one by one: a hundred times what cameras write.
-MAX_METADATA, MAX_BLOCKS = 16 << 20, 4096
+MAX_METADATA, MAX_BLOCKS, MAX_PADDING = 16 << 20, 4096, 1 << 18
 MAX_RATIO = 200  # long side over short side; beyond it a resized copy fills the memory
 REDUCING_GAP = 1.5  # sides of a reduced photo over the sides that are needed
 ORIENTATION, SWAPPING = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap the sides
@@ -142,17 +142,17 @@ def opened(source: str | os.PathLike | bytes, name: str | None = None) -> Iterat
 
 def _check_metadata(file: BinaryIO, name: str) -> None:
     """Raises ImageError for a JPEG with more metadata than any camera writes; rewinds the file."""
-    total = number = 0
+    total = number = padding = 0
     if file.read(2) == b"\xff\xd8":
         while file.read(1) == b"\xff":
-            while (code := file.read(1)) in (b"\xff", b"\0"):  # padding
-                pass
+            while (code := file.read(1)) in (b"\xff", b"\0") and padding <= MAX_PADDING:
+                padding += 1
             if not code or code == b"\xda":  # the pixels begin
                 break
             length = int.from_bytes(file.read(2), "big")
             if 0xE0 <= code[0] <= 0xEF or code[0] == 0xFE:
                 total, number = total + length, number + 1
-            if total > MAX_METADATA or number > MAX_BLOCKS:
+            if total > MAX_METADATA or number > MAX_BLOCKS or padding > MAX_PADDING:
                 raise ImageError(f"{name}: more than {MAX_METADATA} bytes or {MAX_BLOCKS} blocks "
                                  f"of metadata")
             file.seek(max(length - 2, 0), os.SEEK_CUR)

@@ -14,6 +14,8 @@ from input_pipeline.records import record
 from input_pipeline.records.record import DataError, Record, RecordError
 
 COMPLETE = "dataset_info.json"  # by which a whole data set is known
+# Keys of features.json, in its spellings of all versions, whose values TFDS imports.
+NAMING = ("type", "pythonClassName", "python_class_name", "proto_cls", "protoCls")
 LARGEST = 16 << 20  # bytes of a file that describes one; a shard takes a dozen
 
 
@@ -77,15 +79,17 @@ def open_folder(folder: epath.Path) -> tfds.core.DatasetBuilder:
 
 
 def _classes(described: Any) -> set[str]:
-    """What TFDS would import for a description of features."""
-    if isinstance(described, list):
-        return set().union(*map(_classes, described))
-    if not isinstance(described, dict):
-        return set()
-    names = {value for key, value in described.items()
-             if key in ("type", "pythonClassName", "python_class_name", "proto_cls", "protoCls")
-             and isinstance(value, str)}
-    return names.union(*map(_classes, described.values()))
+    """What TFDS would import for a description of features, however deep it is."""
+    names, left = set(), [described]
+    while left:
+        part = left.pop()
+        if isinstance(part, list):
+            left += part
+        elif isinstance(part, dict):
+            left += part.values()
+            names |= {value for key, value in part.items() if key in NAMING
+                      and isinstance(value, str)}
+    return names
 
 
 def open_split(data_dir: epath.PathLike, split: str) -> "Records":

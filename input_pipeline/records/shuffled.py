@@ -72,6 +72,8 @@ def _write_shard(path: epath.Path, waiting: BinaryIO, places: np.ndarray, progre
         for place in places:
             waiting.seek(int(place["start"]))
             content = waiting.read(int(place["size"]))
+            if len(content) < place["size"]:
+                raise DataError(f"{path}: a record that was put aside cannot be read again whole")
             yield None, content
             progress.update(len(content))
 

@@ -36,7 +36,7 @@ def problem_of(file: pathlib.Path) -> str | None:
             return "a compressed archive, which cannot be mapped"
         if sum(r.file_size for r in records) > size:
             return f"its records claim more than its {size} bytes"
-        pickles = [r for r in records if r.filename.endswith(".pkl")]
+        pickles = [r for r in records if r.filename.lower().endswith(".pkl")]
         for record in pickles:
             if record.file_size > LARGEST_PICKLE:
                 return f"{record.filename} has {record.file_size} bytes, limit {LARGEST_PICKLE}"

@@ -73,6 +73,20 @@ def test_pickles_hold_tensors_and_nothing_else(tmp_path, call, protocol, is_arch
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_pickle_of_another_spelling_is_looked_at_too(tmp_path):
+    """PyTorch's reader finds records whatever their case."""
+    content = io.BytesIO()
+    inside = zipfile.ZipFile(io.BytesIO(saved(STATE)))
+    with zipfile.ZipFile(content, "w") as out:
+        for record in inside.infolist():
+            is_pickle = record.filename.endswith(".pkl")
+            out.writestr(record.filename.replace("data.pkl", "DATA.PKL"), pickle.dumps(
+                {"a": Calls(bytearray, 10)}, 2) if is_pickle else inside.read(record.filename))
+    (tmp_path / "pytorch_model.bin").write_bytes(content.getvalue())
+    with pytest.raises(CheckpointError, match="it holds more than tensors: "):
+        TensorFolder(tmp_path)
+
+
 def test_records_that_inflate_are_refused(tmp_path):
     content = rewritten(STATE, lambda name, content: bytes(1 << 26) if name.endswith("byteorder")
                         else content, zipfile.ZIP_DEFLATED)

@@ -1,5 +1,7 @@
 """input_pipeline/strict_json.py: what is taken as JSON, and what is said of the rest."""
 
+import time
+
 import pytest
 
 from input_pipeline import strict_json
@@ -27,6 +29,14 @@ def test_values(content, kind, value):
 def test_what_is_refused(content, words):
     with pytest.raises(RefusedError, match=f"^x.json: {words}"):
         strict_json.parse(content, "x.json", error=RefusedError)
+
+
+def test_a_name_twice_among_very_many_is_found_soon():
+    content = "{" + "".join(f'"{n}": 0, ' for n in range(200_000)) + '"7": 1}'
+    began = time.monotonic()
+    with pytest.raises(RefusedError, match="7 is there twice"):
+        strict_json.parse(content, "x", error=RefusedError)
+    assert time.monotonic() - began < 10
 
 
 def test_numbers_that_are_not_finite_where_they_are_taken():

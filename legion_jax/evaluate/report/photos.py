@@ -86,7 +86,8 @@ class ReportPictures:
                 if line.startswith(b'{"n":'):
                     item = strict_json.parse(line.rstrip(b",\n"), path, error=UserError,
                                              not_finite=float)
-                    names[item.get("n")] = item.get("id")
+                    if type(item.get("n")) is int and isinstance(item.get("id"), str):
+                        names[item["n"]] = item["id"]
                 elif (script := PICTURE.match(line)) and (name := names.get(int(script[1]))):
                     self._codes[name] = script[2]
 

@@ -139,6 +139,13 @@ def test_metadata_that_would_take_minutes_is_refused(block, tmp_path):
             read_image(source)
 
 
+def test_padding_that_would_take_minutes_is_refused():
+    photo = encoded(Image.fromarray(noise(64, 64)), "JPEG")
+    assert read_image(photo[:2] + b"\xff" * 100 + photo[2:]).shape == (64, 64, 3)
+    with pytest.raises(ImageError, match="of metadata"):
+        read_image(photo[:2] + b"\xff" * 10_000_000 + photo[2:])
+
+
 def test_decompression_bombs_are_refused_with_their_size(monkeypatch):
     with pytest.raises(ImageError, match="bomb: .*400000000"):
         read_image(empty_png(20000, 20000), name="bomb")
