@@ -3,7 +3,8 @@ BIN := .venv/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 # The releases that the gate passed with; `make CONSTRAINTS= setup` takes the newest instead.
 CONSTRAINTS ?= $(wildcard tests/constraints-$(VERSION).txt)
-PIP := $(BIN)/pip install --progress-bar off --disable-pip-version-check \
+# Python compiles what is imported, when it is: compiling all of it here takes as long as the rest.
+PIP := $(BIN)/pip install --no-compile --progress-bar off --disable-pip-version-check \
 	$(addprefix --constraint ,$(CONSTRAINTS))
 
 # The TPU compiler this jax was built with, for a test; jax does not look for it there.
@@ -36,7 +37,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: setup lint
-	$(BIN)/python -m pytest -m 'not slow' -n auto --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow' -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

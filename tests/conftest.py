@@ -70,6 +70,12 @@ def full_golden(golden) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def torch_files() -> None:
+    """Tests that read or write PyTorch's own files are skipped where it is not installed."""
+    pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="session")
 def config() -> LegionConfig:
     """Every part of the architecture; SAM's grid of 8 does not divide into windows of 3."""
     return LegionConfig(

@@ -13,7 +13,7 @@ from tools.verify_case import __main__ as verify_case
 
 
 @pytest.fixture(scope="module")
-def converted(golden, tmp_path_factory):
+def converted(torch_files, golden, tmp_path_factory):
     folder = tmp_path_factory.mktemp("golden") / "jax"
     sam = json.loads((golden / "sam" / "sam_config.json").read_text())
     from_torch.convert(str(golden / "checkpoint"), str(folder), clip=str(golden / "clip"),

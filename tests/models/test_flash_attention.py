@@ -52,7 +52,8 @@ def plain(q, k, v, *, segment_ids, causal, sm_scale, block_sizes):
     return jnp.einsum("bnts,bnsh->bnth", jax.nn.softmax(logits).astype(v.dtype), v)
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 8, 1)])
+@pytest.mark.parametrize("shape", [
+    (2, 2, 2), pytest.param((1, 8, 1), marks=pytest.mark.slow)])
 def test_every_device_computes_its_part(shape, monkeypatch):
     """Where batch or heads do not divide, each computes all of them."""
     monkeypatch.setattr(pallas, "flash_attention", plain)
@@ -139,7 +140,8 @@ def plain_causal(q, k, v, *, segment_ids, causal, sm_scale, block_sizes):
     return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=sm_scale).transpose(0, 2, 1, 3)
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 2, 2, 2), (1, 1, 8)])
+@pytest.mark.parametrize("shape", [
+    (2, 2, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((1, 2, 2, 2), (1, 1, 8)))])
 def test_every_device_has_its_rows_and_heads(shape, monkeypatch):
     monkeypatch.setattr(pallas, "flash_attention", plain_causal)
     *qkv, valid = causal_inputs()

@@ -43,6 +43,7 @@ def main() -> None:
     jax.distributed.initialize(f"localhost:{port}", int(hosts), int(host))
     function = runpy.run_path(file)[name]
     print(json.dumps(function(*json.loads(arguments))))
+    jax.distributed.shutdown()  # waits for the others, which end with the first host
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ def test_a_real_run_in_miniature():
     assert result["threads"] == 1 and len(result["load"]) == 2 and "train" not in result
 
 
+@pytest.mark.slow
 def test_a_batch_and_one_by_one_come_to_the_same():
     case = dataclasses.replace(cases.TINY, photos=3)
     answers = batching.batching(case, cases.random_params(case), rounds=1, peer=False)
@@ -85,6 +86,7 @@ def test_rules_for_filling_places():
     assert abs(drawn.mean() / batching.MEAN_LENGTH - 1) < 0.1 and drawn.max() > 300
 
 
+@pytest.mark.slow
 def test_updates_are_the_same_with_lora_and_without_dropout():
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
@@ -199,6 +201,7 @@ def test_what_a_gpu_would_be_asked_for_runs_at_tiny_size(work, monkeypatch, tmp_
     figures.show_piece(work, found, Console(file=io.StringIO()))
 
 
+@pytest.mark.slow
 def test_the_peer_decodes_a_batch_as_it_does_photo_by_photo():
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
@@ -225,7 +228,7 @@ def test_a_piece_that_fails_or_hangs_costs_the_others_nothing(monkeypatch):
     assert "MISSING" in shown.getvalue() and "MFU 50.0%" in shown.getvalue()
 
 
-@pytest.mark.parametrize("piece", ["train", "golden"])
+@pytest.mark.parametrize("piece", ["golden", pytest.param("train", marks=pytest.mark.slow)])
 def test_the_processes_of_pieces_are_asked_for_what_they_know(piece, capfd):
     """As on a GPU, up to the sentence that there is none."""
     result = gpu_pieces.run_all(

@@ -16,7 +16,7 @@ from tools.verify_case.comparisons import Results, Stored
 from tools.verify_case.forward import check_sight
 
 
-def test_the_slim_case():
+def test_the_slim_case(torch_files):
     results = verify_case.verify(str(SLIM_GOLDEN))
     assert not results.failures, "\n".join(str(row) for row in results.failures)
     assert len(results.rows) > 450
@@ -31,7 +31,7 @@ def test_the_full_case_and_its_training_curve(full_golden):
     assert len(results.rows) > 640 and not results.left_out
 
 
-def test_a_wrong_reference_fails_by_name(slim_golden):
+def test_a_wrong_reference_fails_by_name(torch_files, slim_golden):
     case = open_case(slim_golden)
     outputs = dict(np.load(slim_golden / "outputs.npz"))
     outputs["projector_s16"] = outputs["projector_s16"] + 0.01
@@ -41,7 +41,7 @@ def test_a_wrong_reference_fails_by_name(slim_golden):
     assert [row.quantity for row in results.failures] == ["projector_s16"]
 
 
-def test_what_no_check_reads_is_a_failure(slim_golden, monkeypatch):
+def test_what_no_check_reads_is_a_failure(torch_files, slim_golden, monkeypatch):
     monkeypatch.setattr(verify_case, "CHECKS", ())
     results = verify_case.verify(str(slim_golden))
     names = np.load(slim_golden / "outputs.npz").files
@@ -81,6 +81,7 @@ def test_what_a_slim_case_says_it_has_must_be_there(slim_golden, tmp_path):
         slim.left_out(tmp_path / "case")
 
 
+@pytest.mark.slow
 def test_a_slim_case_leaves_out_and_changes_nothing(full_golden, slim_golden, tmp_path):
     slim.write(full_golden, tmp_path / slim.ARCHIVE)
     with slim.unpacked(tmp_path) as again:

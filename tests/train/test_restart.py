@@ -58,7 +58,8 @@ def test_sigterm_saves_the_step_it_is_at_and_the_next_start_goes_on(data, tmp_pa
 
 @pytest.mark.parametrize("knob, reason", [
     ("optimizer.learning_rate=1e30", "not finite"),
-    ("stop_above=1e-3", "the loss is above config.stop_above 0.001")])
+    pytest.param("stop_above=1e-3", "the loss is above config.stop_above 0.001",
+                 marks=pytest.mark.slow)])
 def test_a_hopeless_loss_stops_the_run_before_it_spoils_the_state(data, tmp_path, knob, reason):
     done = run(data, tmp_path / "run", f"--config.{knob}", "--config.optimizer.warmup_steps=0")
     assert done.returncode == 1 and reason in done.stderr.splitlines()[-1], done.stderr

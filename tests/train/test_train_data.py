@@ -134,6 +134,7 @@ for step in range({max(steps)} + 1):
     return [float(line) for line in done.stdout.split()]
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_many_epochs(data):
     early, late = peak_memory(str(data), 0, [100, 600])
     assert late <= 1.1 * early

@@ -19,10 +19,10 @@ SIZES = [(336, 336), (336, 500), (337, 335), (64, 64), (64, 48), (51, 63), (1, 6
 
 def textured(height, width, seed=0):
     """Waves and noise, uint8[Y, X, 3]: neither flat nor without any large shape."""
-    y, x = np.mgrid[:height, :width]
-    waves = np.stack([np.sin(y / 37 + c) * np.cos(x / 29 - c) for c in range(3)], -1)
-    noise = np.random.default_rng(seed).normal(0, 6, (height, width, 3))
-    return np.clip(128 + 90 * waves + noise, 0, 255).astype(np.uint8)
+    y, x, colour = np.ogrid[:height, :width, :3]
+    waves = (90 * np.sin(y / 37 + colour) * np.cos(x / 29 - colour)).astype(np.int16)
+    noise = np.random.default_rng(seed).integers(-10, 11, (height, width, 3), np.int8)
+    return (128 + waves + noise).astype(np.uint8)
 
 
 def jpeg(pixels, orientation=None):
