@@ -20,12 +20,14 @@ LARGEST = 64 << 20  # bytes; indices of the largest models and tokenizers take 2
 
 
 def read(path: epath.PathLike, kind: type = dict, *, error: type[UserError] = OneLineError,
-         largest: int = LARGEST) -> Any:
+         largest: int = LARGEST, **taken: Any) -> Any:
     """The value of a file, of type `kind`.
 
-    `largest`: bytes that such a file may have. Raises `error` naming the file.
+    `largest`: bytes that such a file may have. `taken`: what else `parse` is to take. Raises
+    `error` naming the file.
     """
-    return parse(files.read_plain(path, largest=largest, error=error), path, kind, error=error)
+    return parse(files.read_plain(path, largest=largest, error=error), path, kind, error=error,
+                 **taken)
 
 
 def parse(content: bytes | str, source: epath.PathLike, kind: type = dict, *,

@@ -72,7 +72,8 @@ def _describe(module: str) -> None:
     It shows those of the module that was started, which may be no more than a call of the other.
     """
     sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
-    for flag in flags.FLAGS.flags_by_module_dict().get(module, ()):
+    defined = flags.FLAGS.flags_by_module_dict()
+    for flag in (*defined.get(module, ()), *defined.get("legion_jax.weights.trust", ())):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 

@@ -4,6 +4,7 @@ The commands run one after another as a user would type them, from an empty fold
 emulator of the storage service. What is made by one is read by the next.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -11,14 +12,18 @@ import time
 
 import bucket_server
 import commands
+import numpy as np
 import pytest
 import quick_xla
+import stored_params
 from bucket_server import objects
 from repository import ROOT
 from small_runs import SMALL, STEPS, VERDICT_ONLY
 
 from input_pipeline import files
 from input_pipeline.text.tokenizer import train_tokenizer
+from legion_jax.models import param_tree
+from legion_jax.weights import legion_json
 
 server = bucket_server.server
 COMPILER = f"{sys.prefix}/libtpu"  # of TPUs, where `make setup` puts it
@@ -254,6 +259,21 @@ def test_a_trained_run_for_pytorch(shell, trained):
     log = shell.run("tools.export_to_torch", "--checkpoint", trained, "--output", "gs://B/from_run",
                     code=1)
     assert "from_run: already exists" in log
+
+
+def test_a_base_in_another_bucket_is_asked_for_when_the_user_says_so(shell, trained, tmp_path):
+    content = (shell.bucket / "run/legion.json").read_bytes()
+    meta = legion_json.parse_meta("legion.json", content)
+    path = "verdict/down/kernel"
+    base = {"path": str(shell.bucket / "run"), "step": STEPS,
+            "fingerprint": hashlib.sha256(content).hexdigest()}
+    legion_json.write_meta(tmp_path, meta.config, base=base, trained=[path])
+    shape = param_tree.abstract_params(meta.config)[path].shape
+    stored_params.save_params(tmp_path, {path: np.zeros(shape, np.float32)})
+    asked = shell.run("tools.inspect_params", "--checkpoint", tmp_path, code=1)
+    assert f"takes its frozen parameters from {shell.bucket}/run, another bucket" in asked
+    shown = shell.run("tools.inspect_params", "--checkpoint", tmp_path, "--trust_base")
+    assert "language/embed/embedding" in shown
 
 
 @pytest.mark.slow

@@ -5,8 +5,7 @@
 RUN_A and RUN_B are output folders of `legion_jax.evaluate` on the same data, scored by the same
 conventions. Writes DIR/compare.json and DIR/compare.html, one file with paired differences (B - A,
 bootstrap 95 % intervals, over all photos both scored and by category) and the photos on which the
-two differ most, side by side. Their pictures come from --data_dir, or else from the report.html of
-either evaluation.
+two differ most, side by side. Their pictures come from --data_dir; without it the page has none.
 """
 
 import functools
@@ -24,13 +23,10 @@ from legion_jax.evaluate.report.folder import Evaluation, open_evaluation
 
 def pictures(data_dir: str | None, a: Evaluation, b: Evaluation):
     """Where the page's pictures come from: a function of a row, or None where there are none."""
-    if data_dir is not None:
-        source = photos.of_data(data_dir, [str(run.metrics.get("split")) for run in (a, b)])
-        return functools.partial(photos.picture_of, source)
-    for run in (a, b):
-        if (run.path / "report.html").exists():
-            return photos.ReportPictures(run.path / "report.html")
-    return None
+    if data_dir is None:
+        return None
+    source = photos.of_data(data_dir, [str(run.metrics.get("split")) for run in (a, b)])
+    return functools.partial(photos.picture_of, source)
 
 
 def show(result: dict, run: Evaluation) -> None:

@@ -4,14 +4,24 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
-from input_pipeline import files
+from input_pipeline import files, strict_json
 from input_pipeline.records.dataset import DataSet, Item
 from input_pipeline.records.record import DataError
 
 MANIFEST, SUMMARY = "manifest.jsonl", "summary.json"
+COUNTED = ("label", "category", "generator", "skipped", "repaired", "dropped")
+# What the lines of a manifest and the counts of a split hold, where somebody else wrote them.
+LINE = {"split": str, "id": str, "file": str, "status": str, "notes": list}
+KEPT = {"group_id": str, "image": str, "regions": int, "label": int | None}
+REASONS = {"reason": str, "detail": str}
+SPLIT = {"items": int, "published": int | None, "records": int, "regions": int,
+         **dict.fromkeys(COUNTED, dict)}
+WHOLE = {"dataset": str, "config": str, "digest": str, "content": str, "groups": int,
+         "groups_in_several_splits": int, "images_with_several_labels": int, "splits": dict}
 LISTING = "items.jsonl"  # what Beam's workers read from; gone when the data set is complete
 
 
@@ -21,10 +31,30 @@ def read_manifest(folder: epath.PathLike) -> Iterator[dict]:
     Each is {split, id, file, status, notes} and, if status is "kept", {label, category, generator,
     group_id, image (SHA-256 of the file), regions}; if "skipped", {reason, detail}. A note is
     {kind, reason, detail} and, of a dropped region, its number.
+
+    Raises DataError naming the line that holds anything else.
     """
     for part in sorted(epath.Path(folder).glob(f"*-{MANIFEST}*")):
-        with part.open() as lines:
-            yield from map(json.loads, lines)
+        with part.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                subject = f"{part}: line {number}"
+                entry = strict_json.parse(line, subject, error=DataError, lone_surrogates=True)
+                _check(entry, LINE, subject)
+                _check(entry, REASONS if entry["status"] == "skipped" else KEPT, subject)
+                for note in entry["notes"]:
+                    _check(note, REASONS | {"kind": str}, f"{subject}: a note")
+                yield entry
+
+
+def _check(values: Any, fields: dict[str, type], subject: str) -> None:
+    """Raises DataError where a field is missing or of another type."""
+    if not isinstance(values, dict):
+        raise DataError(f"{subject}: expected a JSON object, found {type(values).__name__}")
+    for name, kind in fields.items():
+        if name not in values:
+            raise DataError(f"{subject}: {name} is missing")
+        if not isinstance(values[name], kind) or isinstance(values[name], bool):
+            raise DataError(f"{subject}: {name} cannot be {ascii(values[name])[:80]}")
 
 
 def duplicate(entry: dict) -> dict:
@@ -83,16 +113,21 @@ def read_summary(folder: epath.PathLike) -> dict:
         (None if unknown), records, regions, label, category, generator, skipped, repaired,
         dropped}}}, the last six as {value or reason: number}.
 
-    Raises DataError for a data set that an older version prepared.
+    Raises DataError for a damaged one, and for a data set that an older version prepared.
     """
     path = epath.Path(folder) / SUMMARY
-    summary = json.loads(path.read_text())
+    summary = strict_json.read(path, error=DataError)
     if "content" not in summary:
         raise DataError(f"{path}: by an older version; prepare the data set again")
+    _check(summary, WHOLE, str(path))
+    for split, counts in summary["splits"].items():
+        subject = f"{path}: split {ascii(split)}"
+        _check(counts, SPLIT, subject)
+        for name in COUNTED:
+            _check(counts[name], dict.fromkeys(counts[name], int), f"{subject}: {name}")
     return summary
 
 
 def _empty(items: int, published: int | None) -> dict:
-    names = ("label", "category", "generator", "skipped", "repaired", "dropped")
     return {"items": items, "published": published, "records": 0, "regions": 0,
-            **{name: Counter() for name in names}}
+            **{name: Counter() for name in COUNTED}}

@@ -18,7 +18,7 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from input_pipeline import files
+from input_pipeline import files, strict_json
 from input_pipeline.errors import UserError
 from input_pipeline.scarred_photos.scar_kinds import CATEGORIES, CATEGORIES_ON_EVEN_TEXTURE
 from input_pipeline.scarred_photos.scars import Scar, scar_photo
@@ -177,7 +177,7 @@ def _already_made(output, parameters):
     marker = output / MARKER
     if not marker.is_file():
         raise ScarredPhotosError(f"{output}: exists and was not made by this generator")
-    made_with = json.loads(marker.read_bytes())
+    made_with = strict_json.read(marker, error=ScarredPhotosError)
     if made_with != parameters:
         raise ScarredPhotosError(f"{output}: made with {made_with}, asked for {parameters}")
     return True

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 
-from input_pipeline import files
+from input_pipeline import files, paths
 from legion_jax.config import LegionConfig
 from legion_jax.convert import streaming
 from legion_jax.convert.config_files import encode
@@ -169,7 +169,7 @@ def verify(folder: epath.PathLike, *, progress: bool = True) -> list[str]:
         raise CheckpointError(f"{folder}: not converted from PyTorch files; nothing to compare "
                               f"with")
     for described in sources.values():
-        if not epath.Path(described["path"]).exists():
+        if not paths.parse(described["path"]).exists():
             raise CheckpointError(f"{described['path']}: not there; {folder} came from it")
     with LocalCopies() as copies:
         opened = Checkpoint.open(copies.of(folder))

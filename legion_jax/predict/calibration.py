@@ -1,12 +1,11 @@
 """The temperature of a checkpoint's verdict, kept beside it in calibration.json."""
 
-import json
 import math
 from typing import Any
 
 from etils import epath
 
-from input_pipeline import files
+from input_pipeline import files, strict_json
 from legion_jax.weights.checkpoint import Checkpoint
 from legion_jax.weights.checkpoint_error import CheckpointError
 
@@ -38,10 +37,10 @@ def load(checkpoint: Checkpoint) -> float | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text())
+        content = strict_json.read(path)
         file_format, temperature = content["format"], float(content["temperature"])
         fitted = {name: content[name] for name in ("fingerprint", "step")}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged ({type(error).__name__}: {error}); remove it or "
                               f"run tools.calibrate again") from error
     if file_format != FORMAT or not (math.isfinite(temperature) and temperature > 0):

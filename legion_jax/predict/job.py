@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from input_pipeline import files
+from input_pipeline import files, strict_json
 from input_pipeline.errors import UserError
 from input_pipeline.paths import is_uri
 from legion_jax.display import numbers
@@ -170,7 +170,7 @@ def _claim(output: epath.Path, description: dict) -> None:
         # Hosts that start together write the same.
         files.write_text(path, json.dumps(description, indent=2) + "\n")
     try:
-        earlier = json.loads(path.read_text())
+        earlier = strict_json.read(path, lone_surrogates=True)
         for part, values in description.items():
             for key, value in values.items():
                 if (part, key) != ("checkpoint", "path") and earlier[part].get(key) != value:

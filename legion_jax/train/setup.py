@@ -11,7 +11,7 @@ import optax
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from input_pipeline import files
+from input_pipeline import files, paths
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.errors import UserError
 from input_pipeline.text import conversation
@@ -210,7 +210,7 @@ def vocabulary(settings: RunSettings, given: int | None) -> int:
     Raises UserError where none of them is known, or `given` is another number.
     """
     folder = settings.data.tokenizer
-    if folder and epath.Path(folder).exists():
+    if folder and paths.find(folder, "config.data.tokenizer").exists():
         tokens, owner = Tokenizer.from_folder(folder).vocab_size, f"tokenizer {folder}"
     elif settings.init_from:
         tokens = checkpoint.read_meta(settings.init_from).config.language.vocab

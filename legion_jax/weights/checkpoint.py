@@ -33,6 +33,7 @@ from input_pipeline.paths import absolute, is_uri, parse
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import distributed
 from legion_jax.models import param_tree
+from legion_jax.weights import trust
 from legion_jax.weights.checkpoint_error import CheckpointError, first_of
 from legion_jax.weights.legion_json import META, Base, Meta, parse_meta
 
@@ -61,15 +62,18 @@ class Checkpoint:
         fingerprint: SHA-256 of legion.json, which itself records the hashes of its sources, in
             hexadecimal digits.
         wanted_step: the step of a training run that is meant; None is the newest.
+        trust_base: follow its base into any bucket, as --trust_base lets a command do.
     """
 
     folder: epath.Path
     meta: Meta
     fingerprint: str
     wanted_step: int | None = None
+    trust_base: bool = False
 
     @classmethod
-    def open(cls, folder: epath.PathLike, *, step: int | None = None) -> "Checkpoint":
+    def open(cls, folder: epath.PathLike, *, step: int | None = None,
+             trust_base: bool = False) -> "Checkpoint":
         """Read legion.json. Raises CheckpointError naming the folder and what is wrong."""
         folder = parse(folder)
         path = folder / META
@@ -77,7 +81,8 @@ class Checkpoint:
             raise CheckpointError(f"{folder}: no {META} here; this is neither a converted "
                                   f"checkpoint nor a training run")
         content = files.read_plain(path, largest=strict_json.LARGEST, error=CheckpointError)
-        return cls(folder, parse_meta(path, content), hashlib.sha256(content).hexdigest(), step)
+        return cls(folder, parse_meta(path, content), hashlib.sha256(content).hexdigest(), step,
+                   trust_base)
 
     @classmethod
     def open_together(cls, folder: epath.PathLike) -> "Checkpoint":
@@ -98,14 +103,16 @@ class Checkpoint:
     def base(self) -> "Checkpoint | None":
         """The checkpoint that a run started from, None if there is none.
 
-        Raises CheckpointError when it is not there or has changed.
+        Raises CheckpointError when it is not there, has changed, or may not be asked for.
         """
         if (named := self.meta.base) is None:
             return None
-        if not (epath.Path(named.path) / META).exists():
+        if not self.trust_base:
+            trust.check_base(self.folder, named.path)
+        if not (parse(named.path) / META).exists():
             raise CheckpointError(f"{named.path}: not there; {absolute(self.folder)} takes its "
                                   f"frozen parameters from it")
-        opened = Checkpoint.open(named.path, step=named.step)
+        opened = Checkpoint.open(named.path, step=named.step, trust_base=self.trust_base)
         if opened.fingerprint != named.fingerprint:
             raise CheckpointError(f"{named.path}: not the checkpoint this run started from "
                                   f"({META} has another SHA-256)")
@@ -245,7 +252,7 @@ def _was_complete(folder: epath.Path) -> bool:
     metadata = folder / "_CHECKPOINT_METADATA"
     try:
         return bool(json.loads(metadata.read_text()).get("commit_timestamp_nsecs"))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
 

@@ -1,5 +1,6 @@
 """Comparing two evaluations: what is shared, what is refused, which side is called better."""
 
+import functools
 import json
 import re
 
@@ -14,13 +15,18 @@ from tools import compare as tool
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Two evaluations of 12 and of 10 photos, the first with its report."""
+def written(tmp_path_factory):
+    """Two evaluations of 12 and of 10 photos, the first with its report, and the photos."""
     root = tmp_path_factory.mktemp("runs")
     encoded = fake_evaluation.write(root / "a", 12, side=200)
     fake_evaluation.write(root / "b", 10, side=200, seed=1, skill=1.0)
     write_report(root / "a", encoded)
-    return root / "a", root / "b"
+    return (root / "a", root / "b"), encoded
+
+
+@pytest.fixture(scope="module")
+def folders(written):
+    return written[0]
 
 
 def _compared(folders, **options) -> comparison.Comparison:
@@ -81,9 +87,10 @@ def test_nothing_in_common_is_refused(folders, tmp_path):
         _compared((folders[0], other))
 
 
-def test_the_page_shows_what_differs_most_with_the_pictures_of_a_report(folders, tmp_path):
+def test_the_page_shows_what_differs_most_with_its_photos(written, tmp_path):
+    folders, encoded = written
     compared = _compared(folders)
-    pictures = photos.ReportPictures(folders[0] / "report.html")
+    pictures = functools.partial(photos.picture_of, encoded)
     result = comparison.write_comparison(tmp_path, compared, picture=pictures, max_photos=4)
     assert json.loads((tmp_path / "compare.json").read_text()) == result
     text = (tmp_path / "compare.html").read_text(encoding="utf-8")
@@ -105,8 +112,7 @@ def test_without_pictures_the_page_says_so(folders, tmp_path):
     comparison.write_comparison(tmp_path, _compared(folders), picture=None)
     page = Page((tmp_path / "compare.html").read_text(encoding="utf-8"))
     assert any("--data_dir shows them" in text for text in page.texts)
-    assert tool.pictures(None, *map(open_evaluation, folders)) is not None
-    assert tool.pictures(None, *map(open_evaluation, folders[1:] * 2)) is None
+    assert tool.pictures(None, *map(open_evaluation, folders)) is None
 
 
 @pytest.mark.parametrize(("arguments", "code", "words"), [

@@ -3,6 +3,7 @@
 Skipped where no Chromium is found; CHROMIUM names one that is elsewhere.
 """
 
+import functools
 import http.server
 import json
 import threading
@@ -10,6 +11,7 @@ import urllib.parse
 
 import browser
 import fake_evaluation
+import hostile_text
 import pytest
 from fake_evaluation import rows_of
 
@@ -210,11 +212,11 @@ def test_nothing_is_wider_than_the_screen(page, folder, tmp_path_factory, width,
     path = folder
     if what == "compare.html":
         path = tmp_path_factory.mktemp("compared")
-        fake_evaluation.write(path / "b", 20, seed=1, side=320)
+        encoded = fake_evaluation.write(path / "b", 20, seed=1, side=320)
         compared = comparison.compare(open_evaluation(folder), open_evaluation(path / "b"),
                                       resamples=20)
         comparison.write_comparison(path, compared,
-                                    picture=photos.ReportPictures(folder / "report.html"))
+                                    picture=functools.partial(photos.picture_of, encoded))
     _open(page, path / what, width, phone=width < 500)
     page.wait("document.querySelector('.card')")
     assert page.run("document.documentElement.scrollWidth") <= width
@@ -262,3 +264,46 @@ def test_what_got_into_a_page_does_not_run_and_asks_for_nothing(chromium, folder
     assert (chromium.run("window.ran") is None) == policy
     assert (asked == []) == policy
     chromium.errors.clear()
+
+
+@pytest.mark.parametrize("policy", [True, False])
+def test_markup_in_every_field_is_text(chromium, folder, tmp_path, stranger, policy):
+    """Of a run's own files, of its folder's name and of a comparison; with the policy or without.
+
+    A mouse goes over everything, and every photo's own page is opened.
+    """
+    host, asked = stranger
+    markup, seen = hostile_text.MARKUP.replace("HOST", host), set()
+    home = tmp_path / "'\"><img src=x onerror=window.ran=9>{{ 7*7 }}"
+    runs = home / "a", home / "b"
+    rows = rows_of(folder)[:6]
+    rows[5]["failed"] = "out of memory"
+    for run in runs:
+        run.mkdir(parents=True)
+        fake_evaluation.write_rows(run, hostile_text.hostile(rows, markup, seen))
+        metrics = json.loads((folder / "metrics.json").read_text())
+        (run / "metrics.json").write_text(json.dumps(hostile_text.hostile(metrics, markup, seen)))
+    assert {"[].id", "[].failed", "[].verdict", "[].category", "[].generator", "[].explanation",
+            "[].reference", "[].regions[].phrase", "[].regions[].detail", "[].truth[].phrase",
+            ".checkpoint", ".data", ".split", ".settings.instruction", ".conventions.text"} <= seen
+    write_report(runs[0], {})
+    comparison.write_comparison(home, comparison.compare(*map(open_evaluation, runs), resamples=9),
+                                picture=None)
+    for path in (runs[0] / "report.html", home / "compare.html"):
+        if not policy:
+            text = path.read_text(encoding="utf-8").replace("Content-Security-Policy", "none")
+            path.write_text(text, encoding="utf-8")
+        chromium.errors.clear()
+        chromium.requests.clear()
+        _open(chromium, path)
+        assert len(chromium.run(CARDS)) == 6
+        for row in rows_of(runs[0]):
+            _open(chromium, path, mark="#/photo/" + urllib.parse.quote(row["id"], safe=""))
+            chromium.wait("document.querySelector('#photo h1')")
+            chromium.run("""for (const e of document.querySelectorAll('*')) {
+                e.dispatchEvent(new MouseEvent('mouseover', {bubbles: true})); }""")
+            assert chromium.run("window.ran") is None
+            assert chromium.run("document.getElementById('evil')") is None
+        assert "{{ 7*7 }}" in chromium.run("document.documentElement.textContent")
+        assert chromium.errors == [] and asked == []
+        assert [url for url in chromium.requests if not url.startswith(("file:", "blob:"))] == []

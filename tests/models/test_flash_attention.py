@@ -141,7 +141,8 @@ def plain_causal(q, k, v, *, segment_ids, causal, sm_scale, block_sizes):
 
 
 @pytest.mark.parametrize("shape", [
-    (2, 2, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((1, 2, 2, 2), (1, 1, 8)))])
+    (2, 2, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in (
+        (1, 2, 2, 2), (1, 1, 8)))])
 def test_every_device_has_its_rows_and_heads(shape, monkeypatch):
     monkeypatch.setattr(pallas, "flash_attention", plain_causal)
     *qkv, valid = causal_inputs()

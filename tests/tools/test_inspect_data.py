@@ -3,16 +3,19 @@
 import base64
 import io
 import json
+import pathlib
 import re
 import shutil
 
 import browser
 import commands
+import hostile_text
 import pytest
+from fake_folders import write_tree
 from PIL import Image
-from sheet_pages import EVIL, make_source, read_page
+from sheet_pages import EVIL, FILES, KINDS, make_source, read_page
 
-from input_pipeline.datasets import ALL
+from input_pipeline.datasets import ALL, open_dataset
 from input_pipeline.errors import UserError
 from input_pipeline.records import builder, manifest
 from input_pipeline.records.prepared import open_split
@@ -115,6 +118,50 @@ def test_texts_are_escaped(sheet):
     [item] = page.items
     assert item["reference"][1] == [EVIL, 0] and item["truth"][0]["detail"] == EVIL
     assert page.texts.count(EVIL) >= 2  # the category and the generator
+
+
+def test_markup_in_every_field_is_text(chromium, tmp_path):
+    """Of the records, of the summary and of the manifest; with the policy taken away."""
+    markup, seen = hostile_text.MARKUP.replace("HOST", "http://localhost:9"), set()
+    fixed = {"image", "label", "split", "polygons", "union_mask", "heatmap", "box"}
+    lines = []
+    for record in KINDS:
+        kept = {name: value for name, value in record.items() if name in fixed}
+        lines.append(json.dumps(hostile_text.hostile(record, markup, seen) | kept))
+    files = FILES | {"manifest.jsonl": "\n".join(lines).encode()}
+    write_tree(tmp_path / "source", files)
+    folder = pathlib.Path(builder.prepare(open_dataset("jsonl", str(tmp_path / "source")),
+                                          tmp_path / "data").data_path)
+    for path in (folder / manifest.SUMMARY, *folder.glob(f"*-{manifest.MANIFEST}*")):
+        changed = [json.dumps(_but_splits(json.loads(line), markup, seen)) for line in (
+            [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines())]
+        path.write_text("\n".join(changed))
+    assert {".caption", ".regions[].phrase", ".notes[].detail", ".dataset", ".source"} <= seen
+    chromium.errors.clear()
+    chromium.requests.clear()
+    made = inspect_data.write_pages(folder, tmp_path / "out", Request(number=50))
+    for path in [tmp_path / "out/index.html", *(tmp_path / "out" / page.file for page in made)]:
+        text = path.read_text(encoding="utf-8").replace("Content-Security-Policy", "none")
+        path.write_text(text, encoding="utf-8")
+        chromium.open(path.as_uri())
+        cards = chromium.run("document.querySelectorAll('.card h3 a').length")
+        assert cards == {"index.html": 0, made[0].file: 6, made[1].file: 1}[path.name]
+        for number in range(cards + 1):
+            chromium.run("""for (const e of document.querySelectorAll('*'))
+                e.dispatchEvent(new MouseEvent('mouseover', {bubbles: true}))""")
+            assert chromium.run("window.ran") is None
+            assert chromium.run("document.getElementById('evil')") is None
+            chromium.run(f"document.querySelectorAll('.card h3 a')[{number}]?.click()")
+        shown = chromium.run("document.documentElement.textContent")
+        assert ("{{ 7*7 }}" in shown) == bool(cards)
+    assert chromium.errors == []
+    assert {url.partition(":")[0] for url in chromium.requests} <= {"file", "data", "blob"}
+
+
+def _but_splits(entry: dict, markup: str, seen: set) -> dict:
+    """A line with markup in its texts, but for what tells to which split and kind it belongs."""
+    kept = {name: entry[name] for name in ("split", "status", "splits") if name in entry}
+    return hostile_text.hostile(entry, markup, seen) | kept
 
 
 def test_numbers_of_summary_and_manifest_are_told(data, sheet):

@@ -114,6 +114,17 @@ def test_a_job_set_needs_every_setting(programs, missing):
     assert done.returncode == 1 and f"{missing}: not set" in done.stderr
 
 
+@pytest.mark.parametrize("name, value", [
+    ("NAME", "legion\nspec: {}"), ("NAME", "legion\n"), ("NAME", "legion # x"), ("NAME", '"'),
+    ("IMAGE", "a:1\n  command: [sh]"), ("IMAGE", "a, command: [sh]"), ("HOSTS", "4\n4"),
+    ("HOSTS", "four"), ("MAX_RESTARTS", "-1"), ("TOPOLOGY", "4x"), ("SERVICE_ACCOUNT", "a: b"),
+    ("ACCELERATOR", "{}")])
+def test_a_job_set_takes_names_and_numbers_alone(programs, name, value):
+    done = programs.run("bash", LAUNCH / "gke.sh", *ARGUMENTS, **GKE | {name: value}, DRY_RUN="1")
+    assert done.returncode == 1 and f"error: {name}: cannot be" in done.stderr, done
+    assert not done.stdout and len(done.stderr.splitlines()) == 1
+
+
 needs_envsubst = pytest.mark.skipif(not shutil.which("envsubst"), reason="needs gettext's envsubst")
 
 

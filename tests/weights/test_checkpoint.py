@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import several_hosts
 import stored_params
+from absl.testing import flagsaver
 from orbax.checkpoint import v1 as ocp
 
 from legion_jax import sharding
 from legion_jax.config import tiny
 from legion_jax.models import param_tree
 from legion_jax.train import metrics_log
-from legion_jax.weights import checkpoint, legion_json, run_checkpoints
+from legion_jax.weights import checkpoint, legion_json, run_checkpoints, trust
 
 
 def abstract(tree):
@@ -140,3 +141,17 @@ def test_metrics_behind_the_checkpoint_are_dropped(tmp_path):
 
 
 KEYS = ("loss", "ce", "bce", "dice", "verdict", "grad_norm", "learning_rate")
+
+
+@pytest.mark.parametrize("folder, base, may", [
+    ("/runs/a", "/weights", True), ("gs://mine/a", "gs://mine/weights", True),
+    ("gs://mine/a", "/weights", True), ("/runs/a", "gs://yours/weights", False),
+    ("gs://mine/a", "gs://mine2/weights", False), ("gs://mine/a", "s3://mine/weights", False)])
+def test_another_bucket_needs_the_users_word(folder, base, may):
+    with flagsaver.flagsaver(trust_base=True):
+        trust.check_base(folder, base)
+    if may:
+        trust.check_base(folder, base)
+    else:
+        with pytest.raises(checkpoint.CheckpointError, match="--trust_base"):
+            trust.check_base(folder, base)

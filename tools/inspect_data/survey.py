@@ -134,29 +134,26 @@ def account(folder: epath.PathLike) -> Account:
     """
     try:
         summary = manifest.read_summary(folder)
-    except (OSError, ValueError):
+    except DataError:
         summary = {}
     named, splits, members = defaultdict(list), {}, {}
-    try:
-        for entry in manifest.read_manifest(folder):
-            bit = 1 << splits.setdefault(entry["split"], len(splits))
-            notes = entry["notes"]
-            if entry["status"] == "skipped":
-                notes = [*notes, {"kind": "skipped"} | entry]
-            else:
-                # One bit per split under the hash: millions of groups stay small.
-                key = hash(entry["group_id"])
-                members[key] = members.get(key, 0) | bit
-            for note in notes:
-                items = named[entry["split"], note["kind"], note["reason"]]
-                if len(items) < EXAMPLES:
-                    items.append((entry["file"] or entry["id"], note["detail"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder}: unreadable manifest: {describe(error)}") from error
+    for entry in manifest.read_manifest(folder):
+        bit = 1 << splits.setdefault(entry["split"], len(splits))
+        notes = entry["notes"]
+        if entry["status"] == "skipped":
+            notes = [*notes, {"kind": "skipped"} | entry]
+        else:
+            # One bit per split under the hash: millions of groups stay small.
+            key = hash(entry["group_id"])
+            members[key] = members.get(key, 0) | bit
+        for note in notes:
+            items = named[entry["split"], note["kind"], note["reason"]]
+            if len(items) < EXAMPLES:
+                items.append((entry["file"] or entry["id"], note["detail"]))
     held = Counter(members.values())
     both = {(a, b): sum(n for bits, n in held.items() if bits >> i & 1 and bits >> j & 1)
             for a, i in splits.items() for b, j in splits.items()}
-    return Account(summary if isinstance(summary, dict) else {}, dict(named),
+    return Account(summary, dict(named),
                    {split: both[split, split] for split in splits},
                    {pair: n for pair, n in both.items() if pair[0] != pair[1]},
                    {split: sum(n for bits, n in held.items() if bits >> i & 1 and bits != 1 << i)

@@ -17,8 +17,16 @@ set -euo pipefail
 fail() { echo "error: $*" >&2; exit 1; }
 [ $# -ge 1 ] || fail "usage: gke.sh ARGUMENTS OF legion_jax.train"
 export SLICES=${SLICES:-1} MAX_RESTARTS=${MAX_RESTARTS:-3}
-for name in NAME IMAGE SERVICE_ACCOUNT ACCELERATOR TOPOLOGY HOSTS CHIPS_PER_HOST; do
+# Each goes into YAML as it is: nothing but what Kubernetes or the registry takes there.
+word='[a-z0-9]([a-z0-9.-]*[a-z0-9])?' number='[0-9]{1,6}'
+settings=(
+  "NAME=[a-z]([a-z0-9-]*[a-z0-9])?" "IMAGE=[A-Za-z0-9][A-Za-z0-9._/:@-]*" "SERVICE_ACCOUNT=$word"
+  "ACCELERATOR=$word" "TOPOLOGY=$number(x$number)*" "HOSTS=$number" "CHIPS_PER_HOST=$number"
+  "SLICES=$number" "MAX_RESTARTS=$number")
+for setting in "${settings[@]}"; do
+  name=${setting%%=*}
   [ -n "${!name:-}" ] || fail "$name: not set; see the head of this file"
+  [[ ${!name} =~ ^(${setting#*=})$ ]] || fail "$name: cannot be $(printf %q "${!name}")"
   export "${name?}"
 done
 command -v envsubst > /dev/null || fail "envsubst: not installed; it is part of gettext"

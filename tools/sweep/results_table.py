@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from input_pipeline import files
+from input_pipeline import files, strict_json
 from legion_jax.train.sweep_plan import Sweep, SweepError, short_names
 from tools.sweep import plot
 from tools.sweep.runs import Run, knob_values
@@ -89,7 +89,8 @@ def scores_of(run: Run) -> dict[str, float | None]:
                 scores[f"train.{name}"] = float(np.mean([line[name] for line in last]))
         if run.evaluated:
             path = run.scores
-            scores |= _flat(json.loads(path.read_text()))
+            scores |= _flat(strict_json.read(path, error=SweepError, not_finite=float,
+                                             lone_surrogates=True))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise SweepError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
     return scores

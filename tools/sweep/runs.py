@@ -6,15 +6,14 @@ it makes no difference who started a run, the sweep or a printed command.
 
 import dataclasses
 import difflib
-import json
 import operator
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
-from etils import epath
 
+from input_pipeline import paths, strict_json
 from legion_jax.train import knobs, recipes
 from legion_jax.train.knobs import ConfigError, RunSettings
 from legion_jax.train.sweep_plan import Sweep, SweepError
@@ -170,7 +169,7 @@ def check_folders(runs: Sequence[Run]) -> None:
     for run in runs:
         for knob in ("init_from", "data.data_dir", "data.tokenizer"):
             folder = knob_values(run.settings)[knob]
-            if folder and not epath.Path(folder).is_dir():
+            if folder and not paths.find(folder, knob).is_dir():
                 raise SweepError(f"{knob}: {folder} is not there (--set {knob}=DIR names another)")
         check_unchanged(run)
 
@@ -180,10 +179,7 @@ def check_unchanged(run: Run) -> None:
     path = run.folder / "config.json"
     if not run.saved_step() or not path.exists():
         return
-    try:
-        old = json.loads(path.read_text())
-    except ValueError as error:
-        raise SweepError(f"{path}: not valid JSON ({error})") from error
+    old = strict_json.read(path, error=SweepError, lone_surrogates=True)
     new = run.settings.as_dict()
     if old != new:
         raise SweepError(f"run {run.name} was begun with another config: "

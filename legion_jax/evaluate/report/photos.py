@@ -1,20 +1,15 @@
-"""Where the pictures of a page come from: encoded photos, prepared data, or another report."""
+"""Where the pictures of a page come from: encoded photos, or prepared data."""
 
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
-from input_pipeline import strict_json
-from input_pipeline.errors import UserError
 from input_pipeline.photos import images
 from input_pipeline.records import manifest, prepared
 from input_pipeline.records.record import Record, RecordError
 from legion_jax.display import gallery
 
-PICTURE = re.compile(
-    rb'<script type="text/plain" id="jpeg-(\d{1,9})">([A-Za-z0-9+/]+={0,2})</script>\s*$')
 LOG = logging.getLogger("legion_jax")
 # id -> the encoded file, as a record's `image`.
 Photos = Mapping[str, bytes] | Callable[[str], bytes | None]
@@ -73,24 +68,3 @@ def of_data(data_dir: epath.PathLike, splits: Sequence[str]) -> RecordPhotos:
     for split in splits:
         names += manifest.read_summary(folder)["splits"] if split == "all" else split.split("+")
     return RecordPhotos(*(prepared.open_split(folder, name) for name in dict.fromkeys(names)))
-
-
-class ReportPictures:
-    """The pictures of a report.html, as they are there."""
-
-    def __init__(self, path: epath.Path):
-        """`path`: a page of `write_report`, or of anybody: what is no base64 is no picture."""
-        self._codes, names = {}, {}
-        with path.open("rb") as file:
-            for line in file:
-                if line.startswith(b'{"n":'):
-                    item = strict_json.parse(line.rstrip(b",\n"), path, error=UserError,
-                                             not_finite=float)
-                    if type(item.get("n")) is int and isinstance(item.get("id"), str):
-                        names[item["n"]] = item["id"]
-                elif (script := PICTURE.match(line)) and (name := names.get(int(script[1]))):
-                    self._codes[name] = script[2]
-
-    def __call__(self, row: Mapping) -> str:
-        """The picture of a row's photo in base64, or "" where the report has none."""
-        return self._codes.get(row["id"], b"").decode("ascii")

@@ -8,8 +8,6 @@ does not say which class is positive.
 import dataclasses
 import re
 
-from etils import epath
-
 from legion_jax.evaluate.report.folder import Evaluation
 from legion_jax.evaluate.report.tables import DASH, Cell, Table, Term, convention
 
@@ -188,7 +186,7 @@ def standing(run: Evaluation) -> Standing:
 
 def dataset_of(data: str) -> str:
     """Which data set with published tables a path such as data/loki/regions/2.0.0 is of, or ""."""
-    parts = [part.lower() for part in epath.Path(data).parts]
+    parts = data.lower().replace("://", "/").split("/")
     names = dict.fromkeys(table.dataset for table in TABLES)
     return next((name for part in reversed(parts) for name in names if part == name), "")
 
