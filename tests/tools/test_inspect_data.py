@@ -239,7 +239,7 @@ def test_a_data_set_without_its_account_is_shown(own, tmp_path):
     (data / manifest.SUMMARY).write_text('{"splits": {"train": {"records": 3}}}')
     assert survey.account(data).counts("train") == {}
     (data / "train-manifest.jsonl").write_text('{"split": "train"}\n')
-    with pytest.raises(UserError, match="unreadable manifest: field 'notes' is missing"):
+    with pytest.raises(UserError, match="line 1: id is missing"):
         write(data, tmp_path / "sheet")
 
 
