@@ -15,7 +15,7 @@ LIBTPU := import importlib.metadata as m; \
 
 # What training, prediction, the demo and every export to safetensors need; no PyTorch.
 .venv/demo: requirements.txt pyproject.toml
-	@echo "Making .venv with the library: 0.3 GB to download, 1.3 GB on disk, a minute or two."
+	@echo "Making .venv with the library: 0.3 GB to download, 1.1 GB on disk, half a minute or two."
 	$(PYTHON) -m venv .venv
 	$(PIP) --upgrade pip
 	$(PIP) --editable '.[demo]'
@@ -24,7 +24,7 @@ LIBTPU := import importlib.metadata as m; \
 # The rest of what the tests need. PyTorch by its plain version: a machine that has a build for
 # CPUs alone takes that one.
 .venv/ready: .venv/demo
-	@echo "Adding PyTorch, what the tests need and a TPU compiler: 3.1 GB on disk in all."
+	@echo "Adding PyTorch, what the tests need and a TPU compiler: 2.7 GB on disk in all."
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[test,demo]'
 	$(PIP) --no-deps --target .venv/libtpu "$$($(BIN)/python -c "$(LIBTPU)")"

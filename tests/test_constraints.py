@@ -27,6 +27,8 @@ def test_each_requirement_has_a_release_that_fits(file):
             name, release = line.split("==")
             pinned[canonicalize_name(name)] = release
     for wanted in requirements():
+        if wanted.name == "peft" and "without peft" in file.read_text():
+            continue  # it needs PyTorch, whose build is the machine's choice
         release = pinned[canonicalize_name(wanted.name)]
         assert wanted.specifier.contains(release), f"{wanted} but {release}"
 
