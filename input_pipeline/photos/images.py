@@ -20,7 +20,7 @@ MAX_PIXELS = 178_956_970  # PIL's own limit for what it takes for a decompressio
 MAX_BYTES = 256 << 20  # of an encoded file
 # Per pixel, at most, while a photo is decoded: PIL's pixels, RGB and a copy, and what decoders
 # of some formats hold beside them.
-DECODING_BYTES = {"WEBP": 16, "JPEG2000": 20, "AVIF": 20}
+DECODING_BYTES = {"WEBP": 17, "JPEG2000": 20, "AVIF": 20}
 OTHER_DECODING_BYTES = 12
 # Of a JPEG's blocks of metadata, which PIL joins one by one: a hundred times what cameras write.
 MAX_METADATA, MAX_BLOCKS, MAX_PADDING = 16 << 20, 4096, 1 << 18
