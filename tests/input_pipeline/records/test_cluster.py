@@ -15,7 +15,7 @@ from fake_synthscars import DEFECTS, GOOD, IMAGES, write_split
 from prepared_sources import prepare, write_times
 
 from input_pipeline.datasets import open_dataset
-from input_pipeline.records import builder, manifest
+from input_pipeline.records import dataset, manifest
 from input_pipeline.records.dataset import Item
 from input_pipeline.records.prepared import open_split
 from input_pipeline.records.record import DataError
@@ -100,10 +100,10 @@ def test_a_split_without_usable_records_is_an_error_and_leaves_nothing(tmp_path)
 
 
 def test_other_failures_are_not_taken_for_missing_records(source, tmp_path, monkeypatch):
-    def fail(dataset, split, item):
+    def fail(source, split, item):
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(builder, "read_item", fail)
+    monkeypatch.setattr(dataset, "read_item", fail)
     with pytest.raises(Exception, match="the disk is gone") as caught:
         prepare("synthscars", source, tmp_path, beam=RUNNER)
     assert not isinstance(caught.value, DataError)
@@ -113,14 +113,14 @@ def test_other_failures_are_not_taken_for_missing_records(source, tmp_path, monk
 
 KILLED = """
 import os, signal, sys
-from input_pipeline.records import builder
+from input_pipeline.records import builder, dataset
 from input_pipeline.datasets import open_dataset
-complete = builder.read_item
-def read_item(dataset, split, item):
+complete = dataset.read_item
+def read_item(source, split, item):
     if item.id == "2":
         os.kill(os.getpid(), signal.SIGKILL)
-    return complete(dataset, split, item)
-builder.read_item = read_item
+    return complete(source, split, item)
+dataset.read_item = read_item
 builder.prepare(open_dataset("synthscars", sys.argv[1]), sys.argv[2], beam=sys.argv[3:])
 """
 
