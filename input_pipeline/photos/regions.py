@@ -4,16 +4,17 @@ import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from input_pipeline.errors import UserError
 from input_pipeline.photos import images
+from input_pipeline.photos.fill import fill_polygon
 
 # Published annotations overshoot the border by rounding; anything within a pixel is such a case.
 BORDER_SLACK = 1.0
 # COCO's run lengths count pixels whose centre is inside: a 10 x 10 square has 100. OpenCV's
-# fillPoly, on points truncated to whole numbers, counts the border as well: 121.
+# fillPoly, on points truncated to whole numbers, counts the border as well: 121 (`photos.fill`).
 RASTERISERS = ("coco", "fillpoly")
 FAR = 10  # times the longer side
 # Pixels that the edges of a region may pass; COCO's rasteriser takes 100 bytes for each.
@@ -121,12 +122,10 @@ def _check_polygons(polygons: Sequence[Sequence[float]], height: int,
 
 
 def _fill(polygons: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
-    image = Image.new("L", (width, height))
-    pen = ImageDraw.Draw(image)
-    for polygon in _check_polygons(polygons, height, width):
-        points = np.trunc(polygon).reshape(-1, 2)
-        pen.polygon([tuple(map(int, point)) for point in points], fill=1, outline=1)
-    return np.array(image)
+    _check_polygons(polygons, height, width)
+    whole = (np.trunc(polygon).astype(np.int64).reshape(-1, 2) for polygon in polygons)
+    return union_of((fill_polygon(points, height, width) for points in whole),
+                    (height, width)).astype(np.uint8)
 
 
 def _polygons_to_rle(polygons: Sequence[Sequence[float]], height: int, width: int) -> dict:

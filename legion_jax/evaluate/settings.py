@@ -86,8 +86,8 @@ def parse_robustness(text: str, *, compat: str = "") -> list[tuple[str, float]]:
 
 TRUTH = {
     "coco": "polygons by COCO's run lengths (pixel centres inside)",
-    "fillpoly": "polygons with points truncated to whole pixels and their border included, as "
-                "OpenCV's fillPoly"}
+    "fillpoly": "polygons with points truncated to whole pixels and their border included, pixel "
+                "by pixel those of OpenCV's fillPoly"}
 EMPTY = {
     "exact": "a class without a pixel in either mask scores 1",
     "legion": "IoU is intersection / (union + 1e-6), so a class without a pixel in either mask "
@@ -140,7 +140,9 @@ def conventions(settings: Settings, *, css_model: str = "", resamples: int = 0) 
                         f" Photos nobody marked are left out; one that could not be read has an "
                         f"empty mask and scores 0 in the means.",
         "text": "ROUGE-L: F-measure of the longest common word sequence, no stemming, 0 to 1, mean "
-                "over photos with a reference, tags removed. " + (
+                "over photos with a reference, tags removed. Words are runs of letters and digits "
+                "in lower case, of ASCII those of Google's rouge_score, and single letters in "
+                "scripts without spaces; num_wordless explanations have none. " + (
                     f"CSS: cosine of sentence embeddings of {css_model}, -1 to 1, mean over the "
                     f"same photos, 0 for an empty explanation." if css_model else
                     "CSS was not computed: no encoder was named."),

@@ -4,7 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from legion_jax.evaluate import mask_scores, region_scores, verdict_scores, weighted
+from legion_jax.evaluate import (
+    mask_scores,
+    region_scores,
+    text_scores,
+    verdict_scores,
+    weighted,
+)
 
 LISTED_FAILURES = 100
 _WHOLE_ONLY = ("by_split", "by_category", "by_generator", "reliability")  # not of a category
@@ -65,7 +71,9 @@ def _text(rows: Sequence[dict]) -> dict:
     """Means over the rows with a reference, and how many these are."""
     rouge_l = [row["rouge_l"] for row in rows]
     return {"rouge_l": weighted.mean(rouge_l), "css": weighted.mean([row["css"] for row in rows]),
-            "num": sum(value is not None for value in rouge_l)}
+            "num": sum(value is not None for value in rouge_l),
+            "num_wordless": sum(row["rouge_l"] is not None and not text_scores.words(
+                row["explanation"]) for row in rows)}
 
 
 def _categories(rows: Sequence[dict], *, rule: str) -> dict[str, dict]:

@@ -26,8 +26,9 @@ def show(result: dict) -> None:
     text = result["text"]
     css = "" if text["css"] is None else (
         f", CSS {text['css']:.3f} by {result['settings']['css_model']}")
-    console.print(f"explanation: ROUGE-L {score(text['rouge_l'])}{css}; words agree with the "
-                  f"verdict in {score(result['words']['agreement'])}")
+    wordless = f" ({text['num_wordless']} without a word)" if text["num_wordless"] else ""
+    console.print(f"explanation{wordless}: ROUGE-L {score(text['rouge_l'])}{css}; words agree with "
+                  f"the verdict in {score(result['words']['agreement'])}")
     console.print(f"{result['num_unfinished']} answers cut at the length limit, "
                   f"{result['num_no_mask']} photos with artifacts without a mask, "
                   f"{result['num_failed']} photos not readable")

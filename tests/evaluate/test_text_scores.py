@@ -3,9 +3,12 @@
 import sys
 import types
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from made_rows import random_rows
+from rouge_score import rouge_scorer
 
 from input_pipeline.errors import UserError
 from legion_jax.evaluate import summary, text_scores
@@ -25,6 +28,31 @@ from legion_jax.evaluate import summary, text_scores
 )
 def test_texts_by_hand(prediction, reference_text, expected):
     assert text_scores.rouge_l(prediction, reference_text) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("左手有6根手指，边缘模糊。", [*"左手有", "6", *"根手指边缘模糊"]),
+    ("Рука ИМЕЕТ шесть пальцев.", ["рука", "имеет", "шесть", "пальцев"]),
+    ("Die Größe ist naïve_x", ["die", "größe", "ist", "naïve", "x"]),
+    ("nai\u0308ve ｆｉｎｇｅｒ", ["naïve", "finger"]),  # in its parts, and of double width
+    ("हाथ में छह", ["हाथ", "में", "छह"]), ("มือ", ["มื", "อ"]),
+    ("손가락이 여섯", ["손가락이", "여섯"]), ("🖐 … !", []), ("", [])])
+def test_words_of_any_script(text, words):
+    assert text_scores.words(text) == words
+    assert text_scores.rouge_l(text, text) == bool(words)
+
+
+def test_other_words_score_nothing():
+    assert text_scores.rouge_l("图像是真的", "左手有六根") == 0
+    assert text_scores.rouge_l("naïve café", "na ve caf") == 0
+    half = text_scores.rouge_l("图像是真的 100", "左手有六根 100")
+    assert half == pytest.approx(1 / 6)
+
+
+@hypothesis.given(*2 * [st.text(st.characters(max_codepoint=127))])
+def test_ascii_scores_are_those_of_google(prediction, reference):
+    google = rouge_scorer.RougeScorer(["rougeL"]).score(reference, prediction)["rougeL"].fmeasure
+    assert text_scores.rouge_l(prediction, reference) == google
 
 
 def letters(texts_: list[str]) -> np.ndarray:
