@@ -27,6 +27,7 @@ MAX_METADATA, MAX_BLOCKS, MAX_PADDING = 16 << 20, 4096, 1 << 18
 MAX_RATIO = 200  # long side over short side; beyond it a resized copy fills the memory
 REDUCING_GAP = 1.5  # sides of a reduced photo over the sides that are needed
 ORIENTATION, SWAPPING = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap the sides
+IMAGE_WIDTH = 0x0100  # a tag of TIFF
 # Of photos and masks. PIL knows more, some of which it hands to programs outside.
 Image.init()
 FORMATS = tuple({"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF"}
@@ -85,8 +86,12 @@ def read_size(source: str | os.PathLike | bytes, *, name: str | None = None) -> 
 
 
 def swaps_sides(image: Image.Image) -> bool:
-    """Whether the EXIF orientation exchanges rows and columns when it is applied."""
-    return _orientation(image) in SWAPPING
+    """Whether the EXIF orientation exchanges rows and columns when it is applied.
+
+    PIL tells the size of a TIFF as it will be shown; older releases did not.
+    """
+    stored = getattr(image, "tag_v2", {}).get(IMAGE_WIDTH, image.width)
+    return _orientation(image) in SWAPPING and stored == image.width
 
 
 def _orientation(image: Image.Image) -> int:

@@ -80,6 +80,20 @@ def polygons_to_mask(polygons: Sequence[Sequence[float]], height: int, width: in
     return mask
 
 
+def sound_rings(polygons: Sequence[Sequence[float]], height: int,
+                width: int) -> tuple[list[Sequence[float]], dict[int, str]]:
+    """The polygons of a region that cover a pixel on their own, and {number: why not} of others."""
+    sound, problems = [], {}
+    for number, polygon in enumerate(polygons):
+        try:
+            if not coco_mask.area(_polygons_to_rle([polygon], height, width)):
+                raise RegionError("polygon covers no pixel")
+            sound.append(polygon)
+        except RegionError as error:
+            problems[number] = str(error)
+    return sound, problems
+
+
 def polygons_to_bits(polygons: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
     """`polygons_to_mask` with eight pixels to a byte, made without the mask in between.
 

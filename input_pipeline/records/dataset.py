@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from input_pipeline import strict_json
+from input_pipeline.photos.regions import sound_rings
 from input_pipeline.records.record import DataError, Record, RecordError, Region, image_size
 from input_pipeline.records.tree import LARGEST, Tree
 
@@ -48,17 +49,30 @@ class Notes:
 
     def keep_usable(self, regions: Sequence[Region | RecordError],
                     size: tuple[int, int]) -> dict[int, Region]:
-        """{number: region} of those that cover pixels of an image of this size; notes the rest."""
+        """{number: region} of those that cover pixels of an image of this size; notes the rest.
+
+        Of a region in several pieces the bad ones are left out, and noted.
+        """
         usable = {}
         for number, region in enumerate(regions):
             try:
                 if isinstance(region, RecordError):
                     raise region
+                if len(region.polygons) > 1:
+                    region = self._in_sound_pieces(region, size, number)
                 region.check(*size)
                 usable[number] = region
             except RecordError as error:
                 self.dropped(error, number)
         return usable
+
+    def _in_sound_pieces(self, region: Region, size: tuple[int, int], number: int) -> Region:
+        rings, problems = sound_rings(region.polygons, *size)
+        if not rings:
+            return region  # its check says why
+        for ring, problem in problems.items():
+            self.repaired("polygon left out", f"{ring} of region {number}: {problem}")
+        return dataclasses.replace(region, polygons=rings)
 
 
 class DataSet(abc.ABC):

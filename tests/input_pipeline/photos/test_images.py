@@ -5,6 +5,7 @@ import pytest
 from hostile_images import empty_png, encoded
 from PIL import Image
 
+from input_pipeline.datasets.checks import shown_size
 from input_pipeline.photos.images import (
     ImageError,
     check_bytes,
@@ -229,3 +230,13 @@ def test_sam_view_at_its_own_size_is_the_image():
     np.testing.assert_array_equal(padded[:10, :16], image)
     with pytest.raises(ImageError, match="longest side 24 does not fit the canvas of 20"):
         sam_image(image, 24, 20)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_shown_size_is_that_of_the_decoded_photo(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = encoded(Image.fromarray(noise(24, 40)), kind, exif=exif)
+    wanted = (40, 24) if orientation > 4 else (24, 40)
+    assert shown_size(stored, "photo") == read_image(stored).shape[:2] == wanted
