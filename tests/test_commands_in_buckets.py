@@ -232,7 +232,8 @@ def test_pages_of_data(shell):
     assert "index.html" in objects(shell.bucket / "sheet")
 
 
-def test_weights_there_and_back(shell, torch_files):
+@pytest.mark.usefixtures("torch_files")
+def test_weights_there_and_back(shell):
     shell.run("tools.make_random_checkpoint", "--size=tiny", "--output", "gs://B/LEGION")
     shell.run("tools.convert_from_torch", "--checkpoint", "gs://B/LEGION", "--clip",
               "gs://B/LEGION/clip", "--output", "gs://B/weights")

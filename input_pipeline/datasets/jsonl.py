@@ -124,6 +124,7 @@ def _place(regions: dict[int, Region], caption: str, notes: Notes) -> list[Regio
     for number, span in zip(free, spans, strict=True):
         region = regions[number]
         if span:
+            notes.place_found(caption, region.phrase, span)
             placed[number] = Region(**vars(region) | {"start": span[0], "end": span[1]})
         elif caption and region.phrase:
             notes.repaired("phrase without a place in the caption", region.phrase)

@@ -117,6 +117,7 @@ def place_phrases(caption: str, regions: dict[int, Region], notes: Notes) -> Seq
             reason = "phrase overlaps another" if known else "phrase not in caption"
             notes.dropped(RecordError(reason, region.phrase), number)
         else:
+            notes.place_found(caption, region.phrase, span)
             placed.append(Region(region.phrase, *span, region.explanation,
                                  polygons=region.polygons))
     return placed

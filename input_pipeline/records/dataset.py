@@ -15,6 +15,7 @@ from input_pipeline import strict_json
 from input_pipeline.photos.regions import sound_rings
 from input_pipeline.records.record import DataError, Record, RecordError, Region, image_size
 from input_pipeline.records.tree import LARGEST, Tree
+from input_pipeline.text.words import wholeness
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,12 @@ class Notes:
     def repaired(self, reason: str, detail: str = "") -> None:
         """Something was put right; the record is whole."""
         self.entries.append({"kind": "repaired", "reason": reason, "detail": detail})
+
+    def place_found(self, caption: str, phrase: str, span: tuple[int, int]) -> None:
+        """A phrase got its place in the caption, perhaps inside of a word for want of a better."""
+        if wholeness(caption, *span) == 2:
+            start = max(0, span[0] - 20)
+            self.repaired("phrase inside a word", f"{phrase} in {caption[start:span[1] + 20]}")
 
     def dropped(self, error: RecordError, region: int) -> None:
         """Region number `region` of the source was left out."""

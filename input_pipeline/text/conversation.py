@@ -8,11 +8,12 @@ following GLaMM's grounded conversations).
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from input_pipeline.errors import UserError
+from input_pipeline.text import words
 from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_ID, IMAGE_TOKEN, Tokenizer
 
 SYSTEM = (
@@ -50,7 +51,8 @@ def locate_phrases(caption: str, phrases: Sequence[str]) -> list[tuple[int, int]
     """Finds one place for each phrase, no two sharing a character.
 
     Longer phrases choose first, so a phrase that also occurs inside a longer one gets another
-    place of its own. Equal phrases take their occurrences in the order given.
+    place of its own. Places as whole words come first, those inside of words ("hand" in "handle")
+    last; among alike ones equal phrases take their occurrences in the order given.
 
     Returns:
         Per phrase its (start, end) in characters of `caption`, or None where no free place is
@@ -69,22 +71,31 @@ class FreePlaces:
     def __init__(self, text: str):
         self._text, self._tries = text, MOST_TRIES
         self._taken = np.zeros(len(text), bool)
-        self._next: dict[str, int] = {}  # where to go on with a phrase that was asked for before
+        self._left: dict[str, list[int]] = {}  # of each phrase that was asked for, the best last
 
     def take(self, phrase: str) -> tuple[int, int] | None:
-        """(start, end) of the first free place, which is then taken; None where there is none.
+        """(start, end) of the best free place, which is then taken; None where there is none.
 
-        Also None once the text has been searched MOST_TRIES times, which only a hostile one is.
+        The best is the first as whole words, see `words.wholeness`. A text has MOST_TRIES places
+        for all phrases together; only a hostile one has more.
         """
-        start = self._text.find(phrase, self._next.get(phrase, 0)) if phrase else -1
-        while start >= 0 and self._taken[start:start + len(phrase)].any():
+        if phrase not in self._left:
+            self._left[phrase] = sorted(self._places(phrase), key=lambda start: (
+                -words.wholeness(self._text, start, start + len(phrase)), -start))
+        while left := self._left[phrase]:
+            start = left.pop()
+            end = start + len(phrase)
+            if not self._taken[start:end].any():
+                self._taken[start:end] = True
+                return start, end
+        return None
+
+    def _places(self, phrase: str) -> Iterator[int]:
+        start = self._text.find(phrase) if phrase else -1
+        while start >= 0 and self._tries > 0:
             self._tries -= 1
-            start = self._text.find(phrase, start + 1) if self._tries > 0 else -1
-        self._next[phrase] = start if start >= 0 else len(self._text)
-        if start < 0:
-            return None
-        self._taken[start:start + len(phrase)] = True
-        return start, start + len(phrase)
+            yield start
+            start = self._text.find(phrase, start + 1)
 
 
 def tag_phrases(caption: str, spans: Sequence[tuple[int, int]]) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from input_pipeline.text.words import words
 from legion_jax.evaluate import (
     mask_scores,
     region_scores,
-    text_scores,
     verdict_scores,
     weighted,
 )
@@ -72,7 +72,7 @@ def _text(rows: Sequence[dict]) -> dict:
     rouge_l = [row["rouge_l"] for row in rows]
     return {"rouge_l": weighted.mean(rouge_l), "css": weighted.mean([row["css"] for row in rows]),
             "num": sum(value is not None for value in rouge_l),
-            "num_wordless": sum(row["rouge_l"] is not None and not text_scores.words(
+            "num_wordless": sum(row["rouge_l"] is not None and not words(
                 row["explanation"]) for row in rows)}
 
 

@@ -6,36 +6,23 @@ another number, so the encoder is named by whoever asks for the score, and store
 
 import functools
 import types
-import unicodedata
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import regex
 
 from input_pipeline.errors import UserError
+from input_pipeline.text.words import words
 
 BATCH = 64  # texts encoded at once
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-_WORD = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|[[\p{{L}}\p{{N}}\p{{M}}]--[{_UNSPACED}]]+",
-                      regex.VERSION1)
 
 
 def rouge_l(prediction: str, reference: str) -> float:
     """F-measure, 0 to 1, of the longest common subsequence of words, without stemming.
 
-    Both are plain texts, free of `<p>` and `[SEG]`, of which `words` are compared; a text without
+    Both are plain texts, free of `<p>` and `[SEG]`, of which the words are compared; a text without
     any scores 0 (Lin 2004, as in Google's rouge_score, which knows a-z and 0-9 alone).
     """
     return float(_rouge().score(reference, prediction)["rougeL"].fmeasure)
-
-
-def words(text: str) -> list[str]:
-    """Runs of letters and digits with their accents, lower case, each character in its usual form.
-
-    Of ASCII the words are those of Google's rouge_score. In scripts that set no spaces between
-    words each letter is one.
-    """
-    return regex.findall(_WORD, unicodedata.normalize("NFKC", text).lower())
 
 
 def cosines(predictions: Sequence[str], references: Sequence[str],
