@@ -2,8 +2,11 @@
 
 import posixpath
 
+import numpy as np
+
+from input_pipeline.photos import mask_pictures
 from input_pipeline.photos.images import ImageError, opened, swaps_sides
-from input_pipeline.photos.regions import RegionError, mask_to_png, png_to_mask, resized
+from input_pipeline.photos.regions import RegionError, mask_to_png, resized
 from input_pipeline.records.dataset import Notes
 from input_pipeline.records.record import RecordError
 from input_pipeline.records.tree import Tree
@@ -56,14 +59,24 @@ def note_size(size: tuple[int, int], height, width, notes: Notes) -> None:
                        f"{width}x{height} told, {size[1]}x{size[0]} found")
 
 
-def fit_mask(content: bytes, size: tuple[int, int], notes: Notes) -> bytes:
+def read_mask(content: bytes, notes: Notes, **options) -> np.ndarray:
+    """`mask_pictures.read`, uint8[H, W]; grey ones are noted. Raises RegionError."""
+    picture = mask_pictures.read(content, **options)
+    if picture.grey:
+        notes.repaired("grey mask", f"{100 * picture.grey:.1f} % of its pixels are neither black "
+                                    f"nor white; those from 128 of 255 on are masked")
+    return picture.mask
+
+
+def fit_mask(content: bytes, size: tuple[int, int], notes: Notes, **options) -> bytes:
     """A mask file as a PNG of 0 and 255 on the image's pixels; `size` is (height, width).
 
-    One of another size but the same sides' ratio is resized (nearest) and noted.
+    Which pixels it means is decided by `photos.mask_pictures`, which `options` are for. One of
+    another size but the same sides' ratio is resized (nearest) and noted.
     Raises RecordError for others, for empty ones and for what is no image.
     """
     try:
-        mask = png_to_mask(content)
+        mask = read_mask(content, notes, **options)
     except RegionError as error:
         raise RecordError("unusable mask", str(error)) from error
     (height, width), (tall, wide) = mask.shape, size

@@ -29,8 +29,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from input_pipeline import strict_json
-from input_pipeline.datasets.checks import fit_mask, note_size, shown_size
-from input_pipeline.photos.regions import RegionError, mask_to_png, png_to_mask
+from input_pipeline.datasets.checks import fit_mask, note_size, read_mask, shown_size
+from input_pipeline.photos.regions import RegionError, mask_to_png
 from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.records.record import (
     LABELS,
@@ -73,7 +73,7 @@ class Jsonl(DataSet):
         note_size(size, fields.get("height"), fields.get("width"), notes)
         caption = fields.get("caption", "")
         given = fields.get("regions", [])
-        regions = notes.keep_usable([self._region(region) for region in given], size)
+        regions = notes.keep_usable([self._region(region, notes) for region in given], size)
         union = b""
         if path := fields.get("union_mask", ""):
             union = fit_mask(self.tree.read(path), size, notes)
@@ -90,13 +90,13 @@ class Jsonl(DataSet):
             heatmap=self._heatmap(fields.get("heatmap", ""), size),
             scores=fields.get("scores", {}), **texts)
 
-    def _region(self, fields: Mapping) -> Region | RecordError:
+    def _region(self, fields: Mapping, notes: Notes) -> Region | RecordError:
         values = {k: v for k, v in fields.items() if k not in ("polygons", "mask", "box")}
         box = tuple(map(float, fields["box"])) if "box" in fields else NO_BOX
         polygons, mask = fields.get("polygons", ()), b""
         if not polygons and "mask" in fields:
             try:
-                mask = mask_to_png(png_to_mask(self.tree.read(fields["mask"])))
+                mask = mask_to_png(read_mask(self.tree.read(fields["mask"]), notes))
             except (RecordError, RegionError) as error:
                 return RecordError("unusable region", str(error))
         elif not polygons and "box" in fields:

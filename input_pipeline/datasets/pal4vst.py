@@ -2,7 +2,8 @@
 
     images/{train,val,test}/*.jpg, labels/{train,val,test}/*.png
 
-A label is 1 where the image is bad, 0 elsewhere, so it looks black; all 0 means nothing is bad.
+A label is 1 where the image is bad, 0 elsewhere, so it looks black; all 0 means nothing is bad, and
+what is not 0 is bad, whatever it is.
 The root may be a folder of the source (`unified`), if it is the only one.
 """
 

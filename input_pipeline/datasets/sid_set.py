@@ -4,7 +4,9 @@
     or Hugging Face's *.parquet: img_id, image, mask, width, height, label 0, 1 or 2
     text_label_images/{split}/description/{real,full_synthetic,tampered}_GT.json: {FILE: text}
 
-A tampered image's mask is the union of what was changed. One that is missing, empty, no image or
+A tampered image's mask is white where it was changed; of grey pixels, which the published files
+have, those from 128 on are. (SIDA's own code trains with value / 255 and validates with 255 alone.)
+One that is missing, empty, no image or
 of other proportions than its image is dropped and the image kept as one whose artifacts are not
 marked; one of another size is resized. Real images are marked as clean, synthetic ones are not
 marked. Descriptions are optional; one whose image is not there is an item without a file.
@@ -141,7 +143,9 @@ class SidSet(DataSet):
             try:
                 if isinstance(mask, RecordError):
                     raise mask
-                union, marked = fit_mask(mask, shown_size(image, name), notes), True
+                union = fit_mask(mask, shown_size(image, name), notes,
+                                 background_may_be_masked=True)
+                marked = True
             except RecordError as error:
                 notes.dropped(error, 0)
         return Record(dataset=self.name, file_name=name, image=image, label=label,

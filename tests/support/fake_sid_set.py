@@ -18,11 +18,11 @@ def mask_array(*, size=(24, 16), part=2):
 
 
 def encode_mask(mask, *, mode="L"):
-    """A mask file: grey 0 and 255, or a palette whose colour 1 is black."""
+    """A mask file: grey 0 and 255, or a palette in which number 0 is white, which is masked."""
     buffer = io.BytesIO()
     if mode == "P":
         image = Image.fromarray(mask).convert("P")
-        image.putdata(mask.ravel().tolist())
+        image.putdata((1 - mask).ravel().tolist())
         image.putpalette([255, 255, 255, 0, 0, 0])
     else:
         image = Image.fromarray(mask * 255).convert(mode)
