@@ -1,6 +1,7 @@
 """SID-Set (SIDA; Huang et al., 2025): real, fully synthetic and tampered images of social media.
 
     {train,validation,test}/{real,full_synthetic,tampered}/FILE, .../masks/NAME_mask.png
+    (val, valid and dev are validation)
     or Hugging Face's *.parquet: img_id, image, mask, width, height, label 0, 1 or 2
     text_label_images/{split}/description/{real,full_synthetic,tampered}_GT.json: {FILE: text}
 
@@ -12,6 +13,7 @@ marked; one of another size is resized. Real images are marked as clean, synthet
 marked. Descriptions are optional; one whose image is not there is an item without a file.
 """
 
+import logging
 import posixpath
 import re
 
@@ -35,6 +37,8 @@ from input_pipeline.records.record import (
 )
 
 SPLITS = ("train", "validation", "test")
+ALSO = {"val": "validation", "valid": "validation", "dev": "validation"}  # other names of splits
+LOG = logging.getLogger("input_pipeline")
 KINDS = {"real": REAL, "full_synthetic": SYNTHETIC, "tampered": TAMPERED}
 
 
@@ -46,7 +50,7 @@ class SidSet(DataSet):
     def __init__(self, source: str, config: str):
         """As of DataSet; also raises DataError when "parquet" lacks pyarrow or is an archive."""
         super().__init__(source, config)
-        self._home = home(self.tree, *SPLITS)
+        self._home = home(self.tree, *SPLITS, *ALSO)
         self._rows = None
         if config == "parquet":
             if self.tree.is_archive:
@@ -65,21 +69,34 @@ class SidSet(DataSet):
 
     def _file_items(self) -> dict[str, list[Item]]:
         splits = {}
-        for split in self.tree.folders(self._home.removesuffix("/")):
+        for folder in self.tree.folders(self._home.removesuffix("/")):
+            split = ALSO.get(folder, folder)
             if split not in SPLITS:
+                if set(KINDS) & set(self.tree.folders(f"{self._home}{folder}")):
+                    LOG.warning("%s: %s%s is left out: no split is called so; known are %s",
+                                self.source, self._home, folder, ", ".join((*SPLITS, *ALSO)))
                 continue
-            items = splits[split] = []
-            for kind in KINDS:
-                texts = self._descriptions(split, kind)
-                for name in self.tree.names(f"{self._home}{split}/{kind}"):
-                    stem = posixpath.splitext(posixpath.basename(name))[0]
-                    text = _take(texts, posixpath.basename(name), stem)
-                    mask = f"{self._home}{split}/masks/{stem}_mask.png"
-                    items.append(Item(name.removeprefix(f"{self._home}{split}/"), name,
-                                      [kind, mask if kind == "tampered" else "", text]))
-                items += [Item(f"{kind}/{name}", f"{self._home}{split}/{kind}/{name}",
-                               [kind, "", text]) for name, text in texts.items()]
+            if split in splits:
+                raise DataError(f"{self.source}: several folders are its {split} split, among "
+                                f"them {folder}; leave one")
+            splits[split] = self._items_of(split, f"{self._home}{folder}")
         return splits
+
+    def _items_of(self, split: str, folder: str) -> list[Item]:
+        items = []
+        for kind in KINDS:
+            texts = self._descriptions(posixpath.basename(folder), kind)
+            if not texts:
+                texts = self._descriptions(split, kind)
+            for name in self.tree.names(f"{folder}/{kind}"):
+                stem = posixpath.splitext(posixpath.basename(name))[0]
+                text = _take(texts, posixpath.basename(name), stem)
+                mask = f"{folder}/masks/{stem}_mask.png"
+                items.append(Item(name.removeprefix(f"{folder}/"), name,
+                                  [kind, mask if kind == "tampered" else "", text]))
+            items += [Item(f"{kind}/{name}", f"{folder}/{kind}/{name}", [kind, "", text])
+                      for name, text in texts.items()]
+        return items
 
     def _descriptions(self, split: str, kind: str) -> dict[str, str]:
         path = f"{self._home}text_label_images/{split}/description/{kind}_GT.json"
@@ -91,7 +108,7 @@ class SidSet(DataSet):
             if not name.endswith(".parquet"):
                 continue
             words = re.split(r"[^a-z]+", name.lower())
-            split = next((word for word in words if word in SPLITS), None)
+            split = next((ALSO.get(word, word) for word in words if word in (*SPLITS, *ALSO)), None)
             if split is None:
                 raise DataError(f"{self.source}/{name}: its name tells no split: "
                                 f"{', '.join(SPLITS)}")

@@ -162,6 +162,17 @@ def _check_end(file, offset: int) -> None:
         block = file.read(tarfile.RECORDSIZE)
 
 
+def _files_of(archive: tarfile.TarFile) -> list[tuple[str, tarfile.TarInfo]]:
+    """(name, entry with the content) of all files, hard links to files before them included."""
+    entries, known = [], {}
+    for entry in archive:
+        content = known.get(posixpath.normpath(entry.linkname)) if entry.islnk() else entry
+        if content is not None and content.isfile():
+            known[posixpath.normpath(entry.name)] = content
+            entries.append((entry.name, content))
+    return entries
+
+
 def _open(path: str):
     """(archive, {clean name: entry}) of a zip or tar."""
     try:
@@ -173,7 +184,7 @@ def _open(path: str):
                        if not e.is_dir() and (e.external_attr >> 28) != 0o12]
         else:
             archive = tarfile.open(fileobj=file, mode="r:")
-            entries = [(e.name, e) for e in archive if e.isfile()]
+            entries = _files_of(archive)
             _check_end(file, archive.offset)
     except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, RuntimeError,
             IndexError, struct.error, MemoryError) as error:

@@ -167,7 +167,14 @@ def _from_list(path: str) -> FileSource:
         content = file.read(LARGEST_LIST + 1)
     if len(content) > LARGEST_LIST:
         raise SourceError(f"{path}: more than {LARGEST_LIST} bytes; divide the list")
-    text = content.decode("utf-8-sig", "surrogateescape")
+    # What begins with a mark of UTF-16, as lists of Windows' PowerShell do, is UTF-16.
+    wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    try:
+        text = content.decode("utf-16") if wide else content.decode("utf-8-sig", "surrogateescape")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: begins as UTF-16, and is none ({error})") from error
+    if "\0" in text:
+        raise SourceError(f"{path}: holds a zero byte, which is in no name; save it as UTF-8")
     lines = [line for line in text.replace("\r\n", "\n").split("\n")
              if line.strip() and not line.startswith("#")]
     if not lines:

@@ -52,6 +52,12 @@ def read_task(settings: RunSettings) -> Task:
     if len(prompt) >= data.text_length:
         raise ConfigError(f"data.text_length: the prompt alone takes {len(prompt)} ids, "
                           f"got {data.text_length}")
+    # The one id that stands for the photo becomes as many positions as CLIP has patches.
+    photo = (model.clip.image_size // model.clip.patch) ** 2
+    if (positions := data.text_length - 1 + photo) > model.language.max_positions:
+        raise ConfigError(f"config.data.text_length: {data.text_length} ids and a photo take "
+                          f"{positions} positions, the language model has "
+                          f"{model.language.max_positions}")
     return Task(model, tokenizer, example_spec(data, model), conversation.image_index(prompt),
                 train_data.first_target(data, len(prompt)))
 

@@ -95,6 +95,8 @@ def test_eight_devices_and_accumulation_give_the_same_losses(data, tmp_path, ter
     (["--config.optimizer.schedule=square"], "schedule: linear, cosine or constant"),
     (["--config.mesh=(3,1,1)"], "this run has 1"),
     (["--config.data.text_length=20"], "data.text_length: the prompt alone takes"),
+    (["--config.data.text_length=1000"], "take 1063 positions, the language model has 512"),
+    (["--workdir="], "--workdir: empty"),
     (["--config.data.data_dir=/nowhere"], "/nowhere"),
     (["--config.data.train_split=trian"], "trian"),
     (["--config.trainable=('^langwidge/',)"], "pattern ^langwidge/ matches no parameter"),
