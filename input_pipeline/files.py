@@ -25,11 +25,27 @@ from etils import epath
 
 from input_pipeline import buckets
 from input_pipeline.errors import UserError, reason
-from input_pipeline.paths import is_link, is_uri, parse
+from input_pipeline.paths import is_link, is_special, is_uri, parse
 
 
 class FilesError(UserError):
     """A folder that cannot be made; the message names it."""
+
+
+def check_plain(path: epath.PathLike, error: type[UserError] = FilesError) -> None:
+    """Raise `error` for a local path that leads to a folder, a device, a pipe or a socket."""
+    if is_special(path) or not is_uri(path) and parse(path).is_dir():
+        raise error(f"{path}: not a plain file")
+
+
+def check_plain_below(folder: epath.PathLike, error: type[UserError] = FilesError) -> None:
+    """`check_plain` of everything below a local folder; nothing of one that is not there."""
+    if is_uri(folder):
+        return
+    for inside, _, names in os.walk(parse(folder)):
+        for name in names:
+            if is_special(file := os.path.join(inside, name)):
+                raise error(f"{file}: not a plain file")
 
 
 def read_plain(path: epath.PathLike, *, largest: int, links: bool = True,
@@ -44,8 +60,7 @@ def read_plain(path: epath.PathLike, *, largest: int, links: bool = True,
     try:
         if not links and is_link(path):
             raise error(f"{path}: a link; such a file is copied on, so it has to be here itself")
-        if not is_uri(path) and path.exists() and not path.is_file():
-            raise error(f"{path}: not a plain file")
+        check_plain(path, error)
         if (size := path.stat().length) > largest:
             raise error(f"{path}: {size} bytes; such a file has at most {largest}")
         return path.read_bytes()
@@ -186,10 +201,12 @@ def local_copy(path: epath.PathLike) -> contextlib.AbstractContextManager[pathli
     """A local file or folder itself, or a copy of what a URI names for as long as the block lasts.
 
     For what reads files in ways that only a disk has. The copy needs room under TMPDIR. Raises
-    FileNotFoundError where nothing is in the bucket.
+    FileNotFoundError where nothing is in the bucket, FilesError for a device or a pipe.
     """
     if is_uri(path):
         return buckets.fetched(path)
+    if is_special(path):
+        raise FilesError(f"{path}: not a plain file")
     return contextlib.nullcontext(pathlib.Path(parse(path)))
 
 

@@ -7,6 +7,7 @@ of the machine's own disk.
 
 import os
 import pathlib
+import stat
 
 import fsspec
 from etils import epath
@@ -27,6 +28,8 @@ def is_uri(path: epath.PathLike) -> bool:
 def parse(path: epath.PathLike) -> epath.Path:
     """A path or URI as a user wrote it. Raises UserError for a kind of URI nobody here reads."""
     text = str(path)
+    if text.startswith("file://") and "://" in text.removeprefix("file://"):
+        raise UserError(f"{text}: a URI in a URI")
     try:
         return epath.Path(text.removeprefix("file://"))
     except KeyError as error:  # a scheme etils does not know
@@ -74,6 +77,17 @@ def absolute(path: epath.PathLike) -> epath.Path:
 def is_link(path: epath.PathLike) -> bool:
     """Whether a local path is a link; a bucket has none."""
     return not is_uri(path) and os.path.islink(parse(path))
+
+
+def is_special(path: epath.PathLike) -> bool:
+    """Whether a local path leads to a device, a pipe or a socket, reading which may never end."""
+    if is_uri(path):
+        return False
+    try:
+        mode = os.stat(parse(path)).st_mode
+    except (OSError, ValueError):  # not there, or no name of a file
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def local_only(path: epath.PathLike, flag: str, reason: str) -> pathlib.Path:

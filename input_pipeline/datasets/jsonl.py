@@ -182,7 +182,7 @@ def _are_numbers(value) -> bool:
 
 _TEXT = (_is_text, "text")
 _SIDE = (lambda v: type(v) is int and v > 0, "a number of pixels")
-_PLACE = (lambda v: type(v) is int and v >= 0, "a position in the caption")
+_PLACE = (lambda v: type(v) is int and 0 <= v < LARGEST, "a position in the caption")
 REGION_FIELDS = {
     **dict.fromkeys(("phrase", "explanation", "artifact_type", "mask"), _TEXT),
     "start": _PLACE, "end": _PLACE,

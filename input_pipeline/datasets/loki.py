@@ -29,6 +29,7 @@ from input_pipeline.records.record import (
     Region,
     check_text,
 )
+from input_pipeline.records.tree import LONGEST_NAME
 
 FILES = {"regions": "open_ended_vqa.json", "tf": "true_or_false.json", "mc": "multi_choice.json"}
 CATEGORIES = {"animals": "animal", "doc": "document", "medicine": "medicine", "object": "object",
@@ -95,6 +96,8 @@ class Loki(DataSet):
 
     def _image(self, root: str, file: str) -> bytes:
         """The image, below the folders of its name or below some of them."""
+        if len(file) > LONGEST_NAME:
+            raise RecordError("name outside the source", f"{file[:100]}...: {len(file)} characters")
         parts = posixpath.normpath(file).split("/")
         names = [root + "/".join(parts[start:]) for start in range(len(parts))]
         for name in names[:-1]:

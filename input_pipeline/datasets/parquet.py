@@ -5,6 +5,7 @@ from typing import Any
 
 from etils import epath
 
+from input_pipeline.files import check_plain
 from input_pipeline.photos.images import MAX_BYTES
 from input_pipeline.records.record import DataError, RecordError
 
@@ -30,6 +31,7 @@ class Rows:
 
         Raises DataError naming a file that is not readable.
         """
+        check_plain(epath.Path(self.source) / name, DataError)
         try:
             with (epath.Path(self.source) / name).open("rb") as opened:
                 file = _parquet().ParquetFile(opened)

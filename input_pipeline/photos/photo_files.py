@@ -1,6 +1,7 @@
 """Photos as files, local ones or behind URIs: walking folders, opening, and naming what fails."""
 
 import contextlib
+import errno
 import heapq
 import os
 import posixpath
@@ -14,6 +15,8 @@ from input_pipeline.errors import UserError, reason
 from input_pipeline.paths import is_uri
 from input_pipeline.photos.images import ImageError
 
+MOST_LINKS = 4
+
 
 def walk(root: str, *, hidden: bool = False, repeat: bool = False) -> Iterator[str]:
     """Names of all entries below a folder that are no folders themselves, in no order.
@@ -24,7 +27,8 @@ def walk(root: str, *, hidden: bool = False, repeat: bool = False) -> Iterator[s
         repeat: enter a folder again by every link that leads there, though none inside itself;
             otherwise every folder is entered once.
 
-    Raises OSError, and behind a URI whatever its client raises.
+    Raises OSError, also for more than MOST_LINKS links one inside another, and behind a URI
+    whatever its client raises.
     """
     if is_uri(root):
         return _walk_uri(epath.Path(root), hidden)
@@ -51,6 +55,9 @@ def _walk_local(root: str, hidden: bool, repeat: bool) -> Iterator[str]:
             if not (os.path.isdir(entry.path) if link else entry.is_dir()):
                 yield name  # also a link to nothing: it gets its sentence when it is read
             elif link:
+                if len(led) == MOST_LINKS:
+                    raise OSError(errno.ELOOP, f"more than {MOST_LINKS} links to folders one "
+                                               f"inside another", f"{root}/{name}")
                 heapq.heappush(links, (name, (*led, resolved) if repeat else ()))
             else:
                 folders.append((name, led))

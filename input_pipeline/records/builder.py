@@ -15,11 +15,12 @@ from etils import epath
 from tqdm import tqdm
 
 from input_pipeline import buckets, files
-from input_pipeline.paths import is_uri, parse
+from input_pipeline.errors import first_line
+from input_pipeline.paths import is_link, is_uri, parse
 from input_pipeline.records import manifest, record, shuffled
 from input_pipeline.records.dataset import DataSet, Item, read_item
 from input_pipeline.records.manifest import MANIFEST, SUMMARY
-from input_pipeline.records.prepared import COMPLETE
+from input_pipeline.records.prepared import COMPLETE, check_described
 from input_pipeline.records.record import DataError
 
 LOG = logging.getLogger("input_pipeline")
@@ -112,6 +113,9 @@ def _prepare(dataset: DataSet, splits: dict[str, list[Item]], data_dir: epath.Pa
             return builder
         for stale in builder.data_path.parent.glob(f"incomplete.*_{VERSION}"):
             LOG.warning("removing %s, left by an interrupted run", stale)
+            if is_link(stale):
+                raise DataError(f"{stale}: a link where an interrupted run left its folder; remove "
+                                f"it")
             stale.rmtree()
         _write(builder, dataset, beam)
         manifest.write_summary(builder.data_path, dataset, splits, digest)
@@ -134,12 +138,21 @@ def _prepare_in_bucket(dataset: DataSet, splits: dict[str, list[Item]], data_dir
 
 def _builder(dataset: DataSet, splits: dict[str, list[Item]], data_dir: epath.PathLike,
              beam: list[str] | None) -> Prepared:
+    """Raises DataError where something is there already that TFDS cannot or may not be given."""
+    there = parse(data_dir) / dataset.name / dataset.config / VERSION
+    if (there / COMPLETE).exists():
+        check_described(there)
     kind = type("Prepared", (Prepared,), {"name": dataset.name}, skip_registration=True)
     configs = [tfds.core.BuilderConfig(name=name, description=text)
                for name, text in dataset.configs.items()]
     kind.BUILDER_CONFIGS = configs
-    return kind(dataset=dataset, splits=splits, beam=beam is not None, config=dataset.config,
-                data_dir=str(parse(data_dir)), file_format="array_record")
+    try:
+        return kind(dataset=dataset, splits=splits, beam=beam is not None, config=dataset.config,
+                    data_dir=str(parse(data_dir)), file_format="array_record")
+    except Exception as error:  # TFDS raises nearly anything on a damaged folder
+        if not (there / COMPLETE).exists():
+            raise
+        raise DataError(f"{there}: not a readable data set: {first_line(error)}") from error
 
 
 def _is_prepared(builder: Prepared, dataset: DataSet, digest: str) -> bool:

@@ -10,13 +10,15 @@ from etils import epath
 
 from input_pipeline import files, strict_json
 from input_pipeline.records.dataset import DataSet, Item
-from input_pipeline.records.record import DataError
+from input_pipeline.records.record import LABELS, DataError
 
 MANIFEST, SUMMARY = "manifest.jsonl", "summary.json"
+NOTED = ("repaired", "dropped")
 COUNTED = ("label", "category", "generator", "skipped", "repaired", "dropped")
 # What the lines of a manifest and the counts of a split hold, where somebody else wrote them.
 LINE = {"split": str, "id": str, "file": str, "status": str, "notes": list}
-KEPT = {"group_id": str, "image": str, "regions": int, "label": int | None}
+KEPT = {"group_id": str, "image": str, "regions": int, "label": int, "category": str,
+        "generator": str}
 REASONS = {"reason": str, "detail": str}
 SPLIT = {"items": int, "published": int | None, "records": int, "regions": int,
          **dict.fromkeys(COUNTED, dict)}
@@ -35,6 +37,7 @@ def read_manifest(folder: epath.PathLike) -> Iterator[dict]:
     Raises DataError naming the line that holds anything else.
     """
     for part in sorted(epath.Path(folder).glob(f"*-{MANIFEST}*")):
+        files.check_plain(part, DataError)
         with part.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 subject = f"{part}: line {number}"
@@ -43,6 +46,10 @@ def read_manifest(folder: epath.PathLike) -> Iterator[dict]:
                 _check(entry, REASONS if entry["status"] == "skipped" else KEPT, subject)
                 for note in entry["notes"]:
                     _check(note, REASONS | {"kind": str}, f"{subject}: a note")
+                    if note["kind"] not in NOTED:
+                        raise DataError(f"{subject}: a note of kind {ascii(note['kind'])[:80]}")
+                if entry["status"] != "skipped" and entry["label"] not in LABELS:
+                    raise DataError(f"{subject}: label cannot be {ascii(entry['label'])[:80]}")
                 yield entry
 
 
@@ -80,6 +87,9 @@ def write_summary(folder: epath.Path, dataset: DataSet, splits: dict[str, list[I
               for split, items in splits.items()}
     groups, labels, content = defaultdict(set), defaultdict(set), []
     for entry in read_manifest(folder):
+        if entry["split"] not in counts:
+            raise DataError(f"{folder}: the manifest names split {ascii(entry['split'])[:80]}, "
+                            f"which the source has not")
         split = counts[entry["split"]]
         for note in entry["notes"]:
             split[note["kind"]][note["reason"]] += 1
@@ -125,6 +135,8 @@ def read_summary(folder: epath.PathLike) -> dict:
         _check(counts, SPLIT, subject)
         for name in COUNTED:
             _check(counts[name], dict.fromkeys(counts[name], int), f"{subject}: {name}")
+        if strange := counts["label"].keys() - set(map(str, LABELS)):
+            raise DataError(f"{subject}: label cannot be {ascii(min(strange))[:80]}")
     return summary
 
 

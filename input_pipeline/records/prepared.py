@@ -1,22 +1,23 @@
 """Prepared data sets, opened for reading; neither TensorFlow nor the source is needed."""
 
+import functools
 import re
+import tempfile
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
 
 from input_pipeline import strict_json
 from input_pipeline.errors import first_line
-from input_pipeline.paths import is_link, parse
+from input_pipeline.files import check_plain
+from input_pipeline.paths import is_link, is_uri, parse
 from input_pipeline.records import record
 from input_pipeline.records.record import DataError, Record, RecordError
 
 COMPLETE = "dataset_info.json"  # by which a whole data set is known
-# Keys of features.json, in its spellings of all versions, whose values TFDS imports.
-NAMING = ("type", "pythonClassName", "python_class_name", "proto_cls", "protoCls")
 LARGEST = 16 << 20  # bytes of a file that describes one; a shard takes a dozen
+MOST_SHARDS = 100_000  # TFDS makes a name for each
 
 
 def find_version(data_dir: epath.PathLike) -> epath.Path:
@@ -48,26 +49,17 @@ def open_folder(folder: epath.Path) -> tfds.core.DatasetBuilder:
     """TFDS' reader of a complete data set folder.
 
     The folder may be anybody's: TFDS would import whatever classes its `features.json` names, so
-    it is asked only where those are the ones of our own records. Links are not followed.
+    it is asked only where that says what our own would, to the letter. Links are not followed.
 
     Raises DataError for a folder that is damaged, whose records are not ours or lie elsewhere.
     """
-    described = strict_json.read(folder / "features.json", error=DataError, largest=LARGEST)
-    strict_json.read(folder / COMPLETE, error=DataError, largest=LARGEST)
-    own = record.features()
-    if strange := sorted(_classes(described) - _classes(own.to_json())):
-        raise DataError(f"{folder}: features.json names {ascii(strange[0])}, which no record of "
-                        f"ours has; it is not imported")
+    check_described(folder)
     try:
         builder = tfds.builder_from_directory(str(folder))
-        changed = {*builder.info.features} ^ {*own}
         files = {name: [epath.Path(file) for file in split.filepaths]
                  for name, split in builder.info.splits.items()}
     except Exception as error:  # TFDS raises nearly anything on damaged files
         raise DataError(f"{folder}: not a readable data set: {first_line(error)}") from error
-    if changed:
-        raise DataError(f"{folder}: prepared by another version, whose records differ "
-                        f"in {', '.join(sorted(changed))}; prepare it again")
     for name, paths in files.items():
         if not re.fullmatch(r"\w+", name):
             raise DataError(f"{folder}: a split is called {ascii(name)}")
@@ -75,21 +67,49 @@ def open_folder(folder: epath.Path) -> tfds.core.DatasetBuilder:
             if path.parent != folder or is_link(path):
                 raise DataError(f"{folder}: split {name}: {ascii(str(path))} lies elsewhere; only "
                                 f"files in the folder itself are read")
+            check_plain(path, DataError)
     return builder
 
 
-def _classes(described: Any) -> set[str]:
-    """What TFDS would import for a description of features, however deep it is."""
-    names, left = set(), [described]
-    while left:
-        part = left.pop()
-        if isinstance(part, list):
-            left += part
-        elif isinstance(part, dict):
-            left += part.values()
-            names |= {value for key, value in part.items() if key in NAMING
-                      and isinstance(value, str)}
-    return names
+def check_described(folder: epath.Path) -> None:
+    """Raise DataError unless both files that describe a data set can be given to TFDS."""
+    described = strict_json.read(folder / "features.json", error=DataError, largest=LARGEST)
+    info = strict_json.read(folder / COMPLETE, error=DataError, largest=LARGEST)
+    if described != (own := _own_features()):
+        theirs, ours = (value.get("featuresDict", {}).get("features", {}) if isinstance(
+            value.get("featuresDict"), dict) else {} for value in (described, own))
+        names = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
+        differ = ascii(", ".join(names) or "its form")[1:-1][:200]
+        raise DataError(f"{folder}: prepared by another version or by somebody else: its "
+                        f"features.json is not that of our records, which differ in {differ}; "
+                        f"prepare it again")
+    if info.get("fileFormat") != "array_record":
+        raise DataError(f"{folder}: {COMPLETE} tells format {ascii(info.get('fileFormat'))}, "
+                        f"wanted array_record")
+    splits = info.get("splits")
+    if not isinstance(splits, list) or not all(isinstance(split, dict) and isinstance(
+            split.get("shardLengths", []), list) for split in splits):
+        raise DataError(f"{folder}: {COMPLETE} tells no splits")
+    if (shards := sum(len(split.get("shardLengths", [])) for split in splits)) > MOST_SHARDS:
+        raise DataError(f"{folder}: {COMPLETE} tells of {shards} shards, limit {MOST_SHARDS}")
+
+
+@functools.cache
+def _own_features() -> dict:
+    """What features.json holds of our records, as TFDS writes it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        record.features().save_config(scratch)
+        return strict_json.read(epath.Path(scratch) / "features.json")
+
+
+def _check_numbers(split: tfds.core.SplitInfo) -> None:
+    """Raise DataError for a shard of this machine that cannot hold as many records as told.
+
+    One that is cut short costs its records, each by name, when they are read.
+    """
+    for path, number in zip(split.filepaths, split.shard_lengths, strict=True):
+        if not is_uri(path) and number > (size := epath.Path(path).stat().length):
+            raise DataError(f"{path}: {size} bytes, {COMPLETE} tells of {number} records")
 
 
 def open_split(data_dir: epath.PathLike, split: str) -> "Records":
@@ -113,6 +133,8 @@ def open_split(data_dir: epath.PathLike, split: str) -> "Records":
         if missing := [file for file in files if not epath.Path(file).exists()]:
             raise DataError(f"{missing[0]}: not there; {len(missing)} of {len(files)} files of "
                             f"split {part} are missing")
+        if files:
+            _check_numbers(builder.info.splits[part])
     if name not in builder.info.splits:
         known = ", ".join(builder.info.splits)
         raise DataError(f"{builder.data_path}: no split {split!r}; available: {known}")

@@ -11,6 +11,7 @@ import zlib
 
 from etils import epath
 
+from input_pipeline.files import check_plain
 from input_pipeline.paths import is_uri, parse
 from input_pipeline.photos.images import MAX_BYTES
 from input_pipeline.photos.photo_files import failing, walk
@@ -18,6 +19,7 @@ from input_pipeline.records.record import DataError, RecordError
 
 ARCHIVES = (".zip", ".tar")
 LARGEST = 1 << 31  # bytes of an annotation file, which is read whole
+LONGEST_NAME = 4096  # characters
 
 
 class Tree:
@@ -125,6 +127,8 @@ class Tree:
 
 def clean(name: str) -> str:
     """A normal relative name. Raises RecordError for one that leads outside."""
+    if len(name) > LONGEST_NAME:  # no system has one, and there are places that look at each part
+        raise RecordError("name outside the source", f"{name[:100]}...: {len(name)} characters")
     plain = posixpath.normpath(name.replace("\\", "/"))
     # Judged by its words alone: following links would refuse the links of a download cache.
     if plain.startswith(("/", "../")) or plain in (".", "..") or "\0" in plain:
@@ -175,6 +179,7 @@ def _files_of(archive: tarfile.TarFile) -> list[tuple[str, tarfile.TarInfo]]:
 
 def _open(path: str):
     """(archive, {clean name: entry}) of a zip or tar."""
+    check_plain(path, DataError)
     try:
         file = _Clamped(epath.Path(path))
         if path.endswith(".zip"):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import typing
 from collections.abc import Callable
 
 import numpy as np
@@ -19,7 +20,7 @@ from legion_jax.convert.plan import Options, Plan, make_plan
 from legion_jax.convert.roles import Sources, open_sources, reopen
 from legion_jax.convert.table import Rule
 from legion_jax.convert.tensor_folder import open_safetensors, sha256
-from legion_jax.weights import legion_json, params_files, tensor_file
+from legion_jax.weights import legion_json, params_files, tensor_file, trust
 from legion_jax.weights.checkpoint import Checkpoint
 from legion_jax.weights.checkpoint_error import CheckpointError
 from legion_jax.weights.legion_json import META
@@ -164,11 +165,17 @@ def verify(folder: epath.PathLike, *, progress: bool = True) -> list[str]:
 
     Raises CheckpointError when there is nothing to compare with.
     """
-    sources = Checkpoint.open(folder).meta.sources
+    meta = Checkpoint.open(folder).meta
+    sources = meta.sources
     if not sources:
         raise CheckpointError(f"{folder}: not converted from PyTorch files; nothing to compare "
                               f"with")
-    for described in sources.values():
+    recorded_options(folder, meta)
+    for role, described in sources.items():
+        hashes = described.get("sha256")
+        if not isinstance(hashes, dict) or not all(isinstance(h, str) for h in hashes.values()):
+            raise CheckpointError(f"{folder}: {META}: sources.{role}.sha256 cannot be {hashes!r}")
+        trust.check_place(folder, described["path"], "was converted from")
         if not paths.parse(described["path"]).exists():
             raise CheckpointError(f"{described['path']}: not there; {folder} came from it")
     with LocalCopies() as copies:
@@ -176,6 +183,18 @@ def verify(folder: epath.PathLike, *, progress: bool = True) -> list[str]:
         problems = _compare_hashes(opened.meta.sources, copies) or _compare_values(
             opened, copies, progress)
         return [copies.renamed(problem) for problem in problems]
+
+
+def recorded_options(folder: epath.PathLike, meta: legion_json.Meta) -> Options:
+    """What a conversion was asked, as its legion.json tells. Raises CheckpointError."""
+    hints = typing.get_type_hints(Options)
+    for name, value in meta.options.items():
+        if name not in hints or not isinstance(value, hints[name]) and not (
+                hints[name] is float and type(value) is int):
+            raise CheckpointError(f"{folder}: {META}: options.{name} cannot be {value!r}")
+        if name in ("tokenizer", "config") and value:
+            trust.check_place(folder, value, "was converted with")
+    return Options(**meta.options)
 
 
 def _compare_hashes(sources: dict, copies: LocalCopies) -> list[str]:
@@ -197,7 +216,7 @@ def _compare_hashes(sources: dict, copies: LocalCopies) -> list[str]:
 
 def _compare_values(opened: Checkpoint, copies: LocalCopies, progress: bool) -> list[str]:
     folder, meta = pathlib.Path(opened.folder), opened.meta
-    options = copies.of_options(Options(**meta.options))
+    options = copies.of_options(recorded_options(folder, meta))
     plan = make_plan(reopen({role: copies.of(s["path"]) for role, s in meta.sources.items()}),
                      options)
     plan.check()

@@ -104,6 +104,7 @@ class Chunks:
 
 def read(path: epath.PathLike) -> Iterator[dict]:
     """The rows of one file. Raises UserError naming a line that is none."""
+    files.check_plain(path, UserError)
     # Texts may hold characters at which `splitlines` would cut as well.
     with epath.Path(path).open() as lines:
         for number, text in enumerate(lines, 1):

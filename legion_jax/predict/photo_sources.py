@@ -4,6 +4,7 @@ A source knows the names of all its photos, in an order that is always the same,
 of one at a time. Names are held, photos never are.
 """
 
+import fnmatch
 import glob
 import hashlib
 import os
@@ -18,7 +19,7 @@ from input_pipeline.photos.images import check_bytes
 from input_pipeline.photos.photo_files import absolute, failing, open_file, printable, real, walk
 from input_pipeline.records import prepared
 
-LARGEST_LIST = 1 << 30  # bytes, of ten million names
+LARGEST_LIST, MOST_LINES = 256 << 20, 10_000_000  # what they take in memory is some 4 GB
 
 
 class SourceError(UserError):
@@ -167,14 +168,14 @@ def _from_list(path: str) -> FileSource:
         content = file.read(LARGEST_LIST + 1)
     if len(content) > LARGEST_LIST:
         raise SourceError(f"{path}: more than {LARGEST_LIST} bytes; divide the list")
+    if (ends := content.count(b"\n")) > MOST_LINES:
+        raise SourceError(f"{path}: {ends} lines, limit {MOST_LINES}; divide the list")
     # What begins with a mark of UTF-16, as lists of Windows' PowerShell do, is UTF-16.
     wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
         text = content.decode("utf-16") if wide else content.decode("utf-8-sig", "surrogateescape")
     except UnicodeDecodeError as error:
         raise SourceError(f"{path}: begins as UTF-16, and is none ({error})") from error
-    if "\0" in text:
-        raise SourceError(f"{path}: holds a zero byte, which is in no name; save it as UTF-8")
     lines = [line for line in text.replace("\r\n", "\n").split("\n")
              if line.strip() and not line.startswith("#")]
     if not lines:
@@ -201,6 +202,31 @@ def _common_folder(paths: Sequence[str]) -> str:
     return os.path.commonpath([posixpath.dirname(pick(paths)) for pick in (min, max)])
 
 
+def _fits(names: list[str], parts: list[str]) -> bool:
+    """Whether names of folders and a file fit the parts of a pattern, ** as any number of them.
+
+    As the shell has it, what begins with a dot fits a part that does, and no other.
+    """
+    reached = {0}  # places in `parts` that the names so far may have come to
+    for name in names:
+        hidden = name.startswith(".")
+        opened = set(reached)
+        for place in sorted(reached):  # ** may stand for nothing
+            while place < len(parts) and parts[place] == "**":
+                place += 1
+                opened.add(place)
+        reached = set()
+        for place in opened:
+            if place == len(parts):
+                continue
+            if parts[place] == "**":
+                reached |= set() if hidden else {place}
+            elif fnmatch.fnmatchcase(name, parts[place]) and (
+                    not hidden or parts[place].startswith(".")):
+                reached.add(place + 1)
+    return any(all(part == "**" for part in parts[place:]) for place in reached)
+
+
 def _from_pattern(pattern: str) -> FileSource:
     parts = pattern.split("/")
     fixed = next(k for k, part in enumerate(parts) if glob.has_magic(part))
@@ -212,8 +238,12 @@ def _from_pattern(pattern: str) -> FileSource:
             names = sorted(str(p)[len(root) + 1:] for p in epath.Path(root).glob(rest))
     else:
         root = root or ("/" if pattern.startswith("/") else ".")
-        names = sorted(name for name in glob.glob(rest, root_dir=root, recursive=True)
-                       if not os.path.isdir(f"{root}/{name}"))
+        if "**" in parts[fixed:]:  # by a walk, which enters each folder once, whatever links there
+            names = sorted(name for name in walk(root, hidden=True)
+                           if _fits(name.split("/"), parts[fixed:]))
+        else:
+            names = sorted(name for name in glob.glob(rest, root_dir=root)
+                           if not os.path.isdir(f"{root}/{name}"))
     if not names:
         raise SourceError(f"{pattern}: no file matches")
     return FileSource("pattern", f"{absolute(root)}/{rest}", root, names)

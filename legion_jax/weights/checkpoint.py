@@ -38,6 +38,7 @@ from legion_jax.weights.checkpoint_error import CheckpointError, first_of
 from legion_jax.weights.legion_json import META, Base, Meta, parse_meta
 
 LOG = logging.getLogger("legion_jax")
+MOST_BASES = 16  # one after the other: stages of training
 COMMITTED = "commit_success.txt"  # Orbax' last file of a checkpoint
 
 @contextlib.contextmanager
@@ -63,6 +64,7 @@ class Checkpoint:
             hexadecimal digits.
         wanted_step: the step of a training run that is meant; None is the newest.
         trust_base: follow its base into any bucket, as --trust_base lets a command do.
+        depth: of how many other checkpoints it is the base of a base.
     """
 
     folder: epath.Path
@@ -70,6 +72,7 @@ class Checkpoint:
     fingerprint: str
     wanted_step: int | None = None
     trust_base: bool = False
+    depth: int = 0
 
     @classmethod
     def open(cls, folder: epath.PathLike, *, step: int | None = None,
@@ -112,7 +115,11 @@ class Checkpoint:
         if not (parse(named.path) / META).exists():
             raise CheckpointError(f"{named.path}: not there; {absolute(self.folder)} takes its "
                                   f"frozen parameters from it")
-        opened = Checkpoint.open(named.path, step=named.step, trust_base=self.trust_base)
+        opened = dataclasses.replace(Checkpoint.open(
+            named.path, step=named.step, trust_base=self.trust_base), depth=self.depth + 1)
+        if opened.depth > MOST_BASES:
+            raise CheckpointError(f"{named.path}: the {opened.depth}th base of a base; "
+                                  f"{MOST_BASES} are followed")
         if opened.fingerprint != named.fingerprint:
             raise CheckpointError(f"{named.path}: not the checkpoint this run started from "
                                   f"({META} has another SHA-256)")
@@ -258,6 +265,7 @@ def _was_complete(folder: epath.Path) -> bool:
 
 def _described(folder: epath.Path) -> dict[str, Any]:
     """{path: shape and dtype} of one folder: a step of a run, or params/."""
+    files.check_plain_below(folder, CheckpointError)  # Orbax would wait for a pipe for ever
     with reading(folder), _context(folder):
         if folder.name == "params":
             return dict(ocp.metadata(folder).metadata)

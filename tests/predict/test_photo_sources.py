@@ -190,3 +190,31 @@ def test_a_prepared_data_set(tmp_path):
         source.read(0, 9)
     with pytest.raises(DataError, match="no split 'none'"):
         RecordSource(tmp_path / "data", "none")
+
+
+def test_patterns_that_go_down_enter_each_folder_once(tmp_path):
+    (tmp_path / "in" / ".hidden").mkdir(parents=True)
+    for name in ("a.png", "in/b.png", "in/c.jpg", "in/.hidden/d.png", ".e.png"):
+        (tmp_path / name).write_bytes(b"x")
+    for number in range(3):  # loops of links, by which there are more paths than can be counted
+        (tmp_path / f"loop{number}").symlink_to(tmp_path)
+    assert open_source(f"{tmp_path}/**/*.png").names == ["a.png", "in/b.png"]
+    assert open_source(f"{tmp_path}/**").names == ["a.png", "in/b.png", "in/c.jpg"]
+    assert open_source(f"{tmp_path}/*/**/?.*").names == ["in/b.png", "in/c.jpg"]
+    assert open_source(f"{tmp_path}/**/.*/*.png").names == ["in/.hidden/d.png"]
+    assert open_source(f"{tmp_path}/**/.e*").names == [".e.png"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-8"])
+def test_lists_of_any_unicode(tmp_path, encoding):
+    (tmp_path / "größe 左.png").write_bytes(b"x")
+    (tmp_path / "list").write_text("größe 左.png\r\n", encoding=encoding)
+    assert read(open_source(f"@{tmp_path}/list")) == ["x"]
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"\xff\xfea", "begins as UTF-16"), (b"a\n" * 10_000_001, "10000001 lines, limit 10000000")])
+def test_lists_that_cannot_be_read(tmp_path, content, words):
+    (tmp_path / "list").write_bytes(content)
+    with pytest.raises(SourceError, match=words):
+        open_source(f"@{tmp_path}/list")

@@ -4,7 +4,7 @@ MARKUP = """'"><script>window.ran = 5</script><img src="HOST/x.png" onerror="win
 {{ 7*7 }}<!--</script></style></title></svg><svg onload="window.ran = 8">
 <a href="javascript:0" id="evil">"""
 NAMED = (".categories", ".groups")  # whose parts are called as somebody liked
-FIXED = ("size", "rle", "truth_rle")  # numbers and run lengths
+FIXED = ("size", "rle", "truth_rle", "kind")  # numbers, run lengths, and kinds of notes
 
 
 def hostile(value, markup: str, seen: set, path: str = ""):

@@ -125,6 +125,15 @@ def test_a_job_set_takes_names_and_numbers_alone(programs, name, value):
     assert not done.stdout and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("argument", [
+    b"a\nb", b"a\tb", b"a\rb", "a\u0085b".encode(), b"\x1b]0;x\x07", "a\u2028b".encode(), b"a\x01",
+    b"\x7f", b"\xff"])
+def test_arguments_that_yaml_would_change_are_refused(programs, argument):
+    done = programs.run("bash", LAUNCH / "gke.sh", b"--config.x=" + argument, **GKE, DRY_RUN="1")
+    assert done.returncode == 1 and "error: an argument holds" in done.stderr
+    assert not done.stdout and done.stderr.isprintable() or done.stderr.count("\n") == 1
+
+
 needs_envsubst = pytest.mark.skipif(not shutil.which("envsubst"), reason="needs gettext's envsubst")
 
 

@@ -1,6 +1,7 @@
 """Folders on disk: what loads, what is refused and with which words."""
 
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import stored_params
 from absl.testing import flagsaver
 from orbax.checkpoint import v1 as ocp
 
+from input_pipeline.errors import UserError
 from legion_jax import sharding
 from legion_jax.config import tiny
 from legion_jax.models import param_tree
@@ -155,3 +157,35 @@ def test_another_bucket_needs_the_users_word(folder, base, may):
     else:
         with pytest.raises(checkpoint.CheckpointError, match="--trust_base"):
             trust.check_base(folder, base)
+
+
+def test_bases_of_bases_are_followed_so_far_and_no_farther(tmp_path):
+    base = None
+    for number in range(20):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        legion_json.write_meta(folder, tiny(), base=base, trained=[])
+        stored_params.save_params(folder, {"a": np.zeros(3, np.float32)})
+        base = checkpoint.base_of(folder)
+    opened = checkpoint.Checkpoint.open(tmp_path / str(checkpoint.MOST_BASES))
+    assert len(opened.chain) == checkpoint.MOST_BASES + 1
+    for asked in ("chain", "stored"):
+        with pytest.raises(checkpoint.CheckpointError, match="the 17th base of a base; 16 are"):
+            getattr(checkpoint.Checkpoint.open(folder), asked)
+
+
+@pytest.mark.parametrize("name", ["legion.json", "params/all.safetensors"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    legion_json.write_meta(tmp_path, tiny(), base=None, trained=[])
+    stored_params.save_params(tmp_path, {"a": np.zeros(3, np.float32)})
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(checkpoint.CheckpointError, match=f"{name}: not a plain file"):
+        assert checkpoint.Checkpoint.open(tmp_path).stored
+
+
+def test_a_bucket_behind_a_local_uri_is_none(tmp_path):
+    base = {"path": "file://gs://yours/weights", "fingerprint": "0", "step": None}
+    legion_json.write_meta(tmp_path, tiny(), base=base, trained=[])
+    with pytest.raises(UserError, match="a URI in a URI"):
+        assert checkpoint.Checkpoint.open(tmp_path).base

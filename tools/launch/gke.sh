@@ -15,6 +15,12 @@
 set -euo pipefail
 
 fail() { echo "error: $*" >&2; exit 1; }
+# Neither what YAML takes for a line break or not at all, nor other bytes than those of UTF-8.
+plain() (
+  LC_ALL=C
+  [[ $1 != *[$'\x01'-$'\x1f'$'\x7f']* && $1 != *$'\xc2'[$'\x80'-$'\x9f']* &&
+     $1 != *$'\xe2\x80'[$'\xa8\xa9']* ]] && iconv -f UTF-8 -t UTF-8 <<< "$1" > /dev/null 2>&1
+)
 [ $# -ge 1 ] || fail "usage: gke.sh ARGUMENTS OF legion_jax.train"
 export SLICES=${SLICES:-1} MAX_RESTARTS=${MAX_RESTARTS:-3}
 # Each goes into YAML as it is: nothing but what Kubernetes or the registry takes there.
@@ -35,7 +41,8 @@ command -v envsubst > /dev/null || fail "envsubst: not installed; it is part of 
 # Every argument as a JSON string, which YAML reads as it is; Kubernetes makes $$ to $ again.
 quoted=()
 for argument in "$@"; do
-  [[ $argument != *[$'\n\t']* ]] || fail "an argument holds a line break or a tab"
+  plain "$argument" || fail "an argument holds a line break, a tab, another control character or" \
+    "no UTF-8: $(printf %q "$argument")"
   argument=${argument//\\/\\\\}
   argument=${argument//\$/\$\$}
   quoted+=("\"${argument//\"/\\\"}\"")

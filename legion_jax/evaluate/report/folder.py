@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from input_pipeline import strict_json
+from input_pipeline import files, strict_json
 from input_pipeline.errors import UserError
 
 # What a row holds where nothing is known. Only `id` has to be there.
@@ -88,8 +88,9 @@ def open_evaluation(folder: epath.PathLike) -> Evaluation:
     for name in ("metrics.json", "rows.jsonl"):
         if not (folder / name).exists():
             raise UserError(f"{folder}: no {name} here; name the output folder of an evaluation")
-    path = folder / "metrics.json"
-    return Evaluation(folder, _object(path.read_bytes(), str(path)))
+        files.check_plain(folder / name, UserError)
+    return Evaluation(folder, strict_json.read(folder / "metrics.json", error=UserError,
+                                               not_finite=lambda _: None))
 
 
 def _object(content: bytes, name: str) -> dict:
