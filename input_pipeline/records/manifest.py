@@ -72,10 +72,17 @@ def duplicate(entry: dict) -> dict:
 
 
 def reasons(part: epath.Path) -> str:
-    """Why the items of one part of a manifest were skipped, with counts."""
+    """Why the items of one part of a manifest were skipped, with counts and the first of each."""
+    counts, first = Counter(), {}
     with part.open() as lines:
-        counts = Counter(e["reason"] for e in map(json.loads, lines) if e["status"] == "skipped")
-    return "; ".join(f"{number} {reason}" for reason, number in counts.items())
+        for entry in map(json.loads, lines):
+            if entry["status"] == "skipped":
+                counts[entry["reason"]] += 1
+                first.setdefault(entry["reason"], entry)
+    return "; ".join(
+        f"{number} {reason} (first {ascii(entry['file'] or entry['id'])[1:-1][:200]}"
+        f"{': ' + entry['detail'][:200] if entry['detail'] not in ('', entry['file']) else ''})"
+        for (reason, number), entry in zip(counts.items(), first.values(), strict=True))
 
 
 def write_summary(folder: epath.Path, dataset: DataSet, splits: dict[str, list[Item]],

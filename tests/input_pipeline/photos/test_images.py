@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from hostile_images import empty_png, encoded
-from PIL import Image
+from PIL import Image, ImageCms
 
 from input_pipeline.datasets.checks import shown_size
 from input_pipeline.photos.images import (
@@ -95,6 +95,12 @@ def test_cmyk():
     image = read_image(encoded(cmyk, "JPEG", quality=100))
     assert image.shape == (16, 16, 3)
     assert np.abs(image.astype(int) - [255, 0, 0]).max() < 8
+
+
+def test_a_colour_profile_changes_no_value():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    np.testing.assert_array_equal(
+        read_image(encoded(Image.fromarray(COLOURS), icc_profile=profile)), COLOURS)
 
 
 def test_first_frame_of_an_animation():
