@@ -184,3 +184,4 @@ def test_six_gigabytes_under_two_of_memory(make, tmp_path, capsys):
         assert record.image[:4] == b"\x89PNG"
         if make is not make_parquet:
             assert record.id == order[place]
+    shutil.rmtree(tmp_path)  # pytest would keep 18 GB of each
