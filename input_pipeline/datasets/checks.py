@@ -3,15 +3,18 @@
 import posixpath
 
 import numpy as np
+from PIL import Image
 
 from input_pipeline.photos import mask_pictures
-from input_pipeline.photos.images import ImageError, opened, swaps_sides
+from input_pipeline.photos.images import FORMATS, ImageError, opened, swaps_sides
 from input_pipeline.photos.regions import RegionError, mask_to_png, resized
 from input_pipeline.records.dataset import Notes
 from input_pipeline.records.record import RecordError
 from input_pipeline.records.tree import Tree
 
-IMAGE_FILES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif"))
+# All by which PIL knows what it decodes here; it knows none for the two pictures of some phones.
+IMAGE_FILES = frozenset({".mpo"} | {
+    suffix for suffix, form in Image.registered_extensions().items() if form in FORMATS})
 
 
 def is_image(name: str) -> bool:

@@ -5,7 +5,7 @@ import pytest
 from hostile_images import empty_png, encoded
 from PIL import Image, ImageCms
 
-from input_pipeline.datasets.checks import shown_size
+from input_pipeline.datasets.checks import is_image, shown_size
 from input_pipeline.photos.images import (
     ImageError,
     check_bytes,
@@ -236,6 +236,12 @@ def test_sam_view_at_its_own_size_is_the_image():
     np.testing.assert_array_equal(padded[:10, :16], image)
     with pytest.raises(ImageError, match="longest side 24 does not fit the canvas of 20"):
         sam_image(image, 24, 20)
+
+
+@pytest.mark.parametrize("name", ["a.JPG", "a.jfif", "a.jpe", "a.avif", "a.jp2", "a.ppm", "a.mpo",
+                                  "a.b.webp", "a.pgm", "a.apng"])
+def test_names_of_photos(name):
+    assert is_image(name) and not is_image(f"{name}.txt") and not is_image(f".{name}")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
