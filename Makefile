@@ -4,6 +4,8 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 # The releases that the gate passed with; `make CONSTRAINTS= setup` takes the newest instead.
 CONSTRAINTS ?= $(wildcard tests/constraints-$(VERSION).txt)
 # Python compiles what is imported, when it is: compiling all of it here takes as long as the rest.
+# Where this variable is set, as in many containers, it would not keep it, and every start be slow.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/pip install --no-compile --progress-bar off --disable-pip-version-check \
 	$(addprefix --constraint ,$(CONSTRAINTS))
 
