@@ -1,5 +1,6 @@
 """legion_jax/train/recipes.py: recipes by name and by path, here and as a wheel has them."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,19 @@ def test_a_recipe_of_ones_own_changes_a_known_one(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(ImportError, match="notes.txt: no Python file"):
         recipes.load(str(tmp_path / "notes.txt"))
+
+
+def test_a_recipe_changed_within_the_second_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "mine.py"
+    for size in (3, 4):
+        file.write_text("from legion_jax.train import recipes\n\n\ndef get_config():\n"
+                        "    c = recipes.load('base').get_config()\n"
+                        f"    c.batch_size = {size}\n    return c\n")
+        os.utime(file, (10**9, 10**9))
+        assert config_of(f"--config={file}").batch_size == size
+        assert recipes.load(str(file)).get_config().batch_size == size
+    assert not sys.dont_write_bytecode
 
 
 @pytest.mark.parametrize("text, words", [
