@@ -13,6 +13,10 @@ from legion_jax.weights import checkpoint
 
 LOG = logging.getLogger("legion_jax")
 
+# Copies of a parameter share its writing from this size of a share on. Each size of a share is a
+# program to compile at the first save, a hundred and more of them for nothing where they are small.
+SHARED_BYTES = 2**22
+
 
 class RunCheckpoints:
     """Asynchronous checkpoints of a training run, and the way back to the newest one."""
@@ -40,8 +44,10 @@ class RunCheckpoints:
             preserved.append(policies.BestN(
                 get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=keep_best,
                 keep_checkpoints_without_metrics=False))
+        context = ocp.Context()
+        context.array.saving.min_slice_bytes_for_replica_parallel = SHARED_BYTES
         self._orbax = ocp.training.Checkpointer(
-            self.directory,
+            self.directory, context=context,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
             preservation_policy=policies.AnyPreservationPolicy(preserved),
             cleanup_tmp_directories=not in_bucket)

@@ -172,11 +172,25 @@ def through_adapter(root):
     convert(root / "legion", root / "again", clip=root / "clip", adapter=adapter)
 
 
-@settings(derandomize=True, deadline=None, max_examples=25, database=None,
-          phases=[Phase.generate],  # a failure is shown as it was found: shrinking takes minutes
-          suppress_health_check=list(HealthCheck))
+# A failure is shown as it was found: shrinking takes minutes.
+DRAWN = settings(derandomize=True, deadline=None, database=None, phases=[Phase.generate],
+                 suppress_health_check=list(HealthCheck))
+
+
+@settings(DRAWN, max_examples=12)
 @given(data=st.data())
 def test_in_out_in_is_the_identity(words, data):
+    check_in_out_in(words, data)
+
+
+@pytest.mark.slow
+@settings(DRAWN, max_examples=100)
+@given(data=st.data())
+def test_in_out_in_is_the_identity_of_many(words, data):
+    check_in_out_in(words, data)
+
+
+def check_in_out_in(words, data):
     draw = data.draw
     config = draw(configs(words.vocab_size - len(words.added)), "config")
     layout = draw(st.sampled_from(["legion", "hf", "adapter"]), "layout")

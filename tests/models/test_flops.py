@@ -30,7 +30,8 @@ def single() -> LegionConfig:
 
 
 @pytest.mark.parametrize("trainable, weights", [
-    (base.LOCALISATION, EVERY_LOSS | {"verdict": 0.0}), (param_tree.EVERYTHING, EVERY_LOSS),
+    (base.LOCALISATION, EVERY_LOSS | {"verdict": 0.0}),
+    pytest.param(param_tree.EVERYTHING, EVERY_LOSS, marks=pytest.mark.slow),
     (base.VERDICT_ONLY, dict.fromkeys(EVERY_LOSS, 0.0) | {"verdict": 1.0})])
 def test_operations_are_those_xla_counts(single, trainable, weights, monkeypatch):
     monkeypatch.setattr(attention, "SHORT", 1 << 30)  # on a CPU, blocks compute logits again

@@ -69,7 +69,8 @@ def test_what_a_parameter_gets_depends_on_key_and_path_alone(monkeypatch):
     assert apart["a"].std() == pytest.approx(0.5, rel=0.02)
 
 
-@pytest.mark.parametrize("large", [initial.LARGE, 50_000])
+@pytest.mark.parametrize("large", [
+    pytest.param(initial.LARGE, marks=pytest.mark.slow), 50_000])
 def test_a_mesh_draws_the_same(large, monkeypatch):
     def new(key):
         return param_tree.new_params(CONFIG, key)

@@ -69,13 +69,19 @@ def pair(config, *, iou_layers: int = 3, decoder_layers: int = 2, scale: float =
             fill(decoder, "mask_decoder", config, state))
 
 
+@jax.jit
+def decode(decoder, prompt, image, texts):
+    """In one program, which takes less time than one for each operation."""
+    return decoder(image, prompt.no_mask[...], prompt.positions(), texts)
+
+
 def both(theirs, prompt, decoder, *, scale: float = 1.0):
     """((masks, iou) of ours, of torch) for 3 text prompts on each of 2 images."""
     rng, grid = np.random.default_rng(0), prompt.grid
     D = prompt.no_mask.shape[0]
     image = (scale * rng.normal(size=(2, grid, grid, D))).astype(np.float32)
     texts = (scale * rng.normal(size=(2, 3, D))).astype(np.float32)
-    ours = decoder(image, prompt.no_mask[...], prompt.positions(), texts)
+    ours = decode(decoder, prompt, image, texts)
     with torch.no_grad():
         _, dense = theirs.prompt_encoder(None, None, None, None)
         masks, iou = theirs.mask_decoder(
@@ -108,9 +114,8 @@ def test_prompts_do_not_see_each_other(config):
     rng, c = np.random.default_rng(0), config.sam
     image = rng.normal(size=(2, c.grid, c.grid, c.prompt_width)).astype(np.float32)
     texts = rng.normal(size=(2, 3, c.prompt_width)).astype(np.float32)
-    dense, positions = prompt.no_mask[...], prompt.positions()
-    together, _ = decoder(image, dense, positions, texts)
-    alone, _ = decoder(image[1:], dense, positions, texts[1:, 2:])
+    together, _ = decode(decoder, prompt, image, texts)
+    alone, _ = decode(decoder, prompt, image[1:], texts[1:, 2:])
     assert_close(together[1:, 2:], alone)
 
 

@@ -47,6 +47,7 @@ def test_bad_flags_are_one_sentence(flags, words):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_real_run_in_miniature():
     pytest.importorskip("torch")
     pytest.importorskip("transformers")

@@ -68,6 +68,7 @@ def test_all_contestants_in_one_run(folder):
     assert 4 * views + masks < result["bytes_per_image"]["peer"] < 4 * views + masks + 8000
 
 
+@pytest.mark.slow
 def test_made_up_photos_and_workers_without_the_peer(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     done = bench(folder, "--synthetic=4", "--workers=1", "--threads=1")

@@ -199,7 +199,8 @@ def test_metrics_of_an_update(model, batch, update):
     assert metrics["masks"] == 6 and metrics["dropped"] == 2 and metrics["learning_rate"] == 1
 
 
-@pytest.mark.parametrize("accumulation", [pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.slow  # the gate has a command's, on eight devices
+@pytest.mark.parametrize("accumulation", [2, 4])
 def test_accumulation_changes_nothing(batch, update, accumulation):
     assert_same_update(update(batch, accumulation), update(batch))
 
