@@ -38,7 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.checkpoint_every = 100
     c.checkpoint_keep = 2  # the newest ones stay,
     c.checkpoint_keep_every = 0  # and those of every so many steps, for good (0: none),
-    c.checkpoint_keep_best = 0  # and so many with the lowest loss, over the rows logged last
+    c.checkpoint_keep_best = 0  # and so many with the best eval.metric (0: none)
     c.stop_above = 0.0  # loss at which a run stops (0: when loss or gradient is not finite)
 
     c.loss = ml_collections.ConfigDict()  # weights of the terms
@@ -49,9 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.optimizer = _optimizer()
 
-    c.eval = ml_collections.ConfigDict()
-    c.eval.batch_size = 8
-    c.eval.max_new_tokens = 512
+    c.eval = _eval()
     c.lock()
     return c
 
@@ -99,6 +97,19 @@ def _data() -> ml_collections.ConfigDict:
     c.workers = 0  # processes that prepare batches; each holds `buffer` of them
     c.buffer = 2
     c.max_bad = 0.01  # share of unusable records at which a run stops
+    return c
+
+
+def _eval() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.batch_size = 8  # answers written at the same time
+    c.max_new_tokens = 512
+    # The run is scored every so many updates, and at its end, on records of data.data_dir's
+    # data.eval_split (0: never). Its answers take longer than its updates.
+    c.every = 0
+    c.photos = 64  # so many of the split, evenly spaced
+    # What checkpoint_keep_best goes by, one of legion_jax/train/evaluation.py's SCORES.
+    c.metric = "localisation.mean.f1"
     return c
 
 

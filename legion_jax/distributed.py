@@ -135,6 +135,20 @@ def compile_together(program: Callable, *arguments) -> None:
     wait_for_others()
 
 
+def compiled_together(program: Callable) -> Callable:
+    """A jitted program for one set of shapes that all processes call; see `compile_together`."""
+    compiled = False
+
+    def call(*arguments):
+        nonlocal compiled
+        if not compiled:
+            compile_together(program, *arguments)
+            compiled = True
+        return program(*arguments)
+
+    return call
+
+
 def leave(code: int) -> None:
     """End this process now, without waiting for the others, which end for want of it."""
     sys.stdout.flush()

@@ -5,6 +5,7 @@ from absl import flags
 
 from legion_jax import command
 from legion_jax.convert import to_torch
+from legion_jax.weights.checkpoint import define_step_flag
 
 flags.disclaim_key_flags()  # --help of whatever command calls `main` lists them
 
@@ -12,6 +13,7 @@ flags.disclaim_key_flags()  # --help of whatever command calls `main` lists them
 def main() -> None:
     """Export as the command line says."""
     checkpoint = flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
+    step = define_step_flag()
     output = flags.DEFINE_string("output", None, "New folder for the PyTorch files.")
     layout = flags.DEFINE_enum("layout", "legion", to_torch.LAYOUTS, "What to write.")
     file_format = flags.DEFINE_enum(
@@ -22,7 +24,7 @@ def main() -> None:
     def run() -> None:
         jax.config.update("jax_platforms", "cpu")  # file work; leave accelerators alone
         written = to_torch.export(checkpoint.value, output.value, layout=layout.value,
-                                  file_format=file_format.value)
+                                  step=step.value, file_format=file_format.value)
         for file, tensors in written.items():
             print(f"{output.value}/{file}: {tensors} tensors")
 

@@ -13,7 +13,7 @@ from legion_jax.convert.names import LLAVA_NEW, PUBLISHED, is_llava
 from legion_jax.convert.origin import Origin, Tensor, Values, split_tower
 from legion_jax.convert.roles import ADDED, MODULES, SMALL_FILES
 from legion_jax.convert.table import rules
-from legion_jax.weights.checkpoint import Checkpoint
+from legion_jax.weights.checkpoint import NEWEST, Checkpoint, find_step
 from legion_jax.weights.checkpoint_error import CheckpointError
 
 LAYOUTS = ("legion", "hf", "adapter")
@@ -25,7 +25,7 @@ PREFIX = "base_model.model."
 
 
 def export(folder: str, output: str, *, layout: str = "legion", file_format: str | None = None,
-           progress: bool = True) -> dict[str, int]:
+           step: str = NEWEST, progress: bool = True) -> dict[str, int]:
     """Write `output` in one of `LAYOUTS`.
 
     * legion: the published layout, LoRA merged in float32. Weights that came in this layout go
@@ -37,6 +37,7 @@ def export(folder: str, output: str, *, layout: str = "legion", file_format: str
     Args:
         folder: converted checkpoint or training run.
         output: new folder.
+        step: of a run, as of `checkpoint.find_step`.
         file_format: "bin" or "safetensors", for layout legion; None is the format the weights came
             in, "bin" for weights that came in another layout.
 
@@ -50,7 +51,7 @@ def export(folder: str, output: str, *, layout: str = "legion", file_format: str
     if layout != "legion" and file_format == "bin":
         raise CheckpointError(f"layout {layout} is always safetensors; --format bin is for legion")
     with files.new_folder(output, last=LAST[layout]) as building:
-        origin = Origin.read(Checkpoint.open(folder))
+        origin = Origin.read(Checkpoint.open(folder, step=find_step(folder, step)))
         if layout == "legion":
             written = legion_layout(Values(origin), file_format)
         elif layout == "hf":

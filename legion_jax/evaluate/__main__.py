@@ -16,7 +16,7 @@ from legion_jax.evaluate.intervals import RESAMPLES
 from legion_jax.evaluate.run import Scoring, Task, facts_of, open_data, run
 from legion_jax.evaluate.terminal import show
 from legion_jax.predict.predictor import Predictor
-from legion_jax.weights.checkpoint import Checkpoint
+from legion_jax.weights.checkpoint import Checkpoint, define_step_flag
 
 
 def main() -> None:
@@ -35,6 +35,7 @@ def main() -> None:
 
 def _define_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
+    define_step_flag()
     flags.DEFINE_string("data_dir", None, "Folder written by tools.prepare_data.")
     flags.DEFINE_string("split", "test", "Split, a slice such as test[:100], several joined by +, "
                         "or all.")
@@ -59,7 +60,7 @@ def evaluate(asked: flags.FlagValues) -> None:
     if asked.compat:
         print(settings.explain(asked.compat))
     encode = text_scores.encoder(asked.css_model) if asked.css_model else None
-    checkpoint = Checkpoint.open_together(asked.checkpoint)
+    checkpoint = Checkpoint.open_together(asked.checkpoint, asked.step)
     data = open_data(asked.data_dir, asked.split)
     facts = facts_of(checkpoint, data, int8=asked.int8)
     output = paths.folder(asked.output, "--output")

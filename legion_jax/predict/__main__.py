@@ -33,7 +33,7 @@ from legion_jax.predict.prediction import EXPLAIN
 from legion_jax.predict.predictor import Predictor
 from legion_jax.predict.queues import Limits
 from legion_jax.predict.sampling import Sampling
-from legion_jax.weights.checkpoint import Checkpoint
+from legion_jax.weights.checkpoint import Checkpoint, define_step_flag
 
 LEFT_OUT_SOME = 2
 MANY = 10_000  # photos, from which on files for each of them are worth a word
@@ -67,6 +67,7 @@ def _share(shard: str, hosts: str) -> Share:
 def _define_flags() -> None:
     """Flags of what is predicted; those of how are `_define_flags_of_answers` and `..._of_work`."""
     flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
+    define_step_flag()
     flags.DEFINE_string("images", None, "Photo, folder, @LIST or pattern; also gs://.")
     flags.DEFINE_string("data_dir", None, "Prepared data set, instead of --images.")
     flags.DEFINE_string("split", "test", "Its split, or a slice such as test[:100].")
@@ -127,7 +128,7 @@ def _predict(given: flags.FlagValues) -> int:
         limits=Limits(file_bytes=given.max_file_mb << 20, queue_bytes=given.queue_mb << 20,
                       threads=given.threads))
     # Before minutes are spent on loading.
-    checkpoint = Checkpoint.open_together(given.checkpoint)
+    checkpoint = Checkpoint.open_together(given.checkpoint, given.step)
     job = BatchJob(given.output, source, checkpoint=checkpoint, options=options)
     if len(job.left) > MANY and given.write:
         print(f"{len(given.write)} files will be written for each of {len(job.left):,} photos; "

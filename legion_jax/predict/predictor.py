@@ -52,13 +52,17 @@ class Predictor:
     def __init__(self, config: LegionConfig, params: dict[str, Any], tokenizer: Tokenizer, *,
                  question: Question, batch_size: int = 8, group: int | None = None,
                  sampling: Sampling = GREEDY, int8: bool = False, temperature: float = 1.0,
-                 mesh: jax.sharding.Mesh | None = None):
+                 mesh: jax.sharding.Mesh | None = None, canvas: int = LARGEST_CANVAS,
+                 apart: bool | None = None):
         """Wrap parameters {path: array}; `from_folder` is the usual way here.
 
         Args:
             group: photos whose answers begin together, an eighth of the batch by default.
             int8: `params` hold the language model as `quantize` makes it.
-            mesh: of this host's devices; `inference_mesh` by default.
+            mesh: of this host's devices, `inference_mesh` by default. On a mesh of several
+                processes all of them ask the same of the same photos, in one order.
+            canvas: px, masks of photos with a longer side are made smaller and scaled up.
+            apart: as of `Programs`.
         """
         for name, number in (("batch_size", batch_size), ("group", group)):
             if number is not None and (not isinstance(number, int) or number < 1):
@@ -71,14 +75,14 @@ class Predictor:
             clip_size=config.clip.image_size, sam_canvas=config.sam.image_size,
             sam_longest=question.sam_longest or config.sam.image_size,
             text_length=len(prompt), mask_slots=question.mask_slots,
-            mask_canvas=LARGEST_CANVAS, instruction=question.instruction)
+            mask_canvas=canvas, instruction=question.instruction)
         self._programs = Programs(
             config, Answering(
                 prompt=tuple(prompt.tolist()), image_index=conversation.image_index(prompt),
                 max_new=question.max_new_tokens, slots=question.mask_slots,
                 eos_id=tokenizer.eos_id, seg_id=tokenizer.seg_id,
                 close_id=tokenizer.phrase_end_id, sampling=sampling),
-            mesh, places=batch_size, int8=int8)
+            mesh, places=batch_size, int8=int8, canvas=canvas, apart=apart)
         classes = config.verdict_classes
         self._scheduler = Scheduler(
             self._programs, param_tree.unflatten(params), places=batch_size,
@@ -151,6 +155,10 @@ class Predictor:
         for job in self._scheduler.run(jobs, explain=explain):
             yield job.key, self._result(job)
 
+    def use(self, params: dict[str, Any]) -> None:
+        """Answer with other parameters {path: array} from now on, by the same programs."""
+        self._scheduler.use(param_tree.unflatten(params))
+
     def verdict_logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Logits of the verdict head before calibration, float32[N, classes].
 
@@ -177,7 +185,7 @@ class Predictor:
                             f"got {type(image).__name__}")
         views = examples.image_fields(image, self.spec)
         size = tuple(views.pop("original_size").tolist())
-        frame = examples.frame_size(*size, LARGEST_CANVAS)[:2]
+        frame = examples.frame_size(*size, self.spec.mask_canvas)[:2]
         number = zlib.crc32(str(key).encode()) if isinstance(key, int | str) else position
         return Job(key, size, number, views, np.array(frame, np.int32))
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from legion_jax import sharding
+from legion_jax import distributed, sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models import mask_frame, param_tree
 from legion_jax.models.layers import numerics
@@ -67,7 +67,13 @@ class Programs:
     """
 
     def __init__(self, config: LegionConfig, answering: Answering, mesh: jax.sharding.Mesh, *,
-                 places: int, int8: bool = False, canvas: int = LARGEST_CANVAS):
+                 places: int, int8: bool = False, canvas: int = LARGEST_CANVAS,
+                 apart: bool | None = None):
+        """`apart`: whether decoding copies the language model's weights; by default where a copy
+        is worth its memory and there is room for it.
+        """
+        if apart is None:
+            apart = _has_room_for_copy(abstract_params(config, mesh), mesh)
         model = param_tree.abstract_model(config, int8=int8)
         graph = param_tree.split_params(model, param_tree.EVERYTHING)[0]
         self.config, self.answering, self.mesh = config, answering, mesh
@@ -86,11 +92,15 @@ class Programs:
             **tokens), donate_argnums=2, out_shardings=layout)
         self.decode = jax.jit(functools.partial(
             _decode, graph, close_id=a.close_id, sampling=a.sampling, **tokens,
-            apart=_has_room_for_copy(abstract_params(config, mesh), mesh)),
-            donate_argnums=1, out_shardings=layout)
+            apart=apart), donate_argnums=1, out_shardings=layout)
         self.draw = jax.jit(functools.partial(_draw, graph))
         self.place = jax.jit(functools.partial(
             mask_frame.place, sam_size=config.sam.image_size, canvas=canvas))
+        if mesh.is_multi_process:
+            for name in ("look", "prefix", "admit", "decode", "draw", "place"):
+                setattr(self, name, distributed.compiled_together(getattr(self, name)))
+        self._copied = jax.jit(lambda arrays: arrays, out_shardings=jax.sharding.NamedSharding(
+            mesh, sharding.P()))
 
     def _laid_out(self, state: DecodeState) -> DecodeState:
         """A state's shapes with where they lie, which every program leaves as it is."""
@@ -104,9 +114,19 @@ class Programs:
         return jax.tree_util.tree_map_with_path(laid_out, state)
 
     def put(self, x: np.ndarray) -> jax.Array:
-        """Rows onto the devices, split over them where they divide evenly."""
+        """Rows onto the devices, split over them where they divide evenly.
+
+        On a mesh of several processes each of them gives the same rows.
+        """
         spec = sharding.fit(sharding.P(sharding.BATCH), x.shape, self.mesh)
-        return jax.device_put(x, jax.sharding.NamedSharding(self.mesh, spec))
+        layout = jax.sharding.NamedSharding(self.mesh, spec)
+        return jax.make_array_from_callback(x.shape, layout, lambda index: x[index])
+
+    def fetch(self, arrays):
+        """Results as NumPy arrays, the same on every process of the mesh."""
+        if self.mesh.is_multi_process:
+            arrays = self._copied(arrays)
+        return jax.device_get(arrays)
 
 
 def inference_mesh(config: LegionConfig, devices: Sequence[jax.Device] | None = None):

@@ -87,7 +87,11 @@ class Scheduler:
     def logits(self, views: Sequence[dict[str, np.ndarray]]) -> np.ndarray:
         """Verdict logits float32[R, classes] of R photos, before calibration."""
         with jax.set_mesh(self._programs.mesh):
-            return np.asarray(self.look(views)[1])
+            return self._programs.fetch(self.look(views)[1])
+
+    def use(self, params: dict) -> None:
+        """Answer with other parameters from now on; no run may be going on."""
+        self._params, self._prefix = params, None
 
     def _full(self, group: Sequence) -> list:
         """R entries: the last group of a run is filled up with its first one."""
@@ -144,7 +148,7 @@ class _Run:
         """Who is asked and who is shown, by the verdict."""
         if self._looked is None:
             return
-        group, (states, logits) = self._looked[0], jax.device_get(self._looked[1])
+        group, (states, logits) = self._looked[0], self._p.fetch(self._looked[1])
         self._looked = None
         for row, job in enumerate(group):
             real = False
@@ -185,7 +189,7 @@ class _Run:
     def _collect(self) -> None:
         """Take the answers that have ended out of their places."""
         s = self._state
-        ended, tokens, length, states, count = jax.device_get(
+        ended, tokens, length, states, count = self._p.fetch(
             (s.done, s.tokens, s.length, s.seg_states, s.seg_count))
         for place, job in enumerate(self._places):
             if job is None or not ended[place]:
@@ -215,7 +219,7 @@ class _Run:
 
     def _finish_drawing(self) -> None:
         for group, drawn in self._drawing:
-            packed, scores = jax.device_get(drawn)
+            packed, scores = self._p.fetch(drawn)
             for row, job in enumerate(group):
                 # Copies of what is used: the whole array has room for the largest photo.
                 height, width = job.frame

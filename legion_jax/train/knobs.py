@@ -85,10 +85,13 @@ class OptimizerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EvalSettings:
-    """How the run's checkpoint answers."""
+    """How the run's checkpoint answers, and how often the run is scored by its answers."""
 
     batch_size: int
     max_new_tokens: int
+    every: int
+    photos: int
+    metric: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,13 +159,14 @@ class RunSettings:
 # computes.
 FREE = {"mesh", "compile_cache", "log_every", "log_images_every", "checkpoint_every",
         "checkpoint_keep", "checkpoint_keep_every", "checkpoint_keep_best", "stop_above",
-        "data.threads", "data.workers", "data.buffer"}
+        "data.threads", "data.workers", "data.buffer", "eval.every", "eval.photos", "eval.metric"}
 
 _LEAST = {"seed": 0, "batch_size": 1, "accumulation": 1, "log_every": 1, "log_images_every": 0,
           "checkpoint_every": 1, "checkpoint_keep": 1, "checkpoint_keep_every": 0,
           "checkpoint_keep_best": 0, "stop_above": 0, "model.lora_rank": 0, "data.threads": 0,
           "data.workers": 0, "data.buffer": 1, "data.max_bad": 0, "data.mask_slots": 1,
           "data.mask_canvas": 8, "eval.batch_size": 1, "eval.max_new_tokens": 1,
+          "eval.every": 0, "eval.photos": 1,
           "optimizer.learning_rate": 0}
 _KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text",
           tuple: "a tuple"}

@@ -21,7 +21,7 @@ from input_pipeline.errors import UserError
 from legion_jax import distributed, sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
-from legion_jax.train import data as train_data, optim, pictures, setup, speed
+from legion_jax.train import data as train_data, evaluation, optim, pictures, setup, speed
 from legion_jax.train.knobs import RunSettings
 from legion_jax.train.metrics_log import MetricsLog
 from legion_jax.train.step import TrainState, init_state
@@ -54,6 +54,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
     task = setup.read_task(settings)
     rows = train_data.open_rows(settings, task.tokenizer, task.examples, task.model,
                                 sharding.local_rows(mesh, settings.batch_size))
+    score = evaluation.of_run(settings, task, mesh)
     optimizer = optim.make(settings.optimizer)
     with jax.set_mesh(mesh):
         graph, abstract, frozen = setup.abstract_state(
@@ -72,7 +73,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
         with contextlib.closing(RunCheckpoints(
                 workdir, every=settings.checkpoint_every, keep=settings.checkpoint_keep,
                 keep_every=settings.checkpoint_keep_every,
-                keep_best=settings.checkpoint_keep_best)) as checkpoints:
+                keep_best=settings.checkpoint_keep_best,
+                metric=settings.eval.metric)) as checkpoints:
             state, frozen = first_state(settings, task.model, optimizer, base, abstract, frozen,
                                         checkpoints)
             return update(
@@ -80,7 +82,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
                 clock=speed.of_run(settings, task.model, task.examples, **id_places),
                 draw=pictures.of_run(settings, graph, rows, task.tokenizer, mesh,
                                      image_index=task.image_index),
-                trace=workdir / "profile" if profile else None)
+                score=score, trace=workdir / "profile" if profile else None)
 
 
 def first_state(settings: RunSettings, model: LegionConfig,
@@ -111,6 +113,7 @@ def _layout(abstract: TrainState) -> TrainState:
 def update(settings: RunSettings, batches: grain.MapDataset, step: Callable, state: TrainState,
            frozen: dict, mesh: jax.sharding.Mesh, checkpoints: RunCheckpoints, *,
            clock: speed.Speed, draw: pictures.Pictures | None,
+           score: evaluation.Evaluation | None = None,
            trace: epath.Path | None) -> TrainState:
     """Update until `total_steps`; returns the final state.
 
@@ -118,6 +121,7 @@ def update(settings: RunSettings, batches: grain.MapDataset, step: Callable, sta
 
     Args:
         batches: this host's rows of each batch, by step.
+        score: scores the run while it trains; None: never.
         trace: folder for a trace of a few updates; None: no trace.
 
     Raises:
@@ -130,7 +134,8 @@ def update(settings: RunSettings, batches: grain.MapDataset, step: Callable, sta
     rows = loader.iterate(batches, start, threads=settings.data.threads,
                           workers=settings.data.workers, buffer=settings.data.buffer)
     with (distributed.Preemption() as preemption,
-          contextlib.closing(_Metrics(settings, checkpoints, clock, draw, start)) as metrics,
+          contextlib.closing(
+              _Metrics(settings, checkpoints, clock, draw, score, start)) as metrics,
           contextlib.closing(speed.Profile(trace, clock)) as profile):
         for number in range(start, total):
             batch = sharding.from_local_rows(mesh, next(rows), settings.batch_size)
@@ -146,12 +151,13 @@ def update(settings: RunSettings, batches: grain.MapDataset, step: Callable, sta
             metrics.add(number, values)
             done = number + 1
             last = preemption.reached(done) or done == total
+            scored = metrics.score(done, state.params, frozen)
             # Whatever a checkpoint knows of must be in the log before it, or a kill would lose it.
-            if last or done % settings.log_every == 0 or done % settings.checkpoint_every == 0:
+            if last or scored or 0 in (done % settings.log_every, done % settings.checkpoint_every):
                 if (refused := metrics.flush()) is not None:
                     checkpoints.save(refused["step"], state.params, state.optimizer, force=True)
                     raise _halted(refused, settings.stop_above)
-            checkpoints.save(done, state.params, state.optimizer, force=last, loss=metrics.loss)
+            checkpoints.save(done, state.params, state.optimizer, force=last, rank=metrics.rank)
             if last and done < total:
                 LOG.info("stopped by SIGTERM after step %d; the same command goes on", done)
                 raise distributed.Preempted
@@ -173,13 +179,14 @@ class _Metrics:
     """Rows of metrics between two looks at them; all hosts look, one writes.
 
     Attributes:
-        loss: mean over the last rows that were looked at; None before the first.
+        rank: of the run after the update that came last (`evaluation.rank`), where it was scored.
     """
 
     def __init__(self, settings: RunSettings, checkpoints: RunCheckpoints, clock: speed.Speed,
-                 draw: pictures.Pictures | None, start: int):
-        self._settings, self._clock, self._pending, self.loss = settings, clock, [], None
+                 draw: pictures.Pictures | None, score: evaluation.Evaluation | None, start: int):
+        self._settings, self._clock, self._pending = settings, clock, []
         self._draw, self._drawn = draw, False
+        self._score, self._scores, self.rank = score, {}, None
         self._bad = train_data.BadRecords(settings.data.max_bad)
         self._log = None
         if jax.process_index() == 0:
@@ -195,6 +202,16 @@ class _Metrics:
         if len(self._pending) > AHEAD:
             jax.block_until_ready(self._pending[-1 - AHEAD][1])
 
+    def score(self, done: int, params: dict, frozen: dict) -> bool:
+        """Score the run where that is due after `done` updates; all hosts take part."""
+        self._scores, self.rank = {}, None
+        if self._score is None or not self._score.due(done):
+            return False
+        with self._clock.apart(params):
+            self._scores = self._score(params, frozen)
+        self.rank = evaluation.rank(self._scores, self._settings.eval.metric)
+        return True
+
     def flush(self) -> dict[str, float] | None:
         """Fetch and log what is there; returns the row of an update that was refused."""
         values = jax.device_get([values for _, values in self._pending])
@@ -205,13 +222,14 @@ class _Metrics:
         halted = [i for i, (_, row) in enumerate(rows) if row["halted"]]
         if halted:
             rows = rows[:halted[0] + 1]
+        else:
+            rows[-1][1].update(evaluation.logged(self._scores))
         for _, row in rows:
             row.pop("halted")
         if self._log:
             self._log.write(rows, rates)
         for _, row in rows:
             self._bad.add(row["bad"], self._settings.batch_size)
-        self.loss = sum(row["loss"] for _, row in rows) / len(rows)
         return {"step": rows[-1][0]} | rows[-1][1] if halted else None
 
     def show(self, done: int, params: dict, frozen: dict) -> None:

@@ -23,6 +23,7 @@ import logging
 from typing import Any
 
 import jax
+from absl import flags
 from etils import epath
 from orbax.checkpoint import utils as orbax_utils, v1 as ocp
 
@@ -34,10 +35,12 @@ from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import distributed
 from legion_jax.models import param_tree
 from legion_jax.weights import trust
-from legion_jax.weights.checkpoint_error import CheckpointError, first_of
+from legion_jax.weights.checkpoint_error import CheckpointError, first_of, read_json
 from legion_jax.weights.legion_json import META, Base, Meta, parse_meta
 
+flags.disclaim_key_flags()  # --help lists --step as a flag of the command that defines it
 LOG = logging.getLogger("legion_jax")
+NEWEST, BEST = "newest", "best"  # of the checkpoints of a run
 MOST_BASES = 16  # one after the other: stages of training
 COMMITTED = "commit_success.txt"  # Orbax' last file of a checkpoint
 
@@ -88,12 +91,13 @@ class Checkpoint:
                    trust_base)
 
     @classmethod
-    def open_together(cls, folder: epath.PathLike) -> "Checkpoint":
+    def open_together(cls, folder: epath.PathLike, step: str = NEWEST) -> "Checkpoint":
         """The same on every process of a job, at a step that the first one chooses.
 
-        Beside a run that goes on, each would see another one as its newest.
+        Beside a run that goes on, each would see another one as its newest. `step` and errors are
+        of `find_step`.
         """
-        return cls.open(folder, step=distributed.first_host(lambda: latest_step(folder)))
+        return cls.open(folder, step=distributed.first_host(lambda: find_step(folder, step)))
 
     @functools.cached_property
     def step(self) -> int | None:
@@ -227,8 +231,7 @@ def latest_step(run: epath.PathLike) -> int | None:
     In a bucket a checkpoint has its name before it is complete, so Orbax is asked. Raises
     CheckpointError where all checkpoints lack what tells that, and yet were complete once.
     """
-    steps = sorted((int(path.name) for path in listed(epath.Path(run) / "checkpoints")
-                    if path.name.isdigit()), reverse=True)
+    steps = _steps(run)
     for step in steps:
         if orbax_utils.is_checkpoint_finalized(step_folder(run, step)):
             return step
@@ -238,6 +241,61 @@ def latest_step(run: epath.PathLike) -> int | None:
                 f"{folder}: has no {COMMITTED}, but was complete once; if it was copied here and "
                 f"all of it arrived, write that file (any content), else remove the folder")
     return None
+
+
+def find_step(run: epath.PathLike, wanted: str) -> int | None:
+    """The step that `wanted`, as of `define_step_flag`, means; None of a converted checkpoint.
+
+    Raises CheckpointError where the run has none such.
+    """
+    if wanted == NEWEST:
+        return latest_step(run)
+    whole = [step for step in _steps(run)
+             if orbax_utils.is_checkpoint_finalized(step_folder(run, step))]
+    there = f"; there are {', '.join(map(str, sorted(whole)))}" if whole else ""
+    if wanted == BEST:
+        if (best := best_step(run)) is None:
+            raise CheckpointError(f"{run}: --step=best, but no checkpoint here was scored when it "
+                                  f"was written (config.eval.every){there}")
+        return best
+    if not wanted.isdecimal() or int(wanted) not in whole:
+        raise CheckpointError(f"{run}: no checkpoint of --step={wanted}{there}")
+    return int(wanted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rank:
+    """How good a run was by a metric when a checkpoint was written; more is better."""
+
+    metric: str
+    rank: float
+
+
+def best_step(run: epath.PathLike) -> int | None:
+    """The complete checkpoint of highest rank, of equal ones the newest; None where none has one.
+
+    Where the metric was changed, the one of the newest counts. Raises CheckpointError for a rank
+    that is none.
+    """
+    ranks = {}
+    for step in _steps(run):  # the newest first
+        path = step_folder(run, step) / "metrics/metrics"
+        if path.exists() and orbax_utils.is_checkpoint_finalized(step_folder(run, step)):
+            found = read_json(path)
+            if not (isinstance(found.get("metric"), str)
+                    and type(found.get("rank")) in (int, float)):
+                raise CheckpointError(f"{path}: a metric's name and a rank are wanted, "
+                                      f"not {found!r:.200}")
+            ranks[step] = Rank(found["metric"], found["rank"])
+    counted = next(iter(ranks.values()), None)
+    return max((step for step in ranks if ranks[step].metric == counted.metric),
+               key=lambda step: (ranks[step].rank, step), default=None)
+
+
+def define_step_flag() -> flags.FlagHolder[str]:
+    """The flag of commands that read a training run."""
+    return flags.DEFINE_string("step", NEWEST, "Which checkpoint of a training run: newest, best "
+                               "(by config.eval.metric) or the step of one that is there.")
 
 
 def remove_unfinished(run: epath.PathLike) -> None:
@@ -252,6 +310,12 @@ def remove_unfinished(run: epath.PathLike) -> None:
             LOG.warning("removing %s, left unfinished; %s", folder,
                         "nothing was saved before" if latest is None else f"step {latest} is whole")
             remove_tree(folder)
+
+
+def _steps(run: epath.PathLike) -> list[int]:
+    """Steps of the checkpoints there are, complete or not, the newest first."""
+    return sorted((int(path.name) for path in listed(epath.Path(run) / "checkpoints")
+                   if path.name.isdecimal()), reverse=True)
 
 
 def _was_complete(folder: epath.Path) -> bool:

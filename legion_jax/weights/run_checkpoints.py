@@ -1,6 +1,8 @@
 """Asynchronous checkpoints of a training run."""
 
+import dataclasses
 import logging
+import math
 from typing import Any
 
 from etils import epath
@@ -22,16 +24,16 @@ class RunCheckpoints:
     """Asynchronous checkpoints of a training run, and the way back to the newest one."""
 
     def __init__(self, workdir: epath.PathLike, *, every: int, keep: int, keep_every: int = 0,
-                 keep_best: int = 0):
+                 keep_best: int = 0, metric: str = ""):
         """`every` updates one is written; which of them stay:
 
         Args:
             keep: the newest ones.
             keep_every: those of steps that this number divides, if it is not 0.
-            keep_best: so many with the lowest training loss.
+            keep_best: so many of the highest rank by `metric`, among those that have one.
         """
         self.directory = absolute(workdir) / "checkpoints"
-        self._every, self._saved = every, None
+        self._every, self._saved, self._metric = every, None, metric
         # In a bucket Orbax would take a copied checkpoint that lacks one file for unfinished.
         in_bucket = is_uri(workdir)
         if in_bucket:
@@ -42,7 +44,7 @@ class RunCheckpoints:
             preserved.append(policies.EveryNSteps(keep_every))
         if keep_best:
             preserved.append(policies.BestN(
-                get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=keep_best,
+                get_metric_fn=self._rank, n=keep_best,
                 keep_checkpoints_without_metrics=False))
         context = ocp.Context()
         context.array.saving.min_slice_bytes_for_replica_parallel = SHARED_BYTES
@@ -53,15 +55,23 @@ class RunCheckpoints:
             cleanup_tmp_directories=not in_bucket)
 
     def save(self, step: int, params: dict, optimizer: Any, *, force: bool = False,
-             loss: float | None = None) -> None:
-        """Start writing when `step` (updates done) is due; the arrays may be donated afterwards."""
+             rank: float | None = None) -> None:
+        """Start writing when `step` (updates done) is due; the arrays may be donated afterwards.
+
+        `rank`: how good the run is by its metric after this step, if known; more is better.
+        """
         if force and self._saved == step:
             return
         if force or step % self._every == 0:
             self._saved = step
         self._orbax.save_checkpointables_async(
             step, {"params": params, "optimizer": optimizer}, force=force,
-            metrics=None if loss is None else {"loss": loss})
+            metrics=None if rank is None else dataclasses.asdict(
+                checkpoint.Rank(self._metric, rank)))
+
+    def _rank(self, metrics: dict) -> float:
+        """The last of all is what was ranked by another metric."""
+        return metrics["rank"] if metrics["metric"] == self._metric else -math.inf
 
     def restore(self, params: dict, optimizer: Any) -> tuple[int, dict, Any] | None:
         """(step, params, optimizer) of the newest checkpoint, laid out like the abstract trees.

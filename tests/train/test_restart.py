@@ -73,12 +73,38 @@ def test_a_hopeless_loss_stops_the_run_before_it_spoils_the_state(data, tmp_path
 
 
 def test_which_checkpoints_stay(tmp_path):
-    writer = run_checkpoints.RunCheckpoints(tmp_path, every=1, keep=1, keep_every=4, keep_best=2)
-    for step, loss in enumerate((9.0, 1.0, 5.0, 7.0, 8.0, 2.0, 6.0, 4.0, 3.0, 5.0), 1):
-        writer.save(step, {"a": jnp.zeros(3)}, {"m": jnp.zeros(3)}, loss=loss)
+    writer = run_checkpoints.RunCheckpoints(tmp_path, every=1, keep=1, keep_every=4, keep_best=2,
+                                            metric="f1")
+    for step, rank in enumerate((-9.0, -1.0, -5.0, -7.0, -8.0, -2.0, -6.0, -4.0, -3.0, -5.0), 1):
+        writer.save(step, {"a": jnp.zeros(3)}, {"m": jnp.zeros(3)}, rank=rank)
     writer.close()
     steps = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert steps == [2, 4, 6, 8, 10]  # best: 2 and 6; every fourth: 4 and 8; newest: 10
+    assert [checkpoint.find_step(tmp_path, step) for step in ("newest", "best", "6")] == [10, 2, 6]
+    for step in ("7", "-1", "last"):
+        with pytest.raises(checkpoint.CheckpointError,
+                           match=f"no checkpoint of --step={step}; there are 2, 4, 6, 8, 10"):
+            checkpoint.find_step(tmp_path, step)
+
+
+def test_the_metric_of_the_newest_checkpoint_says_which_is_best(tmp_path):
+    arrays = {"a": jnp.zeros(3)}, {"m": jnp.zeros(3)}
+    for metric, ranks in (("f1", {1: 5.0, 2: 7.0, 3: 6.0}), ("auc", {4: 2.0, 5: 3.0, 6: 1.0})):
+        writer = run_checkpoints.RunCheckpoints(tmp_path, every=1, keep=1, keep_best=2,
+                                                metric=metric)
+        for step, rank in ranks.items():
+            writer.save(step, *arrays, rank=rank)
+        writer.close()
+    assert checkpoint.find_step(tmp_path, "best") == 5
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [4, 5, 6]
+
+
+def test_the_best_of_a_run_that_was_never_scored(tmp_path):
+    writer = run_checkpoints.RunCheckpoints(tmp_path, every=1, keep=1, keep_best=2)
+    writer.save(1, {"a": jnp.zeros(3)}, {"m": jnp.zeros(3)})
+    writer.close()
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint here was scored"):
+        checkpoint.find_step(tmp_path, "best")
 
 
 @pytest.mark.parametrize("how", ["localhost", "localhost:1,2", "localhost:1,2,2", "a:1,2,-1"])
@@ -169,21 +195,26 @@ def finish(processes) -> list[str]:
 @pytest.mark.slow
 def test_two_hosts_survive_the_loss_of_one(data, tmp_path):
     """Unbroken; one killed; one told to stop; and the rest on one host."""
-    finish(pair(data, tmp_path / "unbroken"))
+    scored = ["--config.eval.every=2", "--config.eval.photos=3", "--config.eval.max_new_tokens=8",
+              "--config.checkpoint_every=2", "--config.checkpoint_keep_best=1"]
+    finish(pair(data, tmp_path / "unbroken", *scored))
     wanted = metrics(tmp_path / "unbroken")
+    assert wanted.count("eval/localisation.mean.f1") == STEPS // 2
     workdir = tmp_path / "run"
-    killed, other = pair(data, workdir)
+    killed, other = pair(data, workdir, *scored)
     wait_for(workdir, 2, [killed, other])
     killed.kill()
     other.communicate(timeout=2 * distributed.HEARTBEAT_SECONDS)
     assert other.returncode != 0  # it does not wait for ever
-    stopped = pair(data, workdir)
+    stopped = pair(data, workdir, *scored)
     wait_for(workdir, 4, stopped)
     stopped[1].send_signal(signal.SIGTERM)
     logs = [process.communicate(timeout=300)[1] for process in stopped]
     assert [process.returncode for process in stopped] == [TOLD, TOLD], logs
     assert "resumed from step" in logs[0]
-    finish(pair(data, workdir))
+    finish(pair(data, workdir, *scored))
     assert metrics(workdir) == wanted
-    alone = run(data, workdir, "--config.batch_size=8", "--config.mesh=(1,2,2,2)", devices=8)
+    assert checkpoint.best_step(workdir) == checkpoint.best_step(tmp_path / "unbroken")
+    alone = run(data, workdir, *scored, "--config.batch_size=8", "--config.mesh=(1,2,2,2)",
+                devices=8)
     assert alone.returncode == 0 and f"resumed from step {STEPS}" in alone.stderr

@@ -21,6 +21,7 @@ from legion_jax.config import LoraConfig
 from legion_jax.models import param_tree
 from legion_jax.train import pictures, setup, speed
 from legion_jax.train.run import train
+from legion_jax.weights import checkpoint
 
 STEPS = 18
 data = small_data.data
@@ -40,7 +41,7 @@ class Watched:
         """After how many updates from `start` on something happens for the first time."""
         lengths = self.lengths[len(self.lengths) - (STEPS - start):]
         due = {n - start for every in (self.config.checkpoint_every, self.config.log_images_every,
-                                       self.config.log_every)
+                                       self.config.log_every, self.config.eval.every)
                for n in range(start + every - start % every, STEPS + 1, every)[:1]}
         return {lengths.index(length) for length in set(lengths)} | due
 
@@ -56,6 +57,8 @@ def make_config(root):
     config.batch_size, config.mesh = 8, (2, 2, 2)
     config.compile_cache, config.trainable = False, param_tree.EVERYTHING
     config.log_every, config.log_images_every, config.checkpoint_every = 3, 5, 4
+    config.eval.every, config.eval.photos, config.eval.max_new_tokens = 4, 4, 12
+    config.eval.metric, config.checkpoint_keep, config.checkpoint_keep_best = "detection.nll", 1, 1
     config.optimizer.total_steps, config.optimizer.warmup_steps = STEPS, 2
     return config
 
@@ -140,6 +143,16 @@ def test_rows_count_tokens_and_no_seconds(run):
         assert patches * real <= row["tokens"] <= real * (length - 1 + patches)
         assert bool(row["tokens"]) == bool(real)
         assert not any("second" in name or name == "mfu" for name in row)
+
+
+def test_a_run_is_scored_and_keeps_its_best_checkpoint(run):
+    rows = [json.loads(line) for line in (run.workdir / "metrics.jsonl").open()]
+    scored = {row["step"] + 1: row["eval/detection.nll"] for row in rows
+              if any(name.startswith("eval/") for name in row)}
+    assert list(scored) == [4, 8, 12, 16, 18] and len(set(scored.values())) == 5
+    best = min(scored, key=scored.get)
+    kept = {int(folder.name) for folder in (run.workdir / "checkpoints").iterdir()}
+    assert kept == {best, STEPS} and checkpoint.best_step(run.workdir) == best
 
 
 def test_the_trace_names_consecutive_updates(run):
