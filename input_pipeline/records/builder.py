@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import pathlib
 from collections.abc import Iterator, Sequence
 
 import tensorflow_datasets as tfds
@@ -25,6 +26,16 @@ from input_pipeline.records.record import DataError
 
 LOG = logging.getLogger("input_pipeline")
 VERSION = "2.0.0"
+UNUSABLE = "unusable-"  # of the name of a manifest that was kept of a split without records
+
+
+class UnusableError(DataError):
+    """A split of which no record can be used; `account` is the manifest that says why."""
+
+    def __init__(self, reason: str, account: epath.Path):
+        """`reason`: in short."""
+        super().__init__(f"{reason}; the reason for each is in {account}")
+        self.reason, self.account = reason, account
 
 
 class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -76,8 +87,13 @@ def _read_items(dataset: DataSet, split: str, items: Sequence[Item],
                 usable += 1
                 yield features["id"], features
     if not usable:
-        raise DataError(f"{dataset.source}: {split}: no usable record; "
-                        f"{manifest.reasons(path) or 'it holds no items'}")
+        raise UnusableError(f"{dataset.source}: {split}: no usable record; "
+                            f"{manifest.reasons(path) or 'it holds no items'}", _kept(path))
+
+
+def _kept(path: epath.Path) -> epath.Path:
+    """The manifest, copied to beside the unfinished folder, which is about to be removed."""
+    return path.copy(path.parent.parent / f"{UNUSABLE}{path.name}", overwrite=True)
 
 
 def prepare(dataset: DataSet, data_dir: epath.PathLike, *,
@@ -117,6 +133,8 @@ def _prepare(dataset: DataSet, splits: dict[str, list[Item]], data_dir: epath.Pa
                 raise DataError(f"{stale}: a link where an interrupted run left its folder; remove "
                                 f"it")
             stale.rmtree()
+        for account in builder.data_path.parent.glob(f"{UNUSABLE}*-{MANIFEST}"):
+            account.unlink()  # of an earlier try
         _write(builder, dataset, beam)
         manifest.write_summary(builder.data_path, dataset, splits, digest)
     return builder
@@ -130,7 +148,12 @@ def _prepare_in_bucket(dataset: DataSet, splits: dict[str, list[Item]], data_dir
     if _is_prepared(builder, dataset, dataset.digest(splits)):
         return builder
     with files.new_folder(builder.data_path, last=COMPLETE) as folder:
-        local = _prepare(dataset, splits, folder.parent / "data", beam)
+        try:
+            local = _prepare(dataset, splits, folder.parent / "data", beam)
+        except UnusableError as error:
+            account = builder.data_path.parent / error.account.name
+            buckets.put(pathlib.Path(error.account), account)
+            raise UnusableError(error.reason, account) from error
         folder.rmdir()
         local.data_path.rename(folder)
     return _builder(dataset, splits, data_dir, beam)

@@ -27,8 +27,11 @@ def _example(**changes) -> Example:
 
 
 def _curve(steps: int) -> list[dict]:
-    return [{"step": step} | dict.fromkeys(loss_curves.TERMS, 1 + math.exp(-step / 20))
+    rows = [{"step": step} | dict.fromkeys(loss_curves.TERMS, 1 + math.exp(-step / 20))
             for step in range(steps)]
+    for row in rows[9::10]:
+        row["eval/localisation.mean.f1"] = 1 / (1 + abs(row["step"] - 29))
+    return rows
 
 
 def _report(**changes) -> DemoReport:
@@ -36,6 +39,8 @@ def _report(**changes) -> DemoReport:
         title="A demo", facts=[("training time", "5 min 12 s")], curve=_curve(50),
         scores=[ScoreRow("trained model", 0.8125, 0.7, 0.85, 0.69, 0.77, 0.95, 0.98765, 0.684),
                 ScoreRow("empty mask", 0.3, 0.0, 0.489, 0.3, 0.0, None, None, None)],
+        compared=[ScoreRow("best, after 30 updates", 0.625, *[None] * 7),
+                  ScoreRow("last, after 50 updates", 0.5, *[None] * 7)],
         aims=[Aim("mask F1", 0.7, 0.8125), Aim("accuracy", 0.9, 0.88)],
         examples=[_example()], failure=_example(name="church", verdict="real", f1=None))
     return dataclasses.replace(report, **changes)
@@ -45,7 +50,8 @@ def _report(**changes) -> DemoReport:
     "changes",
     [
         {},
-        {"facts": [], "curve": [], "scores": [], "aims": [], "examples": [], "failure": None},
+        {"facts": [], "curve": [], "scores": [], "compared": [], "aims": [], "examples": [],
+         "failure": None},
         {"curve": _curve(1)},
         {"examples": [_example(prediction=np.zeros((50, 2000, 3), np.uint8),
                                truth=np.zeros((30, 40), bool))]},
@@ -73,9 +79,11 @@ def test_report_shows_its_numbers():
     for text in ("1 of 2 aims was met.", "0.812", "wanted at least 0.700", "✓ met, 0.113 above",
                  "✗ missed by 0.020", "0.988", "0.489", "0.000", "5 min 12 s", "97 % likely fake",
                  "Truth: artifacts, 17 % of the photo", "✓ says tampered", "✗ says real",
-                 "mask F1 –", "a smeared ear", "Where it goes wrong"):
+                 "mask F1 –", "best, after 30 updates", "0.625",
+                 "a smeared ear", "Where it goes wrong"):
         assert text in texts, text
-    assert texts.count("–") == 3  # what the empty mask has no score for
+    assert texts.count("–") == 3 + 2 * 7  # what the empty mask and the compared have no score for
+    assert any("highest 1.000 after 30 updates" in text for text in texts)
 
 
 def test_missing_failure_is_admitted():
@@ -87,13 +95,13 @@ def test_texts_are_escaped():
     evil = "<script>alert('&')</script>"
     report = _report(
         title=evil, facts=[(evil, evil)], aims=[Aim(evil, 1, 2)],
-        scores=[ScoreRow(evil, *[None] * 8)],
+        scores=[ScoreRow(evil, *[None] * 8)], compared=[ScoreRow(evil, *[None] * 8)],
         examples=[_example(name=evil + '" onload="x', explanation=evil, reference=evil,
                            verdict=evil)])
     text = demo_page.render(report)
     assert "<script" not in text
     page = Page(text)
-    assert page.texts.count(evil) == 8
+    assert page.texts.count(evil) == 9
     assert not any("onload" in attributes for _, attributes in page.tags)
 
 

@@ -31,14 +31,17 @@ from legion_jax.config import tiny as tiny_model
 from legion_jax.convert import to_torch
 from legion_jax.display import numbers
 from legion_jax.evaluate import chunks, mask_scores, run as evaluation, settings, weighted
+from legion_jax.evaluate.summary import summary
 from legion_jax.evaluate.terminal import show
 from legion_jax.predict import result_files
 from legion_jax.predict.predictor import Predictor
 from legion_jax.train.run import train
-from legion_jax.weights.checkpoint import Checkpoint
+from legion_jax.weights.checkpoint import Checkpoint, find_step
 from tools.demo.demo_page import Aim, DemoReport, Example, ScoreRow, write_report
 
 NUM_TRAIN, NUM_TEST, PIECES = 4000, 120, 1024
+# Which checkpoint is best is decided on some held-out photos, and judged on the others.
+DECIDING, SCORED_EVERY = 40, 90
 WANTED_F1, WANTED_ACCURACY = 0.50, 0.90
 
 
@@ -59,6 +62,9 @@ def make_config(root: pathlib.Path):
     config = tiny.get_config()
     config.data.data_dir = str(root / "data")
     config.data.tokenizer = str(root / "tokenizer")
+    config.data.eval_split = f"test[:{DECIDING}]"
+    config.eval.every, config.eval.photos = SCORED_EVERY, DECIDING
+    config.checkpoint_keep_best = 1
     return config
 
 
@@ -81,10 +87,10 @@ def constant_mask(name: str, counts: np.ndarray) -> ScoreRow:
 
 def score(root: pathlib.Path, config, source) -> tuple[list[ScoreRow], list[dict], Predictor]:
     """Trained and untrained model and two constant masks on the held-out photos."""
-    size, run, split = config.eval.batch_size, str(root / "run"), config.data.eval_split
+    size, run = config.eval.batch_size, str(root / "run")
     checkpoint = Checkpoint.open(run)
     trained = Predictor.from_checkpoint(checkpoint, batch_size=size)
-    data = evaluation.open_data(root / "data", split)
+    data = evaluation.open_data(root / "data", "test")
     task = evaluation.Task(data.source, evaluation.facts_of(checkpoint, data), lambda: trained)
     result = evaluation.run(task, epath.Path(root / "evaluation"),
                             evaluation.Scoring(settings.DEFAULT), folder=run)
@@ -98,6 +104,22 @@ def score(root: pathlib.Path, config, source) -> tuple[list[ScoreRow], list[dict
     return [score_row("trained model", result), score_row("untrained model", baseline),
             constant_mask("all-ones mask", mask_scores.all_ones_counts(counts)),
             constant_mask("empty mask", mask_scores.empty_counts(counts))], rows, trained
+
+
+def best_and_last(root: pathlib.Path, config, source, rows: list[dict]) -> list[ScoreRow]:
+    """The best checkpoint and the last on the held-out photos that did not decide which is best.
+
+    `rows`: of all held-out photos, by the last one.
+    """
+    last, best = (find_step(root / "run", wanted) for wanted in ("newest", "best"))
+    scores = [score_row(f"last, after {last} updates", summary(rows[DECIDING:]))]
+    if best != last:
+        predictor = Predictor.from_checkpoint(Checkpoint.open(root / "run", step=best),
+                                              batch_size=config.eval.batch_size)
+        result, _ = evaluation.evaluate(
+            predictor, [source[number] for number in range(DECIDING, len(source))])
+        scores.insert(0, score_row(f"best, after {best} updates", result))
+    return scores
 
 
 def choose(rows: list[dict]) -> tuple[list[int], int | None]:
@@ -142,8 +164,9 @@ def run(root: pathlib.Path) -> list[Aim]:
     trained_from = time.monotonic()
     train(config, root / "run")
     training = time.monotonic() - trained_from
-    source = prepared.open_split(root / "data", config.data.eval_split)
+    source = prepared.open_split(root / "data", "test")
     scores, rows, predictor = score(root, config, source)
+    compared = best_and_last(root, config, source, rows)
     shown, worst = choose(rows)
     examples = [example(root, predictor, source[i], rows[i]) for i in shown]
     failure = None if worst is None else example(root, predictor, source[worst], rows[worst])
@@ -164,7 +187,8 @@ def run(root: pathlib.Path) -> list[Aim]:
                     f"{os.cpu_count()} CPU cores"),
         ("written for PyTorch", ", ".join(f"{n} tensors ({r})" for r, n in written.items()))]
     write_report(root / "report.html", DemoReport(
-        "LEGION learns on scarred photographs", facts, curve, scores, aims, examples, failure))
+        "LEGION learns on scarred photographs", facts, curve, scores, compared, aims, examples,
+        failure))
     return aims
 
 

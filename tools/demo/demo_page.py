@@ -111,13 +111,15 @@ class DemoReport:
     """All a report shows.
 
     facts: (what, value) pairs for the top, such as ("training time", "5 min 12 s"). curve: rows
-    of metrics.jsonl, see `loss_curves.charts_of`. failure: a photo that went wrong, or None.
+    of metrics.jsonl, see `loss_curves.charts_of`. compared: checkpoints of the run on photos that
+    had no part in choosing one. failure: a photo that went wrong, or None.
     """
 
     title: str
     facts: Sequence[tuple[str, str]]
     curve: Sequence[dict]
     scores: Sequence[ScoreRow]
+    compared: Sequence[ScoreRow]
     aims: Sequence[Aim]
     examples: Sequence[Example]
     failure: Example | None
@@ -134,6 +136,7 @@ def render(report: DemoReport) -> str:
     environment.filters["picture"] = data_uri
     return environment.get_template("demo.html").render(
         report=report, charts=loss_curves.charts_of(report.curve),
+        score_charts=loss_curves.score_charts(report.curve),
         met=sum(aim.met for aim in report.aims))
 
 

@@ -18,6 +18,10 @@ TERMS = {
     "grad_norm": "gradient norm before clipping",
     "learning_rate": "step size of the optimizer",
 }
+# The same of scores on held-out photos, 0 to 1.
+SCORES = {"eval/localisation.mean.f1": ("mask F1", "mean over photos"),
+          "eval/detection.accuracy": ("verdict accuracy", "real or fake"),
+          "eval/text.rouge_l": ("ROUGE-L", "explanation and reference")}
 BUCKETS = 220  # the longest run still draws no more points than pixels
 LOG_FROM = 30.0  # largest over smallest value that calls for a logarithmic axis
 
@@ -33,6 +37,25 @@ def charts_of(rows: Sequence[dict]) -> list[Chart]:
                  if row.get(name) is not None and math.isfinite(row[name])]
         if pairs:
             drawn.append(_chart(name, meaning, np.array(sorted(pairs), np.float64)))
+    return drawn
+
+
+def score_charts(rows: Sequence[dict]) -> list[Chart]:
+    """Charts of SCORES, which few rows have; the highest dot has a ring."""
+    drawn = []
+    for key, (name, meaning) in SCORES.items():
+        points = [(row["step"] + 1, row[key]) for row in rows if row.get(key) is not None]
+        if not points:
+            continue
+        best = max(points, key=lambda point: (point[1], point[0]))
+        dots = [charts.Dot(step, value, f"{value:.3f} after {step} updates", "accent",
+                           ring=(step, value) == best) for step, value in points]
+        last = rows[-1]["step"] + 1
+        ticks = [(tick, numbers.compact(tick)) for tick in charts.ticks(0, last, whole=True)
+                 if tick <= last]
+        drawn.append(Chart(name, f"{meaning}, highest {best[1]:.3f} after {best[0]} updates",
+                           charts.Axis("updates", 0, last, ticks), charts.value_axis("", 0, 1),
+                           lines=[Line(points, "accent")], dots=dots))
     return drawn
 
 

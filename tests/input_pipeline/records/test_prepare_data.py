@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 
+import bucket_server
 import fake_synthscars
 import pytest
+from bucket_server import objects
 from commands import run_tool
 from fake_synthscars import DEFECTS, GOOD, IMAGES, write_split
 from prepared_sources import prepare, printed_by_the_tool, write_times
@@ -21,6 +23,7 @@ from input_pipeline.records.record import DataError
 from tools import prepare_data
 
 source, published = fake_synthscars.source, fake_synthscars.published
+server, bucket = bucket_server.server, bucket_server.bucket
 
 
 def test_second_run_changes_nothing(published, source):
@@ -78,12 +81,26 @@ def test_missing_source_and_unknown_config_are_named(tmp_path):
         prepare("synthscars/all", tmp_path, tmp_path)
 
 
-def test_a_split_without_usable_records_is_an_error_and_leaves_nothing(tmp_path):
+def test_a_split_without_usable_records_is_an_error_and_leaves_its_account(tmp_path):
     source = write_split(tmp_path / "source", "train", DEFECTS[1:4], images=IMAGES)
-    with pytest.raises(DataError, match="no usable record.*no usable ref"):
+    account = tmp_path / "data/synthscars/published/unusable-train-manifest.jsonl"
+    with pytest.raises(DataError, match=f"no usable record.*no usable ref.* is in {account}"):
         prepare("synthscars/published", source, tmp_path / "data")
     with pytest.raises(DataError, match="no prepared data set here"):
         open_split(tmp_path / "data", "train")
+    lines = [json.loads(line) for line in account.read_text().splitlines()]
+    assert len(lines) == 3 and {line["status"] for line in lines} == {"skipped"}
+    assert [file.name for file in account.parent.iterdir()] == [account.name]
+    write_split(tmp_path / "source", "train", DEFECTS, images=IMAGES)
+    prepare("synthscars/published", tmp_path / "source", tmp_path / "data")
+    assert not account.exists()
+
+
+def test_the_account_of_a_split_without_usable_records_goes_to_the_bucket(bucket, tmp_path):
+    source = write_split(tmp_path / "source", "train", DEFECTS[1:4], images=IMAGES)
+    with pytest.raises(DataError, match=f"is in {bucket}/synthscars/published/unusable-train-m"):
+        prepare("synthscars/published", source, bucket)
+    assert list(objects(bucket)) == ["synthscars/published/unusable-train-manifest.jsonl"]
 
 
 def test_an_interrupted_build_is_never_read_as_complete(source, tmp_path, monkeypatch):
