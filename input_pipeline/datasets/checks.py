@@ -1,6 +1,8 @@
 """What several data sets judge alike: image names, stated sizes, masks of another size."""
 
+import logging
 import posixpath
+from collections.abc import Collection, Iterable
 
 import numpy as np
 from PIL import Image
@@ -12,21 +14,63 @@ from input_pipeline.records.dataset import Notes
 from input_pipeline.records.record import RecordError
 from input_pipeline.records.tree import Tree
 
+LOG = logging.getLogger("input_pipeline")
 # All by which PIL knows what it decodes here; it knows none for the two pictures of some phones.
 IMAGE_FILES = frozenset({".mpo"} | {
     suffix for suffix, form in Image.registered_extensions().items() if form in FORMATS})
 
 
-def is_image(name: str) -> bool:
+def says_image(name: str) -> bool:
     """Whether a file's name says image; `.DS_Store` and `Thumbs.db` do not."""
-    base = posixpath.basename(name)
-    return not base.startswith(".") and posixpath.splitext(base)[1].lower() in IMAGE_FILES
+    return (not hidden(name)
+            and posixpath.splitext(posixpath.basename(name))[1].lower() in IMAGE_FILES)
 
 
-def check_image_name(name: str) -> None:
-    """Raises RecordError when it is not the name of an image."""
-    if not is_image(name):
-        raise RecordError("not an image file", name)
+def hidden(name: str) -> bool:
+    """Whether a file is one of those that systems leave beside others, whatever is in it."""
+    return posixpath.basename(name).startswith(".")
+
+
+def is_image(tree: Tree, name: str) -> bool:
+    """Whether a file is an image: its name says so, or else its content does.
+
+    Photos are saved without a suffix, and under suffixes of sites. Of a name that says image the
+    content is not looked at: what is wrong with it is for who reads it.
+    """
+    if says_image(name) or hidden(name):
+        return says_image(name)
+    try:
+        check_image(name, tree.read(name))
+    except RecordError:
+        return False
+    return True
+
+
+def check_image(name: str, content: bytes) -> None:
+    """Raises RecordError where neither the name of a file nor its content says image."""
+    if says_image(name):
+        return
+    try:
+        if not hidden(name):
+            with opened(content):
+                return
+    except ImageError:
+        pass
+    raise RecordError("not an image file", name)
+
+
+def say_left_out(source: str, there: Iterable[str], taken: Collection[str],
+                 known: Iterable[str]) -> None:
+    """Warns of what looks like a split and is none.
+
+    Args:
+        there: names beside those that were taken, of folders or files; taken: of these.
+        known: what is taken, by name.
+    """
+    if left := sorted(set(there) - set(taken)):
+        LOG.warning("%s: %s left out: no split is called so; known are %s", source,
+                    f"{', '.join(left[:5])}{' and others are' if len(left) > 5 else ' is'}",
+                    ", ".join(known))
 
 
 def home(tree: Tree, *wanted: str) -> str:

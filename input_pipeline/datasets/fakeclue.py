@@ -11,11 +11,12 @@ the one the face is from, `071_054`. Videos that share a face so, however indire
 split, are one group. Any other image is a group with its equals.
 """
 
+import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from input_pipeline.datasets.checks import home, note_size, shown_size
+from input_pipeline.datasets.checks import home, note_size, say_left_out, shown_size
 from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.records.record import (
     REAL,
@@ -54,6 +55,9 @@ class FakeClue(DataSet):
                 self._images[split] = self._open_images(root, split)
                 records[split] = self.read_json(path, list)
                 names[split] = [_plain_name(record, split) for record in records[split]]
+        say_left_out(self.source, (posixpath.basename(name) for name in self.tree.names(
+            f"{root}data_json") if name.endswith(".json")),
+            [f"{split}.json" for split in SPLITS], SPLITS)
         if not records:
             raise DataError(f"{self.source}: found no data_json/train.json or data_json/test.json")
         if self.config == "dedup" and len(records) < 2:

@@ -17,13 +17,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from input_pipeline.datasets.checks import check_image_name, is_image
+from input_pipeline.datasets.checks import check_image, is_image, say_left_out
 from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.records.record import REAL, SYNTHETIC, DataError, Record, check_text
 
 LABELS = {"0_real": REAL, "1_fake": SYNTHETIC}
 TRAINING = {"progan_train": "train", "train": "train", "progan_val": "val", "val": "val",
-            "test": "", "progan_test": ""}
+            "test": "", "progan_test": "",
+            **dict.fromkeys(("validation", "valid", "dev"), "val")}
 CAP, FALLBACK = 1000, 100
 
 
@@ -44,8 +45,8 @@ class FolderBinary(DataSet):
     def read(self, item: Item, notes: Notes) -> Record:
         label, category, generator = item.data
         check_text(item.file, "file_name")
-        check_image_name(item.file)
         content = self.tree.read(item.file)
+        check_image(item.file, content)
         return Record(dataset=self.name, file_name=item.file, image=content, label=label,
                       group_id=image_hash(content), category=category, generator=generator)
 
@@ -74,7 +75,7 @@ class ProGan(FolderBinary):
         return {"train": 720_119}
 
     def splits(self):
-        splits, roots = {"train": [], "val": []}, defaultdict(set)
+        splits, roots, others = {"train": [], "val": []}, defaultdict(set), set()
         for above, label, names in self.label_folders():
             *root, category = above or [""]
             named = [part for part in (pathlib.PurePath(self.source).stem, *root)
@@ -83,6 +84,9 @@ class ProGan(FolderBinary):
             if split:
                 splits[split] += _items(names, label, category, "progan")
                 roots[split].add("/".join(root))
+            else:
+                others.add("/".join(root))
+        say_left_out(self.source, others, (), sorted(name for name in TRAINING if TRAINING[name]))
         for split, places in roots.items():
             self.check_one_root(split, places)
         if not roots:
@@ -124,17 +128,19 @@ class _TestSets(FolderBinary):
     def _find_sets(self) -> dict[tuple[str, int], list[tuple[str, list[str]]]]:
         """{(split or shared folder, label): [(class, names of files)]}."""
         known = {*self.sets, *self.sets.values()} - {""}
-        sets, roots = defaultdict(list), defaultdict(set)
+        sets, roots, others = defaultdict(list), defaultdict(set), set()
         for above, label, names in self.label_folders():
             places = [i for i, part in enumerate(above)
                       if self.spellings.get(part, part) in known]
             if not places or set(above[:places[-1]]) & TRAINING.keys() - {"test"}:
+                others.add("/".join(above) or ".")
                 continue
             split = self.spellings.get(above[places[-1]], above[places[-1]])
             roots[split].add("/".join(above[:places[-1] + 1]))
             sets[split, label].append(("/".join(above[places[-1] + 1:]), names))
         for split, places in roots.items():
             self.check_one_root(split, places)
+        say_left_out(self.source, others, (), sorted(known))
         return sets
 
     def choose(self, real: list, fake: list) -> tuple[list, list]:
@@ -178,7 +184,7 @@ class UniversalFakeDetect(_TestSets):
         if self.config == "all":
             return real, fake
         pools = [[(name, category) for category, names in sorted(part) for name in names
-                  if is_image(name)] for part in (real, fake)]
+                  if is_image(self.tree, name)] for part in (real, fake)]
         limit = CAP if min(map(len, pools)) >= CAP else FALLBACK
         shuffle, chosen = random.Random(0), []
         for pool in map(sorted, pools):

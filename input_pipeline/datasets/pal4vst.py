@@ -9,10 +9,13 @@ The root may be a folder of the source (`unified`), if it is the only one.
 
 import posixpath
 
-from input_pipeline.datasets.checks import is_image, shown_size
+from input_pipeline.datasets.checks import is_image, say_left_out, shown_size
 from input_pipeline.photos.regions import RegionError, mask_to_png, png_to_mask
 from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.records.record import SYNTHETIC, DataError, Record, RecordError
+
+SPLITS = ("train", "val", "test")
+ALSO = {"validation": "val", "valid": "val", "dev": "val"}  # other names of splits
 
 
 class Pal4Vst(DataSet):
@@ -29,20 +32,27 @@ class Pal4Vst(DataSet):
         if len(roots) > 1:
             raise DataError(f"{self.source}: several folders have images, name one of: "
                             f"{', '.join(roots)}")
-        splits = {}
-        for split in ("train", "val", "test"):
-            if roots and (items := self._items(roots[0], split)):
+        splits, folders = {}, self.tree.folders(f"{roots[0]}images") if roots else []
+        for folder in folders:
+            split = ALSO.get(folder, folder)
+            if split in SPLITS and (items := self._items(roots[0], folder)):
+                if split in splits:
+                    raise DataError(f"{self.source}: several folders are its {split} split, among "
+                                    f"them {folder}; leave one")
                 splits[split] = items
+        say_left_out(self.source, folders, (*SPLITS, *ALSO), (*SPLITS, *ALSO))
         if not splits:
             raise DataError(f"{self.source}: found no images/train, images/val or images/test")
-        return splits
+        return {split: splits[split] for split in SPLITS if split in splits}
 
-    def _items(self, root: str, split: str) -> list[Item]:
+    def _items(self, root: str, folder: str) -> list[Item]:
         """One for every image and for every label without one."""
-        homes = f"{root}images/{split}", f"{root}labels/{split}"
+        homes = f"{root}images/{folder}", f"{root}labels/{folder}"
         images, labels = {}, {}
         for home, names_of in zip(homes, (images, labels), strict=True):
-            for name in filter(is_image, self.tree.names(home)):
+            for name in self.tree.names(home):
+                if not is_image(self.tree, name):
+                    continue
                 stem = posixpath.splitext(name.removeprefix(f"{home}/"))[0]
                 names_of.setdefault(stem, []).append(name)
         items = [Item(stem, name, labels.get(stem, [""])[0])

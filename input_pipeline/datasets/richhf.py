@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline.datasets import tfrecord
-from input_pipeline.datasets.checks import is_image, shown_size
+from input_pipeline.datasets.checks import hidden, say_left_out, says_image, shown_size
 from input_pipeline.datasets.tfrecord import Frame
 from input_pipeline.photos.images import ImageError, opened
 from input_pipeline.photos.regions import mask_to_png, resized
@@ -67,6 +67,9 @@ class RichHF(DataSet):
         if not splits:
             raise DataError(f"{self.source}: found no train.tfrecord, dev.tfrecord or "
                             f"test.tfrecord")
+        say_left_out(self.source, (posixpath.basename(name) for name in names
+                                   if name.endswith(".tfrecord")),
+                     [f"{split}.tfrecord" for split in splits], ("train", "dev", "test"))
         return splits
 
     def _items(self, path: str, images: "_Images") -> list[Item]:
@@ -116,7 +119,9 @@ class _Images:
 
     def __init__(self, names: list[str]):
         self._places = {}
-        for name in filter(is_image, names):
+        # Of two files whose names end differently the one that says image is meant.
+        for name in sorted((name for name in names if not hidden(name)),
+                           key=lambda name: not says_image(name)):
             base = posixpath.basename(name)
             for key in (name, base, posixpath.splitext(base)[0]):
                 self._places.setdefault(key, name)

@@ -6,22 +6,23 @@
     text_label_images/{split}/description/{real,full_synthetic,tampered}_GT.json: {FILE: text}
 
 A tampered image's mask is white where it was changed; of grey pixels, which the published files
-have, those from 128 on are. (SIDA's own code trains with value / 255 and validates with 255 alone.)
-One that is missing, empty, no image or
-of other proportions than its image is dropped and the image kept as one whose artifacts are not
-marked; one of another size is resized. Real images are marked as clean, synthetic ones are not
-marked. Descriptions are optional; one whose image is not there is an item without a file.
+have, those from 128 on are, or none with the configs `..._white`, as SIDA's own code validates. (It
+trains with value / 255 as a soft target, which records of ours cannot hold.) One that is missing,
+empty, no image or of other proportions than its image is dropped and the image kept as one whose
+artifacts are not marked; one of another size is resized. Real images are marked as clean, synthetic
+ones are not marked. Descriptions are optional; one whose image is not there is an item without a
+file.
 """
 
-import logging
 import posixpath
 import re
 
 from input_pipeline.datasets.checks import (
-    check_image_name,
+    check_image,
     fit_mask,
     home,
     note_size,
+    say_left_out,
     shown_size,
 )
 from input_pipeline.datasets.parquet import Rows
@@ -38,21 +39,22 @@ from input_pipeline.records.record import (
 
 SPLITS = ("train", "validation", "test")
 ALSO = {"val": "validation", "valid": "validation", "dev": "validation"}  # other names of splits
-LOG = logging.getLogger("input_pipeline")
 KINDS = {"real": REAL, "full_synthetic": SYNTHETIC, "tampered": TAMPERED}
 
 
 class SidSet(DataSet):
     name = "sid_set"
     configs = {"folders": "Images and masks in folders.",
-               "parquet": "Parquet files of Hugging Face."}
+               "parquet": "Parquet files of Hugging Face.",
+               "folders_white": "As folders; of a mask only what is 255.",
+               "parquet_white": "As parquet; of a mask only what is 255."}
 
     def __init__(self, source: str, config: str):
         """As of DataSet; also raises DataError when "parquet" lacks pyarrow or is an archive."""
         super().__init__(source, config)
         self._home = home(self.tree, *SPLITS, *ALSO)
         self._rows = None
-        if config == "parquet":
+        if config.startswith("parquet"):
             if self.tree.is_archive:
                 raise DataError(f"{source}: parquet files are read from a folder; unpack it first")
             self._rows = Rows(self.source)
@@ -68,14 +70,12 @@ class SidSet(DataSet):
         return {split: splits[split] for split in SPLITS if splits.get(split)}
 
     def _file_items(self) -> dict[str, list[Item]]:
-        splits = {}
-        for folder in self.tree.folders(self._home.removesuffix("/")):
+        splits, names = {}, (*SPLITS, *ALSO)
+        folders = [folder for folder in self.tree.folders(self._home.removesuffix("/"))
+                   if set(KINDS) & set(self.tree.folders(f"{self._home}{folder}"))]
+        say_left_out(self.source, folders, names, names)
+        for folder in filter(names.__contains__, folders):
             split = ALSO.get(folder, folder)
-            if split not in SPLITS:
-                if set(KINDS) & set(self.tree.folders(f"{self._home}{folder}")):
-                    LOG.warning("%s: %s%s is left out: no split is called so; known are %s",
-                                self.source, self._home, folder, ", ".join((*SPLITS, *ALSO)))
-                continue
             if split in splits:
                 raise DataError(f"{self.source}: several folders are its {split} split, among "
                                 f"them {folder}; leave one")
@@ -131,7 +131,7 @@ class SidSet(DataSet):
         kind, mask_name, text = item.data
         check_text(item.file, "file_name")
         image, mask = self.tree.read(item.file), None
-        check_image_name(item.file)
+        check_image(item.file, image)
         if mask_name:
             try:
                 mask = self.tree.read(mask_name)
@@ -161,7 +161,8 @@ class SidSet(DataSet):
                 if isinstance(mask, RecordError):
                     raise mask
                 union = fit_mask(mask, shown_size(image, name), notes,
-                                 background_may_be_masked=True)
+                                 background_may_be_masked=True,
+                                 white_alone=self.config.endswith("_white"))
                 marked = True
             except RecordError as error:
                 notes.dropped(error, 0)

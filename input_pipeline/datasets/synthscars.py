@@ -10,6 +10,7 @@ polygons; one bad record never stops the rest.
 import posixpath
 from collections.abc import Sequence
 
+from input_pipeline.datasets.checks import say_left_out
 from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.records.record import (
     REAL,
@@ -49,6 +50,9 @@ class SynthScars(DataSet):
         if "train" not in splits:
             expected = " or ".join(f"train/{folder}/train.json" for folder in FOLDERS)
             raise DataError(f"{self.source}: found no {expected}")
+        there = [folder for folder in self.tree.folders(root.removesuffix("/"))
+                 if {"images", *FOLDERS} & set(self.tree.folders(f"{root}{folder}"))]
+        say_left_out(self.source, there, ("train", "test"), ("train", "test"))
         return splits
 
     def _items(self, root: str, split: str, path: str) -> list[Item]:

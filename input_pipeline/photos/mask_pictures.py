@@ -39,15 +39,21 @@ class MaskPicture:
     grey: float
 
 
-def read(content: bytes, *, background_may_be_masked: bool = False) -> MaskPicture:
+def read(content: bytes, *, background_may_be_masked: bool = False,
+         white_alone: bool = False) -> MaskPicture:
     """Decode a mask file of any kind by the rules above.
 
-    `background_may_be_masked`: leave out the third, for data sets that say what white means.
+    Args:
+        background_may_be_masked: leave out the third, for data sets that say what white means.
+        white_alone: in place of the second, masked is what is 255.
 
     Raises RegionError: not an image, or which pixels are meant cannot be told.
     """
     values = _values(content)
-    mask, grey = _decided(values)
+    if white_alone:
+        mask, grey = values == 255, float(np.mean((values > 0) & (values < 255)))
+    else:
+        mask, grey = _decided(values)
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     if border.all() and not mask.all() and not background_may_be_masked:
         raise RegionError("mask covers the whole border of the picture: its background seems to "

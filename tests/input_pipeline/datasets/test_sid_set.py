@@ -1,6 +1,7 @@
 """SID-Set from folders, archives and parquet files: masks, descriptions, counted defects."""
 
 import hashlib
+import io
 import pickle
 import sys
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from fake_folders import BROKEN, FORMS, picture, write_tree, zip_tree
 from fake_sid_set import KINDS, MASKS, encode_mask, make_folders, make_parquet, mask_array
+from PIL import Image
 from prepared_sources import prepare, printed_by_the_tool, write_times
 
 from input_pipeline.datasets import open_dataset
@@ -226,3 +228,21 @@ def test_nothing_there_is_named(tmp_path):
 def test_tool(config, tmp_path, request):
     source = request.getfixturevalue(config)[0] / "source"
     assert "mask resized" in printed_by_the_tool(f"sid_set/{config}", source, tmp_path)
+
+
+def test_grey_pixels_of_a_mask_are_decided_by_the_configs_name(tmp_path):
+    mask = io.BytesIO()
+    values = np.zeros((30, 40), np.uint8)
+    values[:10], values[10:20] = 255, 200
+    Image.fromarray(values).save(mask, "PNG")
+    split = tmp_path / "source/train"
+    for folder, name, data in (("tampered", "a.png", picture(5, size=(40, 30))),
+                               ("masks", "a_mask.png", mask.getvalue())):
+        (split / folder).mkdir(parents=True)
+        (split / folder / name).write_bytes(data)
+    for config, rows in (("folders", 20), ("folders_white", 10)):
+        built = prepare(f"sid_set/{config}", tmp_path / "source", tmp_path / "data")
+        record, = open_split(built.data_path, "train")
+        assert png_to_mask(record.union_mask).sum() == 40 * rows
+        line, = (built.data_path / "train-manifest.jsonl").read_text().splitlines()
+        assert "grey" in line
