@@ -1,11 +1,13 @@
 """input_pipeline/photos/images.py: decoding of every kind of file, and the two views of a photo."""
 
+import io
+
 import numpy as np
 import pytest
 from hostile_images import empty_png, encoded
 from PIL import Image, ImageCms
 
-from input_pipeline.datasets.checks import is_image, shown_size
+from input_pipeline.datasets.checks import says_image, shown_size
 from input_pipeline.photos.images import (
     ImageError,
     check_bytes,
@@ -107,6 +109,25 @@ def test_first_frame_of_an_animation():
     frames = [Image.new("RGB", (3, 2), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert (read_image(data) == [255, 0, 0]).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_the_transparency_of_grey_is_dropped(kind):
+    values = np.array([[[0, 255], [7, 0]], [[200, 9], [255, 128]]], np.uint8)
+    stored = encoded(Image.fromarray(values), kind)
+    assert Image.open(io.BytesIO(stored)).mode == "LA"
+    np.testing.assert_array_equal(read_image(stored), np.repeat(values[..., :1], 3, -1))
+
+
+def test_the_first_picture_of_a_phones_file_is_read():
+    """Behind it stands a second view, or a gain map, which is smaller and grey."""
+    photo = Image.fromarray(noise(24, 40))
+    alone = read_image(encoded(photo, "JPEG", quality=95))
+    for second in (Image.fromarray(noise(24, 40, seed=1)), Image.new("L", (20, 12), 128)):
+        stored = encoded(photo, "MPO", save_all=True, append_images=[second], quality=95)
+        assert Image.open(io.BytesIO(stored)).n_frames == 2
+        np.testing.assert_array_equal(read_image(stored), alone)
+        assert shown_size(stored, "photo") == (24, 40)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
@@ -241,7 +262,7 @@ def test_sam_view_at_its_own_size_is_the_image():
 @pytest.mark.parametrize("name", ["a.JPG", "a.jfif", "a.jpe", "a.avif", "a.jp2", "a.ppm", "a.mpo",
                                   "a.b.webp", "a.pgm", "a.apng"])
 def test_names_of_photos(name):
-    assert is_image(name) and not is_image(f"{name}.txt") and not is_image(f".{name}")
+    assert says_image(name) and not says_image(f"{name}.txt") and not says_image(f".{name}")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
