@@ -19,7 +19,7 @@ import posixpath
 import re
 
 from input_pipeline.datasets.checks import shown_size
-from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
+from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash, unlike_names
 from input_pipeline.records.record import (
     REAL,
     SYNTHETIC,
@@ -34,6 +34,7 @@ from input_pipeline.records.tree import LONGEST_NAME
 FILES = {"regions": "open_ended_vqa.json", "tf": "true_or_false.json", "mc": "multi_choice.json"}
 CATEGORIES = {"animals": "animal", "doc": "document", "medicine": "medicine", "object": "object",
               "person": "human", "satellite": "satellite", "sence": "scene", "scene": "scene"}
+NAMES = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.(png|jpg)$", re.I)
 _TF = re.compile(r"image_tf_image_(real|fake)_ask_(?:real|fake)_(\w+)")
 _MC = re.compile(r"image_mc_(real|fake)_from_(?:real|fake)_(\w+)")
 
@@ -46,6 +47,9 @@ class Loki(DataSet):
 
     def published(self):
         return {"test": {"regions": 229, "tf": 2_217, "mc": 2 * 2_634}[self.config]}
+
+    def unlike_published(self, split, items):
+        return super().unlike_published(split, items) or unlike_names(split, items, NAMES)
 
     def splits(self):
         file = FILES[self.config]

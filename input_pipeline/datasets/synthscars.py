@@ -7,6 +7,7 @@ explanation, segmentation}]}}. The published files have twisted spellings, missi
 polygons; one bad record never stops the rest.
 """
 
+import hashlib
 import posixpath
 from collections.abc import Sequence
 
@@ -26,6 +27,7 @@ from input_pipeline.records.record import (
 from input_pipeline.records.tree import clean
 from input_pipeline.text.conversation import locate_phrases
 
+DIGESTS = {"train": "94100c0b", "test": "3bb55380"}  # of the published files' SHA-256 the begin
 FOLDERS = ("annotations", "annoations")  # the published README spells the second
 CATEGORIES = "categories.json"  # optional: {image name: content category}, which the set lacks
 
@@ -35,8 +37,20 @@ class SynthScars(DataSet):
     configs = {"published": "Synthetic images, every one scarred.",
                "photos": "Real photos, some tampered: no refs means real."}
 
+    def __init__(self, source: str, config: str):
+        """As of DataSet."""
+        super().__init__(source, config)
+        self._annotations: dict[str, str] = {}
+
     def published(self):
         return {"train": 11_236, "test": 1_000} if self.config == "published" else {}
+
+    def unlike_published(self, split, items):
+        if reason := super().unlike_published(split, items):
+            return reason
+        digest = hashlib.sha256(self.read_annotations(self._annotations[split])).hexdigest()
+        return "" if digest.startswith(DIGESTS[split]) else (
+            f"the annotations of {split} are not the published file")
 
     def splits(self):
         root = "SynthScars/" if "SynthScars" in self.tree.folders() else ""
@@ -47,6 +61,7 @@ class SynthScars(DataSet):
                       for home in dict.fromkeys((split, "train")) for folder in FOLDERS]
             if path := next((p for p in places if self.tree.has(p)), None):
                 splits[split] = self._items(root, split, path)
+                self._annotations[split] = path
         if "train" not in splits:
             expected = " or ".join(f"train/{folder}/train.json" for folder in FOLDERS)
             raise DataError(f"{self.source}: found no {expected}")

@@ -8,6 +8,7 @@ import abc
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -16,6 +17,8 @@ from input_pipeline.photos.regions import sound_rings
 from input_pipeline.records.record import DataError, Record, RecordError, Region, image_size
 from input_pipeline.records.tree import LARGEST, Tree
 from input_pipeline.text.words import wholeness
+
+LIKE = 0.95  # share of the names of files by which a published set is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +85,13 @@ class Notes:
         return dataclasses.replace(region, polygons=rings)
 
 
+def unlike_names(split: str, items: Sequence[Item], published: re.Pattern) -> str:
+    """What `DataSet.unlike_published` says where too few files are named as `published`."""
+    share = sum(bool(published.search(item.file)) for item in items) / max(len(items), 1)
+    return "" if share >= LIKE else (
+        f"{share:.0%} of the files of {split} are named as the published ones")
+
+
 class DataSet(abc.ABC):
     """One data set as downloaded. Picklable: workers of a cluster read with copies of it.
 
@@ -112,6 +122,18 @@ class DataSet(abc.ABC):
     def published(self) -> dict[str, int]:
         """{split: number of items as published}; {} where nothing was published."""
         return {}
+
+    def unlike_published(self, split: str, items: Sequence[Item]) -> str:
+        """Why a split is not the one that published results are of; "" where it seems to be.
+
+        Their number decides, and what a data set knows of names and contents as published.
+        """
+        wanted = self.published().get(split)
+        if wanted is None:
+            return f"nothing was published of {split} of {self.name}/{self.config}"
+        if len(items) != wanted:
+            return f"{split} has {len(items):,} items, as published {wanted:,}"
+        return ""
 
     def read_annotations(self, name: str) -> bytes:
         """Content of an annotation file, whose absence is an error of the whole source."""

@@ -90,8 +90,9 @@ def write_summary(folder: epath.Path, dataset: DataSet, splits: dict[str, list[I
     """Count the manifest, write summary.json and remove what was needed till then."""
     for listing in folder.glob(f"*-{LISTING}"):
         listing.unlink()
-    counts = {split: _empty(len(items), dataset.published().get(split))
-              for split, items in splits.items()}
+    counts = {split: _empty(len(items), dataset.published().get(split)) | {
+        "unlike_published": dataset.unlike_published(split, items)}
+        for split, items in splits.items()}
     groups, labels, content = defaultdict(set), defaultdict(set), []
     for entry in read_manifest(folder):
         if entry["split"] not in counts:
@@ -127,7 +128,8 @@ def read_summary(folder: epath.PathLike) -> dict:
     Returns:
         {dataset, config, source, digest (of the items), content (hash of the images), groups,
         groups_in_several_splits, images_with_several_labels, splits: {split: {items, published
-        (None if unknown), records, regions, label, category, generator, skipped, repaired,
+        (None if unknown), unlike_published (`DataSet.unlike_published`; absent of what was prepared
+        before that was noted), records, regions, label, category, generator, skipped, repaired,
         dropped}}}, the last six as {value or reason: number}.
 
     Raises DataError for a damaged one, and for a data set that an older version prepared.
@@ -139,7 +141,8 @@ def read_summary(folder: epath.PathLike) -> dict:
     _check(summary, WHOLE, str(path))
     for split, counts in summary["splits"].items():
         subject = f"{path}: split {ascii(split)}"
-        _check(counts, SPLIT, subject)
+        _check(counts | {"unlike_published": counts.get("unlike_published", "")},
+               SPLIT | {"unlike_published": str}, subject)
         for name in COUNTED:
             _check(counts[name], dict.fromkeys(counts[name], int), f"{subject}: {name}")
         if strange := counts["label"].keys() - set(map(str, LABELS)):

@@ -66,7 +66,7 @@ def evaluate(asked: flags.FlagValues) -> None:
     output = paths.folder(asked.output, "--output")
     files.make_folder(output)
     task = Task(data.source, facts, lambda: Predictor.from_checkpoint(
-        checkpoint, batch_size=asked.batch_size, int8=asked.int8))
+        checkpoint, batch_size=asked.batch_size, int8=asked.int8), data.unlike_published)
     scoring = Scoring(counting, encode, asked.css_model, asked.resamples, asked.bootstrap_seed)
     result = run(task, output, scoring, folder=asked.checkpoint, damage=damage)
     if result is not None:

@@ -38,12 +38,14 @@ class Data:
         name: of data set and config, such as "synthscars/photos".
         content: SHA-256 of what the data set holds, in hexadecimal digits.
         split: as it was asked for.
+        unlike_published: as of `DataSet.unlike_published`, over the splits; None: not known.
     """
 
     source: Source
     name: str
     content: str
     split: str
+    unlike_published: str | None = None
 
 
 def open_data(data_dir: epath.PathLike, split: str) -> Data:
@@ -55,7 +57,9 @@ def open_data(data_dir: epath.PathLike, split: str) -> Data:
         raise DataError(f"split {split!r} holds {', '.join(sorted(twice))} more than once")
     source = Source([(re.match(r"\w*", name).group(), prepared.open_split(version, name))
                      for name in names])
-    return Data(source, f"{data_set['dataset']}/{data_set['config']}", data_set["content"], split)
+    unlike = [data_set["splits"][name].get("unlike_published") for name, _ in source.parts]
+    return Data(source, f"{data_set['dataset']}/{data_set['config']}", data_set["content"], split,
+                None if None in unlike else next(filter(None, unlike), ""))
 
 
 def evaluate(predictor: Predictor, records: Sequence) -> tuple[dict, list[dict]]:
@@ -78,11 +82,13 @@ class Task:
     Attributes:
         facts: what identifies model and data; rows are only ever added to rows with the same.
         load: makes the predictor; called once, and only when a photo is still to be seen.
+        unlike_published: of `Data`.
     """
 
     source: Source
     facts: dict
     load: Callable[[], Predictor]
+    unlike_published: str | None = None
 
     @functools.cached_property
     def predictor(self) -> Predictor:
@@ -168,7 +174,7 @@ def run(task: Task, output: epath.Path, scoring: Scoring, *, folder: str,
                 block: damaged[block] for block in ("localisation", "detection", "text",
                                                     "matching", "intervals")})
     if result is not None:
-        result["robustness"] = curves
+        result |= {"robustness": curves, "unlike_published": task.unlike_published}
         finish(output, result, rows)
         write_report(output, RecordPhotos(*(records for _, records in task.source.parts)))
     return result

@@ -75,24 +75,30 @@ def test_changes_of_damaged_photos_are_against_the_clean_ones():
     assert tables.robustness(_run()) is None
 
 
-@pytest.mark.parametrize(("data", "split", "titles", "reason"), [
-    ("synthscars/photos", "test", 3, ""),
-    ("/data/SynthScars/photos/2.0.0", "test[:100]", 3, "Not strictly comparable: test[:100] is a"),
-    ("synthscars/photos", "train", 0, "Not comparable: the published numbers are of test photos"),
-    ("synthscars/photos", "all", 0, "Not comparable: the published numbers are of test photos"),
-    ("ufd/capped", "all", 1, ""), ("ufd/capped", "crn+imle", 1, ""),
-    ("loki/regions", "test", 4, ""), ("richhf", "test", 1, ""), ("fakeclue/dedup", "test", 1, ""),
-    ("my_loki_copy", "test", 0, "Not comparable: no published table is of my_loki_copy"),
-    ("", "", 0, "Not comparable: no published table is of unknown data"),
+@pytest.mark.parametrize(("data", "split", "unlike", "titles", "reason"), [
+    ("synthscars/published", "test", "", 3, ""),
+    ("/data/SynthScars/published/2.0.0", "test[:100]", "", 3,
+     "Not strictly comparable: test[:100] is a"),
+    ("synthscars/photos", "test", "nothing was published of it", 0,
+     "Not comparable: this is not the published test set (nothing was published of it)."),
+    ("synthscars/published", "test", None, 0, "Not comparable: it was not noted whether"),
+    ("synthscars/photos", "train", "", 0, "Not comparable: the published numbers are of test phot"),
+    ("synthscars/photos", "all", "", 0, "Not comparable: the published numbers are of test photos"),
+    ("ufd/capped", "all", "", 1, ""), ("ufd/capped", "crn+imle", "", 1, ""),
+    ("loki/regions", "test", "", 4, ""), ("richhf", "test", "", 1, ""),
+    ("fakeclue/published", "test", "", 1, ""),
+    ("my_loki_copy", "test", "", 0, "Not comparable: no published table is of my_loki_copy"),
+    ("", "", "", 0, "Not comparable: no published table is of unknown data"),
 ])
-def test_published_tables_are_of_the_same_data(data, split, titles, reason):
-    standing = published_results.standing(_run(data=data, split=split))
+def test_published_tables_are_of_the_same_data(data, split, unlike, titles, reason):
+    standing = published_results.standing(_run(data=data, split=split, unlike_published=unlike))
     assert len(standing.tables) == titles
     assert standing.reason.startswith(reason) and bool(standing.reason) == bool(reason)
 
 
 def test_this_run_stands_in_the_unit_of_the_published_table():
-    run = _run(data="synthscars/photos", split="test", text={"rouge_l": 0.395, "css": None},
+    run = _run(data="synthscars/published", split="test", unlike_published="",
+               text={"rouge_l": 0.395, "css": None},
                categories={"Human": {"localisation": {"mean": {"miou": 0.6082},
                                                       "pooled": {"miou": 0.5}}}},
                localisation={"mean": {"f1": 0.3211}})
@@ -110,10 +116,11 @@ def test_this_run_stands_in_the_unit_of_the_published_table():
 
 
 def test_one_test_set_is_its_column():
-    run = _run(data="ufd/all", split="crn", detection={"accuracy": 0.75}, groups={})
+    run = _run(data="ufd/all", split="crn", unlike_published="", detection={"accuracy": 0.75},
+               groups={})
     [table] = published_results.standing(run).tables
     assert [c.text for c in table.rows[0][1]] == ["–", "–", "75.00", "–", "–", "–", "–"]
-    run = _run(data="ufd/all", split="all", groups={
+    run = _run(data="ufd/all", split="all", unlike_published="", groups={
         "GANs": {"accuracy": 0.5, "missing": []}, "SAN": {"accuracy": 0.5, "missing": ["san"]}})
     texts = [c.text for c in published_results.standing(run).tables[0].rows[0][1]]
     assert texts[0] == "50.00" and texts[5] == "–"

@@ -198,7 +198,8 @@ def test_the_command_reads_the_checkpoints_legion_json_once(folder, data, tmp_pa
     monkeypatch.setattr(evaluate_command, "run",
                         lambda task, *_, **__: loaded.extend([task.predictor, task.predictor]))
     evaluate_command.evaluate(types.SimpleNamespace(
-        checkpoint=str(folder), data_dir=str(data / "data"), split="test", output=str(tmp_path),
+        checkpoint=str(folder), step="newest", data_dir=str(data / "data"), split="test",
+        output=str(tmp_path),
         compat="", robustness="", css_model="", batch_size=2, int8=False, resamples=0,
         bootstrap_seed=0))
     assert parsed == [str(folder / "legion.json")]

@@ -91,7 +91,8 @@ def score(root: pathlib.Path, config, source) -> tuple[list[ScoreRow], list[dict
     checkpoint = Checkpoint.open(run)
     trained = Predictor.from_checkpoint(checkpoint, batch_size=size)
     data = evaluation.open_data(root / "data", "test")
-    task = evaluation.Task(data.source, evaluation.facts_of(checkpoint, data), lambda: trained)
+    task = evaluation.Task(data.source, evaluation.facts_of(checkpoint, data), lambda: trained,
+                           data.unlike_published)
     result = evaluation.run(task, epath.Path(root / "evaluation"),
                             evaluation.Scoring(settings.DEFAULT), folder=run)
     rows = list(chunks.read(root / "evaluation" / chunks.ROWS))

@@ -166,7 +166,10 @@ class Standing:
 
 
 def standing(run: Evaluation) -> Standing:
-    """The published tables of the run's data set, where its split is the published one."""
+    """The published tables of the run's data set, where its split is the published one.
+
+    That is told by what `DataSet.unlike_published` finds when the data set is prepared.
+    """
     data, split = str(run.metrics.get("data") or ""), str(run.metrics.get("split") or "")
     name = dataset_of(data)
     tables = [table for table in TABLES if table.dataset == name]
@@ -179,6 +182,11 @@ def standing(run: Evaluation) -> Standing:
     if bases & _TRAINING or "all" in bases and name in WITH_TRAINING:
         return Standing([], f"Not comparable: the published numbers are of test photos alone, "
                             f"these of split {split}.")
+    if (unlike := run.metrics.get("unlike_published")) is None:
+        return Standing([], f"Not comparable: it was not noted whether this is the published test "
+                            f"set of {data}; prepare and evaluate it again.")
+    if unlike:
+        return Standing([], f"Not comparable: this is not the published test set ({unlike}).")
     reason = "" if set(parts) == bases else (
         f"Not strictly comparable: {split} is a part of the published split.")
     return Standing([_table(run, table, split) for table in tables], reason)
