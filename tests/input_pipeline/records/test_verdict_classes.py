@@ -75,7 +75,7 @@ def test_a_model_with_unusable_names_is_refused(classes, message):
     (("real", "gan", "diffusion"), ["real", "tampered"],
      ["data, split a: photos are labelled real, tampered", "the classes real, gan, diffusion",
       "none means tampered", "tampered or manipulated or edited or fake", "legion.json"]),
-    (("real", "edited", "manipulated"), ["tampered"], ["edited and manipulated both mean tampered"]),
+    (("real", "edited", "manipulated"), ["tampered"], ["edited and manipulated both"]),
     (("synthetic", "tampered"), ["synthetic", "real"], ["none means real", "real or authentic"])])
 def test_labels_without_a_class_are_refused_with_both_lists(classes, labels, words):
     with pytest.raises(ClassError) as refused:
