@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from input_pipeline.records import verdict_classes
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
 from legion_jax.convert.table import SAM
 from legion_jax.convert.tensor_folder import Entry
@@ -69,6 +70,10 @@ def _classes(config: dict, entries: Mapping[str, Entry]) -> tuple[str, ...]:
             len(classes) != rows):
         raise CheckpointError(f"config.json: verdict_classes must be {rows} names, as many as "
                               f"prediction_head.2.weight has rows, not {classes!r}")
+    try:
+        verdict_classes.check_names(classes)
+    except verdict_classes.ClassError as error:
+        raise CheckpointError(f"config.json: {error}") from error
     return tuple(classes)
 
 
