@@ -9,6 +9,7 @@ import typing
 from typing import Any
 
 from input_pipeline.errors import UserError
+from input_pipeline.records import verdict_classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +135,9 @@ class LegionConfig:
     float32 precision on every device (the parity switch). `position_dtype` "bfloat16" evaluates
     rotary tables and SAM's dense positions rounded step by step as the published code does; the
     published weights were trained that way. `verdict_classes` names the classes of the verdict
-    head in index order; empty means that the checkpoint has no such head. `remat` is what the
-    backward pass computes again rather than keeps, see `remat_by_tower`.
+    head in index order; empty means that the checkpoint has no such head. A photo's label is one of
+    them by its name, see `input_pipeline.records.verdict_classes`. `remat` is what the backward
+    pass computes again rather than keeps, see `remat_by_tower`.
     """
 
     clip: ClipConfig = ClipConfig()
@@ -153,6 +155,7 @@ class LegionConfig:
             if getattr(self, name) not in ("float32", "bfloat16"):
                 raise UserError(f"{name}: float32 or bfloat16, not {getattr(self, name)!r}")
         remat_by_tower(self.remat)
+        verdict_classes.check_names(self.verdict_classes)
         for path, value, divisor in (
             ("clip: width / heads", self.clip.width, self.clip.heads),
             ("clip: image_size / patch", self.clip.image_size, self.clip.patch),

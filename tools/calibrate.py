@@ -14,7 +14,7 @@ from absl import flags
 from tqdm import tqdm
 
 from input_pipeline.photos import images
-from input_pipeline.records import manifest, prepared
+from input_pipeline.records import manifest, prepared, verdict_classes
 from input_pipeline.records.record import UNKNOWN, Record, RecordError
 from legion_jax import command
 from legion_jax.evaluate import calibration_fit
@@ -57,6 +57,8 @@ def calibrate(folder: str, data_dir: str, split: str, *, batch_size: int) -> dic
         raise CalibrationError(f"{folder}: the checkpoint has no verdict head to calibrate")
     version = prepared.find_version(data_dir)
     source, data_set = prepared.open_split(version, split), manifest.read_summary(version)
+    verdict_classes.check_labels(manifest.known_labels(version, split), classes,
+                                 f"{version}, split {split}")
     failures: list[str] = []
     logits, labels = judged(Predictor.from_checkpoint(checkpoint, batch_size=batch_size), source,
                             failures)

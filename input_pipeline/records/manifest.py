@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from etils import epath
 
 from input_pipeline import files, strict_json
 from input_pipeline.records.dataset import DataSet, Item
-from input_pipeline.records.record import LABELS, DataError
+from input_pipeline.records.record import LABELS, UNKNOWN, DataError
 
 MANIFEST, SUMMARY = "manifest.jsonl", "summary.json"
 NOTED = ("repaired", "dropped")
@@ -148,6 +149,23 @@ def read_summary(folder: epath.PathLike) -> dict:
         if strange := counts["label"].keys() - set(map(str, LABELS)):
             raise DataError(f"{subject}: label cannot be {ascii(min(strange))[:80]}")
     return summary
+
+
+def known_labels(folder: epath.PathLike, split: str) -> list[str]:
+    """Names of the labels that photos of a split have, without "unknown".
+
+    Args:
+        folder: of a prepared data set.
+        split: as of `prepared.open_split`, several joined by +, or `all`. A slice counts as all of
+            its split.
+
+    Raises DataError as `read_summary` does.
+    """
+    splits = read_summary(folder)["splits"]
+    names = list(splits) if split == "all" else [
+        re.match(r"\w*", part.strip()).group() for part in split.split("+")]
+    return [name for number, name in LABELS.items() if number != UNKNOWN and any(
+        splits[part]["label"].get(str(number)) for part in names if part in splits)]
 
 
 def _empty(items: int, published: int | None) -> dict:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from input_pipeline.records import verdict_classes
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
 from legion_jax.convert.table import SAM
 from legion_jax.convert.tensor_folder import Entry
@@ -55,18 +56,25 @@ def read_config(configs: Mapping[str, dict], entries: Mapping[str, Entry], *, vo
         clip=_clip(tower, entries, select),
         language=_language(main, entries, vocab), lora=lora,
         sam=_sam(entries, sam or hf_sam(configs.get("sam", {}))),
-        verdict_classes=_classes(main) if has_head else (),
+        verdict_classes=_classes(main, entries) if has_head else (),
         verdict_hidden=(_shape(entries, "prediction_head.0.weight", 2)[0] if has_head
                         else LegionConfig.verdict_hidden),
         position_dtype=position)
 
 
-def _classes(config: dict) -> tuple[str, ...]:
+def _classes(config: dict, entries: Mapping[str, Entry]) -> tuple[str, ...]:
     """Names of the verdict head's classes; the published head has none in its files."""
+    rows, _ = _shape(entries, "prediction_head.2.weight", 2)
     classes = config.get("verdict_classes") or VERDICT_CLASSES
-    if not isinstance(classes, list | tuple) or len(set(map(str, classes))) != 2:
-        raise CheckpointError(f"config.json: verdict_classes must be two names, not {classes!r}")
-    return tuple(map(str, classes))
+    if not isinstance(classes, list | tuple) or not all(isinstance(n, str) for n in classes) or (
+            len(classes) != rows):
+        raise CheckpointError(f"config.json: verdict_classes must be {rows} names, as many as "
+                              f"prediction_head.2.weight has rows, not {classes!r}")
+    try:
+        verdict_classes.check_names(classes)
+    except verdict_classes.ClassError as error:
+        raise CheckpointError(f"config.json: {error}") from error
+    return tuple(classes)
 
 
 def _language(config: dict, entries: Mapping[str, Entry], vocab: int) -> LanguageConfig:

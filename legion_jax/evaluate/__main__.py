@@ -13,7 +13,7 @@ from input_pipeline import files, paths
 from legion_jax import command, distributed
 from legion_jax.evaluate import settings, text_scores
 from legion_jax.evaluate.intervals import RESAMPLES
-from legion_jax.evaluate.run import Scoring, Task, facts_of, open_data, run
+from legion_jax.evaluate.run import Scoring, Task, check_classes, facts_of, open_data, run
 from legion_jax.evaluate.terminal import show
 from legion_jax.predict.predictor import Predictor
 from legion_jax.weights.checkpoint import Checkpoint, define_step_flag
@@ -62,6 +62,7 @@ def evaluate(asked: flags.FlagValues) -> None:
     encode = text_scores.encoder(asked.css_model) if asked.css_model else None
     checkpoint = Checkpoint.open_together(asked.checkpoint, asked.step)
     data = open_data(asked.data_dir, asked.split)
+    check_classes(checkpoint, data)
     facts = facts_of(checkpoint, data, int8=asked.int8)
     output = paths.folder(asked.output, "--output")
     files.make_folder(output)

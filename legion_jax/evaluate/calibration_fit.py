@@ -11,6 +11,7 @@ import numpy as np
 import scipy.special
 
 from input_pipeline.errors import UserError
+from input_pipeline.records import verdict_classes
 from input_pipeline.records.record import LABELS
 from legion_jax.evaluate import verdict_scores, weighted
 
@@ -22,29 +23,18 @@ class CalibrationError(UserError):
 
 
 def class_indices(labels: Sequence[int], classes: Sequence[str]) -> np.ndarray:
-    """The verdict head's class of every photo.
+    """The verdict head's class of every photo, by `verdict_classes.class_of`, int64[N].
 
     Args:
-        labels: of records: 0 real, 1 synthetic, 2 tampered; none unknown.
-        classes: the head's classes by index. Where only one of them is not "real", it stands for
-            every fake, as in training (`losses.verdict_classes`).
-
-    Returns:
-        int64[N].
+        labels: of records, see `record.LABELS`; none unknown.
+        classes: the head's names by index.
 
     Raises:
-        CalibrationError: the head has no class for a label.
+        ClassError: the head has no class for a label.
     """
-    fakes = [name for name in classes if name != "real"]
-    index = {}
-    for label in sorted(set(labels)):
-        name = LABELS[label]
-        if name != "real" and len(fakes) == 1:
-            name = fakes[0]
-        if label < 0 or name not in classes:
-            raise CalibrationError(f"a photo is {LABELS[label]}, which is no class of the verdict "
-                                   f"head: {', '.join(classes)}")
-        index[label] = list(classes).index(name)
+    names = {label: LABELS[label] for label in sorted(set(labels))}
+    verdict_classes.check_labels(names.values(), classes, "calibration")
+    index = {label: verdict_classes.class_of(name, classes) for label, name in names.items()}
     return np.array([index[label] for label in labels], np.int64)
 
 

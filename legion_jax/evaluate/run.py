@@ -15,7 +15,7 @@ from etils import epath
 from tqdm import tqdm
 
 from input_pipeline import files
-from input_pipeline.records import manifest, prepared
+from input_pipeline.records import manifest, prepared, verdict_classes
 from input_pipeline.records.record import DataError
 from legion_jax.evaluate import chunks, text_scores
 from legion_jax.evaluate.intervals import RESAMPLES, bootstrap_intervals
@@ -38,6 +38,7 @@ class Data:
         name: of data set and config, such as "synthscars/photos".
         content: SHA-256 of what the data set holds, in hexadecimal digits.
         split: as it was asked for.
+        labels: names of those that photos of these splits have, without "unknown".
         unlike_published: as of `DataSet.unlike_published`, over the splits; None: not known.
     """
 
@@ -45,6 +46,7 @@ class Data:
     name: str
     content: str
     split: str
+    labels: Sequence[str]
     unlike_published: str | None = None
 
 
@@ -59,7 +61,17 @@ def open_data(data_dir: epath.PathLike, split: str) -> Data:
                      for name in names])
     unlike = [data_set["splits"][name].get("unlike_published") for name, _ in source.parts]
     return Data(source, f"{data_set['dataset']}/{data_set['config']}", data_set["content"], split,
+                manifest.known_labels(version, split),
                 None if None in unlike else next(filter(None, unlike), ""))
+
+
+def check_classes(checkpoint: Checkpoint, data: Data) -> None:
+    """Raise ClassError where no class of a verdict head means real; scores need no more than that.
+    """
+    labels = ", ".join(data.labels) or "nothing"
+    verdict_classes.real_class(
+        checkpoint.meta.config.verdict_classes,
+        f"{checkpoint.folder}, for photos labelled {labels} in {data.name}, split {data.split}")
 
 
 def evaluate(predictor: Predictor, records: Sequence) -> tuple[dict, list[dict]]:

@@ -113,7 +113,8 @@ FIXED = {
                        "union masks that reach the threshold, averaged over marked photos, 0 "
                        "without a pair; what is left over costs nothing.",
     "detection": f"Fake (synthetic or tampered) is the positive class; a verdict is fake when its "
-                 f"most probable class is not real. Photos that could not be read count as wrong "
+                 f"most probable class is not the one that means real, and its probability is 1 - "
+                 f"that class's. Photos that could not be read count as wrong "
                  f"in accuracies and F1 and are left out of AUC, AP, ECE, Brier score and NLL. ECE "
                  f"has {verdict_scores.BINS} bins of equal width over the probability of the "
                  f"verdict given; NLL is in nats. mean_accuracy_of_splits and _of_categories weigh "

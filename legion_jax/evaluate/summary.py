@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from input_pipeline.records import verdict_classes
 from input_pipeline.text.words import words
 from legion_jax.evaluate import (
     mask_scores,
@@ -61,7 +62,7 @@ def _localisation(rows: Sequence[dict], *, rule: str) -> dict:
         rule=rule, failed=np.array([bool(rows[number]["failed"]) for number in marked], bool))
     area = np.array([row["mask_area"] for row in rows], np.float64)
     real = np.array([row["label"] == 0 for row in rows], bool)
-    withheld = np.array([row["verdict"] == "real" for row in rows], bool)
+    withheld = np.array([verdict_classes.means_real(row["verdict"]) for row in rows], bool)
     return weighted.among(np.array(marked, int), tree) | {
         "false_area_on_real": weighted.mean(area, real),
         "false_area_on_real_shown": weighted.mean(np.where(withheld, 0, area), real)}

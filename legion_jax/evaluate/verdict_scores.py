@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from input_pipeline.records import verdict_classes
 from legion_jax.evaluate import weighted
 
 BINS = 15  # of equal width over the probability of a verdict (Guo et al., 2017, section 2)
@@ -148,7 +149,7 @@ def block(rows: Sequence[dict]) -> dict:
         return {}
     score = np.array([row["fake_probability"] for row in rows], np.float64)  # None becomes NaN
     truth = np.array([row["label"] > 0 for row in rows], bool)
-    verdict = np.array([row["verdict"] != "real" for row in rows], bool)
+    verdict = np.array([not verdict_classes.means_real(row["verdict"]) for row in rows], bool)
     tree = detection(score, truth, verdict, answered=answered)
     right = answered & (verdict == truth)
     for name, plural in (("split", "splits"), ("category", "categories")):

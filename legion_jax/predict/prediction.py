@@ -6,7 +6,8 @@ import numpy as np
 
 from input_pipeline.errors import UserError
 from input_pipeline.photos.regions import union_of
-from input_pipeline.text import conversation
+from input_pipeline.records import verdict_classes
+from input_pipeline.text import conversation, verdict_words
 
 # Which photos get their explanation and masks: those not judged real, all, none.
 # `fakes` lets the language model answer for every photo, so that its words can be compared with
@@ -58,13 +59,13 @@ class Prediction:
     Attributes:
         verdict: most probable class, or None without a verdict head; probability: of that class,
             calibrated where the checkpoint was.
-        fake_probability: 1 - probability of "real", or None.
+        fake_probability: 1 - probability of the class that means real, or None.
         words: "real" or "fake" by the language model's words; None where they say neither, or
             where it was not asked.
         explanation: readable text; answer: the text as decoded, tags included.
         finished: False when the answer was cut at the length limit.
         size: (height, width) of the photo.
-        withheld: explanation and masks are left out, because the verdict is "real" or because
+        withheld: explanation and masks are left out, because the verdict means real or because
             none were asked for.
     """
 
@@ -85,7 +86,7 @@ class Prediction:
         """
         if self.verdict is None or self.words is None:
             return None
-        return (self.words == "real") == (self.verdict == "real")
+        return (self.words == verdict_words.REAL) == verdict_classes.means_real(self.verdict)
 
     @property
     def mask(self) -> np.ndarray:

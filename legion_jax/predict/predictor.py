@@ -18,6 +18,7 @@ from input_pipeline.batches import examples, loader
 from input_pipeline.errors import UserError
 from input_pipeline.photos import regions
 from input_pipeline.photos.images import clip_image
+from input_pipeline.records import verdict_classes
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from input_pipeline.text.verdict_words import verdict_of_words
@@ -83,11 +84,11 @@ class Predictor:
                 eos_id=tokenizer.eos_id, seg_id=tokenizer.seg_id,
                 close_id=tokenizer.phrase_end_id, sampling=sampling),
             mesh, places=batch_size, int8=int8, canvas=canvas, apart=apart)
-        classes = config.verdict_classes
+        self._real = verdict_classes.real_class(config.verdict_classes)
         self._scheduler = Scheduler(
             self._programs, param_tree.unflatten(params), places=batch_size,
             group=group or max(1, batch_size // 8), temperature=temperature,
-            real=classes.index("real") if "real" in classes else None)
+            real=self._real)
 
     @classmethod
     def from_folder(cls, folder: epath.PathLike, **options: Any) -> "Predictor":
@@ -108,9 +109,11 @@ class Predictor:
             question: the run's own by default.
             int8: hold the language model in int8 (see `quantize`).
 
-        Raises CheckpointError, TokenizerError.
+        Raises CheckpointError, TokenizerError, and ClassError, before anything is loaded, where no
+        class of the verdict head means real.
         """
         config = checkpoint.meta.config
+        verdict_classes.real_class(config.verdict_classes, str(checkpoint.folder))
         mesh = inference_mesh(config, devices)
         params = checkpoint.load(param_tree.flatten(abstract_params(config, mesh)))
         return cls(config, quantize(params) if int8 else params,
@@ -192,9 +195,8 @@ class Predictor:
     def _result(self, job: Job) -> Prediction:
         name = probability = fake = None
         if (verdict := job.probabilities) is not None:
-            classes = self.config.verdict_classes
-            name, probability = classes[int(verdict.argmax())], float(verdict.max())
-            fake = float(1 - verdict[classes.index("real")]) if "real" in classes else None
+            name = self.config.verdict_classes[int(verdict.argmax())]
+            probability, fake = float(verdict.max()), float(1 - verdict[self._real])
         result = Prediction(name, probability, fake, words=None, explanation="", answer="",
                             finished=True, size=job.size, regions=[], withheld=not job.shown)
         if not job.answered:

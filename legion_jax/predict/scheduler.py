@@ -61,7 +61,7 @@ class Scheduler:
 
     def __init__(self, programs: Programs, params: dict, *, places: int, group: int,
                  temperature: float = 1.0, real: int | None = None):
-        """`real`: index of the verdict's class "real", if any; `temperature`: see `Predictor`."""
+        """`real`: index of the verdict's class that means real; `temperature`: see `Predictor`."""
         self._programs, self._params = programs, params
         self._places, self.group, self._real = places, min(group, places), real
         self.temperature = temperature

@@ -11,7 +11,7 @@ from input_pipeline.batches import loader
 from input_pipeline.batches.examples import ExampleSpec, blank_example, training_example
 from input_pipeline.batches.lengths import text_lengths
 from input_pipeline.batches.stream import WINDOW, Stream
-from input_pipeline.records import prepared
+from input_pipeline.records import manifest, prepared, verdict_classes
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
@@ -69,10 +69,12 @@ def open_rows(settings: RunSettings, tokenizer: Tokenizer, spec: ExampleSpec,
     Args:
         places: the rows of a batch that this host needs; None: all.
 
-    Raises ConfigError.
+    Raises ConfigError, and ClassError where a label has no class of the verdict that is trained.
     """
     parts = mixture(settings.data)
     sources = [prepared.open_split(folder, split) for folder, split, _ in parts]
+    if settings.loss.verdict:
+        _check_labels(parts, model)
     buckets = sorted({*settings.data.text_buckets, settings.data.text_length})
     if buckets[-1] != settings.data.text_length:
         raise ConfigError(f"config.data.text_buckets: {buckets[-1]} exceeds data.text_length "
@@ -103,6 +105,15 @@ def open_rows(settings: RunSettings, tokenizer: Tokenizer, spec: ExampleSpec,
         places=places, features=features, replaced=replaced)
 
 
+def _check_labels(parts: Sequence[tuple[str, str, float]], model: LegionConfig) -> None:
+    """Raise ClassError where photos of a `mixture` have a label without a class of the verdict."""
+    taken = {}
+    for folder, split, _ in parts:
+        labels = manifest.known_labels(prepared.find_version(folder), split)
+        verdict_classes.check_labels(labels, model.verdict_classes, f"{folder}, split {split}")
+        taken |= verdict_classes.renamed(labels, model.verdict_classes)
+    for label, name in taken.items():
+        LOG.info("verdict: photos labelled %s are learned as the class %s", label, name)
 
 
 class BadRecords:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 
-from input_pipeline.records import prepared
+from input_pipeline.records import prepared, verdict_classes
 from legion_jax.display.numbers import duration
 from legion_jax.evaluate.photo_rows import Source, predicted
 from legion_jax.evaluate.settings import DEFAULT
@@ -43,7 +43,7 @@ def of_run(settings: RunSettings, task: Task, mesh: jax.sharding.Mesh) -> "Evalu
     """The evaluation of a run, its photos opened; None where none is wanted.
 
     Raises ConfigError where the run cannot be scored as it asks, DataError for a split that is
-    not there.
+    not there, ClassError for a verdict head of which no class means real.
     """
     wanted, data = settings.eval, settings.data
     if wanted.metric not in SCORES:
@@ -53,6 +53,7 @@ def of_run(settings: RunSettings, task: Task, mesh: jax.sharding.Mesh) -> "Evalu
                           f"config.eval.every is 0, so nothing says which are the best")
     if not wanted.every:
         return None
+    verdict_classes.real_class(task.model.verdict_classes, "config.eval.every")
     if not data.data_dir:
         raise ConfigError("config.eval.every: the photos to score on are of config.data.data_dir, "
                           "which is empty")

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from input_pipeline.records import verdict_classes
+from input_pipeline.records.record import LABELS, UNKNOWN
 from legion_jax.models import mask_frame
 from legion_jax.models.legion import Legion, seg_slots, splice_flags
 from legion_jax.sharding import BATCH, SEQUENCE, constrain
@@ -66,9 +68,32 @@ def mask_sums(logits: jax.Array, targets: jax.Array, pixels: jax.Array, valid: j
     return jnp.where(valid, bce, 0).sum(), jnp.where(valid, 1 - overlap / size, 0).sum()
 
 
-def verdict_classes(label: jax.Array) -> jax.Array:
-    """Record labels (0 real, 1 synthetic, 2 tampered) -> class index (0 fake, 1 real)."""
-    return (label == 0).astype(jnp.int32)
+def class_indices(label: jax.Array, classes: Sequence[str]) -> jax.Array:
+    """Classes of the verdict head, by `verdict_classes.class_of`, int32[B].
+
+    Args:
+        label: int[B], of records, see `record.LABELS`.
+        classes: the head's names by index.
+
+    Returns:
+        The index of each label's class; -1 where the label is unknown or has none.
+    """
+    index = {number: verdict_classes.class_of(name, classes)
+             for number, name in LABELS.items() if number != UNKNOWN}
+    known = {number: found for number, found in index.items() if found is not None}
+    return jnp.select([label == number for number in known],
+                      [jnp.int32(found) for found in known.values()], jnp.int32(-1))
+
+
+def verdict_sum(logits: jax.Array, label: jax.Array, classes: Sequence[str]) -> jax.Array:
+    """Sum of the cross-entropies of photos with a known label; arguments as of `class_indices`.
+
+    NaN where a known label has no class: a run begins only where all have one, and halts at this.
+    """
+    target = class_indices(label, classes)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(target, 0))
+    losses = jnp.where(target < 0, jnp.nan, losses)
+    return jnp.where(label != UNKNOWN, losses, 0).sum()
 
 
 def counts(batch: dict, seg_id: int) -> Terms:
@@ -76,7 +101,7 @@ def counts(batch: dict, seg_id: int) -> Terms:
     segs = (batch["ids"] == seg_id).sum(axis=1)
     used = jnp.minimum(segs, batch["mask_valid"].sum(axis=1)).sum()
     return Terms(ce=batch["loss_mask"].sum(), bce=used, dice=used,
-                 verdict=(batch["label"] >= 0).sum())
+                 verdict=(batch["label"] != UNKNOWN).sum())
 
 
 def tokens(batch: dict, num_patches: int) -> jax.Array:
@@ -109,9 +134,7 @@ def sums(model: Legion, batch: dict, *, image_index: int, seg_id: int, first_tar
             ce = text_sums(model, states, batch, image_index, first_target)
         bce, dice = _wanted_mask_sums(model, batch, states, seg_id, wanted)
     if "verdict" in wanted and model.verdict is not None:
-        losses = optax.softmax_cross_entropy_with_integer_labels(
-            model.judge(seen), verdict_classes(batch["label"]))
-        verdict = jnp.where(batch["label"] >= 0, losses, 0).sum()
+        verdict = verdict_sum(model.judge(seen), batch["label"], model.config.verdict_classes)
     return Terms(ce=ce, bce=bce, dice=dice, verdict=verdict)
 
 

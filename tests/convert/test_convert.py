@@ -128,6 +128,19 @@ def test_files_and_config_that_disagree(folders, tmp_path):
         convert(legion, clip, tmp_path / "out")
 
 
+@pytest.mark.parametrize("classes, message", [
+    (["real"], "must be 2 names, as many as prediction_head.2.weight has rows, not ..real..$"),
+    (["real", "synthetic", "tampered"], "must be 2 names"), (["real", 1], "must be 2 names"),
+    ("ab", "must be 2 names"), (["fake", "Fake"], "every class needs a name of its own"),
+    (["real", "authentic"], "more than one class means real")])
+def test_classes_that_the_verdict_head_cannot_have(folders, tmp_path, classes, message):
+    legion, clip = copy(folders, tmp_path)
+    config = json.loads((legion / "config.json").read_text())
+    (legion / "config.json").write_text(json.dumps(config | {"verdict_classes": classes}))
+    with pytest.raises(CheckpointError, match=f"config.json: verdict_classes.*{message}"):
+        convert(legion, clip, tmp_path / "out")
+
+
 def test_tensor_without_axes_keeps_its_shape(folders, tmp_path):
     legion, clip = copy(folders, tmp_path)
     edit(clip, lambda s: s.__setitem__("logit_scale", torch.tensor(2.5)) is None)

@@ -86,7 +86,7 @@ def configs(draw, pieces):
     classes = draw(st.one_of(st.just(()), st.permutations(["real", "fake", "\u00e9dit\u00e9"])))
     return LegionConfig(
         clip=draw(clips()), language=draw(languages(pieces)), sam=draw(sams()),
-        verdict_classes=tuple(classes[:2]),
+        verdict_classes=tuple(classes[:draw(st.integers(2, 3))]),
         verdict_hidden=draw(sizes) if classes else LegionConfig.verdict_hidden,
         position_dtype=draw(st.sampled_from(["float32", "bfloat16"])))
 

@@ -1,5 +1,6 @@
 """The whole evaluation: its command, what a stop costs, damaged photos, and several hosts."""
 
+import dataclasses
 import json
 import types
 
@@ -15,6 +16,7 @@ from made_rows import prediction, record
 from input_pipeline.errors import UserError
 from input_pipeline.photos import regions
 from input_pipeline.records import prepared
+from input_pipeline.records.verdict_classes import ClassError
 from legion_jax.evaluate import (
     __main__ as evaluate_command,
     chunks,
@@ -25,7 +27,7 @@ from legion_jax.evaluate import (
 from legion_jax.evaluate.photo_rows import Source
 from legion_jax.evaluate.settings import DEFAULT, compatible
 from legion_jax.predict.predictor import Predictor
-from legion_jax.weights import checkpoint
+from legion_jax.weights import checkpoint, legion_json
 from legion_jax.weights.checkpoint import Checkpoint
 
 data = small_data.data
@@ -214,6 +216,18 @@ def test_a_typing_error_costs_no_minutes(folder, data, tmp_path):
                         "--output", tmp_path / "out", flag)
         assert done.returncode == 1 and message in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_head_without_a_class_of_real_photos_is_refused_at_once(config, data, tmp_path):
+    legion_json.write_meta(tmp_path, dataclasses.replace(
+        config, verdict_classes=("synthetic", "tampered")), base=None)
+    with pytest.raises(ClassError, match=f"{tmp_path}, for photos labelled real, tampered in "
+                                         f"synthscars/photos, split all: no class .* means real: "
+                                         f"synthetic, tampered; to choose"):
+        evaluate_command.evaluate(types.SimpleNamespace(
+            checkpoint=str(tmp_path), data_dir=str(data / "data"), split="all", compat="",
+            output=str(tmp_path / "out"), robustness="", css_model="", int8=False))
     assert not (tmp_path / "out").exists()
 
 

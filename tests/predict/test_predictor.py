@@ -12,8 +12,10 @@ import small_checkpoint
 from small_checkpoint import QUESTION
 
 from input_pipeline.errors import UserError
+from input_pipeline.records.verdict_classes import ClassError
 from legion_jax.predict.predictor import Predictor
 from legion_jax.predict.sampling import Sampling
+from legion_jax.weights import legion_json
 
 folder, tokenizer, photos = (
     small_checkpoint.folder, small_checkpoint.tokenizer, small_checkpoint.photos)
@@ -169,6 +171,14 @@ def test_untrained_model_needs_no_files(config, tokenizer, photos):
     predictor = Predictor.untrained(sized, tokenizer, question=QUESTION, batch_size=2,
                                     devices=jax.devices()[:1])
     assert len(predictor(photos[:1], explain="never")) == 1
+
+
+def test_a_head_without_a_class_of_real_photos_is_refused_before_it_is_loaded(config, tmp_path):
+    legion_json.write_meta(tmp_path, dataclasses.replace(
+        config, verdict_classes=("synthetic", "tampered")), base=None)
+    with pytest.raises(ClassError, match=f"{tmp_path}: no class .* real: synthetic, tampered; to "
+                                         f"choose, call one of the 2 classes real or authentic"):
+        Predictor.from_folder(tmp_path)  # which has no parameters
 
 
 def test_importing_it_loads_no_heavy_library_that_it_does_without():

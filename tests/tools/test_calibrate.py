@@ -1,5 +1,6 @@
 """The command that fits and keeps a temperature."""
 
+import dataclasses
 import json
 
 import empty_run
@@ -10,8 +11,10 @@ import small_data
 from commands import run_tool
 
 from input_pipeline.records import prepared
+from input_pipeline.records.verdict_classes import ClassError
 from legion_jax.predict import calibration
 from legion_jax.predict.predictor import Predictor
+from legion_jax.weights import legion_json
 from legion_jax.weights.checkpoint import Checkpoint
 from tools import calibrate
 
@@ -58,3 +61,11 @@ def test_a_split_of_one_class_is_refused(folder, data, tmp_path):
                     "--split", "test[:1]")
     assert done.returncode == 1 and "split test[:1]: 1 labelled photos of 1 class" in done.stderr
     assert not (folder / "calibration.json").exists()
+
+
+def test_labels_without_a_class_are_refused_before_a_photo_is_judged(data, config, tmp_path):
+    legion_json.write_meta(tmp_path, dataclasses.replace(
+        config, verdict_classes=("real", "gan", "diffusion")), base=None)
+    with pytest.raises(ClassError, match=r"split train\[:3\]: photos are labelled real, tampered, "
+                                         r"the verdict head has the classes real, gan, diffusion"):
+        calibrate.calibrate(str(tmp_path), str(data / "data"), "train[:3]", batch_size=5)

@@ -10,6 +10,7 @@ import optax
 import pytest
 import torch
 from flax import nnx
+from hypothesis import given, settings, strategies as st
 from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch
 
 from experiments import base
@@ -153,8 +154,39 @@ def test_weighted_means():
                                [2.0, 0.8, 0.3, 0.0], rtol=1e-6)
 
 
-def test_record_labels_to_classes():
-    np.testing.assert_array_equal(losses.verdict_classes(jnp.array([0, 1, 2])), [1, 0, 0])
+LABELS = ("real", "synthetic", "tampered")  # 0, 1 and 2 of a batch
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.permutations(LABELS), st.lists(st.integers(-1, 2), min_size=5, max_size=5),
+       st.integers(0, 99))
+def test_the_order_of_classes_changes_no_verdict_loss(classes, labels, seed):
+    """Sum and gradient against the plain formula, column by column, in any order of classes."""
+    columns = np.random.default_rng(seed).normal(size=(3, len(labels))).astype(np.float32) * 4
+    logits = np.stack([columns[LABELS.index(name)] for name in classes], axis=1)
+    total, gradient = jax.value_and_grad(losses.verdict_sum)(
+        jnp.array(logits), jnp.array(labels), tuple(classes))
+    p = np.exp(columns.astype(np.float64)) / np.exp(columns.astype(np.float64)).sum(0)
+    known = [row for row, label in enumerate(labels) if label >= 0]
+    np.testing.assert_allclose(
+        total, -sum(np.log(p[labels[row], row]) for row in known), rtol=1e-5, atol=1e-5)
+    wanted = np.zeros((3, len(labels)))
+    wanted[:, known] = p[:, known]
+    for row in known:
+        wanted[labels[row], row] -= 1
+    for column, name in zip(gradient.T, classes, strict=True):
+        np.testing.assert_allclose(column, wanted[LABELS.index(name)], atol=1e-5)
+
+
+@pytest.mark.parametrize("classes, expected", [
+    (("synthetic", "real"), [1, 0, 0, -1]), (("real", "fake"), [0, 1, 1, -1]),
+    (("tampered", "real", "synthetic"), [1, 2, 0, -1]), (("real", "a", "b"), [0, -1, -1, -1])])
+def test_record_labels_to_classes(classes, expected):
+    label = jnp.array([0, 1, 2, -1])
+    np.testing.assert_array_equal(losses.class_indices(label, classes), expected)
+    total = losses.verdict_sum(jnp.ones((4, len(classes))), label, classes)
+    # A label without a class is never a photo that counts for nothing.
+    assert np.isnan(total) == (-1 in expected[:3])
 
 
 @pytest.fixture(scope="module")

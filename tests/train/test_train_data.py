@@ -14,10 +14,13 @@ from small_data import SPEC, damage, make_config, open_batches
 
 from input_pipeline.batches.examples import text_length, training_example
 from input_pipeline.records import prepared
+from input_pipeline.records.verdict_classes import ClassError
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.train import data as train_data
+from legion_jax.config import tiny
+from legion_jax.train import data as train_data, setup
 from legion_jax.train.knobs import ConfigError, RunSettings
+from legion_jax.train.run import train
 
 data = small_data.data
 
@@ -148,3 +151,37 @@ def test_too_many_bad_records_stop_a_run():
     patient = train_data.BadRecords(0.5)
     for _ in range(10):
         patient.add(32, 64)
+
+
+@pytest.mark.parametrize("classes, words", [
+    (("real", "gan", "diffusion"), "none means tampered"),
+    (("manipulated", "real", "edited"), "manipulated and edited both mean tampered"),
+    (("synthetic", "tampered"), "none means real")])
+def test_labels_without_a_class_stop_a_run_before_it_begins(data, tmp_path, monkeypatch, classes,
+                                                            words):
+    monkeypatch.setattr(setup, "tiny", lambda vocab: tiny(vocab, verdict_classes=classes))
+    config = make_config(data, tokenizer=str(data / "tokenizer"))
+    config.compile_cache, config.batch_size = False, 8  # devices of the tests
+    with pytest.raises(ClassError, match=f"data, split train: photos are labelled real, tampered, "
+                                         f"the verdict head has the classes {', '.join(classes)}: "
+                                         f"{words}"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_matter_only_where_the_verdict_is_trained(data, tokenizer):
+    config = make_config(data)
+    model = tiny(verdict_classes=("real", "gan", "diffusion"))
+    config.loss.verdict = 0.0
+    assert open_batches(config, tokenizer, model=model)[0]["label"].shape == (4,)
+
+
+@pytest.mark.parametrize("classes, logged", [
+    (("tampered", "real"), []),
+    (("real", "fake"), ["verdict: photos labelled tampered are learned as the class fake"]),
+    (("synthetic", "real"), ["verdict: photos labelled tampered are learned as the class "
+                             "synthetic"])])
+def test_a_label_under_another_name_is_told(data, tokenizer, caplog, classes, logged):
+    with caplog.at_level(logging.INFO, "legion_jax"):
+        open_batches(make_config(data), tokenizer, model=tiny(verdict_classes=classes))
+    assert [message for message in caplog.messages if "verdict" in message] == logged

@@ -14,6 +14,7 @@ from etils import epath
 from PIL import Image
 
 from input_pipeline import files
+from input_pipeline.records import verdict_classes
 from legion_jax.display import overlay, web
 from tools.demo import loss_curves
 
@@ -72,8 +73,8 @@ class Example:
     """One photo, what is true of it and what the model said.
 
     image: uint8[H, W, 3]. truth: bool[H, W], all artifacts together. prediction: the photo with
-    the predicted masks and phrases drawn, as an RGB picture or uint8[Y, X, 3]. verdict: "real",
-    or any other word for a photo that is not. probability: that the photo is not real, 0 to 1.
+    the predicted masks and phrases drawn, as an RGB picture or uint8[Y, X, 3]. verdict: a
+    class of the verdict head. probability: that the photo is not real, 0 to 1.
     is_fake: whether it is not. f1: of the masks, 0 to 1, or None. Raises ValueError when truth
     and image do not fit.
     """
@@ -97,7 +98,7 @@ class Example:
     @property
     def right(self) -> bool:
         """Whether the verdict is right, real against not real."""
-        return (self.verdict != "real") == self.is_fake
+        return verdict_classes.means_real(self.verdict) != self.is_fake
 
     @property
     def truth_picture(self) -> np.ndarray:

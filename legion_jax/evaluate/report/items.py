@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from input_pipeline.records import verdict_classes
 from input_pipeline.records.record import REAL, UNKNOWN
 from input_pipeline.text.conversation import FreePlaces
 from legion_jax.display import gallery
@@ -57,7 +58,7 @@ def right(row: Mapping) -> bool | None:
     """Whether the verdict is right, real against not real; None without a verdict or a truth."""
     if row["verdict"] is None or row["label"] == UNKNOWN:
         return None
-    return (row["verdict"] == "real") == (row["label"] == REAL)
+    return verdict_classes.means_real(row["verdict"]) == (row["label"] == REAL)
 
 
 def quality(row: Mapping) -> float | None:
