@@ -1,6 +1,7 @@
 """PyTorch checkpoints -> a converted checkpoint, tensor by tensor, and the comparison of both."""
 
 import dataclasses
+import logging
 import math
 import pathlib
 import typing
@@ -11,7 +12,7 @@ from etils import epath
 
 from input_pipeline import files, paths
 from legion_jax.config import LegionConfig
-from legion_jax.convert import streaming
+from legion_jax.convert import agreement, streaming
 from legion_jax.convert.config_files import encode
 from legion_jax.convert.layout_json import CARRIED, LAYOUT, record
 from legion_jax.convert.local_copies import LocalCopies
@@ -20,10 +21,13 @@ from legion_jax.convert.plan import Options, Plan, make_plan
 from legion_jax.convert.roles import Sources, open_sources, reopen
 from legion_jax.convert.table import Rule
 from legion_jax.convert.tensor_folder import open_safetensors, sha256
+from legion_jax.convert.weight_sets import PARTS
 from legion_jax.weights import legion_json, params_files, tensor_file, trust
 from legion_jax.weights.checkpoint import Checkpoint
 from legion_jax.weights.checkpoint_error import CheckpointError
 from legion_jax.weights.legion_json import META
+
+LOG = logging.getLogger("legion_jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +69,24 @@ def convert(main: str, output: str, *, clip: str | None = None, sam: str | None 
             copies.of(main), clip=copies.of(clip), sam=copies.of(sam), head=copies.of(head),
             adapter=copies.of(adapter)), copies.of_options(options))
         plan.check()
-        return _write(plan, options, copies, output, progress)
+        for role in sorted(PARTS.keys() & plan.sources.roles.keys()):
+            part = plan.sources.roles[role]
+            LOG.info("%s: %d tensors that were trained whole are read too",
+                     copies.named(part.folder.path), len(part.names))
+        for note in plan.notes:
+            LOG.warning("%s", copies.renamed(note))
+        ignored = agreement.check(plan.sources, progress=progress)
+        ignored = {role: names | ignored.get(role, {})
+                   for role, names in plan.sources.ignored.items()}
+        for role, names in ignored.items():
+            for name, why in names.items():
+                place = copies.named(plan.sources.roles[role].folder.root / name)
+                LOG.warning("%s: not read: %s", place, copies.renamed(why))
+        return _write(plan, options, copies, output, ignored, progress)
 
 
 def _write(plan: Plan, options: Options, copies: LocalCopies, output: str,
-           progress: bool) -> Summary:
+           ignored: dict[str, dict[str, str]], progress: bool) -> Summary:
     with files.new_folder(output, last=META) as folder:
         nonfinite, hashes = _write_tensors(plan, folder, progress)
         if nonfinite and not options.allow_nonfinite:
@@ -85,7 +102,9 @@ def _write(plan: Plan, options: Options, copies: LocalCopies, output: str,
             folder, plan.config, base=None, trained=[], absent=plan.absent,
             vocabulary=dataclasses.asdict(plan.vocabulary()),
             options=dataclasses.asdict(options), sources={
-                role: {"path": copies.named(source.folder.path), "sha256": hashes[role]}
+                role: {"path": copies.named(source.folder.path), "sha256": hashes[role],
+                       "ignored": {name: copies.renamed(why)
+                                   for name, why in ignored.get(role, {}).items()}}
                 for role, source in plan.sources.roles.items()})
     return Summary(plan.config, sum(math.prod(shape) for shape, _ in plan.params.values()),
                    carried=[name for name in plan.rest if is_known(name)],
