@@ -69,20 +69,27 @@ def convert(main: str, output: str, *, clip: str | None = None, sam: str | None 
             copies.of(main), clip=copies.of(clip), sam=copies.of(sam), head=copies.of(head),
             adapter=copies.of(adapter)), copies.of_options(options))
         plan.check()
-        for role in sorted(PARTS.keys() & plan.sources.roles.keys()):
-            part = plan.sources.roles[role]
-            LOG.info("%s: %d tensors that were trained whole are read too",
-                     copies.named(part.folder.path), len(part.names))
         for note in plan.notes:
             LOG.warning("%s", copies.renamed(note))
-        ignored = agreement.check(plan.sources, progress=progress)
-        ignored = {role: names | ignored.get(role, {})
-                   for role, names in plan.sources.ignored.items()}
-        for role, names in ignored.items():
-            for name, why in names.items():
-                place = copies.named(plan.sources.roles[role].folder.root / name)
-                LOG.warning("%s: not read: %s", place, copies.renamed(why))
+        ignored = _unread(plan.sources, copies, progress)
         return _write(plan, options, copies, output, ignored, progress)
+
+
+def _unread(sources: Sources, copies: LocalCopies, progress: bool) -> dict[str, dict[str, str]]:
+    """{role: {name: why it is not read}}, also logged. Raises CheckpointError as `check` does."""
+    compared = agreement.check(sources, progress=progress)
+    unread = {role: {name: copies.renamed(why)
+                     for name, why in (names | compared.get(role, {})).items()}
+              for role, names in sources.ignored.items()}
+    for role, source in sources.roles.items():
+        if role in PARTS:
+            LOG.info("%s: %d tensors that were trained whole are read too",
+                     copies.named(source.folder.path), len(source.names))
+    for role, names in unread.items():
+        for name, why in names.items():
+            LOG.warning("%s: not read: %s",
+                        copies.named(sources.roles[role].folder.root / name), why)
+    return unread
 
 
 def _write(plan: Plan, options: Options, copies: LocalCopies, output: str,
@@ -103,8 +110,7 @@ def _write(plan: Plan, options: Options, copies: LocalCopies, output: str,
             vocabulary=dataclasses.asdict(plan.vocabulary()),
             options=dataclasses.asdict(options), sources={
                 role: {"path": copies.named(source.folder.path), "sha256": hashes[role],
-                       "ignored": {name: copies.renamed(why)
-                                   for name, why in ignored.get(role, {}).items()}}
+                       "ignored": ignored.get(role, {})}
                 for role, source in plan.sources.roles.items()})
     return Summary(plan.config, sum(math.prod(shape) for shape, _ in plan.params.values()),
                    carried=[name for name in plan.rest if is_known(name)],
@@ -236,8 +242,9 @@ def _compare_hashes(sources: dict, copies: LocalCopies) -> list[str]:
 def _compare_values(opened: Checkpoint, copies: LocalCopies, progress: bool) -> list[str]:
     folder, meta = pathlib.Path(opened.folder), opened.meta
     options = copies.of_options(recorded_options(folder, meta))
-    plan = make_plan(reopen({role: copies.of(s["path"]) for role, s in meta.sources.items()}),
-                     options)
+    sources = reopen({role: copies.of(s["path"]) for role, s in meta.sources.items()})
+    sources.leftovers.clear()  # what has come since changes nothing of what was read
+    plan = make_plan(sources, options)
     plan.check()
     reader = params_files.Reader(opened)
     if meta.config != plan.config:

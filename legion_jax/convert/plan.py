@@ -89,25 +89,20 @@ class Plan:
     def problems(self) -> list[str]:
         """Why no conversion takes these files: a sentence per parameter, and one on orphans."""
         return [first_of(sentences) for sentences in self.misfits.values()] + self._orphans() + (
-            self._leftovers())
+            _leftovers(self.sources))
 
     def check(self) -> None:
         """Raises CheckpointError that names the tensors at fault, if there are any."""
         if self.misfits:
             raise CheckpointError(first_of([sentence for sentences in self.misfits.values()
                                              for sentence in sentences]))
-        if problems := self._orphans() + self._leftovers():
-            raise CheckpointError(problems[0])
+        if orphans := self._orphans():
+            raise CheckpointError(orphans[0])
 
     def _orphans(self) -> list[str]:
         orphans = [name for name in self.rest if belongs_to_model(name)]
         return [f"{orphans[0]}: part of the model, but config.json leaves no place for it; "
                 f"{len(orphans)} such tensors"] if orphans else []
-
-    def _leftovers(self) -> list[str]:
-        return [f"{path}: a weights file that nothing here reads, beside those that are read; give "
-                f"it to the flag it is meant for, or move it to another folder"
-                for path in self.sources.leftovers]
 
     def vocabulary(self) -> Vocabulary:
         """The vocabulary matrices of the files. Raises CheckpointError for an odd `<image>`."""
@@ -145,6 +140,8 @@ class _Planner:
         self.notes: list[str] = []
 
     def plan(self) -> Plan:
+        if (unread := _leftovers(self.sources)) and not self.assume:
+            raise CheckpointError(first_of(unread))
         if not self.assume and lora.CONFIG in self.main.small_files and (
                 EMBEDDING not in self.sources.entries):
             raise CheckpointError(f"{self.main.folder.path}: an adapter; --adapter takes it, "
@@ -249,6 +246,13 @@ class _Planner:
         self.notes.append("SAM is not the published one: a conversion wants --sam_config, with "
                           "decoder_num_heads")
         return {"decoder_num_heads": 1}
+
+
+def _leftovers(sources: Sources) -> list[str]:
+    """A sentence per weights file that a conversion would pass over."""
+    return [f"{path}: a weights file that nothing here reads, beside those that are read; give it "
+            f"to the flag it is meant for, or move it to another folder"
+            for path in sources.leftovers]
 
 
 def _missing_towers(table: list[Rule], entries: dict[str, Entry]) -> list[str]:

@@ -14,18 +14,19 @@ from legion_jax.convert.weight_sets import PARTS, Survey, WeightSet, weights_fil
 from legion_jax.weights.checkpoint_error import CheckpointError, read_json
 
 # What training wraps around a name: PEFT's model classes, its layers, and DeepSpeed's engine.
-WRAPPERS = ((r"^(module\.)?base_model\.model\.", ""), (r"\.base_layer\.", "."),
-            (r"\.modules_to_save\.default\.", "."),
+WRAPPERS = ((r"^(module\.)?base_model\.model\.", ""), (r"^model\.model\.", "model."),
+            (r"\.base_layer\.", "."), (r"\.modules_to_save\.default\.", "."),
             (r"\.lora_([AB])(\.default)?\.weight$", r".lora_\1.weight"))
 # A copy PEFT keeps of a module as it was before training.
 ORIGINAL = re.compile(r"\.original_module\.")
 LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<factor>[AB])\.weight$")
 ADDED = ("adapter", *PARTS)  # roles whose tensors take the place of others
 ROLES = ("main", "clip", "sam", "head", *ADDED)
+ADAPTER_CONFIG = "adapter_config.json"
 # Small files that travel with the weights and are written back on export.
 SMALL_FILES = ("config.json", "generation_config.json", "preprocessor_config.json",
                "processor_config.json", "chat_template.jinja", "sam_config.json",
-               "adapter_config.json")
+               ADAPTER_CONFIG)
 
 
 def unwrapped(key: str) -> str:
@@ -87,10 +88,11 @@ class Source:
 
     @functools.cached_property
     def small_files(self) -> dict[str, pathlib.Path]:
-        """Configuration files beside the weights; none for a single file."""
+        """Configuration files beside the weights; of a single file that of its LoRA alone."""
+        names = SMALL_FILES
         if self.folder.path.is_file():
-            return {}
-        return {name: self.folder.root / name for name in SMALL_FILES
+            names = [ADAPTER_CONFIG] if any(map(LORA.match, self.names)) else []
+        return {name: self.folder.root / name for name in names
                 if (self.folder.root / name).is_file()}
 
     @property
@@ -179,7 +181,7 @@ class Sources:
                       for role, name in beside.items() if role not in roles}
             self.ignored["adapter"] |= {
                 f"{path.parent.name}/": "another adapter, which --adapter would take by itself"
-                for path in sorted(adapter.folder.root.glob("*/adapter_config.json"))}
+                for path in sorted(adapter.folder.root.glob(f"*/{ADAPTER_CONFIG}"))}
         for role, name in _parts_beside(main) if main.found else ():
             if role != "modules" and not (role in beside and _is_same(
                     adapter.folder.root / beside[role], main.folder.root / name)):
@@ -203,8 +205,8 @@ class Sources:
 
     def _leftovers(self) -> list[pathlib.Path]:
         known = [source.folder.root / name for role, source in self.roles.items()
-                 for name in [*source.folder.files, *self.ignored.get(role, ()),
-                              *(file for other in source.others for file in other.files)]]
+                 for name in [source.chosen, *source.folder.files, *self.ignored.get(role, ()), *(
+                     name for other in source.others for name in (other.name, *other.files))]]
         return [path for source in self.roles.values() if source.found
                 for path in (source.folder.root / name for name in source.found.rest)
                 if not any(_is_same(path, file) for file in known)]
@@ -273,8 +275,9 @@ def _is_same(left: pathlib.Path, right: pathlib.Path) -> bool:
     """Whether two files are one, or, of a bucket, copies of one."""
     if not (left.is_file() and right.is_file()):
         return False
-    return left.samefile(right) or left.name == right.name and left.stat().st_size == right.stat().st_size and (
-        sha256(left) == sha256(right))
+    return left.samefile(right) or (
+        left.name == right.name and left.stat().st_size == right.stat().st_size
+        and sha256(left) == sha256(right))
 
 
 def _with_tower(roles: dict[str, Source]) -> dict[str, Source]:

@@ -120,7 +120,13 @@ def tokenizer_of(sources: Sources, *, named: str | None, rows: int,
     main = sources.roles["main"]
     folder, extend = pathlib.Path(named or main.folder.root), main.is_llava
     adapter = sources.roles.get("adapter")
-    own = Listed.read(adapter.folder.root) if adapter else None
+    try:
+        own = Listed.read(adapter.folder.root) if adapter else None
+    except UserError as error:
+        if not named:
+            raise CheckpointError(f"{error}; name the tokenizer to use with --tokenizer") from error
+        own = None
+        notes.append(f"the tokenizer of {folder} is used, as --tokenizer says; {error}")
     if own is None or own.folder.samefile(folder):
         return read_tokenizer(folder, rows=rows, extend=extend)
     try:
@@ -189,6 +195,7 @@ def _parse(folder: pathlib.Path, extend: bool) -> tuple[Tokenizer, dict[str, int
                 f"its like. LEGION and GLaMM folders have it; of an original LLaVA take the folder "
                 f"made for transformers, such as llava-hf/llava-1.5-7b-hf")
         tokenizer = Tokenizer.from_folder(folder)
+        _check_files(folder, tokenizer, tokenizer.added)
         return tokenizer, tokenizer.added
     files = read_files(folder)
     raw = load_added(files[ADDED_FILE], file=f"{folder}/{ADDED_FILE}")
@@ -203,7 +210,16 @@ def _parse(folder: pathlib.Path, extend: bool) -> tuple[Tokenizer, dict[str, int
             added[token], size = size, size + 1
     tokenizer = Tokenizer(files | {ADDED_FILE: as_json(added)}, name=str(folder))
     tokenizer.check()
+    _check_files(folder, tokenizer, raw)
     return tokenizer, raw
+
+
+def _check_files(folder: pathlib.Path, tokenizer: Tokenizer, added: dict[str, int]) -> None:
+    """Compare the files that are read with those for transformers. Raises CheckpointError."""
+    listed = Listed.read(folder)
+    if listed and (difference := listed.differs_from(tokenizer, added)):
+        raise CheckpointError(f"{folder}: the files of its tokenizer do not agree: {difference}, in "
+                              f"{ADDED_FILE}; remove or mend the one that is older")
 
 
 def _checked(tokenizer: Tokenizer, folder: pathlib.Path, rows: int, extend: bool) -> Tokenizer:

@@ -204,6 +204,12 @@ class _Surveyor:
                 self.ignored[name] = "state of a training, no weights"
             elif name.endswith(FOREIGN):
                 self.ignored[name] = "weights in the format of another program"
+            elif name in INDEXES or (VARIANT.fullmatch(name) and name.endswith(".json")):
+                weights = self._open(name)
+                if weights and weights.files:
+                    rest.append(name)
+                elif weights:
+                    self.ignored[name] = f"{weights.lacks}, which it lists, is not there"
             elif name.endswith((*SUFFIXES, ".ckpt")) and name[0] != ".":
                 rest.append(name)
         return rest
