@@ -177,8 +177,9 @@ class Sources:
             self.ignored["adapter"] |= dict.fromkeys(
                 beside.values(), f"only {adapter.chosen} was named")
         elif adapter:
-            roles |= {role: Source.open(adapter.folder.root / name)
-                      for role, name in beside.items() if role not in roles}
+            for role, name in beside.items():
+                if part := self._part("adapter", adapter.folder.root / name):
+                    roles.setdefault(role, part)
             self.ignored["adapter"] |= {
                 f"{path.parent.name}/": "another adapter, which --adapter would take by itself"
                 for path in sorted(adapter.folder.root.glob(f"*/{ADAPTER_CONFIG}"))}
@@ -188,10 +189,20 @@ class Sources:
                 self._add_to_main(roles, role, name)
         return {role: roles[role] for role in ROLES if role in roles}
 
+    def _part(self, beside: str, path: pathlib.Path) -> Source | None:
+        """A file of `PARTS`; None where it is empty, as of a training of LoRA alone."""
+        folder = TensorFolder(path)
+        if not folder.entries:
+            self.ignored[beside][path.name] = "holds no tensor"
+            return None
+        return Source.of(folder)
+
     def _add_to_main(self, roles: dict[str, Source], role: str, name: str) -> None:
         """Take what a part has and the whole model beside it has not."""
         main = roles["main"]
-        part = Source.open(main.folder.root / name)
+        part = self._part("main", main.folder.root / name)
+        if part is None:
+            return
         own = {n: key for n, key in part.names.items() if n not in main.names}
         if shared := [n for n in part.names if n in main.names]:
             self._main_twice.append((part, shared))

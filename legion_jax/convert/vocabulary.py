@@ -7,6 +7,7 @@ The rows of the vocabulary that training changed are at the ids of its tokenizer
 import dataclasses
 import pathlib
 
+from input_pipeline import files, strict_json
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import (
@@ -57,7 +58,7 @@ class Listed:
             return None
         lacks = next((name for name in (MODEL_FILE, ADDED_FILE) if name not in names), None)
         return cls(folder, tokens, _pieces(folder / FAST_FILE) if FAST_FILE in names else {},
-                   (folder / MODEL_FILE).read_bytes() if MODEL_FILE in names else None, lacks)
+                   _content(folder / MODEL_FILE) if MODEL_FILE in names else None, lacks)
 
     def differs_from(self, base: Tokenizer, known: dict[str, int]) -> str | None:
         """What these files say otherwise than `base`, of which these added tokens are known too."""
@@ -79,8 +80,12 @@ class Listed:
         return None
 
 
+def _content(path: pathlib.Path) -> bytes:
+    return files.read_plain(path, largest=strict_json.LARGEST, error=CheckpointError)
+
+
 def _of_added(path: pathlib.Path) -> dict[str, int]:
-    return load_added(path.read_bytes(), file=str(path))
+    return load_added(_content(path), file=str(path))
 
 
 def _of_config(path: pathlib.Path) -> dict[str, int]:
@@ -119,14 +124,7 @@ def tokenizer_of(sources: Sources, *, named: str | None, rows: int,
     """
     main = sources.roles["main"]
     folder, extend = pathlib.Path(named or main.folder.root), main.is_llava
-    adapter = sources.roles.get("adapter")
-    try:
-        own = Listed.read(adapter.folder.root) if adapter else None
-    except UserError as error:
-        if not named:
-            raise CheckpointError(f"{error}; name the tokenizer to use with --tokenizer") from error
-        own = None
-        notes.append(f"the tokenizer of {folder} is used, as --tokenizer says; {error}")
+    own = _own_tokens(sources, named, notes)
     if own is None or own.folder.samefile(folder):
         return read_tokenizer(folder, rows=rows, extend=extend)
     try:
@@ -156,6 +154,18 @@ def tokenizer_of(sources: Sources, *, named: str | None, rows: int,
     except UserError as error:
         raise CheckpointError(f"{error}. The adapter's tokens are not those of {folder} "
                               f"({difference}); --tokenizer says which to take") from error
+
+
+def _own_tokens(sources: Sources, named: str | None, notes: list[str]) -> Listed | None:
+    """What an adapter brings. Raises CheckpointError where its files disagree, unless named."""
+    adapter = sources.roles.get("adapter")
+    try:
+        return Listed.read(adapter.folder.root) if adapter else None
+    except UserError as error:
+        if not named:
+            raise CheckpointError(f"{error}; name the tokenizer to use with --tokenizer") from error
+        notes.append(f"the tokenizer of {named} is used, as --tokenizer says; {error}")
+        return None
 
 
 def _check_image(sources: Sources, own: Listed) -> None:
@@ -197,18 +207,18 @@ def _parse(folder: pathlib.Path, extend: bool) -> tuple[Tokenizer, dict[str, int
         tokenizer = Tokenizer.from_folder(folder)
         _check_files(folder, tokenizer, tokenizer.added)
         return tokenizer, tokenizer.added
-    files = read_files(folder)
-    raw = load_added(files[ADDED_FILE], file=f"{folder}/{ADDED_FILE}")
+    contents = read_files(folder)
+    raw = load_added(contents[ADDED_FILE], file=f"{folder}/{ADDED_FILE}")
     added = dict(raw)
     if IMAGE_TOKEN in added and added.keys() > set(ADDED_TOKENS) and (
             added[IMAGE_TOKEN] == max(added.values())):
         del added[IMAGE_TOKEN]  # where we have put it; here an image has no token
-    pieces = Tokenizer(files | {ADDED_FILE: as_json(added)}, name=str(folder))
+    pieces = Tokenizer(contents | {ADDED_FILE: as_json(added)}, name=str(folder))
     size = pieces.vocab_size
     for token in ADDED_TOKENS:
         if token not in added:
             added[token], size = size, size + 1
-    tokenizer = Tokenizer(files | {ADDED_FILE: as_json(added)}, name=str(folder))
+    tokenizer = Tokenizer(contents | {ADDED_FILE: as_json(added)}, name=str(folder))
     tokenizer.check()
     _check_files(folder, tokenizer, raw)
     return tokenizer, raw
@@ -218,8 +228,8 @@ def _check_files(folder: pathlib.Path, tokenizer: Tokenizer, added: dict[str, in
     """Compare the files that are read with those for transformers. Raises CheckpointError."""
     listed = Listed.read(folder)
     if listed and (difference := listed.differs_from(tokenizer, added)):
-        raise CheckpointError(f"{folder}: the files of its tokenizer do not agree: {difference}, in "
-                              f"{ADDED_FILE}; remove or mend the one that is older")
+        raise CheckpointError(f"{folder}: the files of its tokenizer do not agree: {difference}, "
+                              f"in {ADDED_FILE}; remove or mend the one that is older")
 
 
 def _checked(tokenizer: Tokenizer, folder: pathlib.Path, rows: int, extend: bool) -> Tokenizer:

@@ -51,8 +51,9 @@ def retrained(sized, tensors, folders, adapter, tmp_path_factory):
 
 
 @pytest.mark.parametrize("prefix, name", [
-    (ROOT, "non_lora_trainables.bin"), ("model.", "non_lora_trainables.bin"),
-    (ROOT, "non_lora_state_dict.bin"), ("", "mm_projector.bin")])
+    (ROOT, "non_lora_trainables.bin"), ("", "mm_projector.bin"),
+    pytest.param("model.", "non_lora_trainables.bin", marks=pytest.mark.slow),
+    pytest.param(ROOT, "non_lora_state_dict.bin", marks=pytest.mark.slow)])
 def test_modules_trained_whole_beside_an_adapter(sized, folders, retrained, own, tmp_path, prefix,
                                                  name):
     trained, wanted, _ = retrained
@@ -61,6 +62,8 @@ def test_modules_trained_whole_beside_an_adapter(sized, folders, retrained, own,
     layouts.assert_same_arrays(read_params(tmp_path / "out"), wanted)
     assert verify(tmp_path / "out", progress=False) == []
     assert name in str(checkpoint.read_meta(tmp_path / "out").sources)
+    if name == "mm_projector.bin":
+        return
     exported = layouts.write(tmp_path / "out", tmp_path / "exported", "adapter")
     layouts.convert(folders[0], tmp_path / "again", config=sized, clip=folders[1], adapter=exported)
     layouts.assert_same_arrays(read_params(tmp_path / "again"), wanted)
@@ -146,6 +149,13 @@ def test_state_of_a_training_is_named(sized, folders, retrained, own, tmp_path, 
     assert all(f"/{name}: not read: " in caplog.text for name in names)
     inspected = inspect_params.of_torch(str(folders[0]), clip=str(folders[1]), adapter=str(own))
     assert any("optimizer.pt is not read" in note for note in inspected.notes)
+
+
+def test_a_training_of_lora_alone_leaves_an_empty_file(sized, folders, own, tmp_path):
+    published.save(own / "non_lora_trainables.bin", {})
+    layouts.convert(folders[0], tmp_path / "out", config=sized, clip=folders[1], adapter=own)
+    assert checkpoint.read_meta(tmp_path / "out").sources["adapter"]["ignored"] == {
+        "non_lora_trainables.bin": "holds no tensor"}
 
 
 def copied(folders, tmp_path):
