@@ -282,3 +282,31 @@ def test_the_same_model_under_the_names_of_another_release(sized, folders, tmp_p
     assert torch.is_tensor(published.to_torch(next(iter(renamed.values()))))
     clip = write_clip(tmp_path, folders, renamed, "model.safetensors")
     layouts.convert(folders[0], tmp_path / "out", config=sized, clip=clip)
+
+
+def test_sets_that_cannot_be_compared_here(tmp_path, monkeypatch):
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        published.save(tmp_path / name, A)
+    sources = Sources({"main": Source.open(tmp_path)})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match="pytorch_model.bin: lies beside model.safetensors, "
+                                              "and comparing them needs PyTorch"):
+        agreement.check(sources, progress=False)
+
+
+def test_shards_of_a_first_index_that_is_not_whole(tmp_path):
+    """What is there of it may be all that was saved last."""
+    first = {"model.norm.weight": "model-00001-of-00002.safetensors",
+             "lm_head.weight": "model-00002-of-00002.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": first}))
+    published.save(tmp_path / "pytorch_model.bin", A | {"lm_head.weight": np.zeros(2, np.float32)})
+    sources = Sources({"main": Source.open(tmp_path)})
+    assert "00001-of-00002.safetensors, which it lists, is not there" in (
+        sources.ignored["main"]["model.safetensors.index.json"])
+    published.save(tmp_path / "model-00001-of-00002.safetensors", A)
+    unread = agreement.check(Sources({"main": Source.open(tmp_path)}), progress=False)["main"]
+    assert "00002-of-00002.safetensors is not there; what is there has the values of" in (
+        unread["model.safetensors.index.json"])
+    published.save(tmp_path / "model-00001-of-00002.safetensors", {k: v + 1 for k, v in A.items()})
+    with pytest.raises(CheckpointError, match="hold different weights: model.norm.weight"):
+        agreement.check(Sources({"main": Source.open(tmp_path)}), progress=False)
