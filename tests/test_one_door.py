@@ -25,6 +25,8 @@ ALLOWED = {
     "legion_jax/convert/roles.py": LOCAL,
     "legion_jax/convert/tensor_folder.py": LOCAL,
     "legion_jax/convert/torch_file.py": LOCAL,
+    "legion_jax/convert/vocabulary.py": LOCAL,
+    "legion_jax/convert/weight_sets.py": LOCAL,
     "legion_jax/display/web.py": "templates of the package",
     "legion_jax/evaluate/report/comparison.py": "templates of the package",
     "legion_jax/evaluate/report/page.py": "templates of the package",

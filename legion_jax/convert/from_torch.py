@@ -1,6 +1,7 @@
 """PyTorch checkpoints -> a converted checkpoint, tensor by tensor, and the comparison of both."""
 
 import dataclasses
+import logging
 import math
 import pathlib
 import typing
@@ -11,7 +12,7 @@ from etils import epath
 
 from input_pipeline import files, paths
 from legion_jax.config import LegionConfig
-from legion_jax.convert import streaming
+from legion_jax.convert import agreement, streaming
 from legion_jax.convert.config_files import encode
 from legion_jax.convert.layout_json import CARRIED, LAYOUT, record
 from legion_jax.convert.local_copies import LocalCopies
@@ -20,10 +21,13 @@ from legion_jax.convert.plan import Options, Plan, make_plan
 from legion_jax.convert.roles import Sources, open_sources, reopen
 from legion_jax.convert.table import Rule
 from legion_jax.convert.tensor_folder import open_safetensors, sha256
+from legion_jax.convert.weight_sets import PARTS
 from legion_jax.weights import legion_json, params_files, tensor_file, trust
 from legion_jax.weights.checkpoint import Checkpoint
 from legion_jax.weights.checkpoint_error import CheckpointError
 from legion_jax.weights.legion_json import META
+
+LOG = logging.getLogger("legion_jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +69,31 @@ def convert(main: str, output: str, *, clip: str | None = None, sam: str | None 
             copies.of(main), clip=copies.of(clip), sam=copies.of(sam), head=copies.of(head),
             adapter=copies.of(adapter)), copies.of_options(options))
         plan.check()
-        return _write(plan, options, copies, output, progress)
+        for note in plan.notes:
+            LOG.warning("%s", copies.renamed(note))
+        ignored = _unread(plan.sources, copies, progress)
+        return _write(plan, options, copies, output, ignored, progress)
+
+
+def _unread(sources: Sources, copies: LocalCopies, progress: bool) -> dict[str, dict[str, str]]:
+    """{role: {name: why it is not read}}, also logged. Raises CheckpointError as `check` does."""
+    compared = agreement.check(sources, progress=progress)
+    unread = {role: {name: copies.renamed(why)
+                     for name, why in (names | compared.get(role, {})).items()}
+              for role, names in sources.ignored.items()}
+    for role, source in sources.roles.items():
+        if role in PARTS:
+            LOG.info("%s: %d tensors that were trained whole are read too",
+                     copies.named(source.folder.path), len(source.names))
+    for role, names in unread.items():
+        for name, why in names.items():
+            LOG.warning("%s: not read: %s",
+                        copies.named(sources.roles[role].folder.root / name), why)
+    return unread
 
 
 def _write(plan: Plan, options: Options, copies: LocalCopies, output: str,
-           progress: bool) -> Summary:
+           ignored: dict[str, dict[str, str]], progress: bool) -> Summary:
     with files.new_folder(output, last=META) as folder:
         nonfinite, hashes = _write_tensors(plan, folder, progress)
         if nonfinite and not options.allow_nonfinite:
@@ -85,7 +109,8 @@ def _write(plan: Plan, options: Options, copies: LocalCopies, output: str,
             folder, plan.config, base=None, trained=[], absent=plan.absent,
             vocabulary=dataclasses.asdict(plan.vocabulary()),
             options=dataclasses.asdict(options), sources={
-                role: {"path": copies.named(source.folder.path), "sha256": hashes[role]}
+                role: {"path": copies.named(source.folder.path), "sha256": hashes[role],
+                       "ignored": ignored.get(role, {})}
                 for role, source in plan.sources.roles.items()})
     return Summary(plan.config, sum(math.prod(shape) for shape, _ in plan.params.values()),
                    carried=[name for name in plan.rest if is_known(name)],
@@ -217,8 +242,9 @@ def _compare_hashes(sources: dict, copies: LocalCopies) -> list[str]:
 def _compare_values(opened: Checkpoint, copies: LocalCopies, progress: bool) -> list[str]:
     folder, meta = pathlib.Path(opened.folder), opened.meta
     options = copies.of_options(recorded_options(folder, meta))
-    plan = make_plan(reopen({role: copies.of(s["path"]) for role, s in meta.sources.items()}),
-                     options)
+    sources = reopen({role: copies.of(s["path"]) for role, s in meta.sources.items()})
+    sources.leftovers.clear()  # what has come since changes nothing of what was read
+    plan = make_plan(sources, options)
     plan.check()
     reader = params_files.Reader(opened)
     if meta.config != plan.config:

@@ -6,14 +6,14 @@ from typing import Any
 
 from etils import epath
 
-from legion_jax.convert.roles import Source
-from legion_jax.convert.tensor_folder import INDEXES, Entry
+from legion_jax.convert.roles import ROLES, Source
+from legion_jax.convert.tensor_folder import Entry
+from legion_jax.convert.weight_sets import INDEXES
 from legion_jax.weights import tensor_file
 from legion_jax.weights.checkpoint_error import CheckpointError, read_json
 
 LAYOUT = "layout.json"
 CARRIED = "carried.safetensors"  # beside it: the tensors that no parameter is made of
-ROLES = ("main", "clip", "sam", "head", "adapter", "modules")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from legion_jax.config import LoraConfig
-from legion_jax.convert.roles import LORA, Sources
+from legion_jax.convert.roles import ADAPTER_CONFIG as CONFIG, LORA, Sources
 from legion_jax.weights.checkpoint_error import CheckpointError, read_json
 
-CONFIG = "adapter_config.json"
 ADAPTED = re.compile(r"^model\.layers\.\d+\.self_attn\.[qv]_proj$")  # where the model has LoRA
 # Variants that compute something else than W + alpha / rank * B A.
 PLAIN = {"peft_type": "LORA", "bias": "none", "use_dora": False, "use_rslora": False,

@@ -10,20 +10,14 @@ import numpy as np
 
 from input_pipeline.errors import UserError
 from input_pipeline.paths import absolute
-from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_TOKEN, Tokenizer
-from input_pipeline.text.tokenizer_files import (
-    ADDED_FILE,
-    MODEL_FILE,
-    as_json,
-    load_added,
-    read_files,
-)
+from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig
 from legion_jax.convert import lora, sizes
 from legion_jax.convert.names import belongs_to_model
 from legion_jax.convert.roles import LORA, Sources
 from legion_jax.convert.table import SAM, Rule, lora_rules, rules
 from legion_jax.convert.tensor_folder import Entry
+from legion_jax.convert.vocabulary import tokenizer_of
 from legion_jax.models import param_tree
 from legion_jax.weights.checkpoint_error import CheckpointError, first_of, read_json
 from legion_jax.weights.legion_json import Vocabulary
@@ -76,7 +70,8 @@ class Plan:
         rest: published names of tensors that no rule uses.
         adapters: published name of a kernel -> what LoRA adds to it; empty unless merged.
         misfits: {path of a parameter: a sentence per tensor of it that is missing or misshapen}.
-        notes: what the plan assumed because the files do not tell it, a sentence each.
+        notes: what the plan assumed because the files do not tell it, or chose where they tell two
+            things, a sentence each.
     """
 
     config: LegionConfig
@@ -93,7 +88,8 @@ class Plan:
     @property
     def problems(self) -> list[str]:
         """Why no conversion takes these files: a sentence per parameter, and one on orphans."""
-        return [first_of(sentences) for sentences in self.misfits.values()] + self._orphans()
+        return [first_of(sentences) for sentences in self.misfits.values()] + self._orphans() + (
+            _leftovers(self.sources))
 
     def check(self) -> None:
         """Raises CheckpointError that names the tensors at fault, if there are any."""
@@ -144,6 +140,8 @@ class _Planner:
         self.notes: list[str] = []
 
     def plan(self) -> Plan:
+        if (unread := _leftovers(self.sources)) and not self.assume:
+            raise CheckpointError(first_of(unread))
         if not self.assume and lora.CONFIG in self.main.small_files and (
                 EMBEDDING not in self.sources.entries):
             raise CheckpointError(f"{self.main.folder.path}: an adapter; --adapter takes it, "
@@ -195,7 +193,7 @@ class _Planner:
         if self.options.config:
             configs["main"] = read_json(pathlib.Path(self.options.config))
         if EMBEDDING in entries and "main" in configs:
-            return configs, entries
+            return configs | {"main": self._resized(configs["main"])}, entries
         if not self.assume:
             raise CheckpointError(
                 f"{folder.path}: no language model in it" if "main" in configs else
@@ -215,11 +213,24 @@ class _Planner:
             "model.layers.0.mlp.up_proj.weight":
                 Entry("", (language.mlp, language.width), "float32")}
 
+    def _resized(self, config: dict) -> dict:
+        """config.json of the language model with as many rows as an adapter's vocabulary has."""
+        own = self.main.names.get(EMBEDDING)
+        if own is None or self.sources.owner[EMBEDDING] == "main":
+            return config
+        before = self.main.folder.entries[own].shape[0]
+        rows = self.sources.entries[EMBEDDING].shape[0]
+        text = config.get("text_config", config)
+        if not isinstance(text, dict) or text.get("vocab_size") != before:
+            return config
+        text = text | {"vocab_size": rows}
+        return config | {"text_config": text} if "text_config" in config else text
+
     def _tokenizer(self, rows: int) -> Tokenizer | None:
         """The tokenizer; None where `assume` takes every row of the vocabulary for a token."""
-        folder = pathlib.Path(self.options.tokenizer or self.main.folder.root)
         try:
-            return read_tokenizer(folder, rows=rows, extend=self.main.is_llava)
+            return tokenizer_of(self.sources, named=self.options.tokenizer, rows=rows,
+                                notes=self.notes)
         except UserError as error:
             if not self.assume:
                 raise
@@ -235,6 +246,13 @@ class _Planner:
         self.notes.append("SAM is not the published one: a conversion wants --sam_config, with "
                           "decoder_num_heads")
         return {"decoder_num_heads": 1}
+
+
+def _leftovers(sources: Sources) -> list[str]:
+    """A sentence per weights file that a conversion would pass over."""
+    return [f"{path}: a weights file that nothing here reads, beside those that are read; give it "
+            f"to the flag it is meant for, or move it to another folder"
+            for path in sources.leftovers]
 
 
 def _missing_towers(table: list[Rule], entries: dict[str, Entry]) -> list[str]:
@@ -262,46 +280,3 @@ def _common_dtype(rule: Rule, entries: dict[str, Entry]) -> str:
     """The smallest dtype that holds every tensor of a parameter exactly."""
     names = [entries[key].dtype for key in rule.keys.ravel() if key in entries] or ["float32"]
     return str(functools.reduce(jnp.promote_types, names))
-
-
-def read_tokenizer(folder: pathlib.Path, *, rows: int, extend: bool) -> Tokenizer:
-    """The tokenizer of a checkpoint folder, checked against its embedding.
-
-    Args:
-        rows: of the embedding.
-        extend: the checkpoint knows nothing of `[SEG]` and its like (a LLaVA); they take the first
-            rows that belong to no token yet.
-
-    Raises:
-        TokenizerError, CheckpointError: naming the file, the token, or both sizes.
-    """
-    if not (folder / MODEL_FILE).exists():
-        raise CheckpointError(f"{folder / MODEL_FILE}: not found; name the tokenizer's folder with "
-                              f"--tokenizer")
-    if not extend:
-        if not (folder / ADDED_FILE).exists():
-            raise CheckpointError(
-                f"{folder / ADDED_FILE}: not found, so this tokenizer has no {ADDED_TOKENS[0]} and "
-                f"its like. LEGION and GLaMM folders have it; of an original LLaVA take the folder "
-                f"made for transformers, such as llava-hf/llava-1.5-7b-hf")
-        tokenizer = Tokenizer.from_folder(folder)
-        if tokenizer.vocab_size != rows:
-            raise CheckpointError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
-                                  f"model.embed_tokens.weight {rows} rows")
-        return tokenizer
-    files = read_files(folder)
-    added = load_added(files[ADDED_FILE], file=f"{folder}/{ADDED_FILE}")
-    if IMAGE_TOKEN in added and added.keys() > set(ADDED_TOKENS) and (
-            added[IMAGE_TOKEN] == max(added.values())):
-        del added[IMAGE_TOKEN]  # where we have put it; here an image has no token
-    pieces = Tokenizer(files | {ADDED_FILE: as_json(added)}, name=str(folder))
-    size = pieces.vocab_size
-    for token in ADDED_TOKENS:
-        if token not in added:
-            added[token], size = size, size + 1
-    tokenizer = Tokenizer(files | {ADDED_FILE: as_json(added)}, name=str(folder))
-    tokenizer.check()
-    if tokenizer.vocab_size > rows:
-        raise CheckpointError(f"{folder}: {tokenizer.vocab_size} tokens with "
-                              f"{', '.join(ADDED_TOKENS)}, the embedding has {rows} rows")
-    return tokenizer

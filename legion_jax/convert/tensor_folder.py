@@ -16,13 +16,10 @@ from etils import epath
 
 from input_pipeline.errors import first_line
 from legion_jax.convert import torch_file, torch_pickle
-from legion_jax.weights.checkpoint_error import CheckpointError, parse_json, read_json
+from legion_jax.convert.weight_sets import WeightSet, is_text, survey
+from legion_jax.weights.checkpoint_error import CheckpointError, parse_json
 from legion_jax.weights.tensor_file import NAMES, SafetensorsReader, numpy_dtype
 
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-SINGLES = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors",
-           "adapter_model.bin")
-SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 # Pages of a memory-mapped file count as memory of the process until the file is closed.
 MAPPED_BYTES = 1 << 29
 
@@ -46,20 +43,34 @@ class TensorFolder:
     Attributes:
         entries: {key: Entry} in the order of the files.
         index: the parsed index file, or None when the folder has a single weights file.
+        found: all weights files of the folder; None of a file, and of weights that were given.
     """
 
-    def __init__(self, path: str | pathlib.Path):
+    def __init__(self, path: str | pathlib.Path, weights: WeightSet | None = None, *,
+                 is_adapter: bool = False):
+        """Open a file, or these weights of a folder; without any, those that `survey` chooses.
+
+        Raises CheckpointError.
+        """
         self.path = pathlib.Path(path)
         if not is_text(os.path.realpath(self.path)):
             raise CheckpointError(f"{ascii(str(path))}: a name that is not UTF-8 cannot be "
                                   f"recorded; rename it")
-        self.index_name, self.index = None, None
+        is_folder = self.path.is_dir()
+        if not is_folder and not self.path.is_file():
+            raise CheckpointError(f"{self.path}: no such file or folder")
         self._open, self._lock = {}, threading.Lock()
-        files = [self.path] if self.path.is_file() else self._weight_files()
-        self.root = self.path.parent if self.path.is_file() else self.path
-        self.files = [f.name for f in files]
+        self.root = self.path if is_folder else self.path.parent
+        self.found = None
+        if not is_folder:
+            weights = WeightSet(self.path.name, (self.path.name,))
+        elif weights is None:
+            self.found = survey(self.path, is_adapter=is_adapter)
+            weights = self.found.chosen
+        self.index, self.index_name = weights.index, weights.name if weights.index else None
+        self.files = list(weights.files)
         self.entries: dict[str, Entry] = {}
-        for file in files:
+        for file in (self.root / name for name in self.files):
             for key, shape, dtype in self._list(file):
                 if key in self.entries:
                     raise CheckpointError(f"{file}: {key} is also in {self.entries[key].file}")
@@ -83,35 +94,6 @@ class TensorFolder:
     def sha256(self) -> dict[str, str]:
         """Hash of every weights file."""
         return {name: sha256(self.root / name) for name in self.files}
-
-    def _weight_files(self) -> list[pathlib.Path]:
-        if not self.path.is_dir():
-            raise CheckpointError(f"{self.path}: no such file or folder")
-        for name in INDEXES:
-            if (self.path / name).exists():
-                self.index_name, self.index = name, read_json(self.path / name)
-                return self._listed_files(self.path / name, self.index.get("weight_map"))
-        for name in SINGLES:
-            if (self.path / name).is_file():
-                return [self.path / name]
-        loose = sorted(p for p in self.path.iterdir() if p.suffix in SUFFIXES)
-        if len(loose) == 1:
-            return loose
-        raise CheckpointError(f"{self.path}: expected one of {', '.join(INDEXES + SINGLES)}, found "
-                              f"{', '.join(p.name for p in loose) or 'no weights file'}")
-
-    def _listed_files(self, index: pathlib.Path, weight_map) -> list[pathlib.Path]:
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{index}: no weight_map")
-        for key, name in weight_map.items():
-            if not isinstance(name, str) or pathlib.PurePath(name).name != name:
-                raise CheckpointError(f"{index}: {key}: {name!r} is not a file name")
-            if pathlib.PurePath(name).suffix not in SUFFIXES:
-                raise CheckpointError(f"{index}: {key}: {name!r} is no weights file")
-        names = sorted(set(weight_map.values()))
-        if missing := [n for n in names if not (self.path / n).is_file()]:
-            raise CheckpointError(f"{self.path / missing[0]}: listed in {index.name}, not there")
-        return [self.path / n for n in names]
 
     def _check_index(self) -> None:
         if self.index is None:
@@ -157,15 +139,6 @@ def sha256(file: pathlib.Path) -> str:
     """Hash of a file, as `sha256sum` prints it."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def is_text(name: str) -> bool:
-    """Whether it can be written as UTF-8; names of files need not be text."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def open_safetensors(file: epath.Path) -> SafetensorsReader:

@@ -11,8 +11,9 @@ from legion_jax.convert.layout_json import RecordedFolder
 from legion_jax.convert.model_folder import WEIGHTS, ModelFolder, encode
 from legion_jax.convert.names import LLAVA_NEW, PUBLISHED, is_llava
 from legion_jax.convert.origin import Origin, Tensor, Values, split_tower
-from legion_jax.convert.roles import ADDED, MODULES, SMALL_FILES
+from legion_jax.convert.roles import ADDED, SMALL_FILES
 from legion_jax.convert.table import rules
+from legion_jax.convert.weight_sets import MODULES
 from legion_jax.weights.checkpoint import NEWEST, Checkpoint, find_step
 from legion_jax.weights.checkpoint_error import CheckpointError
 

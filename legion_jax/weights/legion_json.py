@@ -62,7 +62,8 @@ class Meta:
         question: what a run asks of a photo, the fields of `predict.prediction.Question`.
         vocabulary: what a conversion recorded of the vocabulary matrices.
         options: fields of `convert.plan.Options` that a conversion was given.
-        sources: {role: {"path": folder, "sha256": {file: hash}}} of a conversion.
+        sources: {role: {"path": folder, "sha256": {file: hash}, "ignored": {name: why}}} of a
+            conversion; ignored is what lies there and was not read.
     """
 
     config: LegionConfig

@@ -118,6 +118,10 @@ def of_sources(sources: Sources) -> Inventory:
     nbytes = {name: (origins[name][0], sources.entries[name].nbytes) for name in plan.rest}
     notes = [f"{role}: {source.folder.path} ({source.spelling}, {len(source.folder.entries):,} "
              f"tensors)" for role, source in sources.roles.items()]
+    notes += [f"{role}: {name} is not read: {why}" for role, names in sources.ignored.items()
+              for name, why in names.items()]
+    notes += [f"{role}: {other.name} is not read: {source.chosen} comes first; a conversion "
+              f"compares them" for role, source in sources.roles.items() for other in source.others]
     if replaced := sum(len(source.folder.entries) for source in sources.roles.values()) - len(
             sources.entries):
         notes.append(f"{replaced:,} tensors are not used: an adapter's stand in their place, or "
