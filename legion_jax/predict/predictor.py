@@ -21,6 +21,7 @@ from input_pipeline.photos.images import clip_image
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from input_pipeline.text.verdict_words import verdict_of_words
+from legion_jax import sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
 from legion_jax.predict import calibration
@@ -108,7 +109,9 @@ class Predictor:
         """
         config = checkpoint.meta.config
         mesh = inference_mesh(config, devices)
-        params = checkpoint.load(param_tree.flatten(abstract_params(config, mesh)))
+        abstract = param_tree.flatten(abstract_params(config, mesh))
+        sharding.warn_of_copies(abstract, mesh)
+        params = checkpoint.load(abstract)
         return cls(config, quantize(params) if int8 else params,
                    checkpoint.tokenizer, question=question or Question(**checkpoint.meta.question),
                    batch_size=batch_size, group=group, sampling=sampling, int8=int8, mesh=mesh,

@@ -61,6 +61,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
             frozen_dtype=settings.frozen_dtype)
         if jax.process_index() == 0:  # a workdir that cannot be written is noticed before the work
             setup.write_run_files(settings, task, abstract.params, workdir)
+        sharding.warn_of_copies(
+            param_tree.flatten(abstract.params) | param_tree.flatten(frozen), mesh)
         base = setup.open_base(settings, abstract.params, frozen)
         LOG.info("%s trainable, %s frozen parameters on %d devices",
                  f"{param_tree.count(abstract.params):,}", f"{param_tree.count(frozen):,}",
