@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from etils import epath
 
-from input_pipeline import paths
+from input_pipeline import in_use, paths
 from input_pipeline.batches import loader
 from input_pipeline.errors import UserError
 from legion_jax import distributed, sharding
@@ -41,10 +41,16 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
     """Run the training described by a config; returns the final state.
 
     `profile` traces a few updates into `workdir/profile`. Raises ConfigError for a config that no
-    run could use, and what `update` raises.
+    run could use, InUseError where another run is in the work directory, and what `update` raises.
     """
     settings = RunSettings.from_config(config)
     workdir = paths.folder(str(workdir), "--workdir")
+    first = jax.process_index() == 0
+    with in_use.alone(workdir, "training") if first else contextlib.nullcontext():
+        return _train(settings, workdir, profile=profile)
+
+
+def _train(settings: RunSettings, workdir: epath.Path, *, profile: bool) -> TrainState:
     # A restart, and hosts that come later, need not compile again.
     if settings.compile_cache and not jax.config.jax_compilation_cache_dir:
         compiled = paths.absolute(workdir / "compiled")
