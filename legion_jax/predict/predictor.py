@@ -21,7 +21,7 @@ from input_pipeline.photos.images import clip_image
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from input_pipeline.text.verdict_words import verdict_of_words
-from legion_jax import sharding
+from legion_jax import memory, sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
 from legion_jax.predict import calibration
@@ -37,6 +37,9 @@ from legion_jax.predict.quantize import quantize
 from legion_jax.predict.sampling import GREEDY, Sampling
 from legion_jax.predict.scheduler import Job, Scheduler
 from legion_jax.weights.checkpoint import Checkpoint
+
+# What takes less memory in prediction and evaluation.
+LESS = "a smaller batch_size, int8, or more devices"
 
 
 class Predictor:
@@ -92,6 +95,7 @@ class Predictor:
         return cls.from_checkpoint(Checkpoint.open(folder), **options)
 
     @classmethod
+    @memory.told("loading a model", LESS)
     def from_checkpoint(cls, checkpoint: Checkpoint, *, batch_size: int = 8,
                         group: int | None = None, question: Question | None = None,
                         sampling: Sampling = GREEDY, int8: bool = False,
@@ -118,6 +122,7 @@ class Predictor:
                    temperature=calibration.load(checkpoint) or 1.0)
 
     @classmethod
+    @memory.told("making a model", LESS)
     def untrained(cls, config: LegionConfig, tokenizer: Tokenizer, *, question: Question,
                   batch_size: int = 8, devices: Sequence[jax.Device] | None = None) -> "Predictor":
         """A model with random parameters: the baseline of every trained one."""
@@ -151,9 +156,11 @@ class Predictor:
         """
         check_explain(explain)
         jobs = (self._job(number, item) for number, item in enumerate(items))
-        for job in self._scheduler.run(jobs, explain=explain):
-            yield job.key, self._result(job)
+        with memory.told("predicting", LESS):
+            for job in self._scheduler.run(jobs, explain=explain):
+                yield job.key, self._result(job)
 
+    @memory.told("predicting", LESS)
     def verdict_logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Logits of the verdict head before calibration, float32[N, classes].
 

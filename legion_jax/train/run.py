@@ -18,7 +18,7 @@ from etils import epath
 from input_pipeline import in_use, paths
 from input_pipeline.batches import loader
 from input_pipeline.errors import UserError
-from legion_jax import distributed, sharding
+from legion_jax import distributed, memory, sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
 from legion_jax.train import data as train_data, optim, pictures, setup, speed
@@ -29,6 +29,9 @@ from legion_jax.weights import checkpoint
 from legion_jax.weights.run_checkpoints import RunCheckpoints
 
 LOG = logging.getLogger("legion_jax")
+# What takes less memory in a run.
+LESS = ("config.accumulation above 1, a smaller config.batch_size, config.data.text_length or "
+        "config.data.mask_slots, config.model.remat layers, or config.mesh over more devices")
 AHEAD = 2  # updates that wait for the devices, so that these never wait for the host
 
 
@@ -46,7 +49,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
     settings = RunSettings.from_config(config)
     workdir = paths.folder(str(workdir), "--workdir")
     first = jax.process_index() == 0
-    with in_use.alone(workdir, "training") if first else contextlib.nullcontext():
+    with (memory.told("training", LESS),
+          in_use.alone(workdir, "training") if first else contextlib.nullcontext()):
         return _train(settings, workdir, profile=profile)
 
 
@@ -144,7 +148,7 @@ def update(settings: RunSettings, batches: grain.MapDataset, step: Callable, sta
             batch = sharding.from_local_rows(mesh, next(rows), settings.batch_size)
             length = batch["ids"].shape[1]
             if clock.is_new(length):
-                with clock.apart(state):
+                with clock.apart(state), memory.told(f"compiling an update of {length} ids", LESS):
                     distributed.compile_together(step, state, frozen, batch)
             profile.before(number, state)
             with jax.profiler.StepTraceAnnotation("update", step_num=number):

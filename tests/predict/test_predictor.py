@@ -12,6 +12,7 @@ import small_checkpoint
 from small_checkpoint import QUESTION
 
 from input_pipeline.errors import UserError
+from legion_jax.memory import OutOfMemoryError
 from legion_jax.predict.predictor import Predictor
 from legion_jax.predict.sampling import Sampling
 
@@ -169,6 +170,19 @@ def test_untrained_model_needs_no_files(config, tokenizer, photos):
     predictor = Predictor.untrained(sized, tokenizer, question=QUESTION, batch_size=2,
                                     devices=jax.devices()[:1])
     assert len(predictor(photos[:1], explain="never")) == 1
+
+
+@pytest.mark.parametrize("explain", ["always", "never"])
+def test_out_of_memory_is_called_so(predictor, photos, monkeypatch, explain):
+    def look(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1024 bytes.")
+
+    monkeypatch.setattr(predictor._programs, "look", look)
+    words = "out of memory while predicting: 1.0 KiB were asked for; .* a smaller batch_size"
+    with pytest.raises(OutOfMemoryError, match=words):
+        predictor(photos[:1], explain=explain)
+    with pytest.raises(OutOfMemoryError, match=words):
+        predictor.verdict_logits([photos[0]])
 
 
 def test_importing_it_loads_no_heavy_library_that_it_does_without():

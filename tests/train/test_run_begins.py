@@ -9,8 +9,9 @@ import small_data
 from input_pipeline import in_use
 from input_pipeline.in_use import InUseError
 from legion_jax import sharding
-from legion_jax.train import setup
-from legion_jax.train.run import train
+from legion_jax.memory import OutOfMemoryError
+from legion_jax.train import run, setup
+from legion_jax.train.step import TrainState
 
 data = small_data.data
 
@@ -38,7 +39,7 @@ def test_large_copies_are_said(config, tmp_path, monkeypatch, caplog):
         config.mesh = mesh
         caplog.clear()
         with caplog.at_level(logging.WARNING), pytest.raises(ReachedError):
-            train(config, tmp_path / "run")
+            run.train(config, tmp_path / "run")
         assert len([r for r in caplog.records if "this mesh" in r.getMessage()]) == said
 
 
@@ -47,12 +48,46 @@ def test_a_second_run_in_a_work_directory_is_refused(config, tmp_path, monkeypat
     """By its first process, for all of them: the others wait for it."""
     monkeypatch.setattr(setup, "read_task", reached)
     monkeypatch.setattr(jax, "process_index", lambda: index)
+    error, words = (InUseError, "another training") if index == 0 else (ReachedError, "")
     with in_use.alone(tmp_path / "run", "training"):
         before = (tmp_path / "run" / in_use.FILE).read_bytes()
-        with pytest.raises((InUseError, ReachedError)[index], match=("another training", "")[index]):
-            train(config, tmp_path / "run")
+        with pytest.raises(error, match=words):
+            run.train(config, tmp_path / "run")
         assert [(p.name, p.read_bytes()) for p in (tmp_path / "run").iterdir()] == [
             (in_use.FILE, before)]
     with pytest.raises(ReachedError):
-        train(config, tmp_path / "run")
+        run.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+GPU = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 34359738368 bytes."
+
+
+class FullStep:
+    """Stands for the jitted step where the devices have no room for what it does at `place`."""
+
+    def __init__(self, place):
+        self._place = place
+
+    def lower(self, *_):
+        return self
+
+    def compile(self):
+        if self._place == "compile":
+            raise jax.errors.JaxRuntimeError(GPU)
+
+    def __call__(self, *_):
+        raise jax.errors.JaxRuntimeError(GPU)
+
+
+@pytest.mark.parametrize("place, doing", [
+    ("compile", "compiling an update of 300 ids"), ("call", "training")])
+def test_out_of_memory_is_called_so(config, tmp_path, monkeypatch, place, doing):
+    """With all of a run as it is but its parameters, which take long to make, and its step."""
+    monkeypatch.setattr(setup, "jit_step", lambda *_, **__: FullStep(place))
+    monkeypatch.setattr(run, "first_state", lambda *_: (TrainState(0, {}, {}, False), {}))
+    with pytest.raises(OutOfMemoryError) as raised:
+        run.train(config, tmp_path / "run")
+    assert str(raised.value).startswith(
+        f"out of memory while {doing}: 32.0 GiB were asked for; this machine has ")
+    assert "config.batch_size" in str(raised.value)
