@@ -30,8 +30,15 @@ print("left", flush=True)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
+    """A busy machine may keep a process from beating for a second or two."""
     monkeypatch.setattr(in_use, "BEAT_SECONDS", 0.1)
     monkeypatch.setattr(in_use, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(in_use, "STALE_SECONDS", 10.0)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """For tests in which nobody beats."""
     monkeypatch.setattr(in_use, "STALE_SECONDS", 0.8)
 
 
@@ -69,7 +76,7 @@ def test_the_second_is_refused_by_name_and_let_in_when_the_first_has_left(folder
         start = time.monotonic()
         with pytest.raises(InUseError) as refused, in_use.alone(folder, "training"):
             raise AssertionError("let in")
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 5
         assert str(refused.value) == (
             f"{folder}: another training is at it: process {first.pid} on {os.uname().nodename}, "
             f"since {since}; wait for it or end it, or choose another folder")
@@ -86,7 +93,7 @@ def test_after_a_killed_process_of_this_machine_nobody_waits(folder):
         assert (folder / FILE).exists()
         start = time.monotonic()
         with in_use.alone(folder, "training"):
-            assert time.monotonic() - start < 0.5
+            assert time.monotonic() - start < 5
             assert Holder.parse((folder / FILE).read_bytes()).pid == os.getpid()
 
 
@@ -97,21 +104,24 @@ def test_a_number_that_another_process_has_now_is_no_sign_of_life():
     assert not elsewhere().is_gone()
 
 
-def test_a_process_elsewhere_that_is_silent_is_watched_and_then_followed(bucket, caplog):
+def test_a_process_elsewhere_that_is_silent_is_watched_and_then_followed(
+        bucket, caplog, impatient):
     (bucket / FILE).write_bytes(elsewhere().content())
     start = time.monotonic()
     with in_use.alone(bucket, "training"):
-        assert 0.6 < time.monotonic() - start < 3
+        assert 0.6 < time.monotonic() - start < 5
         assert "process" in caplog.text and "tpu-7" in caplog.text
     assert bucket_server.objects(bucket) == {}
 
 
-def test_one_that_has_been_silent_for_long_by_the_clock_of_the_bucket_is_followed_at_once(bucket):
+def test_one_that_has_been_silent_for_long_by_the_clock_of_the_bucket_is_followed_at_once(
+        bucket, monkeypatch, impatient):
     (bucket / FILE).write_bytes(elsewhere().content())
     time.sleep(0.9)
+    monkeypatch.setattr(in_use, "LOOK_SECONDS", 60)  # nobody watches
     start = time.monotonic()
     with in_use.alone(bucket, "training"):
-        assert time.monotonic() - start < 0.5
+        assert time.monotonic() - start < 5
 
 
 def test_of_many_that_start_at_once_one_is_let_in(folder):
@@ -154,7 +164,9 @@ def test_an_outage_is_said_once_and_survived(bucket, monkeypatch, caplog):
             patched.setattr(files, "write_bytes", fail)
             time.sleep(0.5)
         before = (bucket / FILE).read_bytes()
-        time.sleep(0.5)
+        deadline = time.monotonic() + 10
+        while (bucket / FILE).read_bytes() == before and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert (bucket / FILE).read_bytes() != before
     assert caplog.text.count("no network") == 1
 
@@ -181,7 +193,7 @@ def test_what_names_nobody(content):
     assert Holder.parse(content) is None
 
 
-def test_what_names_nobody_and_stays_as_it_is_is_followed(bucket):
+def test_what_names_nobody_and_stays_as_it_is_is_followed(bucket, impatient):
     (bucket / FILE).write_bytes(b"{")
     with in_use.alone(bucket, "training"):
         assert Holder.parse((bucket / FILE).read_bytes())
