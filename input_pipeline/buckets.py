@@ -8,6 +8,7 @@ will come, brings the one that readers look for last, and takes the note away wh
 import contextlib
 import json
 import pathlib
+import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,37 @@ def write_bytes(uri: epath.PathLike, content: bytes) -> None:
     store, name = client(uri)
     with _writing(uri):
         store.pipe_file(name, content)
+
+
+def create(uri: epath.PathLike, content: bytes) -> bool:
+    """One object, unless there is one of that name; returns whether it was made.
+
+    Of several processes that try at once one succeeds. Raises BucketError.
+    """
+    store, name = client(uri)
+    with _writing(uri):
+        try:
+            store.pipe_file(name, content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+
+def age(uri: epath.PathLike) -> float:
+    """Seconds since an object was written, by the clock of its bucket; 0 if it is not there.
+
+    For that another one is written beside it and removed. Raises BucketError.
+    """
+    store, name = client(uri)
+    asking = f"{name}.asked-{secrets.token_hex(8)}"
+    with _writing(uri):
+        store.pipe_file(asking, b"")
+        try:
+            return max(0.0, (store.modified(asking) - store.modified(name)).total_seconds())
+        except FileNotFoundError:
+            return 0.0
+        finally:
+            store.rm_file(asking)
 
 
 def put(file: pathlib.Path, uri: epath.PathLike) -> None:

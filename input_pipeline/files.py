@@ -6,7 +6,8 @@ unfinished is removed by the next one that writes the same target: whoever write
 the unfinished file or folder, so nobody removes what is in use.
 
 In a bucket the same is done with what a bucket has, see `input_pipeline.buckets`; there are no
-locks there, so whoever writes one target from two processes at once has to keep them apart.
+locks there, so whoever writes one target from two processes at once has to keep them apart, as
+`input_pipeline.in_use` does.
 """
 
 import contextlib
@@ -227,6 +228,12 @@ def make_folder(folder: epath.PathLike) -> None:
         parse(folder).mkdir(parents=True, exist_ok=True)
 
 
+def remove_if_empty(folder: epath.PathLike) -> None:
+    """A local folder that nothing is in."""
+    with contextlib.suppress(OSError):
+        os.rmdir(parse(folder))
+
+
 def remove_tree(folder: epath.PathLike) -> None:
     """A folder with all that is in it, if it is there."""
     if is_uri(folder):
@@ -249,6 +256,52 @@ def lock(file: int | IO, busy: Exception, *, part: int | None = None) -> None:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, part)
     except (BlockingIOError, PermissionError) as error:
         raise busy from error
+
+
+@contextlib.contextmanager
+def locked_file(path: epath.PathLike, busy: Exception) -> Iterator[IO[bytes]]:
+    """An empty local file, open for writing and locked, which is removed when the block ends.
+
+    One that a killed process left is used again; the folder is made. Raises `busy` if others hold
+    it, and OSError for a link and on a disk that has no locks.
+    """
+    path = os.fspath(parse(path))
+    check_plain(path)
+    while True:
+        with _opened(path) as file:
+            try:
+                lock(file, busy)
+            except OSError:  # a disk without locks
+                if not os.fstat(file.fileno()).st_size:
+                    os.unlink(path)
+                raise
+            if not _is_same(file, path):
+                continue  # who held it has just removed it
+            file.truncate()
+            try:
+                yield file
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)  # only then does the lock go
+            return
+
+
+def _opened(path: str) -> IO[bytes]:
+    """A file to write, made with its folder where it is not there, and no link."""
+    while True:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            return open(os.open(path, flags, 0o666), "r+b")
+        except FileNotFoundError:  # the folder, which another process has just removed
+            continue
+
+
+def _is_same(file: IO, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _prefix(target: pathlib.PurePath) -> str:

@@ -13,6 +13,7 @@ from absl import app, flags, logging as absl_logging
 
 from input_pipeline.errors import UserError
 from input_pipeline.printed import PlainStream
+from legion_jax import memory
 
 HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull", "--helpxml"}
 
@@ -47,7 +48,8 @@ def run(main: Callable[..., int | None], arguments: Sequence[str] = ()) -> None:
         if len(given) < len(arguments):
             return _fail(UserError(f"{arguments[len(given)]} is missing"))
         try:
-            return main(*given)
+            with memory.told("at work", "smaller batches or fewer things at once"):
+                return main(*given)
         except (UserError, OSError) as error:  # an OSError names its path
             return _fail(_full(error) or error)
         except ImportError as error:  # of an optional package, for gs:// or s3://

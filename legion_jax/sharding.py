@@ -7,9 +7,12 @@ photos per chip: between layers each device holds a part of every sequence, of a
 inside attention a part of the heads (Jacobs et al., 2023, DeepSpeed-Ulysses).
 """
 
+import dataclasses
+import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,11 +21,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from input_pipeline.errors import UserError
 
+LOG = logging.getLogger("legion_jax")
+
 P = PartitionSpec
 AXES = ("data", "fsdp", "tensor", "sequence")
 BATCH = ("data", "fsdp")
 SEQUENCE = "sequence"
 HEADS = ("tensor", "sequence")
+LARGE_BYTES = 16 << 20  # of a parameter whose copies are worth a word
+MOST_NAMED = 5
 
 # Stacked layers have a leading layer axis, which is never split.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
@@ -73,7 +80,7 @@ def fit(spec: PartitionSpec, shape: Sequence[int], mesh) -> PartitionSpec:
     sizes = dict(mesh.shape)
     fitted = []
     for dim, axes in zip(shape, tuple(spec) + (None,) * (len(shape) - len(spec)), strict=True):
-        names = () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
+        names = _names(axes)
         while dim % math.prod(sizes[n] for n in names):
             names = names[:-1]
         fitted.append((names if len(names) > 1 else names[0]) if names else None)
@@ -91,6 +98,80 @@ def shard_abstract(tree, mesh: Mesh):
     """The abstract tree with a sharding on every leaf."""
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree,
                         tree_shardings(tree, mesh))
+
+
+@dataclasses.dataclass(frozen=True)
+class Undivided:
+    """A parameter that lies on more devices than its rule says.
+
+    Attributes:
+        described: dtype and shape, e.g. bfloat16[32003, 4096].
+        reasons: e.g. "32003 does not divide over tensor 4".
+        total, held, wanted: bytes of all of it, of what a device holds, and of what it would hold
+            if the mesh divided it.
+    """
+
+    path: str
+    described: str
+    reasons: tuple[str, ...]
+    total: int
+    held: int
+    wanted: int
+
+    def __str__(self) -> str:
+        return (f"{self.path} {self.described}, {_mebibytes(self.total)} ("
+                f"{', '.join(self.reasons)}: {_mebibytes(self.held)} on each device, not "
+                f"{_mebibytes(self.wanted)})")
+
+
+def undivided(params: dict[str, Any], mesh: Mesh, *, least: int) -> list[Undivided]:
+    """What `fit` leaves whole of {path: shape and dtype}, most bytes per device first.
+
+    `least`: bytes from which on a parameter counts. What a rule itself wants copied is not in it.
+    """
+    found = (_undivided(path, leaf, mesh) for path, leaf in params.items()
+             if math.prod(leaf.shape) * leaf.dtype.itemsize >= least)
+    return sorted((each for each in found if each.reasons),
+                  key=lambda each: (each.wanted - each.held, each.path))
+
+
+def warn_of_copies(params: dict[str, Any], mesh: Mesh) -> None:
+    """Log once, on the first host, which large parameters are copied; as `undivided`."""
+    if jax.process_index() or not (copies := undivided(params, mesh, least=LARGE_BYTES)):
+        return
+    sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    named = "; ".join(map(str, copies[:MOST_NAMED]))
+    more = f"; and {len(copies) - MOST_NAMED} more" if len(copies) > MOST_NAMED else ""
+    LOG.warning("large parameters that this mesh (%s) cannot divide are copied: %s%s; together "
+                "%s more on each device than if they were divided", sizes, named, more,
+                _mebibytes(sum(each.held - each.wanted for each in copies)))
+
+
+def _undivided(path: str, leaf, mesh: Mesh) -> Undivided:
+    spec = spec_for(path)
+    total = math.prod(leaf.shape) * leaf.dtype.itemsize
+    reasons = tuple(
+        f"{dim} does not divide over {' and '.join(f'{n} {mesh.shape[n]}' for n in lost)}"
+        for dim, lost in zip(leaf.shape, _lost(spec, leaf.shape, mesh), strict=True) if lost)
+    held, wanted = (total // math.prod(mesh.shape[name] for axes in s for name in _names(axes))
+                    for s in (fit(spec, leaf.shape, mesh), spec))
+    shape = ", ".join(map(str, leaf.shape))
+    return Undivided(path, f"{leaf.dtype}[{shape}]", reasons, total, held, wanted)
+
+
+def _lost(spec: PartitionSpec, shape: Sequence[int], mesh: Mesh) -> Iterator[list[str]]:
+    """Per dimension the mesh axes of `spec` that `fit` drops."""
+    kept = fit(spec, shape, mesh)
+    for asked, given in zip(tuple(spec) + (None,) * (len(shape) - len(spec)), kept, strict=True):
+        yield [name for name in _names(asked) if name not in _names(given)]
+
+
+def _names(axes: str | Sequence[str] | None) -> tuple[str, ...]:
+    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

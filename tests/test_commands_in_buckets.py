@@ -153,6 +153,7 @@ def test_a_run_killed_in_a_write_goes_on(shell, trained):
         "gs://B/killed", every))], "killed")
     assert half, "no checkpoint was half written"
     log = shell.train("gs://B/killed", every)
+    assert "is not there any more" in log  # at once, on the same machine
     assert f"removing {shell.bucket}/killed/checkpoints/{max(half, key=int)}, left unfin" in log
     assert shell.lines("killed") == shell.lines("run")
     assert not unfinished(shell, "killed")

@@ -84,6 +84,62 @@ def test_fit_drops_axes_that_do_not_divide(mesh, spec, shape, fitted):
     assert sharding.fit(spec, shape, sharding.make_mesh(mesh)) == fitted
 
 
+def parameters(**shapes):
+    return {path.replace("__", "/"): jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+            for path, shape in shapes.items()}
+
+
+ODD = parameters(
+    language__embed__embedding=(32003, 4096),  # 250 MiB, tensor 2 does not divide it
+    language__head__kernel=(4095, 32004),  # fsdp 4 does not, tensor 2 does
+    language__layers__query__kernel=(2, 4096, 4096),  # divides
+    language__layers__gate__kernel=(2, 1023, 1023),  # neither does, but it is small
+    mask_decoder__layers__mlp__up__kernel=(4099, 4099))  # meant to be copied
+
+
+def test_large_parameters_that_the_mesh_cannot_divide_are_found():
+    mesh = sharding.make_mesh((1, 4, 2))
+    # The one that costs most comes first.
+    head, embedding = sharding.undivided(ODD, mesh, least=2**24)
+    assert (head.path, embedding.path) == ("language/head/kernel", "language/embed/embedding")
+    assert embedding.described == "bfloat16[32003, 4096]"
+    assert embedding.reasons == ("32003 does not divide over tensor 2",)
+    assert (embedding.total, embedding.held, embedding.wanted) == tuple(
+        32003 * 4096 * 2 // parts for parts in (1, 4, 8))
+    assert head.reasons == ("4095 does not divide over fsdp 4",)
+    assert sharding.undivided(ODD, sharding.make_mesh((8, 1, 1)), least=2**24) == []
+    assert "language/layers/gate/kernel" in [
+        each.path for each in sharding.undivided(ODD, mesh, least=2**20)]
+
+
+def test_what_a_device_is_said_to_hold_is_what_it_holds():
+    mesh = sharding.make_mesh((1, 4, 2))
+    params = parameters(language__embed__embedding=(4099, 2048))
+    (found,) = sharding.undivided(params, mesh, least=2**24)
+    (laid,) = jax.tree.leaves(sharding.shard_abstract(params, mesh))
+    array = jax.device_put(np.zeros(laid.shape, laid.dtype), laid.sharding)
+    assert {shard.data.nbytes for shard in array.addressable_shards} == {found.held}
+
+
+def test_copies_are_said_once_by_the_first_host(caplog, monkeypatch):
+    mesh = sharding.make_mesh((1, 4, 2))
+    sharding.warn_of_copies(ODD, mesh)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert ("language/embed/embedding bfloat16[32003, 4096], 250.0 MiB (32003 does not divide over "
+            "tensor 2: 62.5 MiB on each device, not 31.3 MiB)") in line
+    assert "fsdp 4, tensor 2" in line and line.endswith(
+        "together 125.0 MiB more on each device than if they were divided")
+    caplog.clear()
+    monkeypatch.setattr(sharding, "MOST_NAMED", 1)
+    sharding.warn_of_copies(ODD, mesh)
+    assert "; and 1 more; together 125.0 MiB" in caplog.records[0].getMessage()
+    caplog.clear()
+    sharding.warn_of_copies(ODD, sharding.make_mesh((8, 1, 1)))
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    sharding.warn_of_copies(ODD, mesh)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("shape, sizes", [
     ((1, -1, 1), (1, 8, 1)), ((2, -1, 2), (2, 2, 2)), ((-1, 4, 2), (1, 4, 2)),
     ((1, 1, 8), (1, 1, 8)), ((1, 2, 1, -1), (1, 2, 1, 4)),

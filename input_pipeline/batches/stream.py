@@ -9,6 +9,7 @@ whatever the sorting, and nothing depends on how many hosts share the work.
 
 import dataclasses
 import functools
+import threading
 from collections.abc import Sequence
 
 import grain
@@ -43,7 +44,8 @@ class Stream:
                  seed: int, buckets: Sequence[int],
                  lengths: Sequence[np.ndarray] | None = None):
         _check(sizes, weights, buckets, lengths)
-        self.batch_size, self._seed, self._windows = batch_size, seed, {}
+        self.batch_size, self._seed = batch_size, seed
+        self._windows, self._lock = {}, threading.Lock()
         self._buckets = np.asarray(buckets)
         # A text that is longer than the last bucket is cut there.
         self._lengths = lengths and [np.minimum(x, buckets[-1]) for x in lengths]
@@ -57,40 +59,62 @@ class Stream:
         if self._lengths is None:
             source, index = self._rows[step * self.batch_size + place]
             return Row(source, index, int(self._buckets[0]))
-        rows, batches = self._window(step // WINDOW)
-        batch = batches[step % WINDOW]
-        source, index = rows[batch[place]]
-        longest = max(self._lengths[s][i] for s, i in rows[batch])
-        return Row(int(source), int(index), self._bucket(longest))
+        window, number = self._window(step // WINDOW), step % WINDOW
+        source, index = window.rows[window.batches[number, place]]
+        return Row(int(source), int(index), int(window.padded[number]))
 
     def padding(self, steps: int) -> dict[int, tuple[int, float]]:
         """{text length: (batches, share of padding)} over the first `steps` batches."""
         used: dict[int, list[int]] = {}
         for step in range(steps):
-            rows, batches = self._window(step // WINDOW)
-            taken = [self._lengths[s][i] for s, i in rows[batches[step % WINDOW]]]
-            used.setdefault(self._bucket(max(taken)), []).append(sum(taken))
+            window, number = self._window(step // WINDOW), step % WINDOW
+            taken = window.lengths[window.batches[number]]
+            used.setdefault(int(window.padded[number]), []).append(int(taken.sum()))
         return {length: (len(sums), 1 - sum(sums) / (len(sums) * self.batch_size * length))
                 for length, sums in sorted(used.items())}
 
-    def _bucket(self, longest: int) -> int:
-        return int(self._buckets[np.searchsorted(self._buckets, longest)])
+    def _window(self, number: int) -> "_Window":
+        with self._lock:  # threads share it, and one makes it while the others wait
+            if (window := self._windows.get(number)) is None:
+                window = self._windows[number] = self._make_window(number)
+                for old in sorted(self._windows)[:-KEPT_WINDOWS]:
+                    del self._windows[old]
+            return window
 
-    def _window(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """int[W * B, 2] of (source, index), and int[W, B]: the rows of each batch."""
-        window = self._windows.get(number)  # threads share it: never looked up twice
-        if window is None:
-            window = self._windows[number] = self._make_window(number)
-            for old in sorted(self._windows)[:-KEPT_WINDOWS]:
-                self._windows.pop(old, None)
-        return window
-
-    def _make_window(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def _make_window(self, number: int) -> "_Window":
         count = WINDOW * self.batch_size
         rows = np.array([self._rows[i] for i in range(number * count, (number + 1) * count)])
-        lengths = np.array([self._lengths[s][i] for s, i in rows])
+        lengths = np.empty(count, np.int64)
+        for source, known in enumerate(self._lengths):
+            own = rows[:, 0] == source
+            lengths[own] = known[rows[own, 1]]
         batches = np.argsort(lengths, kind="stable").reshape(WINDOW, self.batch_size)
-        return rows, np.random.default_rng([self._seed, number]).permutation(batches)
+        batches = np.random.default_rng([self._seed, number]).permutation(batches)
+        padded = self._buckets[np.searchsorted(self._buckets, lengths[batches].max(axis=1))]
+        return _Window(rows, lengths, batches, padded)
+
+    def __getstate__(self) -> dict:
+        """Worker processes make their own windows."""
+        return self.__dict__ | {"_lock": None, "_windows": {}}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Window:
+    """Batches that are sorted together.
+
+    Attributes:
+        rows: int[W * B, 2], (source, index) of each; lengths: int[W * B], of their texts.
+        batches: int[W, B], which of the rows make up each batch.
+        padded: int[W], the text length of each batch.
+    """
+
+    rows: np.ndarray
+    lengths: np.ndarray
+    batches: np.ndarray
+    padded: np.ndarray
 
 
 def _with_source(source: int, index: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import safetensors
 from etils import epath
 
 from input_pipeline.errors import first_line
+from legion_jax import memory
 from legion_jax.convert import torch_file, torch_pickle
 from legion_jax.convert.weight_sets import WeightSet, is_text, survey
 from legion_jax.weights.checkpoint_error import CheckpointError, parse_json
@@ -22,6 +23,7 @@ from legion_jax.weights.tensor_file import NAMES, SafetensorsReader, numpy_dtype
 
 # Pages of a memory-mapped file count as memory of the process until the file is closed.
 MAPPED_BYTES = 1 << 29
+LESS = "safetensors files, of which one tensor at a time is read"  # takes less memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +173,8 @@ def _open_torch(file: pathlib.Path) -> dict:
         raise CheckpointError(f"{file}: not a readable PyTorch weights file (it holds more than "
                               f"tensors, or is damaged)") from error
     except Exception as error:  # damaged archives fail in every way a parser can
+        if full := memory.explained(error, f"reading {file}", LESS):
+            raise full from error
         raise CheckpointError(f"{file}: not a readable PyTorch weights file "
                               f"({first_line(error)})") from error
     if not isinstance(state, dict) or not all(

@@ -22,6 +22,7 @@ from input_pipeline.records import verdict_classes
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from input_pipeline.text.verdict_words import verdict_of_words
+from legion_jax import memory, sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
 from legion_jax.predict import calibration
@@ -37,6 +38,9 @@ from legion_jax.predict.quantize import quantize
 from legion_jax.predict.sampling import GREEDY, Sampling
 from legion_jax.predict.scheduler import Job, Scheduler
 from legion_jax.weights.checkpoint import Checkpoint
+
+# What takes less memory in prediction and evaluation.
+LESS = "a smaller batch_size, int8, or more devices"
 
 
 class Predictor:
@@ -96,6 +100,7 @@ class Predictor:
         return cls.from_checkpoint(Checkpoint.open(folder), **options)
 
     @classmethod
+    @memory.told("loading a model", LESS)
     def from_checkpoint(cls, checkpoint: Checkpoint, *, batch_size: int = 8,
                         group: int | None = None, question: Question | None = None,
                         sampling: Sampling = GREEDY, int8: bool = False,
@@ -115,13 +120,16 @@ class Predictor:
         config = checkpoint.meta.config
         verdict_classes.real_class(config.verdict_classes, str(checkpoint.folder))
         mesh = inference_mesh(config, devices)
-        params = checkpoint.load(param_tree.flatten(abstract_params(config, mesh)))
+        abstract = param_tree.flatten(abstract_params(config, mesh))
+        sharding.warn_of_copies(abstract, mesh)
+        params = checkpoint.load(abstract)
         return cls(config, quantize(params) if int8 else params,
                    checkpoint.tokenizer, question=question or Question(**checkpoint.meta.question),
                    batch_size=batch_size, group=group, sampling=sampling, int8=int8, mesh=mesh,
                    temperature=calibration.load(checkpoint) or 1.0)
 
     @classmethod
+    @memory.told("making a model", LESS)
     def untrained(cls, config: LegionConfig, tokenizer: Tokenizer, *, question: Question,
                   batch_size: int = 8, devices: Sequence[jax.Device] | None = None) -> "Predictor":
         """A model with random parameters: the baseline of every trained one."""
@@ -155,13 +163,15 @@ class Predictor:
         """
         check_explain(explain)
         jobs = (self._job(number, item) for number, item in enumerate(items))
-        for job in self._scheduler.run(jobs, explain=explain):
-            yield job.key, self._result(job)
+        with memory.told("predicting", LESS):
+            for job in self._scheduler.run(jobs, explain=explain):
+                yield job.key, self._result(job)
 
     def use(self, params: dict[str, Any]) -> None:
         """Answer with other parameters {path: array} from now on, by the same programs."""
         self._scheduler.use(param_tree.unflatten(params))
 
+    @memory.told("predicting", LESS)
     def verdict_logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Logits of the verdict head before calibration, float32[N, classes].
 

@@ -15,10 +15,10 @@ import numpy as np
 import optax
 from etils import epath
 
-from input_pipeline import paths
+from input_pipeline import in_use, paths
 from input_pipeline.batches import loader
 from input_pipeline.errors import UserError
-from legion_jax import distributed, sharding
+from legion_jax import distributed, memory, sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
 from legion_jax.train import data as train_data, evaluation, optim, pictures, setup, speed
@@ -29,6 +29,9 @@ from legion_jax.weights import checkpoint
 from legion_jax.weights.run_checkpoints import RunCheckpoints
 
 LOG = logging.getLogger("legion_jax")
+# What takes less memory in a run.
+LESS = ("config.accumulation above 1, a smaller config.batch_size, config.data.text_length or "
+        "config.data.mask_slots, config.model.remat layers, or config.mesh over more devices")
 AHEAD = 2  # updates that wait for the devices, so that these never wait for the host
 
 
@@ -41,10 +44,17 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
     """Run the training described by a config; returns the final state.
 
     `profile` traces a few updates into `workdir/profile`. Raises ConfigError for a config that no
-    run could use, and what `update` raises.
+    run could use, InUseError where another run is in the work directory, and what `update` raises.
     """
     settings = RunSettings.from_config(config)
     workdir = paths.folder(str(workdir), "--workdir")
+    first = jax.process_index() == 0
+    with (memory.told("training", LESS),
+          in_use.alone(workdir, "training") if first else contextlib.nullcontext()):
+        return _train(settings, workdir, profile=profile)
+
+
+def _train(settings: RunSettings, workdir: epath.Path, *, profile: bool) -> TrainState:
     # A restart, and hosts that come later, need not compile again.
     if settings.compile_cache and not jax.config.jax_compilation_cache_dir:
         compiled = paths.absolute(workdir / "compiled")
@@ -62,6 +72,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *,
             frozen_dtype=settings.frozen_dtype)
         if jax.process_index() == 0:  # a workdir that cannot be written is noticed before the work
             setup.write_run_files(settings, task, abstract.params, workdir)
+        sharding.warn_of_copies(
+            param_tree.flatten(abstract.params) | param_tree.flatten(frozen), mesh)
         base = setup.open_base(settings, abstract.params, frozen)
         LOG.info("%s trainable, %s frozen parameters on %d devices",
                  f"{param_tree.count(abstract.params):,}", f"{param_tree.count(frozen):,}",
@@ -141,7 +153,7 @@ def update(settings: RunSettings, batches: grain.MapDataset, step: Callable, sta
             batch = sharding.from_local_rows(mesh, next(rows), settings.batch_size)
             length = batch["ids"].shape[1]
             if clock.is_new(length):
-                with clock.apart(state):
+                with clock.apart(state), memory.told(f"compiling an update of {length} ids", LESS):
                     distributed.compile_together(step, state, frozen, batch)
             profile.before(number, state)
             with jax.profiler.StepTraceAnnotation("update", step_num=number):

@@ -32,7 +32,7 @@ from input_pipeline.errors import first_line
 from input_pipeline.files import listed, remove_tree
 from input_pipeline.paths import absolute, is_uri, parse
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import distributed
+from legion_jax import distributed, memory
 from legion_jax.models import param_tree
 from legion_jax.weights import trust
 from legion_jax.weights.checkpoint_error import CheckpointError, first_of, read_json
@@ -42,14 +42,22 @@ flags.disclaim_key_flags()  # --help lists --step as a flag of the command that 
 LOG = logging.getLogger("legion_jax")
 NEWEST, BEST = "newest", "best"  # of the checkpoints of a run
 MOST_BASES = 16  # one after the other: stages of training
+# What takes less memory while weights are loaded.
+LESS = ("more devices, a mesh that divides the parameters over them, bfloat16 (training: "
+        "config.frozen_dtype) or int8 (prediction: --int8)")
 COMMITTED = "commit_success.txt"  # Orbax' last file of a checkpoint
 
 @contextlib.contextmanager
 def reading(folder: epath.Path):
-    """Name the folder when Orbax cannot read it, whatever its own error is."""
+    """Name the folder when Orbax cannot read it, whatever its own error is.
+
+    Raises OutOfMemoryError where there is no room for what is in it, else CheckpointError.
+    """
     try:
         yield
     except Exception as error:
+        if full := memory.explained(error, f"loading {folder}", LESS):
+            raise full from error
         raise CheckpointError(f"{folder}: damaged or incomplete checkpoint "
                               f"({type(error).__name__}: {first_line(error)[:200]})") from error
 

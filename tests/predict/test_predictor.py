@@ -13,6 +13,7 @@ from small_checkpoint import QUESTION
 
 from input_pipeline.errors import UserError
 from input_pipeline.records.verdict_classes import ClassError
+from legion_jax.memory import OutOfMemoryError
 from legion_jax.predict.predictor import Predictor
 from legion_jax.predict.sampling import Sampling
 from legion_jax.weights import legion_json
@@ -179,6 +180,19 @@ def test_a_head_without_a_class_of_real_photos_is_refused_before_it_is_loaded(co
     with pytest.raises(ClassError, match=f"{tmp_path}: no class .* real: synthetic, tampered; to "
                                          f"choose, call one of the 2 classes real or authentic"):
         Predictor.from_folder(tmp_path)  # which has no parameters
+
+
+@pytest.mark.parametrize("explain", ["always", "never"])
+def test_out_of_memory_is_called_so(predictor, photos, monkeypatch, explain):
+    def look(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1024 bytes.")
+
+    monkeypatch.setattr(predictor._programs, "look", look)
+    words = "out of memory while predicting: 1.0 KiB were asked for; .* a smaller batch_size"
+    with pytest.raises(OutOfMemoryError, match=words):
+        predictor(photos[:1], explain=explain)
+    with pytest.raises(OutOfMemoryError, match=words):
+        predictor.verdict_logits([photos[0]])
 
 
 def test_importing_it_loads_no_heavy_library_that_it_does_without():

@@ -65,6 +65,27 @@ def test_sorting_saves_padding(lengths):
         0.6 * WINDOW * whole * 100)
 
 
+class Counted(np.ndarray):
+    """Lengths that count how many of them were read."""
+
+    reads = 0
+
+    def __getitem__(self, index):
+        read = super().__getitem__(index)
+        Counted.reads += np.size(read)
+        return read
+
+
+def test_the_length_of_a_text_is_read_once_a_window(lengths, monkeypatch):
+    monkeypatch.setattr(Counted, "reads", 0)
+    size = 64
+    stream = make(batch_size=size, buckets=(40, 70, 100), lengths=[lengths.view(Counted)])
+    for step in range(2 * WINDOW):
+        batch(stream, step)
+    # By every row of a batch anew that were 4,160 reads for a step of 64 rows.
+    assert Counted.reads == 2 * WINDOW * size
+
+
 def test_a_text_beyond_the_last_bucket_is_cut_there():
     stream = make(sizes=(4,), buckets=(10, 20), lengths=[np.array([5, 5, 5, 999])])
     used = [stream.row(step, 0).length for step in range(WINDOW)]
