@@ -133,8 +133,7 @@ def update(settings: RunSettings, batches: grain.MapDataset, step: Callable, sta
 
     Args:
         batches: this host's rows of each batch, by step.
-        score: scores the run while it trains; None: never.
-        trace: folder for a trace of a few updates; None: no trace.
+        score, trace: scores the run while it trains, folder for a trace; None: neither.
 
     Raises:
         Preempted: told to stop; the state is saved.
@@ -153,8 +152,7 @@ def update(settings: RunSettings, batches: grain.MapDataset, step: Callable, sta
             batch = sharding.from_local_rows(mesh, next(rows), settings.batch_size)
             length = batch["ids"].shape[1]
             if clock.is_new(length):
-                with clock.apart(state), memory.told(f"compiling an update of {length} ids", LESS):
-                    distributed.compile_together(step, state, frozen, batch)
+                _compile(step, state, frozen, batch, clock)
             profile.before(number, state)
             with jax.profiler.StepTraceAnnotation("update", step_num=number):
                 state, values = step(state, frozen, batch)
@@ -175,6 +173,14 @@ def update(settings: RunSettings, batches: grain.MapDataset, step: Callable, sta
                 raise distributed.Preempted
             metrics.show(done, state.params, frozen)
     return state
+
+
+def _compile(step: Callable, state: TrainState, frozen: dict, batch: dict,
+             clock: speed.Speed) -> None:
+    """On all hosts before one of them calls it; the clock stands meanwhile."""
+    with (clock.apart(state),
+          memory.told(f"compiling an update of {batch['ids'].shape[1]} ids", LESS)):
+        distributed.compile_together(step, state, frozen, batch)
 
 
 def _halted(row: dict, limit: float) -> TrainingError:
