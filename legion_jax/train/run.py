@@ -150,8 +150,7 @@ def update(settings: RunSettings, batches: grain.MapDataset, step: Callable, sta
           contextlib.closing(speed.Profile(trace, clock)) as profile):
         for number in range(start, total):
             batch = sharding.from_local_rows(mesh, next(rows), settings.batch_size)
-            length = batch["ids"].shape[1]
-            if clock.is_new(length):
+            if clock.is_new(length := batch["ids"].shape[1]):
                 _compile(step, state, frozen, batch, clock)
             profile.before(number, state)
             with jax.profiler.StepTraceAnnotation("update", step_num=number):
