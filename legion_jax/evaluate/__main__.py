@@ -43,8 +43,9 @@ def _define_flags() -> None:
     flags.DEFINE_integer("batch_size", 8, "Photos per compiled call.", lower_bound=1)
     flags.DEFINE_string("robustness", "", "Damage to photos: all, or names such as jpeg,blur=5 "
                         "(see input_pipeline/photos/perturbations.py).")
-    flags.DEFINE_string("css_model", "", "Sentence encoder for CSS: a folder or a name on the "
-                        "Hugging Face hub; empty: no CSS.")
+    flags.DEFINE_string("css_model", "", "Sentence encoder for CSS: minilm, which is "
+                        "all-MiniLM-L6-v2 without PyTorch, or for sentence-transformers a folder "
+                        "or a name on the Hugging Face hub; empty: no CSS.")
     flags.DEFINE_integer("resamples", RESAMPLES, "Bootstrap resamples for the intervals; "
                          "0: none.", lower_bound=0)
     flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the resamples.")

@@ -74,8 +74,12 @@ def check_classes(checkpoint: Checkpoint, data: Data) -> None:
         f"{checkpoint.folder}, for photos labelled {labels} in {data.name}, split {data.split}")
 
 
-def evaluate(predictor: Predictor, records: Sequence) -> tuple[dict, list[dict]]:
+def evaluate(predictor: Predictor, records: Sequence, *,
+             encode: Callable[[list[str]], np.ndarray] | None = None) -> tuple[dict, list[dict]]:
     """Predict every record of one split once, in memory, by the usual settings.
+
+    Args:
+        encode: the sentence encoder for CSS, which is not scored without.
 
     Returns:
         (`summary.summary` of the rows, rows in the order of the records as of `photo_rows`).
@@ -84,6 +88,8 @@ def evaluate(predictor: Predictor, records: Sequence) -> tuple[dict, list[dict]]
     by_number = dict(tqdm(predicted(predictor, source, range(len(source)), settings=DEFAULT),
                           total=len(source), desc="evaluating", unit="photo"))
     rows = [by_number[number] for number in range(len(source))]
+    if encode:
+        text_scores.add_css(rows, encode)
     return summary(rows, rule=DEFAULT.pixel_rule), rows
 
 

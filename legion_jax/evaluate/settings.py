@@ -6,7 +6,7 @@ import numpy as np
 
 from input_pipeline.errors import UserError
 from input_pipeline.photos import perturbations, regions
-from legion_jax.evaluate import mask_scores, verdict_scores
+from legion_jax.evaluate import mask_scores, minilm_files, verdict_scores
 
 FORMAT = 1  # of rows.jsonl; changes when its numbers would
 COMPAT = ("", "legion")
@@ -133,6 +133,7 @@ FIXED = {
 
 def conventions(settings: Settings, *, css_model: str = "", resamples: int = 0) -> dict[str, str]:
     """For each block of metrics.json, how its numbers come about."""
+    encoder = minilm_files.MODEL if css_model == minilm_files.NAME else css_model
     return FIXED | {
         "localisation": f"Union of all predicted masks (logit > 0, whatever the verdict) against "
                         f"the union of all marked regions, at the photo's own size; "
@@ -144,7 +145,7 @@ def conventions(settings: Settings, *, css_model: str = "", resamples: int = 0) 
                 "over photos with a reference, tags removed. Words are runs of letters and digits "
                 "in lower case, of ASCII those of Google's rouge_score, and single letters in "
                 "scripts without spaces; num_wordless explanations have none. " + (
-                    f"CSS: cosine of sentence embeddings of {css_model}, -1 to 1, mean over the "
+                    f"CSS: cosine of sentence embeddings of {encoder}, -1 to 1, mean over the "
                     f"same photos, 0 for an empty explanation." if css_model else
                     "CSS was not computed: no encoder was named."),
         "intervals": f"95 % percentile intervals of {resamples} bootstrap resamples of photos."

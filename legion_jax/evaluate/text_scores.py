@@ -12,8 +12,10 @@ import numpy as np
 
 from input_pipeline.errors import UserError
 from input_pipeline.text.words import words
+from legion_jax.evaluate import minilm_files
 
-BATCH = 64  # texts encoded at once
+PAIRS = 1024  # handed to an encoder at once, which batches their texts by length
+BATCH = 64  # texts that sentence-transformers encodes at once
 
 
 def rouge_l(prediction: str, reference: str) -> float:
@@ -39,8 +41,8 @@ def cosines(predictions: Sequence[str], references: Sequence[str],
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions, but {len(references)} references")
     similarities = []
-    for start in range(0, len(predictions), BATCH):
-        ours, theirs = (list(texts[start:start + BATCH]) for texts in (predictions, references))
+    for start in range(0, len(predictions), PAIRS):
+        ours, theirs = (list(texts[start:start + PAIRS]) for texts in (predictions, references))
         a, b = np.split(np.asarray(encode(ours + theirs), np.float64), 2)
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         cosine = np.clip((a * b).sum(1) / np.where(norms > 0, norms, 1), -1, 1)
@@ -59,15 +61,22 @@ def add_css(rows: Sequence[dict], encode: Callable[[list[str]], np.ndarray]) -> 
 
 
 def encoder(name: str) -> Callable[[list[str]], np.ndarray]:
-    """The sentence encoder `name`, a folder or a name on the Hugging Face hub.
+    """The sentence encoder `name`: "minilm", a folder, or a name on the Hugging Face hub.
 
-    Raises UserError when sentence-transformers is not installed or has no such model.
+    "minilm" is all-MiniLM-L6-v2 in JAX; any other goes through sentence-transformers. Raises
+    UserError when the packages of the one or the other are not installed, when the files of
+    all-MiniLM-L6-v2 are not the published ones, and when there is no other model of that name.
     """
+    if name == minilm_files.NAME:
+        minilm_files.require()
+        from legion_jax.evaluate import sentence_encoder  # late: it brings in JAX, and an extra
+
+        return sentence_encoder.open_minilm()
     try:
         import sentence_transformers  # an optional extra, with PyTorch
     except ImportError as error:
         raise UserError(f"--css_model={name}: sentence-transformers is not installed: "
-                        f"pip install -e '.[css]'") from error
+                        f"{minilm_files.HINT}") from error
     try:
         model = sentence_transformers.SentenceTransformer(name)
     except (OSError, ValueError) as error:  # no such folder; no network; not a model

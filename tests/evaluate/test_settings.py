@@ -19,6 +19,8 @@ def test_the_published_conventions():
         settings.compatible("lisa")
     with pytest.raises(UserError, match="rasteriser: one of coco, fillpoly, not 'opencv'"):
         Settings(rasteriser="opencv")
+    assert "embeddings of all-MiniLM-L6-v2," in settings.conventions(
+        theirs, css_model="minilm")["text"]
     sentences = settings.conventions(theirs, css_model="mini", resamples=9)
     assert "border included" in sentences["localisation"] and "mini" in sentences["text"]
     assert "1e-6" in sentences["localisation"] and "9 bootstrap" in sentences["intervals"]

@@ -75,7 +75,7 @@ def test_many_texts_are_encoded_in_batches(monkeypatch):
         sizes.append(len(group))
         return letters(group)
 
-    monkeypatch.setattr(text_scores, "BATCH", 4)
+    monkeypatch.setattr(text_scores, "PAIRS", 4)
     words = [chr(97 + n) * 2 for n in range(10)]
     assert text_scores.cosines(words, words, counted) == pytest.approx([1] * 10)
     assert sizes == [8, 8, 4]

@@ -37,10 +37,11 @@ def _curve(steps: int) -> list[dict]:
 def _report(**changes) -> DemoReport:
     report = DemoReport(
         title="A demo", facts=[("training time", "5 min 12 s")], curve=_curve(50),
-        scores=[ScoreRow("trained model", 0.8125, 0.7, 0.85, 0.69, 0.77, 0.95, 0.98765, 0.684),
-                ScoreRow("empty mask", 0.3, 0.0, 0.489, 0.3, 0.0, None, None, None)],
-        compared=[ScoreRow("best, after 30 updates", 0.625, *[None] * 7),
-                  ScoreRow("last, after 50 updates", 0.5, *[None] * 7)],
+        scores=[ScoreRow("trained model", 0.8125, 0.7, 0.85, 0.69, 0.77, 0.95, 0.98765, 0.684,
+                         0.731),
+                ScoreRow("empty mask", 0.3, 0.0, 0.489, 0.3, 0.0, *[None] * 4)],
+        compared=[ScoreRow("best, after 30 updates", 0.625, *[None] * 8),
+                  ScoreRow("last, after 50 updates", 0.5, *[None] * 8)],
         aims=[Aim("mask F1", 0.7, 0.8125), Aim("accuracy", 0.9, 0.88)],
         examples=[_example()], failure=_example(name="church", verdict="real", f1=None))
     return dataclasses.replace(report, **changes)
@@ -77,13 +78,21 @@ def test_report_is_one_file_that_parses(tmp_path, changes):
 def test_report_shows_its_numbers():
     texts = Page(demo_page.render(_report())).texts
     for text in ("1 of 2 aims was met.", "0.812", "wanted at least 0.700", "✓ met, 0.113 above",
-                 "✗ missed by 0.020", "0.988", "0.489", "0.000", "5 min 12 s", "97 % likely fake",
+                 "✗ missed by 0.020", "0.988", "0.489", "0.731", "0.000", "5 min 12 s",
+                 "97 % likely fake",
                  "Truth: artifacts, 17 % of the photo", "✓ says tampered", "✗ says real",
                  "mask F1 –", "best, after 30 updates", "0.625",
                  "a smeared ear", "Where it goes wrong"):
         assert text in texts, text
-    assert texts.count("–") == 3 + 2 * 7  # what the empty mask and the compared have no score for
+    assert texts.count("–") == 4 + 2 * 8  # what the empty mask and the compared have no score for
     assert any("highest 1.000 after 30 updates" in text for text in texts)
+
+
+def test_css_names_its_encoder_or_says_how_to_get_one():
+    text = " ".join(Page(demo_page.render(_report(encoder="all-MiniLM-L6-v2"))).texts)
+    assert "embeddings of the two by all-MiniLM-L6-v2." in text and "pip install" not in text
+    text = " ".join(Page(demo_page.render(_report())).texts)
+    assert "was not computed: pip install -e '.[css]' , and run" in text and "MiniLM" not in text
 
 
 def test_missing_failure_is_admitted():
@@ -95,7 +104,7 @@ def test_texts_are_escaped():
     evil = "<script>alert('&')</script>"
     report = _report(
         title=evil, facts=[(evil, evil)], aims=[Aim(evil, 1, 2)],
-        scores=[ScoreRow(evil, *[None] * 8)], compared=[ScoreRow(evil, *[None] * 8)],
+        scores=[ScoreRow(evil, *[None] * 9)], compared=[ScoreRow(evil, *[None] * 9)],
         examples=[_example(name=evil + '" onload="x', explanation=evil, reference=evil,
                            verdict=evil)])
     text = demo_page.render(report)
@@ -109,7 +118,7 @@ def test_a_failed_write_leaves_the_old_report(tmp_path):
     path = tmp_path / "demo.html"
     path.write_text("old")
     with pytest.raises(ValueError, match="format code"):
-        demo_page.write_report(path, _report(scores=[ScoreRow("bad", *["text"] * 8)]))
+        demo_page.write_report(path, _report(scores=[ScoreRow("bad", *["text"] * 9)]))
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 

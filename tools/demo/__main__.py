@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -30,7 +31,15 @@ from legion_jax import command
 from legion_jax.config import tiny as tiny_model
 from legion_jax.convert import to_torch
 from legion_jax.display import numbers
-from legion_jax.evaluate import chunks, mask_scores, run as evaluation, settings, weighted
+from legion_jax.evaluate import (
+    chunks,
+    mask_scores,
+    minilm_files,
+    run as evaluation,
+    settings,
+    text_scores,
+    weighted,
+)
 from legion_jax.evaluate.summary import summary
 from legion_jax.evaluate.terminal import show
 from legion_jax.predict import result_files
@@ -76,7 +85,8 @@ def score_row(name: str, result: dict, *, judged: bool = True) -> ScoreRow:
         name=name, f1=masks["mean"]["f1"], f1_with_artifacts=artifacts.get("f1"),
         miou=masks["mean"]["miou"], fg_iou=masks["mean"]["fg_iou"],
         pooled_f1=masks["pooled"]["f1"], accuracy=verdicts.get("accuracy"), auc=verdicts.get("auc"),
-        rouge_l=result["text"]["rouge_l"] if judged else None)
+        rouge_l=result["text"]["rouge_l"] if judged else None,
+        css=result["text"]["css"] if judged else None)
 
 
 def constant_mask(name: str, counts: np.ndarray) -> ScoreRow:
@@ -85,8 +95,19 @@ def constant_mask(name: str, counts: np.ndarray) -> ScoreRow:
     return score_row(name, {"localisation": scores}, judged=False)
 
 
-def score(root: pathlib.Path, config, source) -> tuple[list[ScoreRow], list[dict], Predictor]:
-    """Trained and untrained model and two constant masks on the held-out photos."""
+def css_encoder() -> tuple[Callable[[list[str]], np.ndarray] | None, str]:
+    """The sentence encoder and its name after --css_model=; None and '' if it is not installed."""
+    if missing := minilm_files.missing():
+        print(f"CSS is not computed: {missing} is not installed: {minilm_files.HINT}")
+        return None, ""
+    return text_scores.encoder(minilm_files.NAME), minilm_files.NAME
+
+
+def score(root: pathlib.Path, config, source, css) -> tuple[list[ScoreRow], list[dict], Predictor]:
+    """Trained and untrained model and two constant masks on the held-out photos.
+
+    `css`: of `css_encoder`.
+    """
     size, run = config.eval.batch_size, str(root / "run")
     checkpoint = Checkpoint.open(run)
     trained = Predictor.from_checkpoint(checkpoint, batch_size=size)
@@ -94,23 +115,23 @@ def score(root: pathlib.Path, config, source) -> tuple[list[ScoreRow], list[dict
     task = evaluation.Task(data.source, evaluation.facts_of(checkpoint, data), lambda: trained,
                            data.unlike_published)
     result = evaluation.run(task, epath.Path(root / "evaluation"),
-                            evaluation.Scoring(settings.DEFAULT), folder=run)
+                            evaluation.Scoring(settings.DEFAULT, *css), folder=run)
     rows = list(chunks.read(root / "evaluation" / chunks.ROWS))
     show(result)
     untrained = Predictor.untrained(
         tiny_model(trained.tokenizer.vocab_size),
         trained.tokenizer, question=trained.question, batch_size=size)
-    baseline, _ = evaluation.evaluate(untrained, source)
+    baseline, _ = evaluation.evaluate(untrained, source, encode=css[0])
     counts = np.array([row["counts"] for row in rows])
     return [score_row("trained model", result), score_row("untrained model", baseline),
             constant_mask("all-ones mask", mask_scores.all_ones_counts(counts)),
             constant_mask("empty mask", mask_scores.empty_counts(counts))], rows, trained
 
 
-def best_and_last(root: pathlib.Path, config, source, rows: list[dict]) -> list[ScoreRow]:
+def best_and_last(root: pathlib.Path, config, source, rows: list[dict], css) -> list[ScoreRow]:
     """The best checkpoint and the last on the held-out photos that did not decide which is best.
 
-    `rows`: of all held-out photos, by the last one.
+    `rows`: of all held-out photos, by the last one. `css`: of `css_encoder`.
     """
     last, best = (find_step(root / "run", wanted) for wanted in ("newest", "best"))
     scores = [score_row(f"last, after {last} updates", summary(rows[DECIDING:]))]
@@ -118,7 +139,7 @@ def best_and_last(root: pathlib.Path, config, source, rows: list[dict]) -> list[
         predictor = Predictor.from_checkpoint(Checkpoint.open(root / "run", step=best),
                                               batch_size=config.eval.batch_size)
         result, _ = evaluation.evaluate(
-            predictor, [source[number] for number in range(DECIDING, len(source))])
+            predictor, [source[number] for number in range(DECIDING, len(source))], encode=css[0])
         scores.insert(0, score_row(f"best, after {best} updates", result))
     return scores
 
@@ -166,8 +187,9 @@ def run(root: pathlib.Path) -> list[Aim]:
     train(config, root / "run")
     training = time.monotonic() - trained_from
     source = prepared.open_split(root / "data", "test")
-    scores, rows, predictor = score(root, config, source)
-    compared = best_and_last(root, config, source, rows)
+    css = css_encoder()
+    scores, rows, predictor = score(root, config, source, css)
+    compared = best_and_last(root, config, source, rows, css)
     shown, worst = choose(rows)
     examples = [example(root, predictor, source[i], rows[i]) for i in shown]
     failure = None if worst is None else example(root, predictor, source[worst], rows[worst])
@@ -189,7 +211,7 @@ def run(root: pathlib.Path) -> list[Aim]:
         ("written for PyTorch", ", ".join(f"{n} tensors ({r})" for r, n in written.items()))]
     write_report(root / "report.html", DemoReport(
         "LEGION learns on scarred photographs", facts, curve, scores, compared, aims, examples,
-        failure))
+        failure, minilm_files.MODEL if css[1] else ""))
     return aims
 
 

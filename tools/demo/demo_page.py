@@ -66,6 +66,7 @@ class ScoreRow:
     accuracy: float | None
     auc: float | None
     rouge_l: float | None
+    css: float | None  # -1 to 1, see `evaluate.text_scores`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +114,8 @@ class DemoReport:
 
     facts: (what, value) pairs for the top, such as ("training time", "5 min 12 s"). curve: rows
     of metrics.jsonl, see `loss_curves.charts_of`. compared: checkpoints of the run on photos that
-    had no part in choosing one. failure: a photo that went wrong, or None.
+    had no part in choosing one. failure: a photo that went wrong, or None. encoder: model of the
+    sentence embeddings behind CSS, '' where it was not computed.
     """
 
     title: str
@@ -124,6 +126,7 @@ class DemoReport:
     aims: Sequence[Aim]
     examples: Sequence[Example]
     failure: Example | None
+    encoder: str = ""
 
 
 def write_report(path: os.PathLike | str, report: DemoReport) -> None:

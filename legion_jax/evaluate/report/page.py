@@ -135,7 +135,8 @@ def silent(run: Evaluation) -> list[str]:
     if run.number("text", "rouge_l") is None:
         reasons.append("Explanations are not scored: the data set has no reference texts.")
     elif run.number("text", "css") is None:
-        reasons.append("CSS is not scored: no sentence encoder was given.")
+        reasons.append("CSS is not scored: no sentence encoder was given; --css_model=minilm is "
+                       "one.")
     if not run.metrics.get("robustness"):
         reasons.append("No damaged photos were tried, so there are no robustness curves.")
     return reasons
