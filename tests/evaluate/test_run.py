@@ -226,7 +226,8 @@ def test_a_head_without_a_class_of_real_photos_is_refused_at_once(config, data, 
                                          f"synthscars/photos, split all: no class .* means real: "
                                          f"synthetic, tampered; to choose"):
         evaluate_command.evaluate(types.SimpleNamespace(
-            checkpoint=str(tmp_path), data_dir=str(data / "data"), split="all", compat="",
+            checkpoint=str(tmp_path), step="newest", data_dir=str(data / "data"), split="all",
+            compat="",
             output=str(tmp_path / "out"), robustness="", css_model="", int8=False))
     assert not (tmp_path / "out").exists()
 
