@@ -22,7 +22,8 @@ PAD_TOKEN = "<pad>"
 NORMALIZER = {"type": "Sequence", "normalizers": [
     {"type": "Prepend", "prepend": "▁"},
     {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]}
-_MODEL = {"type": "BPE", "dropout": None, "byte_fallback": True, "ignore_merges": False}
+_MODEL = {"type": "BPE", "byte_fallback": True}
+_UNUSED = ("dropout", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
 _FLAGS = ("lstrip", "rstrip", "single_word")
 
 
@@ -59,7 +60,9 @@ class FastTokenizer(Tokenizer):
         _same(file, "normalizer", content.get("normalizer"), NORMALIZER)
         _same(file, "pre_tokenizer", content.get("pre_tokenizer"), None)
         for key, value in _MODEL.items():
-            _same(file, f"model.{key}", model.get(key, value), value)
+            _same(file, f"model.{key}", model.get(key), value)
+        for key in _UNUSED:
+            _same(file, f"model.{key}", model.get(key) or None, None)
         self._check_vocabulary(file, model.get("vocab"))
         self._check_added(file, content.get("added_tokens"))
 

@@ -146,6 +146,8 @@ def test_the_file_is_kept_for_others(tokenizer, folder, tmp_path):
     (["pre_tokenizer"], {"type": "Metaspace"}, "pre_tokenizer is {'type': 'Metaspace'}, known is"),
     (["model", "type"], "Unigram", "model.type is Unigram, known is BPE alone"),
     (["model", "byte_fallback"], False, "model.byte_fallback is False, known is True"),
+    (["model", "byte_fallback"], None, "model.byte_fallback is None, known is True"),
+    (["model", "ignore_merges"], True, "model.ignore_merges is True, known is None"),
     (["model", "vocab", "<s>"], 7, "id of '<s>' is 7, known is 1 alone"),
     (["model", "vocab", "new"], 7, "model.vocab must have the .* pieces of tokenizer.model, found"),
     (["model", "vocab"], None, "model.vocab must have the .* pieces of tokenizer.model, found 0"),
