@@ -91,16 +91,19 @@ class FastTokenizer(Tokenizer):
     def _check_vocabulary(self, file: str, vocab) -> None:
         number = self._pieces.get_piece_size()
         if not isinstance(vocab, dict) or len(vocab) != number:
+            found = len(vocab) if isinstance(vocab, dict) else type(vocab).__name__
             raise TokenizerError(f"{file}: model.vocab must have the {number} pieces of "
-                                 f"tokenizer.model, found {len(vocab or ())}")
+                                 f"tokenizer.model, found {found}")
         for index in range(number):
             piece = self._pieces.id_to_piece(index)
             _same(file, f"id of {piece!r}", vocab.get(piece), index)
 
     def _check_added(self, file: str, tokens) -> None:
-        if not isinstance(tokens, list) or not all(isinstance(token, dict) for token in tokens):
+        if not isinstance(tokens, list) or not all(
+                isinstance(token, dict) and isinstance(token.get("content"), str)
+                for token in tokens):
             raise TokenizerError(f"{file}: added_tokens must be a list of tokens")
-        _same(file, "added_tokens", {token.get("content"): token.get("id") for token in tokens},
+        _same(file, "added_tokens", {token["content"]: token.get("id") for token in tokens},
               self._whole)
         for token in tokens:
             # Padding stands in no text, so what is done to it there makes no difference.

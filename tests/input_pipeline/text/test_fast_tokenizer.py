@@ -150,9 +150,10 @@ def test_the_file_is_kept_for_others(tokenizer, folder, tmp_path):
     (["model", "ignore_merges"], True, "model.ignore_merges is True, known is None"),
     (["model", "vocab", "<s>"], 7, "id of '<s>' is 7, known is 1 alone"),
     (["model", "vocab", "new"], 7, "model.vocab must have the .* pieces of tokenizer.model, found"),
-    (["model", "vocab"], None, "model.vocab must have the .* pieces of tokenizer.model, found 0"),
+    (["model", "vocab"], 7, "model.vocab must have the .* pieces of tokenizer.model, found int"),
     (["model"], [], "has no model"),
     (["added_tokens"], None, "added_tokens must be a list of tokens"),
+    (["added_tokens", 0, "content"], ["<unk>"], "added_tokens must be a list of tokens"),
     (["added_tokens", 3, "id"], 9, "added_tokens is .*'<image>': 9.*, known is"),
     (["added_tokens", 3, "rstrip"], True, "rstrip of <image> is True, known is False alone"),
     (["added_tokens", 2, "normalized"], True, "normalized of </s> is True")])
