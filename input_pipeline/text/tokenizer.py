@@ -169,7 +169,7 @@ class Tokenizer:
                 ends.append(np.array([done]))
             for start, piece in self._split_text(part):
                 whole = self._whole.get(piece)
-                run = np.array(self._pieces.encode(piece) if whole is None else [whole])
+                run = np.array(self._pieces.encode(piece) if whole is None else [whole], int)
                 ids.append(run)
                 ends.append(done + start + (
                     self._ends(run, piece) if whole is None else np.array([len(piece)])))
