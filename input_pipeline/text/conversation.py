@@ -1,25 +1,24 @@
 """The words around an image: prompt, tagged answer, training targets, and the answer read back.
 
-One conversation has one image, one instruction and one answer. In the answer every explained
-artifact is written `<p> phrase </p> [SEG]`, and each `[SEG]` becomes one mask (LEGION paper,
-following GLaMM's grounded conversations).
+What is written around them is a `Dialogue`, by default LEGION's: one image, one instruction and
+one answer, in which every explained artifact is written `<p> phrase </p> [SEG]`, and each `[SEG]`
+becomes one mask (LEGION paper, following GLaMM's grounded conversations).
 """
 
 import dataclasses
 import functools
 import re
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 
 from input_pipeline.errors import UserError
 from input_pipeline.text import words
-from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_ID, IMAGE_TOKEN, Tokenizer
+from input_pipeline.text.dialogue import LEGION, Dialogue, Part
+from input_pipeline.text.tokenizer import IMAGE_ID, IMAGE_TOKEN, Tokenizer
 
-SYSTEM = (
-    "A chat between a curious human and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the human's questions."
-)
+SYSTEM = LEGION.system
 INSTRUCTION = (
     "Please provide a detailed analysis of artifacts in this photo, considering physical "
     "artifacts (e.g., optical display issues, violations of physical laws, and "
@@ -29,19 +28,18 @@ INSTRUCTION = (
     "segmentation masks for the corresponding parts of the answer."
 )
 
-_TAGS = (*ADDED_TOKENS, IMAGE_TOKEN, "<s>", "</s>", "<unk>")
+_TAGS = (*LEGION.tokens, IMAGE_TOKEN, "<s>", "</s>", "<unk>")
 _TAG = re.compile("(" + "|".join(map(re.escape, _TAGS)) + ")")
 
 
 def build_prompt(instruction: str = INSTRUCTION) -> str:
     """Returns the text the answer follows: system, user message with image, `ASSISTANT:`."""
-    picture = f"The <im_start>{IMAGE_TOKEN}<im_end> provides an overview of the picture."
-    return f"{SYSTEM} USER: {picture}\n{instruction} ASSISTANT:"
+    return LEGION.prompt(instruction)
 
 
 def build_conversation(instruction: str, answer: str) -> str:
     """Returns the whole training text: prompt, a space, the answer and its `</s>`."""
-    return f"{build_prompt(instruction)} {answer}</s>"
+    return _text(LEGION.parts([(instruction, answer)]))
 
 
 MOST_TRIES = 100_000
@@ -99,7 +97,7 @@ class FreePlaces:
 
 
 def tag_phrases(caption: str, spans: Sequence[tuple[int, int]]) -> str:
-    """Rewrites every span of `caption` as `<p> phrase </p> [SEG]`, everything else untouched.
+    """Rewrites every span of `caption` as LEGION's `region`, everything else untouched.
 
     `spans` are (start, end) in characters, in any order; the k-th `[SEG]` belongs to the k-th
     span from the left. Raises ValueError naming a span that is empty, out of range or overlaps.
@@ -110,7 +108,7 @@ def tag_phrases(caption: str, spans: Sequence[tuple[int, int]]) -> str:
             raise UserError(f"span ({start}, {end}) is not inside 0 to {len(caption)}")
         if start < done:
             raise UserError(f"span ({start}, {end}) overlaps the one that ends at {done}")
-        parts += [caption[done:start], f"<p> {caption[start:end]} </p> [SEG]"]
+        parts += [caption[done:start], LEGION.region.format(phrase=caption[start:end])]
         done = end
     return "".join([*parts, caption[done:]])
 
@@ -119,10 +117,10 @@ def tag_phrases(caption: str, spans: Sequence[tuple[int, int]]) -> str:
 class Encoded:
     """One training text of fixed length N.
 
-    ids int32[N]: right-padded with the tokenizer's `pad_id`; IMAGE_ID once.
+    ids int32[N]: right-padded with the tokenizer's `pad_id`; IMAGE_ID once for each image.
     valid bool[N]: True on real ids, False on padding.
     loss_mask bool[N]: True where the id itself is a target, so `logits[n - 1]` is scored
-        against `ids[n]`: the answer and its `</s>`.
+        against `ids[n]`: what the dialogue lets be learned, in LEGION the answer and its `</s>`.
     truncated: ids were cut off at the end; the last `[SEG]`s and `</s>` may be gone.
     num_segs: `[SEG]`s that are left.
     """
@@ -134,52 +132,107 @@ class Encoded:
     num_segs: int
 
 
-def encode_prompt(tokenizer: Tokenizer, instruction: str = INSTRUCTION) -> np.ndarray:
-    """Returns the prompt's ids, int32[T], `<s>` first and IMAGE_ID once."""
-    return np.array(_prompt_ids(tokenizer, instruction), np.int32)
+def encode_prompt(tokenizer: Tokenizer, instruction: str = INSTRUCTION, *,
+                  dialogue: Dialogue = LEGION) -> np.ndarray:
+    """Returns the prompt's ids, int32[T], `<s>` first and IMAGE_ID once.
+
+    Raises UserError when an image is hidden in the instruction, or the tokenizer is not one for
+    the dialogue.
+    """
+    ids = _prompt_ids(tokenizer, dialogue, dialogue.prompt(instruction))
+    image_index(ids)
+    return np.array(ids, np.int32)
 
 
 @functools.lru_cache(64)
-def _prompt_ids(tokenizer: Tokenizer, instruction: str) -> tuple[int, ...]:
-    ids = tokenizer.encode_with_image(build_prompt(instruction))
-    image_index(ids)
-    return tuple(ids)
+def _prompt_ids(tokenizer: Tokenizer, dialogue: Dialogue, text: str) -> tuple[int, ...]:
+    dialogue.check_tokenizer(tokenizer)
+    return tuple(tokenizer.encode_with_image(text))
 
 
 def image_index(ids: np.ndarray | Sequence[int]) -> int:
     """Returns the place of the one IMAGE_ID in `ids`; ValueError when there is not exactly one."""
+    return int(_image_places(ids, 1)[0])
+
+
+def _image_places(ids: np.ndarray | Sequence[int], number: int) -> np.ndarray:
     places = np.flatnonzero(np.asarray(ids) == IMAGE_ID)
-    if len(places) != 1:
-        raise UserError(f"expected one image in {len(ids)} ids, found {len(places)}")
-    return int(places[0])
+    if len(places) != number:
+        wanted = "one image" if number == 1 else f"{number} images"
+        raise UserError(f"expected {wanted} in {len(ids)} ids, found {len(places)}")
+    return places
 
 
 def encode_example(tokenizer: Tokenizer, instruction: str, answer: str, *, length: int) -> Encoded:
+    """Encodes LEGION's conversation for training, see `encode_turns`."""
+    return encode_turns(tokenizer, [(instruction, answer)], length=length)
+
+
+def encode_turns(tokenizer: Tokenizer, turns: Sequence[tuple[str, str]], *, length: int,
+                 dialogue: Dialogue = LEGION, patches: int = 1,
+                 learned: Literal["answers", "all", "nothing"] = "answers") -> Encoded:
     """Encodes a conversation for training; fields and shapes as in `Encoded`.
 
     What exceeds `length` is cut off without regard to meaning, as the published code does.
-    Raises ValueError when the prompt alone fills `length`, or an image is hidden in the texts.
+
+    Args:
+        turns: (question, answer) of each.
+        length: positions of a row, of which an image takes `patches`; rows of one image have
+            N = length - patches + 1 ids.
+        learned: "all" with questions, images and `<s>`; "nothing" of a sample that lacks what is
+            to be learned.
+
+    Raises:
+        UserError: when the prompt alone fills `length`, an image is cut off or hidden in the
+            texts, or the tokenizer is not one for the dialogue.
     """
-    prompt = encode_prompt(tokenizer, instruction)
-    text = build_conversation(instruction, answer)
-    ids = np.asarray(tokenizer.encode_with_image(text), np.int32)
-    image_index(ids)
-    if length <= len(prompt):
-        raise UserError(f"the prompt takes {len(prompt)} ids, only {length} are allowed in all")
+    parts = dialogue.parts(turns)
+    prompt = _prompt_ids(tokenizer, dialogue, parts[0].text)
+    ids, ends = tokenizer.encode_with_ends(_text(parts))
+    places = _image_places(ids, sum(part.images for part in parts))
+    before = len(prompt) + (patches - 1) * parts[0].images
+    if length <= before:
+        raise UserError(f"the prompt takes {before} ids, only {length} are allowed in all")
     if not np.array_equal(ids[: len(prompt)], prompt):
         raise UserError(f"{tokenizer.name}: the answer changes the ids of the prompt before it")
-    used = ids[:length]
-    padded = np.full(length, tokenizer.pad_id, np.int32)
+    size = length - (patches - 1) * len(places)
+    if places[-1] >= size:
+        raise UserError(f"{length} positions cut off the last of {len(places)} images")
+    used = ids[:size]
+    padded = np.full(size, tokenizer.pad_id, np.int32)
     padded[: len(used)] = used
-    position = np.arange(length)
-    valid = position < len(used)
+    valid = np.arange(size) < len(used)
+    targets = {"all": valid, "nothing": np.zeros(size, bool)}.get(learned)
+    if targets is None:
+        targets = np.zeros(size, bool)
+        targets[: len(used)] = _learned(ends, parts)[:size]
     return Encoded(
         ids=padded,
         valid=valid,
-        loss_mask=valid & (position >= len(prompt)),
-        truncated=len(ids) > length,
+        loss_mask=targets,
+        truncated=len(ids) > size,
         num_segs=int(np.count_nonzero(used == tokenizer.seg_id)),
     )
+
+
+def _text(parts: Sequence[Part]) -> str:
+    return "".join(part.text for part in parts)
+
+
+def _learned(ends: np.ndarray, parts: Sequence[Part]) -> np.ndarray:
+    """Which tokens are targets, bool[T]; `ends` are the characters they end at, int[T].
+
+    Of every learned part: from the token its first character belongs to up to the one its last
+    character belongs to, each whole, even where it also holds characters of a part beside it.
+    """
+    targets, start = np.zeros(len(ends), bool), 0
+    for part in parts:
+        end = start + len(part.text)
+        if part.learned:
+            first, last = np.searchsorted(ends, (start, end - 1), side="right")
+            targets[first:last + 1] = True
+        start = end
+    return targets
 
 
 @dataclasses.dataclass(frozen=True)

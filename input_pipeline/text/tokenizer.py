@@ -7,17 +7,23 @@ out here on top of plain SentencePiece:
 * White space on both sides of an added token is dropped; beside the other three it stays.
 * Every piece of text between them is encoded on its own, with its own leading "▁".
 * Decoding joins added tokens and runs of text by single spaces.
+
+`fast_tokenizer` has the rules of the fast LLaMA tokenizer, where they differ.
 """
 
+import functools
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Self
 
+import numpy as np
 import sentencepiece
 from etils import epath
 
 from input_pipeline.text.tokenizer_files import (
     ADDED_FILE,
+    CARRIED_FILES,
     MODEL_FILE,
     TokenizerError,
     as_json,
@@ -46,6 +52,9 @@ class Tokenizer:
     token doubles as padding), `seg_id`, `phrase_start_id`, `phrase_end_id`, `added` (token -> id).
     """
 
+    rules = "slow"
+    carried = CARRIED_FILES
+
     def __init__(self, files: Mapping[str, bytes], *, name: str):
         """`files` maps the tokenizer's file names to their bytes; `name` is used in errors."""
         self.name = name
@@ -67,30 +76,28 @@ class Tokenizer:
         self._split = _any_of(self._whole)
 
     @classmethod
-    def from_folder(cls, folder: epath.PathLike) -> "Tokenizer":
+    def from_folder(cls, folder: epath.PathLike, *, needed: Sequence[str] = ADDED_TOKENS,
+                    dialogue: str = "legion") -> Self:
         """Reads `tokenizer.model` and `added_tokens.json`, and keeps the other files' bytes.
 
         Raises TokenizerError naming the file that is missing or broken, or the token that is not
-        what the model needs (see `check`).
+        what the dialogue needs (see `check`).
         """
-        tokenizer = cls(read_files(folder), name=str(folder))
-        tokenizer.check()
+        tokenizer = cls(read_files(folder, cls.carried), name=str(folder))
+        tokenizer.check(needed, dialogue=dialogue)
         return tokenizer
 
-    def check(self) -> None:
+    def check(self, needed: Sequence[str] = ADDED_TOKENS, *, dialogue: str = "legion") -> None:
         """Verifies that every id is its own and every needed token is one id, there and back.
 
-        Raises TokenizerError naming the folder, the token and what was found.
+        `needed` are the added tokens that the dialogue of that name cannot do without. Raises
+        TokenizerError naming the folder, the token and what was found.
         """
         if self._control != {0: "<unk>", 1: "<s>", 2: "</s>"}:
             raise TokenizerError(
                 f"{self.name}: ids 0, 1, 2 must be <unk>, <s>, </s>, found {self._control}"
             )
-        missing = [token for token in ADDED_TOKENS if token not in self.added]
-        if missing:
-            raise TokenizerError(
-                f"{self.name}: {ADDED_FILE} has no {missing[0]}, found {sorted(self.added)}"
-            )
+        self.require(needed, dialogue=dialogue)
         for token in self._control.values():
             if token in self.added:
                 raise TokenizerError(
@@ -113,10 +120,22 @@ class Tokenizer:
                     f"found {ids} and {self.decode(ids)!r}"
                 )
 
+    def require(self, tokens: Sequence[str], *, dialogue: str) -> None:
+        """Raises TokenizerError naming the first of `tokens` that is no added token here."""
+        missing = [token for token in tokens if token not in self.added]
+        if missing:
+            raise TokenizerError(
+                f"{self.name}: {ADDED_FILE} has no {missing[0]}, found {sorted(self.added)}; "
+                f"the dialogue {dialogue} needs it"
+            )
+
     def encode(self, text: str, bos: bool = True) -> list[int]:
-        """Ids of `text`, `<s>` first if `bos`; never adds `</s>`. A literal `<image>` is text."""
+        """Ids of `text`, `<s>` first if `bos`; never adds `</s>`.
+
+        A literal `<image>` is text, unless the vocabulary has that token.
+        """
         ids = [self.bos_id] if bos else []
-        for piece in self._split_text(text):
+        for _, piece in self._split_text(text):
             whole = self._whole.get(piece)
             ids.extend(self._pieces.encode(piece) if whole is None else [whole])
         return ids
@@ -131,6 +150,31 @@ class Tokenizer:
         for part in others:
             ids += [IMAGE_ID, *self.encode(part, bos=False)]
         return ids
+
+    def encode_with_ends(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of `encode_with_image`, and where in `text` each of them ends.
+
+        Returns:
+            int32[T] ids, and int32[T] ends: the character after the token's last one, 0 for the
+            `<s>` before the text. A byte ends with the character it is a byte of, and a "▁" that
+            no space of the text stands for with the first character after it.
+
+        Raises TokenizerError when the vocabulary rewrites characters, so that they have no place.
+        """
+        ids, ends, done = [np.array([self.bos_id])], [np.zeros(1, np.int32)], 0
+        for number, part in enumerate(text.split(IMAGE_TOKEN)):
+            if number:
+                done += len(IMAGE_TOKEN)
+                ids.append(np.array([IMAGE_ID]))
+                ends.append(np.array([done]))
+            for start, piece in self._split_text(part):
+                whole = self._whole.get(piece)
+                run = np.array(self._pieces.encode(piece) if whole is None else [whole], int)
+                ids.append(run)
+                ends.append(done + start + (
+                    self._ends(run, piece) if whole is None else np.array([len(piece)])))
+            done += len(part)
+        return np.concatenate(ids).astype(np.int32), np.concatenate(ends).astype(np.int32)
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """Text of `ids`: IMAGE_ID is left out, and `<s>`, `</s>`, `<unk>` too if `skip_special`.
@@ -148,12 +192,9 @@ class Tokenizer:
                 parts += [self._decode_run(run)] if run else []
                 parts.append(self._names[index])
                 run = []
-            elif 0 <= index < self.vocab_size:
-                run.append(index)
             else:
-                raise TokenizerError(
-                    f"{self.name}: id {index} is outside the vocabulary of {self.vocab_size}"
-                )
+                self._check_id(index)
+                run.append(index)
         parts += [self._decode_run(run)] if run else []
         return " ".join(parts)
 
@@ -161,14 +202,46 @@ class Tokenizer:
         """Writes the tokenizer's files unchanged; a new folder appears whole or not at all."""
         write_files(folder, self.files)
 
-    def _split_text(self, text: str) -> list[str]:
-        """Texts and whole tokens in order, white space beside added tokens and empties gone."""
+    def _check_id(self, index: int) -> None:
+        if not 0 <= index < self.vocab_size:
+            raise TokenizerError(
+                f"{self.name}: id {index} is outside the vocabulary of {self.vocab_size}"
+            )
+
+    def _split_text(self, text: str) -> Iterator[tuple[int, str]]:
+        """(start, piece) of texts and whole tokens in order, empty ones left out.
+
+        White space beside added tokens is gone where the rules drop it.
+        """
         pieces = self._split.split(text)  # odd places hold the tokens: the pattern has one group
-        for position in range(1, len(pieces), 2):
-            if pieces[position] in self.added:
-                pieces[position - 1] = pieces[position - 1].rstrip()
-                pieces[position + 1] = pieces[position + 1].lstrip()
-        return [piece for piece in pieces if piece]
+        start = 0
+        for position, piece in enumerate(pieces):
+            end, used = start + len(piece), piece
+            if self.rules == "slow" and not position % 2:
+                if position + 1 < len(pieces) and pieces[position + 1] in self.added:
+                    used = used.rstrip()
+                if position and pieces[position - 1] in self.added:
+                    start, used = start + len(used), used.lstrip()
+                    start -= len(used)
+            if used:
+                yield start, used
+            start = end
+
+    def _ends(self, run: np.ndarray, text: str) -> np.ndarray:
+        """Where each token of `run`, which `text` was encoded to on its own, ends in it."""
+        widths = self._widths[run]
+        if (size := widths.sum() - 1) != len(text):  # the first "▁" stands for nothing in the text
+            raise TokenizerError(f"{self.name}/{MODEL_FILE}: rewrites characters: {text[:40]!r} "
+                                 f"of {len(text)} became {size}")
+        return np.maximum(np.cumsum(widths) - 1, 1)
+
+    @functools.cached_property
+    def _widths(self) -> np.ndarray:
+        """Characters that each piece stands for: of those that are bytes, one for a first byte."""
+        number = self._pieces.get_piece_size()
+        names = (self._pieces.id_to_piece(index) for index in range(number))
+        return np.array([_first_byte(name) if self._pieces.is_byte(index) else len(name)
+                         for index, name in enumerate(names)], np.int32)
 
     def _decode_run(self, run: list[int]) -> str:
         """Text of ids without added tokens; a control token after text gets a space before it."""
@@ -184,6 +257,11 @@ class Tokenizer:
                 pending = []
             after_control = control is not None
         return text + self._pieces.decode(pending)
+
+
+def _first_byte(name: str) -> bool:
+    """Whether a character of UTF-8 may begin with the byte `name`, which is like "<0xE2>"."""
+    return not 0x80 <= int(name[1:-1], 16) < 0xC0
 
 
 def _any_of(tokens: Iterable[str]) -> re.Pattern:

@@ -1,7 +1,7 @@
 """The files of a LLaMA tokenizer folder: read, checked for form, and written."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import sentencepiece
 from etils import epath
@@ -19,16 +19,20 @@ class TokenizerError(OneLineError):
     """A tokenizer folder that cannot be used, or an id that is not in its vocabulary."""
 
 
-def read_files(folder: epath.PathLike) -> dict[str, bytes]:
-    """Returns file name -> bytes; TokenizerError names a needed file that cannot be read."""
+def read_files(folder: epath.PathLike,
+               carried: Sequence[str] = CARRIED_FILES) -> dict[str, bytes]:
+    """Returns file name -> bytes; TokenizerError names a needed file that cannot be read.
+
+    `carried` are JSON files that may be missing and are kept as they are.
+    """
     folder = parse(folder)
     contents = {}
-    for file in (MODEL_FILE, ADDED_FILE, *CARRIED_FILES):
-        if file in CARRIED_FILES and not (folder / file).exists():
+    for file in (MODEL_FILE, ADDED_FILE, *carried):
+        if file in carried and not (folder / file).exists():
             continue
         contents[file] = files.read_plain(folder / file, largest=strict_json.LARGEST,
                                           error=TokenizerError)
-        if file in CARRIED_FILES:  # exports copy them as they are
+        if file in carried:  # exports copy them as they are
             strict_json.parse(contents[file], folder / file, error=TokenizerError)
     return contents
 

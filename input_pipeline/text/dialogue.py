@@ -1,0 +1,149 @@
+"""How a system and its user talk: what is written around questions and answers, and to what end.
+
+A dialogue is a value; which of them a model was trained with is a part of that model. The text of
+a conversation is `system`, then of every turn `question` and `answer`:
+
+    legion          SYSTEM USER: The <im_start><image><im_end> provides ... Q ASSISTANT: A</s>
+    llava15_chat    USER: <image>, line break, Q ASSISTANT: A </s>   (a system's text only if given)
+    raw             <image>Q                                         (the question alone)
+    sida            SYSTEM USER: <im_start><image><im_end>, line break, Q ASSISTANT: A</s>
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Literal
+
+from etils import epath
+
+from input_pipeline.errors import UserError
+from input_pipeline.text.fast_tokenizer import PAD_TOKEN, FastTokenizer
+from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_TOKEN, Tokenizer
+
+SYSTEM = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+TOKENIZERS = {kind.rules: kind for kind in (Tokenizer, FastTokenizer)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A stretch of a conversation's text; `learned`: it is the answerer's; `images` in it."""
+
+    text: str
+    learned: bool = False
+    images: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dialogue:
+    """What differs between systems in what is said to them, and what they are to say.
+
+    name: under which checkpoints and reports know it.
+    system: the text that opens a conversation, a space behind it; empty: none.
+    question: a user's turn up to where the answer begins, with {photo} and {question}.
+    photo: what stands for a photo; holds `<image>` once.
+    marks: what a `<image>` inside a question does. "refused": nothing may name the photo but the
+        dialogue. "gathered": each moves to the beginning of its turn, and the question is
+        stripped. "kept": it stays where it is. Where no question has one, a photo stands before
+        the first.
+    lead: what stands before every answer and is not learned.
+    answer: what is learned, with {answer}; None: the dialogue asks and has no form for answers.
+    region: how a phrase with a mask is written in an answer, with {phrase}.
+    tokens: added tokens that the tokenizer must have.
+    stop: the token that ends what is generated.
+    stops: what it is written behind in training, each "answer" or the "conversation".
+    rules: of the tokenizer, see TOKENIZERS.
+    """
+
+    name: str
+    system: str = ""
+    question: str
+    photo: str
+    marks: Literal["refused", "gathered", "kept"]
+    lead: str = ""
+    answer: str | None
+    region: str = "{phrase}"
+    tokens: tuple[str, ...]
+    stop: str = "</s>"
+    stops: Literal["answer", "conversation"] = "answer"
+    rules: Literal["slow", "fast"]
+
+    def prompt(self, question: str) -> str:
+        """The text that an answer follows."""
+        return self._questions([question])[0].text
+
+    def parts(self, turns: Sequence[tuple[str, str]]) -> list[Part]:
+        """A whole conversation of (question, answer), at least one, of which the answers are
+        learned; the first part is the prompt.
+
+        Raises UserError where the dialogue has no form for answers.
+        """
+        if self.answer is None:
+            raise UserError(f"dialogue {self.name}: only asks, it has no form for answers")
+        parts = []
+        stop = self.stop if self.stops == "answer" else ""
+        questions = self._questions([question for question, _ in turns])
+        for question, (_, answer) in zip(questions, turns, strict=True):
+            said = self.answer.format(answer=answer) + stop
+            parts += [question, Part(self.lead), Part(said, learned=True)]
+        return parts if stop else [*parts, Part(self.stop, learned=True)]
+
+    def open_tokenizer(self, folder: epath.PathLike) -> Tokenizer:
+        """The tokenizer of a folder, by the dialogue's rules.
+
+        Raises TokenizerError as the tokenizer's `from_folder` does, naming this dialogue where a
+        token it needs is missing.
+        """
+        return TOKENIZERS[self.rules].from_folder(folder, needed=self.tokens, dialogue=self.name)
+
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Raises UserError naming what of `tokenizer` does not fit the dialogue."""
+        if tokenizer.rules != self.rules:
+            raise UserError(f"{tokenizer.name}: read by the {tokenizer.rules} tokenizer's rules, "
+                            f"the dialogue {self.name} goes by the {self.rules} one's")
+        tokenizer.require(self.tokens, dialogue=self.name)
+
+    def _questions(self, questions: Sequence[str]) -> list[Part]:
+        """Each with what is written around it, the system's text before the first."""
+        images = [question.count(IMAGE_TOKEN) for question in questions]
+        if self.marks == "refused" or not any(images):
+            added = images = [1] + [0] * (len(questions) - 1)
+        else:
+            added = images if self.marks == "gathered" else [0] * len(questions)
+        parts = []
+        for question, before, number in zip(questions, added, images, strict=True):
+            if self.marks == "gathered":
+                question = question.replace(IMAGE_TOKEN, "").strip()
+            opening = f"{self.system} " if self.system and not parts else ""
+            text = self.question.format(photo=self.photo * before, question=question)
+            parts.append(Part(opening + text, images=number))
+        return parts
+
+
+LEGION = Dialogue(
+    name="legion", system=SYSTEM, question="USER: {photo}{question} ASSISTANT:",
+    photo=f"The <im_start>{IMAGE_TOKEN}<im_end> provides an overview of the picture.\n",
+    marks="refused", answer=" {answer}", region="<p> {phrase} </p> [SEG]", tokens=ADDED_TOKENS,
+    rules="slow")
+LLAVA15_CHAT = Dialogue(
+    name="llava15_chat", question="USER: {photo}{question} ASSISTANT:", photo=f"{IMAGE_TOKEN}\n",
+    marks="gathered", lead=" ", answer="{answer} ", tokens=(IMAGE_TOKEN, PAD_TOKEN),
+    stops="conversation", rules="fast")
+RAW = Dialogue(  # how FakeVLM is asked in its evaluation
+    name="raw", question="{photo}{question}", photo=IMAGE_TOKEN, marks="kept", answer=None,
+    tokens=(IMAGE_TOKEN, PAD_TOKEN), rules="fast")
+SIDA = Dialogue(
+    name="sida", system=SYSTEM, question="USER: {photo}{question} ASSISTANT:",
+    photo=f"<im_start>{IMAGE_TOKEN}<im_end>\n", marks="refused", answer=" {answer}",
+    tokens=("<im_start>", "<im_end>", "[CLS]", "[SEG]"), rules="slow")
+DIALOGUES: Mapping[str, Dialogue] = MappingProxyType(
+    {dialogue.name: dialogue for dialogue in (LEGION, LLAVA15_CHAT, RAW, SIDA)})
+
+
+def dialogue_named(name: str) -> Dialogue:
+    """The dialogue of that name. Raises UserError naming those there are."""
+    if name not in DIALOGUES:
+        raise UserError(f"dialogue {name!r}: not known, there are {', '.join(DIALOGUES)}")
+    return DIALOGUES[name]
