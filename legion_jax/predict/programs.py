@@ -96,7 +96,9 @@ class Programs:
         self.draw = jax.jit(functools.partial(_draw, graph))
         self.place = jax.jit(functools.partial(
             mask_frame.place, sam_size=config.sam.image_size, canvas=canvas))
-        if mesh.is_multi_process:
+        # A mesh of devices that are not here, to compile for, is nobody's to run on together.
+        self._together = mesh.is_multi_process and jax.process_count() > 1
+        if self._together:
             for name in ("look", "prefix", "admit", "decode", "draw", "place"):
                 setattr(self, name, distributed.compiled_together(getattr(self, name)))
         self._copied = jax.jit(lambda arrays: arrays, out_shardings=jax.sharding.NamedSharding(
@@ -124,7 +126,7 @@ class Programs:
 
     def fetch(self, arrays):
         """Results as NumPy arrays, the same on every process of the mesh."""
-        if self.mesh.is_multi_process:
+        if self._together:
             arrays = self._copied(arrays)
         return jax.device_get(arrays)
 

@@ -13,7 +13,7 @@ def test_all_but_the_last_updates_are_done(monkeypatch):
     waited = []
     monkeypatch.setattr(jax, "block_until_ready", waited.append)
     monkeypatch.setattr(jax, "process_index", lambda: 1)  # which writes no log
-    metrics = run._Metrics(SETTINGS, None, None, None, start=0)
+    metrics = run._Metrics(SETTINGS, None, None, None, None, start=0)
     for number in range(run.AHEAD + 3):
         metrics.add(number, {"loss": number})
     assert waited == [{"loss": number} for number in range(3)]
