@@ -253,6 +253,7 @@ def test_weights_there_and_back(shell):
                                      "gs://B/LEGION/clip")
 
 
+@pytest.mark.slow
 def test_a_trained_run_for_pytorch(shell, trained):
     shell.run("tools.export_to_torch", "--checkpoint", trained, "--output", "gs://B/from_run",
               "--format=safetensors")

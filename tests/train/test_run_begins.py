@@ -91,3 +91,17 @@ def test_out_of_memory_is_called_so(config, tmp_path, monkeypatch, place, doing)
     assert str(raised.value).startswith(
         f"out of memory while {doing}: 32.0 GiB were asked for; this machine has ")
     assert "config.batch_size" in str(raised.value)
+
+
+def test_compiled_programs_go_beside_the_run_unless_another_place_is_set(config, tmp_path,
+                                                                         monkeypatch):
+    monkeypatch.setattr(setup, "open_base", reached)
+    config.compile_cache, before = True, jax.config.jax_compilation_cache_dir
+    try:
+        for place, kept in ((None, str(tmp_path / "run/compiled")), ("elsewhere", "elsewhere")):
+            jax.config.update("jax_compilation_cache_dir", place)
+            with pytest.raises(ReachedError):
+                run.train(config, tmp_path / "run")
+            assert jax.config.jax_compilation_cache_dir == kept
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

@@ -55,6 +55,7 @@ def test_a_damaged_record_is_left_out_named_and_counted(data, tmp_path):
                      done.stderr)
 
 
+@pytest.mark.slow
 def test_programs_are_kept_for_the_next_start(data, tmp_path):
     own = {name: value for name, value in environment().items()
            if name != "JAX_COMPILATION_CACHE_DIR"}

@@ -91,6 +91,7 @@ def watch(config, workdir, small, **options) -> Watched:
     patch.setattr(jax, "jit", quick)
     patch.setattr(setup, "jit_step", Step)
     patch.setattr(setup, "model_config", small)
+    patch.setattr(speed, "TRACED", 2)  # that more are as many is no question of what they hold
     try:
         with compilations.heard(lambda name: watched.compiled[len(watched.lengths)].append(name)):
             train(config, workdir, **options)
@@ -160,8 +161,8 @@ def test_the_trace_names_consecutive_updates(run):
     trace = jax.profiler.ProfileData.from_file(str(file))
     steps = [dict(event.stats)["step_num"] for plane in trace.planes for line in plane.lines
              for event in line.events if event.name == "update"]
-    assert len(steps) == speed.TRACED
-    assert steps == list(range(steps[0], steps[0] + speed.TRACED))
+    assert len(steps) == 2
+    assert steps == list(range(steps[0], steps[0] + 2))
     assert steps[0] >= speed.SETTLED
     assert len(set(run.lengths[:steps[0]])) == 2  # nothing new came later
 
