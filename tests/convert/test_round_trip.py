@@ -177,7 +177,7 @@ DRAWN = settings(derandomize=True, deadline=None, database=None, phases=[Phase.g
                  suppress_health_check=list(HealthCheck))
 
 
-@settings(DRAWN, max_examples=12)
+@settings(DRAWN, max_examples=8)
 @given(data=st.data())
 def test_in_out_in_is_the_identity(words, data):
     check_in_out_in(words, data)

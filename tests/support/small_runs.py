@@ -2,11 +2,14 @@
 
 import os
 import pathlib
+import time
 
 import commands
 import pytest
 import quick_xla
 import small_data
+
+from legion_jax.weights import checkpoint
 
 STEPS = 8
 SMALL = [
@@ -59,6 +62,16 @@ def metrics(workdir):
 @pytest.fixture(scope="module")
 def unbroken(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("unbroken") / "run"
-    done = run(data, workdir)
+    done = run(data, workdir, *VERDICT_ONLY)
     assert done.returncode == 0, done.stderr
     return workdir
+
+
+def wait_for(workdir, step, processes, seconds=600):
+    """Until a checkpoint of `step` or later is there, or a process has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and all(p.poll() is None for p in processes):
+        if (checkpoint.latest_step(workdir) or 0) >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError([p.communicate(timeout=60)[1][-3000:] for p in processes])

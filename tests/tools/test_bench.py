@@ -181,7 +181,8 @@ TINY_BF16 = dataclasses.replace(cases.TINY, new=4, model=dataclasses.replace(
     cases.TINY.model, dtype="bfloat16", remat="layers"))
 
 
-@pytest.mark.parametrize("work", ["answers", "peer_answers",
+@pytest.mark.parametrize("work", [
+    pytest.param("answers", marks=pytest.mark.slow), "peer_answers",
                                   pytest.param("train", marks=pytest.mark.slow),
                                   pytest.param("peer_train", marks=pytest.mark.slow)])
 def test_what_a_gpu_would_be_asked_for_runs_at_tiny_size(work, monkeypatch, tmp_path):

@@ -3,7 +3,6 @@
 import json
 import signal
 import socket
-import time
 
 import commands
 import compilations
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_runs
-from small_runs import STEPS, VERDICT_ONLY, environment, metrics
+from small_runs import STEPS, VERDICT_ONLY, environment, metrics, wait_for
 
 from legion_jax import distributed
 from legion_jax.weights import checkpoint, params_files, run_checkpoints
@@ -27,33 +26,6 @@ def start(data, workdir, *extra, devices=1):
 
 def run(data, workdir, *extra, devices=1):
     return small_runs.run(data, workdir, *VERDICT_ONLY, *extra, devices=devices)
-
-
-def wait_for(workdir, step, processes, seconds=600):
-    """Until a checkpoint of `step` or later is there, or a process has ended."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and all(p.poll() is None for p in processes):
-        if (checkpoint.latest_step(workdir) or 0) >= step:
-            return
-        time.sleep(0.02)
-    raise AssertionError([p.communicate(timeout=60)[1][-3000:] for p in processes])
-
-
-def test_sigterm_saves_the_step_it_is_at_and_the_next_start_goes_on(data, tmp_path):
-    unbroken, workdir = tmp_path / "unbroken", tmp_path / "run"
-    done = run(data, unbroken)
-    assert done.returncode == 0, done.stderr
-    process = start(data, workdir, "--config.checkpoint_every=1")
-    wait_for(workdir, 1, [process])
-    process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=300)
-    assert process.returncode == TOLD, log
-    stopped = checkpoint.latest_step(workdir)
-    assert f"stopped by SIGTERM after step {stopped};" in log and stopped < STEPS
-    assert len(metrics(workdir).splitlines()) == stopped
-    done = run(data, workdir, "--config.checkpoint_every=1")
-    assert done.returncode == 0 and f"resumed from step {stopped}" in done.stderr, done.stderr
-    assert metrics(workdir) == metrics(unbroken)
 
 
 @pytest.mark.parametrize("knob, reason", [

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import signal
-import time
 
 import commands
 import numpy as np
@@ -22,14 +21,15 @@ from legion_jax.train.knobs import RunSettings
 from legion_jax.weights import checkpoint, legion_json
 
 data, unbroken = small_runs.data, small_runs.unbroken
+TOLD = 128 + signal.SIGTERM
 
 
-def test_killed_run_continues_bit_for_bit(data, unbroken, tmp_path):
+@pytest.mark.parametrize("terms", [VERDICT_ONLY, pytest.param([], marks=pytest.mark.slow)],
+                         ids=["verdict", "all"])
+def test_killed_run_continues_bit_for_bit(data, unbroken, tmp_path, terms):
     workdir = tmp_path / "run"
-    process = small_runs.start(data, workdir)
-    deadline = time.monotonic() + 600
-    while (checkpoint.latest_step(workdir) or 0) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    process = small_runs.start(data, workdir, *terms)
+    small_runs.wait_for(workdir, 2, [process])
     process.send_signal(signal.SIGKILL)
     process.wait()
     stopped = checkpoint.latest_step(workdir)
@@ -37,9 +37,27 @@ def test_killed_run_continues_bit_for_bit(data, unbroken, tmp_path):
     # Half a line and lines behind the checkpoint must not survive.
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7, "loss": 0}\n{"step": 7, "lo')
-    done = run(data, workdir)
+    done = run(data, workdir, *terms)
     assert done.returncode == 0, done.stderr
     assert f"resumed from step {stopped}" in done.stderr
+    if not terms:
+        unbroken = tmp_path / "unbroken"
+        assert run(data, unbroken).returncode == 0
+    assert metrics(workdir) == metrics(unbroken)
+
+
+def test_sigterm_saves_the_step_it_is_at_and_the_next_start_goes_on(data, unbroken, tmp_path):
+    workdir = tmp_path / "run"
+    process = small_runs.start(data, workdir, *VERDICT_ONLY, "--config.checkpoint_every=1")
+    small_runs.wait_for(workdir, 1, [process])
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=300)
+    assert process.returncode == TOLD, log
+    stopped = checkpoint.latest_step(workdir)
+    assert f"stopped by SIGTERM after step {stopped};" in log and stopped < STEPS
+    assert len(metrics(workdir).splitlines()) == stopped
+    done = run(data, workdir, *VERDICT_ONLY, "--config.checkpoint_every=1")
+    assert done.returncode == 0 and f"resumed from step {stopped}" in done.stderr, done.stderr
     assert metrics(workdir) == metrics(unbroken)
 
 
@@ -79,13 +97,15 @@ def test_every_step_is_logged_once(unbroken):
 # The other terms of a loss on a mesh, and accumulated, are in test_sharding and test_losses.
 @pytest.mark.parametrize("terms", [VERDICT_ONLY, pytest.param([], marks=pytest.mark.slow)],
                          ids=["verdict", "all"])
-def test_eight_devices_and_accumulation_give_the_same_losses(data, tmp_path, terms):
-    lines = []
-    for name, options in (("one", {}), ("eight", {"devices": 8})):
-        mesh = ["--config.mesh=(2,1,4)", "--config.accumulation=2"] if options else []
-        done = run(data, tmp_path / name, *mesh, *terms, **options)
-        assert done.returncode == 0, done.stderr
-        lines.append([json.loads(line)["loss"] for line in metrics(tmp_path / name).splitlines()])
+def test_eight_devices_and_accumulation_give_the_same_losses(data, unbroken, tmp_path, terms):
+    if not terms:
+        unbroken = tmp_path / "one"
+        assert run(data, unbroken).returncode == 0
+    done = run(data, tmp_path / "eight", "--config.mesh=(2,1,4)", "--config.accumulation=2", *terms,
+               devices=8)
+    assert done.returncode == 0, done.stderr
+    lines = [[json.loads(line)["loss"] for line in metrics(workdir).splitlines()]
+             for workdir in (unbroken, tmp_path / "eight")]
     assert len(lines[0]) == STEPS
     assert lines[1] == pytest.approx(lines[0], rel=2e-3)
     assert lines[1][0] == pytest.approx(lines[0][0], rel=1e-5)
@@ -126,7 +146,7 @@ def test_config_file_with_a_misspelt_knob(tmp_path):
 
 
 def test_another_config_in_the_same_workdir_names_the_knob(data, unbroken):
-    done = run(data, unbroken, "--config.seed=5")
+    done = run(data, unbroken, *VERDICT_ONLY, "--config.seed=5")
     assert done.returncode == 1
     assert "seed was 0, now 5" in done.stderr
 
