@@ -21,7 +21,7 @@ from legion_jax.evaluate import calibration_fit
 from legion_jax.evaluate.calibration_fit import CalibrationError
 from legion_jax.predict import calibration
 from legion_jax.predict.predictor import Predictor
-from legion_jax.weights.checkpoint import Checkpoint
+from legion_jax.weights.checkpoint import NEWEST, Checkpoint, define_step_flag, find_step
 
 
 def labelled(source: Sequence[Record], failures: list[str]) -> Iterator[tuple[np.ndarray, int]]:
@@ -49,9 +49,13 @@ def judged(predictor: Predictor, source: Sequence[Record],
     return np.concatenate(logits) if logits else np.zeros((0, 2), np.float32), labels
 
 
-def calibrate(folder: str, data_dir: str, split: str, *, batch_size: int) -> dict:
-    """Fit and save; returns what is saved beside the temperature, and the temperature."""
-    checkpoint = Checkpoint.open(folder)
+def calibrate(folder: str, data_dir: str, split: str, *, batch_size: int,
+              step: str = NEWEST) -> dict:
+    """Fit and save; returns what is saved beside the temperature, and the temperature.
+
+    `step`: of a run, as of `find_step`.
+    """
+    checkpoint = Checkpoint.open(folder, step=find_step(folder, step))
     classes = checkpoint.meta.config.verdict_classes
     if not classes:
         raise CalibrationError(f"{folder}: the checkpoint has no verdict head to calibrate")
@@ -88,13 +92,14 @@ def show(facts: dict) -> None:
 def main() -> None:
     """Calibrate as the command line says."""
     flags.DEFINE_string("checkpoint", None, "Converted checkpoint or training run.")
+    define_step_flag()
     flags.DEFINE_string("data_dir", None, "Folder written by tools.prepare_data.")
     flags.DEFINE_string("split", "validation", "Split, or a slice such as train[-500:].")
     flags.DEFINE_integer("batch_size", 8, "Photos per compiled call.", lower_bound=1)
     flags.mark_flags_as_required(["checkpoint", "data_dir"])
     asked = flags.FLAGS
     command.run(lambda: show(calibrate(asked.checkpoint, asked.data_dir, asked.split,
-                                       batch_size=asked.batch_size)))
+                                       batch_size=asked.batch_size, step=asked.step)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Every test set is a split, because results are given per set. Sets that share th
 (`guided` with `imagenet`, other diffusion models with `laion`) have a copy of them each.
 """
 
+import logging
 import pathlib
 import posixpath
 import random
@@ -17,10 +18,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from input_pipeline.datasets.checks import check_image, is_image, say_left_out
+from input_pipeline.datasets.checks import check_image, is_image, say_left_out, says_image
 from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash
 from input_pipeline.records.record import REAL, SYNTHETIC, DataError, Record, check_text
 
+LOG = logging.getLogger("input_pipeline")
 LABELS = {"0_real": REAL, "1_fake": SYNTHETIC}
 TRAINING = {"progan_train": "train", "train": "train", "progan_val": "val", "val": "val",
             "test": "", "progan_test": "",
@@ -33,14 +35,22 @@ class FolderBinary(DataSet):
 
     def label_folders(self) -> Iterator[tuple[list[str], int, list[str]]]:
         """(folders above, label, names of the files) of every folder that tells a label."""
-        folders = defaultdict(list)
+        folders, without = defaultdict(list), set()
         for name in self.tree.names():
             folders[posixpath.dirname(name)].append(name)
         for folder, names in folders.items():
             parts = folder.split("/")
-            position = next((i for i, part in enumerate(parts) if part in LABELS), None)
-            if position is not None and "__MACOSX" not in parts:  # forks that its zips carry along
-                yield parts[:position], LABELS[parts[position]], names
+            if "__MACOSX" in parts:  # forks that its zips carry along
+                continue
+            position = next((i for i, part in enumerate(parts) if part.lower() in LABELS), None)
+            if position is not None:
+                yield parts[:position], LABELS[parts[position].lower()], names
+            elif any(map(says_image, names)):
+                without.add(folder or ".")
+        if without:
+            LOG.warning("%s: photos in %s%s left out: no folder above them is called 0_real or "
+                        "1_fake", self.source, ", ".join(sorted(without)[:5]),
+                        " and others are" if len(without) > 5 else " are")
 
     def read(self, item: Item, notes: Notes) -> Record:
         label, category, generator = item.data

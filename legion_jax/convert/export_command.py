@@ -5,7 +5,7 @@ from absl import flags
 
 from legion_jax import command
 from legion_jax.convert import to_torch
-from legion_jax.weights.checkpoint import define_step_flag
+from legion_jax.weights.checkpoint import BEST, define_step_flag, find_step
 
 flags.disclaim_key_flags()  # --help of whatever command calls `main` lists them
 
@@ -25,6 +25,8 @@ def main() -> None:
         jax.config.update("jax_platforms", "cpu")  # file work; leave accelerators alone
         written = to_torch.export(checkpoint.value, output.value, layout=layout.value,
                                   step=step.value, file_format=file_format.value)
+        if step.value == BEST:
+            print(f"step {find_step(checkpoint.value, BEST)} of {checkpoint.value}, its best")
         for file, tensors in written.items():
             print(f"{output.value}/{file}: {tensors} tensors")
 

@@ -150,6 +150,12 @@ def rank(scores: Mapping[str, float], metric: str) -> float | None:
     return scores[metric] if SCORES[metric] else -scores[metric]
 
 
+def basis(settings: RunSettings) -> str:
+    """What ranks of a run go by: those by another metric, or over other photos, do not compare."""
+    wanted = settings.eval
+    return f"{wanted.metric} over {wanted.photos} photos of {settings.data.eval_split}"
+
+
 def logged(scores: Mapping[str, float]) -> dict[str, float]:
     """The scores by the names they have in metrics.jsonl and TensorBoard."""
     return {f"{PREFIX}{name}": value for name, value in scores.items()}

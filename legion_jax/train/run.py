@@ -86,7 +86,7 @@ def _train(settings: RunSettings, workdir: epath.Path, *, profile: bool) -> Trai
                 workdir, every=settings.checkpoint_every, keep=settings.checkpoint_keep,
                 keep_every=settings.checkpoint_keep_every,
                 keep_best=settings.checkpoint_keep_best,
-                metric=settings.eval.metric)) as checkpoints:
+                metric=evaluation.basis(settings))) as checkpoints:
             state, frozen = first_state(settings, task.model, optimizer, base, abstract, frozen,
                                         checkpoints)
             return update(

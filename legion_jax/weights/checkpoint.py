@@ -258,6 +258,12 @@ def find_step(run: epath.PathLike, wanted: str) -> int | None:
     """
     if wanted == NEWEST:
         return latest_step(run)
+    run = parse(run)
+    if not (run / META).exists() and not _steps(run):
+        return None  # whoever opens it says what is wrong
+    if (run / "params").exists():
+        raise CheckpointError(f"{run}: --step={wanted[:20]}, but this is a converted checkpoint, "
+                              f"which has no steps")
     whole = [step for step in _steps(run)
              if orbax_utils.is_checkpoint_finalized(step_folder(run, step))]
     there = f"; there are {', '.join(map(str, sorted(whole)))}" if whole else ""
@@ -266,8 +272,8 @@ def find_step(run: epath.PathLike, wanted: str) -> int | None:
             raise CheckpointError(f"{run}: --step=best, but no checkpoint here was scored when it "
                                   f"was written (config.eval.every){there}")
         return best
-    if not wanted.isdecimal() or int(wanted) not in whole:
-        raise CheckpointError(f"{run}: no checkpoint of --step={wanted}{there}")
+    if wanted not in map(str, whole):
+        raise CheckpointError(f"{run}: no checkpoint of --step={wanted[:20]}{there}")
     return int(wanted)
 
 

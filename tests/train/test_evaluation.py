@@ -144,6 +144,14 @@ def test_nothing_is_scored_where_it_is_not_asked_for(data, task):
                              sharding.make_mesh((8, 1, 1))) is None
 
 
+def test_scores_over_other_photos_are_no_rank_beside_these(data):
+    basis = evaluation.basis(settings_of(data))
+    assert basis == "localisation.mean.f1 over 3 photos of test"
+    for knobs in ({"eval__photos": 4}, {"data__eval_split": "test[:2]"},
+                  {"eval__metric": "detection.auc"}):
+        assert evaluation.basis(settings_of(data, **knobs)) != basis
+
+
 def test_more_is_better_of_every_rank(caplog):
     scores = {"localisation.mean.f1": 0.25, "detection.nll": 0.5}
     assert evaluation.rank(scores, "localisation.mean.f1") == 0.25

@@ -53,9 +53,9 @@ def test_which_checkpoints_stay(tmp_path):
     steps = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert steps == [2, 4, 6, 8, 10]  # best: 2 and 6; every fourth: 4 and 8; newest: 10
     assert [checkpoint.find_step(tmp_path, step) for step in ("newest", "best", "6")] == [10, 2, 6]
-    for step in ("7", "-1", "last"):
+    for step in ("7", "-1", "last", "9" * 5000):
         with pytest.raises(checkpoint.CheckpointError,
-                           match=f"no checkpoint of --step={step}; there are 2, 4, 6, 8, 10"):
+                           match=f"no checkpoint of --step={step[:20]}; there are 2, 4, 6, 8, 10"):
             checkpoint.find_step(tmp_path, step)
 
 
@@ -69,6 +69,15 @@ def test_the_metric_of_the_newest_checkpoint_says_which_is_best(tmp_path):
         writer.close()
     assert checkpoint.find_step(tmp_path, "best") == 5
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [4, 5, 6]
+
+
+def test_a_step_of_what_has_none(tmp_path):
+    assert checkpoint.find_step(tmp_path / "nothing", "best") is None
+    (tmp_path / "params").mkdir()
+    (tmp_path / "legion.json").write_text("{}")
+    for step in ("best", "5"):
+        with pytest.raises(checkpoint.CheckpointError, match=f"--step={step}, but this is a conv"):
+            checkpoint.find_step(tmp_path, step)
 
 
 def test_the_best_of_a_run_that_was_never_scored(tmp_path):

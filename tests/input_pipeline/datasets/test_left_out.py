@@ -51,6 +51,15 @@ def test_annotations(tmp_path, caplog):
     assert "dev.json is left out" in said("fakeclue/published", clue, caplog)[1]
 
 
+def test_label_folders_in_any_case_and_photos_without_one(tmp_path, caplog):
+    tree = {f"{folder}/a.png": picture(number) for number, folder in enumerate((
+        "cyclegan/horse/0_Real", "cyclegan/zebra/1_FAKE", "gaugan/real", "gaugan/fake"))}
+    write_tree(tmp_path / "source", tree)
+    splits, words = said("forensynths/published", tmp_path / "source", caplog)
+    assert splits == {"cyclegan": 2}
+    assert "photos in gaugan/fake, gaugan/real are left out: no folder above" in words
+
+
 def test_nothing_is_said_where_nothing_is_left_out(tmp_path, caplog):
     write_tree(tmp_path / "source", labelled("progan", "biggan"))
     assert said("forensynths/published", tmp_path / "source", caplog) == (
