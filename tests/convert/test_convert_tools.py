@@ -6,6 +6,7 @@ import sys
 import time
 
 import layouts
+import pytest
 from commands import run_tool
 
 from legion_jax.convert import import_command
@@ -17,6 +18,7 @@ def run(tool, *arguments):
     return done.returncode, done.stdout, done.stderr.splitlines()[-1:]
 
 
+@pytest.mark.slow  # the gate has it with a bucket
 def test_in_and_out_by_command(folders, tmp_path):
     given = [f"--checkpoint={folders[0]}", f"--clip={folders[1]}"]
     out, back = f"--output={tmp_path}/jax", f"--output={tmp_path}/torch"

@@ -30,7 +30,7 @@ def folders(tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-@pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.slow) if seed > 1 else seed
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.slow) if seed else seed
                                   for seed in range(SEEDS)])
 def test_damage_is_refused_or_does_no_harm(folders, seed):
     done = run(folders, seed, DAMAGED)

@@ -89,6 +89,7 @@ def test_the_worst_are_shown_and_the_page_says_so(folder, tmp_path, number, word
     assert asked == [item["id"] for item in page.items]  # each once, and no other
 
 
+@pytest.mark.slow
 def test_photos_are_not_held(folder, tmp_path):
     """Ten times the photos take no ten times the memory; those of the page never lie together."""
     encoded = fake_evaluation.copy(folder, tmp_path)

@@ -85,6 +85,7 @@ def test_tensors_of_another_shape_are_refused(theirs):
         from_published(SMALL, state.__getitem__)
 
 
+@pytest.mark.slow
 @needs_weights
 def test_a_hundred_texts_are_those_of_sentence_transformers():
     encode = text_scores.encoder("minilm")

@@ -46,6 +46,7 @@ def test_synthetic_photos_are_like_the_published_ones(folder):
         np.random.default_rng(1), 64)
 
 
+@pytest.mark.slow
 def test_all_contestants_in_one_run(folder):
     pytest.importorskip("torch")
     done = bench(folder, f"--data_dir={folder}/data", "--peer", "--clip=28", "--sam=64",
