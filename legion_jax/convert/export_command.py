@@ -23,10 +23,13 @@ def main() -> None:
 
     def run() -> None:
         jax.config.update("jax_platforms", "cpu")  # file work; leave accelerators alone
+        wanted = step.value
+        # Chosen once: a run that goes on may have another best when the export is done.
+        if wanted == BEST and (best := find_step(checkpoint.value, BEST)) is not None:
+            wanted = str(best)
+            print(f"step {best} of {checkpoint.value}, its best")
         written = to_torch.export(checkpoint.value, output.value, layout=layout.value,
-                                  step=step.value, file_format=file_format.value)
-        if step.value == BEST:
-            print(f"step {find_step(checkpoint.value, BEST)} of {checkpoint.value}, its best")
+                                  step=wanted, file_format=file_format.value)
         for file, tensors in written.items():
             print(f"{output.value}/{file}: {tensors} tensors")
 

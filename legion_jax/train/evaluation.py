@@ -140,10 +140,10 @@ def named_scores(numbers: Mapping) -> dict[str, float]:
 
 
 def rank(scores: Mapping[str, float], metric: str) -> float | None:
-    """How good a run with these scores is, more is better; None where the metric is not there."""
+    """How good a run with these scores is, more is better; None where the metric has no value."""
     if not scores:
         return None
-    if metric not in scores:
+    if not math.isfinite(scores.get(metric, math.nan)):
         LOG.warning("config.eval.metric: %s has no value over these photos, so no checkpoint is "
                     "kept as one of the best", metric)
         return None

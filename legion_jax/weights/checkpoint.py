@@ -296,6 +296,8 @@ def best_step(run: epath.PathLike) -> int | None:
         path = step_folder(run, step) / "metrics/metrics"
         if path.exists() and orbax_utils.is_checkpoint_finalized(step_folder(run, step)):
             found = read_json(path)
+            if found.keys() == {"loss"}:  # of a run from before there were ranks
+                continue
             if not (isinstance(found.get("metric"), str)
                     and type(found.get("rank")) in (int, float)):
                 raise CheckpointError(f"{path}: a metric's name and a rank are wanted, "

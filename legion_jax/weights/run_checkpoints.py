@@ -70,8 +70,9 @@ class RunCheckpoints:
                 checkpoint.Rank(self._metric, rank)))
 
     def _rank(self, metrics: dict) -> float:
-        """The last of all is what was ranked by another metric."""
-        return metrics["rank"] if metrics["metric"] == self._metric else -math.inf
+        """The last of all is what was ranked by another metric, or, as runs once did, by the loss.
+        """
+        return metrics["rank"] if metrics.get("metric") == self._metric else -math.inf
 
     def restore(self, params: dict, optimizer: Any) -> tuple[int, dict, Any] | None:
         """(step, params, optimizer) of the newest checkpoint, laid out like the abstract trees.

@@ -156,6 +156,8 @@ def test_more_is_better_of_every_rank(caplog):
     scores = {"localisation.mean.f1": 0.25, "detection.nll": 0.5}
     assert evaluation.rank(scores, "localisation.mean.f1") == 0.25
     assert evaluation.rank(scores, "detection.nll") == -0.5
+    assert evaluation.rank({"detection.nll": float("inf")}, "detection.nll") is None
+    caplog.clear()
     assert evaluation.rank({}, "detection.nll") is None and not caplog.records
     assert evaluation.rank(scores, "text.rouge_l") is None
     assert "text.rouge_l has no value over these photos" in caplog.text

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_runs
+from orbax.checkpoint import v1 as ocp
 from small_runs import STEPS, VERDICT_ONLY, environment, metrics, wait_for
 
 from legion_jax import distributed
@@ -61,6 +62,11 @@ def test_which_checkpoints_stay(tmp_path):
 
 def test_the_metric_of_the_newest_checkpoint_says_which_is_best(tmp_path):
     arrays = {"a": jnp.zeros(3)}, {"m": jnp.zeros(3)}
+    old = ocp.training.Checkpointer(tmp_path / "checkpoints")  # of a run from before ranks
+    old.save_checkpointables(0, dict(zip(("params", "optimizer"), arrays, strict=True)),
+                             metrics={"loss": 9.0})
+    old.close()
+    assert checkpoint.best_step(tmp_path) is None
     for metric, ranks in (("f1", {1: 5.0, 2: 7.0, 3: 6.0}), ("auc", {4: 2.0, 5: 3.0, 6: 1.0})):
         writer = run_checkpoints.RunCheckpoints(tmp_path, every=1, keep=1, keep_best=2,
                                                 metric=metric)
