@@ -49,7 +49,8 @@ def _define_flags() -> None:
     flags.DEFINE_integer("resamples", RESAMPLES, "Bootstrap resamples for the intervals; "
                          "0: none.", lower_bound=0)
     flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the resamples.")
-    flags.DEFINE_string("compat", "", "legion: the conventions of LEGION's evaluation.")
+    flags.DEFINE_string("compat", "", "legion, fakevlm: the conventions of that system's own "
+                        "evaluation; empty: the project's.")
     flags.DEFINE_bool("int8", False, "Hold the language model's kernels in int8.")
     flags.mark_flags_as_required(["checkpoint", "data_dir", "output"])
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from input_pipeline import files
 from input_pipeline.records import manifest, prepared, verdict_classes
 from input_pipeline.records.record import DataError
-from legion_jax.evaluate import chunks, text_scores
+from legion_jax.evaluate import chunks, text_scores, word_verdicts
 from legion_jax.evaluate.intervals import RESAMPLES, bootstrap_intervals
 from legion_jax.evaluate.photo_rows import Source, predicted
 from legion_jax.evaluate.report import write_report
@@ -159,7 +159,8 @@ class Scoring:
                     "css_model": self.css_model or None, "resamples": self.resamples,
                     "bootstrap_seed": self.seed},
                 "conventions": conventions(self.settings, css_model=self.css_model,
-                                           resamples=self.resamples),
+                                           resamples=self.resamples,
+                                           verdict_by=word_verdicts.source_of(rows)),
                 **summary(rows, rule=rule),
                 "intervals": bootstrap_intervals(rows, resamples=self.resamples, seed=self.seed,
                                                  rule=rule)}

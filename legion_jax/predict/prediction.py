@@ -54,11 +54,12 @@ class Region:
 class Prediction:
     """Result for one photo.
 
-    The verdict head decides; explanation, answer and regions are empty where they are withheld.
+    The verdict head decides, or without one the words; explanation, answer and regions are empty
+    where they are withheld.
 
     Attributes:
-        verdict: most probable class, or None without a verdict head; probability: of that class,
-            calibrated where the checkpoint was.
+        verdict: most probable class, `words` of a system that judges by words, or None without a
+            verdict; probability: of that verdict, calibrated where the checkpoint was.
         fake_probability: 1 - probability of the class that means real, or None.
         words: "real" or "fake" by the language model's words; None where they say neither, or
             where it was not asked.
@@ -67,6 +68,8 @@ class Prediction:
         size: (height, width) of the photo.
         withheld: explanation and masks are left out, because the verdict means real or because
             none were asked for.
+        by_words: the system has no head, so that its verdict is `words`; it may have a
+            fake_probability, of the words for real and fake, and then a probability.
     """
 
     verdict: str | None
@@ -79,12 +82,14 @@ class Prediction:
     size: tuple[int, int]
     regions: list[Region]
     withheld: bool = False
+    by_words: bool = False
 
     @property
     def words_agree(self) -> bool | None:
-        """Whether the language model's words say what the verdict says; None where either is None.
+        """Whether the language model's words say what the verdict says; None where either is None,
+        and where they are the verdict.
         """
-        if self.verdict is None or self.words is None:
+        if self.verdict is None or self.words is None or self.by_words:
             return None
         return (self.words == verdict_words.REAL) == verdict_classes.means_real(self.verdict)
 
@@ -93,6 +98,13 @@ class Prediction:
         """Union of all masks, bool[H, W]."""
         return union_of((region.mask for region in self.regions if region.mask is not None),
                         self.size)
+
+
+def probability_of(verdict: str | None, fake_probability: float | None) -> float | None:
+    """Of a verdict, real or not, by the probability of fake; None where either is None."""
+    if verdict is None or fake_probability is None:
+        return None
+    return 1 - fake_probability if verdict_classes.means_real(verdict) else fake_probability
 
 
 def check_explain(explain: str) -> None:
