@@ -38,9 +38,8 @@ def detection(fake_probability: np.ndarray, is_fake: np.ndarray, predicted_fake:
         fake_probability: float[N], 0 to 1.
         is_fake: bool[N], the truth.
         predicted_fake: bool[N], the verdict given, whatever threshold made it.
-        answered: bool[N]; a photo without an answer counts as a wrong verdict. All, by default.
-        scored: bool[N], photos that have a probability; others are left out of what needs one.
-            Those answered, by default.
+        answered: bool[N]; without an answer a photo counts as a wrong verdict. All, by default.
+        scored: bool[N], photos that have a probability. Those answered, by default.
 
     Returns:
         A tree of `weighted` over N photos:
