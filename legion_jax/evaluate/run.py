@@ -25,8 +25,8 @@ from legion_jax.evaluate.report.photos import RecordPhotos
 from legion_jax.evaluate.settings import DEFAULT, FORMAT, Settings, conventions
 from legion_jax.evaluate.summary import summary
 from legion_jax.predict import calibration
+from legion_jax.predict.detector import Detector
 from legion_jax.predict.prediction import Question
-from legion_jax.predict.predictor import Predictor
 from legion_jax.weights.checkpoint import Checkpoint
 
 
@@ -75,7 +75,7 @@ def check_classes(checkpoint: Checkpoint, data: Data) -> None:
         f"{checkpoint.folder}, for photos labelled {labels} in {data.name}, split {data.split}")
 
 
-def evaluate(predictor: Predictor, records: Sequence, *,
+def evaluate(predictor: Detector, records: Sequence, *,
              encode: Callable[[list[str]], np.ndarray] | None = None) -> tuple[dict, list[dict]]:
     """Predict every record of one split once, in memory, by the usual settings.
 
@@ -106,11 +106,11 @@ class Task:
 
     source: Source
     facts: dict
-    load: Callable[[], Predictor]
+    load: Callable[[], Detector]
     unlike_published: str | None = None
 
     @functools.cached_property
-    def predictor(self) -> Predictor:
+    def predictor(self) -> Detector:
         """The predictor, loaded when it is first asked for."""
         return self.load()
 
