@@ -101,4 +101,5 @@ def test_nothing_published_is_said_to_be_of_it(source):
 
 
 def test_the_tool_prepares_it(source, tmp_path):
-    assert re.search(r"file missing\W+0\W+1\W", printed_by_the_tool("ddvqa/general", source, tmp_path))
+    printed = printed_by_the_tool("ddvqa/general", source, tmp_path)
+    assert re.search(r"file missing\W+0\W+1\W", printed)
