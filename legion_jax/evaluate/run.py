@@ -25,6 +25,7 @@ from legion_jax.evaluate.report.photos import RecordPhotos
 from legion_jax.evaluate.settings import DEFAULT, FORMAT, Settings, conventions
 from legion_jax.evaluate.summary import summary
 from legion_jax.predict import calibration
+from legion_jax.predict.prediction import Question
 from legion_jax.predict.predictor import Predictor
 from legion_jax.weights.checkpoint import Checkpoint
 
@@ -70,7 +71,7 @@ def check_classes(checkpoint: Checkpoint, data: Data) -> None:
     """
     labels = ", ".join(data.labels) or "nothing"
     verdict_classes.real_class(
-        checkpoint.meta.config.verdict_classes,
+        checkpoint.meta.config.classes,
         f"{checkpoint.folder}, for photos labelled {labels} in {data.name}, split {data.split}")
 
 
@@ -131,10 +132,15 @@ class Task:
         return list(store.rows()) if jax.process_index() == 0 else None
 
 
-def facts_of(checkpoint: Checkpoint, data: Data, *, int8: bool = False) -> dict:
-    """What rows depend on beside the settings: parameters, question, calibration, records."""
+def facts_of(checkpoint: Checkpoint, data: Data, *, question: Question | None = None,
+             int8: bool = False) -> dict:
+    """What rows depend on beside the settings: parameters, question, calibration, records.
+
+    `question`: the checkpoint's own by default.
+    """
     return {"format": FORMAT, "checkpoint": checkpoint.fingerprint, "step": checkpoint.step,
-            "temperature": calibration.load(checkpoint), "question": checkpoint.meta.question,
+            "temperature": calibration.load(checkpoint),
+            "question": dataclasses.asdict(question or Question.of(checkpoint.meta)),
             "data": data.name, "content": data.content, "split": data.split,
             "records": len(data.source), "int8": int8}
 

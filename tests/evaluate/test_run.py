@@ -17,6 +17,7 @@ from input_pipeline.errors import UserError
 from input_pipeline.photos import regions
 from input_pipeline.records import prepared
 from input_pipeline.records.verdict_classes import ClassError
+from legion_jax.config import VerdictConfig
 from legion_jax.evaluate import (
     __main__ as evaluate_command,
     chunks,
@@ -202,7 +203,7 @@ def test_the_command_reads_the_checkpoints_legion_json_once(folder, data, tmp_pa
     evaluate_command.evaluate(types.SimpleNamespace(
         checkpoint=str(folder), step="newest", data_dir=str(data / "data"), split="test",
         output=str(tmp_path),
-        compat="", robustness="", css_model="", batch_size=2, int8=False, resamples=0,
+        compat="", robustness="", css_model="", batch_size=2, dialogue="", int8=False, resamples=0,
         bootstrap_seed=0))
     assert parsed == [str(folder / "legion.json")]
     assert loaded[0] is loaded[1] and loaded[0].batch_size == 2
@@ -221,14 +222,15 @@ def test_a_typing_error_costs_no_minutes(folder, data, tmp_path):
 
 def test_a_head_without_a_class_of_real_photos_is_refused_at_once(config, data, tmp_path):
     legion_json.write_meta(tmp_path, dataclasses.replace(
-        config, verdict_classes=("synthetic", "tampered")), base=None)
+        config, verdict=VerdictConfig(classes=("synthetic", "tampered"))), base=None)
     with pytest.raises(ClassError, match=f"{tmp_path}, for photos labelled real, tampered in "
                                          f"synthscars/photos, split all: no class .* means real: "
                                          f"synthetic, tampered; to choose"):
         evaluate_command.evaluate(types.SimpleNamespace(
             checkpoint=str(tmp_path), step="newest", data_dir=str(data / "data"), split="all",
             compat="",
-            output=str(tmp_path / "out"), robustness="", css_model="", int8=False))
+            output=str(tmp_path / "out"), robustness="", css_model="",
+            dialogue="", int8=False))
     assert not (tmp_path / "out").exists()
 
 
