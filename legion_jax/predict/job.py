@@ -26,7 +26,7 @@ from input_pipeline.paths import is_uri
 from legion_jax.display import numbers
 from legion_jax.predict import calibration, job_lines, photo_sources, result_files, result_names
 from legion_jax.predict.job_lines import Parts, Share
-from legion_jax.predict.prediction import Prediction
+from legion_jax.predict.prediction import Prediction, Question
 from legion_jax.predict.predictor import Predictor
 from legion_jax.predict.queues import Limits, ReadAhead, WriteBehind
 from legion_jax.predict.sampling import Sampling
@@ -48,7 +48,8 @@ class Options:
 
     Attributes:
         explain: of `prediction.EXPLAIN`; write: files per photo, of `result_files.KINDS`.
-        sampling, int8: how the predictor was made, for the record.
+        sampling, dialogue, int8: how the predictor was made, for the record; `dialogue` is of
+            `Question.of`.
         share: the photos of this host.
         retry_failures: try photos again that earlier runs left out.
         flush_seconds: at most this long, about, is lost when the process is killed.
@@ -58,6 +59,7 @@ class Options:
     explain: str = "fakes"
     write: tuple[str, ...] = result_files.KINDS
     sampling: Sampling = Sampling()
+    dialogue: str = ""
     int8: bool = False
     share: Share = Share()
     retry_failures: bool = False
@@ -156,7 +158,8 @@ def _description(source: photo_sources.Source, opened: Checkpoint, options: Opti
         | {"calibration": calibration.load(opened)},
         "source": source.identity(),
         "settings": {"explain": options.explain, "write": sorted(options.write),
-                     "int8": options.int8} | dataclasses.asdict(options.sampling)}
+                     "int8": options.int8} | dataclasses.asdict(options.sampling),
+        "question": dataclasses.asdict(Question.of(opened.meta, options.dialogue))}
 
 
 def _claim(output: epath.Path, description: dict) -> None:

@@ -218,7 +218,8 @@ class Predictor:
     def _result(self, job: Job) -> Prediction:
         name, probability, fake = self._verdict(job)
         result = Prediction(name, probability, fake, words=None, explanation="", answer="",
-                            finished=True, size=job.size, regions=[], withheld=not job.shown)
+                            finished=True, size=job.size, regions=[], withheld=not job.shown,
+                            by_words=self.config.verdict_source == WORDS)
         if not job.answered:
             return result
         tokens = job.tokens.tolist()
