@@ -23,8 +23,8 @@ from legion_jax.evaluate.run import (
     run,
 )
 from legion_jax.evaluate.terminal import show
+from legion_jax.predict.detector import open_detector
 from legion_jax.predict.prediction import Question, define_dialogue_flag
-from legion_jax.predict.predictor import Predictor
 from legion_jax.weights.checkpoint import Checkpoint, define_step_flag
 
 
@@ -80,7 +80,7 @@ def evaluate(asked: flags.FlagValues) -> None:
     facts = facts_of(checkpoint, data, question=question, int8=asked.int8)
     output = paths.folder(asked.output, "--output")
     files.make_folder(output)
-    task = Task(data.source, facts, lambda: Predictor.from_checkpoint(
+    task = Task(data.source, facts, lambda: open_detector(
         checkpoint, batch_size=asked.batch_size, question=question, int8=asked.int8),
         data.unlike_published)
     scoring = Scoring(counting, encode, asked.css_model, asked.resamples, asked.bootstrap_seed)

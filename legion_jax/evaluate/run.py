@@ -27,8 +27,8 @@ from legion_jax.evaluate.report.photos import RecordPhotos
 from legion_jax.evaluate.settings import DEFAULT, FORMAT, Settings, conventions
 from legion_jax.evaluate.summary import summary
 from legion_jax.predict import calibration
+from legion_jax.predict.detector import Detector
 from legion_jax.predict.prediction import Question
-from legion_jax.predict.predictor import Predictor
 from legion_jax.weights.checkpoint import Checkpoint
 
 
@@ -87,7 +87,7 @@ def check_rule(checkpoint: Checkpoint, settings: Settings) -> None:
                         f"answers, but {checkpoint.folder} {judged}")
 
 
-def evaluate(predictor: Predictor, records: Sequence, *,
+def evaluate(predictor: Detector, records: Sequence, *,
              encode: Callable[[list[str]], np.ndarray] | None = None) -> tuple[dict, list[dict]]:
     """Predict every record of one split once, in memory, by the usual settings.
 
@@ -118,11 +118,11 @@ class Task:
 
     source: Source
     facts: dict
-    load: Callable[[], Predictor]
+    load: Callable[[], Detector]
     unlike_published: str | None = None
 
     @functools.cached_property
-    def predictor(self) -> Predictor:
+    def predictor(self) -> Detector:
         """The predictor, loaded when it is first asked for."""
         return self.load()
 
@@ -134,10 +134,12 @@ class Task:
         store = chunks.Chunks(output, len(self.source), host=jax.process_index(),
                               hosts=jax.process_count())
         store.begin(self.facts | dataclasses.asdict(settings))
+        question = self.facts["question"]["instruction"] if settings.verdict_rule else ""
         missing = store.missing()
         if missing:
             for number, row in tqdm(
-                    predicted(self.predictor, self.source, missing, settings=settings),
+                    predicted(self.predictor, self.source, missing, settings=settings,
+                              question=question),
                     total=len(missing), desc=output.name, unit="photo"):
                 store.add(number, row)
         store.wait()

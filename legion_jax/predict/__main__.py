@@ -27,10 +27,10 @@ from input_pipeline.errors import UserError
 from input_pipeline.photos import images
 from legion_jax import command, distributed
 from legion_jax.predict import photo_sources, result_files
+from legion_jax.predict.detector import open_detector
 from legion_jax.predict.job import BatchJob, Options
 from legion_jax.predict.job_lines import Share
 from legion_jax.predict.prediction import EXPLAIN, Question, define_dialogue_flag
-from legion_jax.predict.predictor import Predictor
 from legion_jax.predict.queues import Limits
 from legion_jax.predict.sampling import Sampling
 from legion_jax.weights.checkpoint import Checkpoint, define_step_flag
@@ -137,10 +137,9 @@ def _predict(given: flags.FlagValues) -> int:
               f"--write= leaves only the lines", file=sys.stderr)
     speed = "nothing was left to do"
     if len(job.left):
-        predictor = Predictor.from_checkpoint(checkpoint, batch_size=given.batch_size,
-                                              question=Question.of(checkpoint.meta,
-                                                                   given.dialogue),
-                                              sampling=sampling, int8=given.int8)
+        predictor = open_detector(checkpoint, batch_size=given.batch_size, sampling=sampling,
+                                  question=Question.of(checkpoint.meta, given.dialogue),
+                                  int8=given.int8)
         speed = job.run(predictor)
     done, failed = job.finish()
     print(f"{given.output}: {done:,} photos, {failed:,} left out; {speed}", flush=True)
