@@ -6,18 +6,18 @@ a conversation is `system`, then of every turn `question` and `answer`:
     legion          SYSTEM USER: The <im_start><image><im_end> provides ... Q ASSISTANT: A</s>
     llava15_chat    USER: <image>, line break, Q ASSISTANT: A </s>   (a system's text only if given)
     raw             <image>Q                                         (the question alone)
-    sida            SYSTEM USER: <im_start><image><im_end>, line break, Q ASSISTANT: A</s>
+    sida, lisa      SYSTEM USER: <im_start><image><im_end>, line break, Q ASSISTANT: A</s>
     sida_described  as sida, and the question asks for a description
 
-What is answered is the record's caption in the first two. SIDA's answers begin with words for the
-record's label; a described one goes on with the caption, if there is one, and ends with `[END]`:
+What is answered is the record's caption. SIDA's answers begin with words for the record's label; a
+described one goes on with the caption, if there is one, and ends with `[END]`:
 
     sida            [CLS] The image is tampered [SEG]
     sida_described  [CLS] The image is tampered [SEG] CAPTION [END]
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
@@ -25,7 +25,7 @@ from etils import epath
 
 from input_pipeline.errors import UserError
 from input_pipeline.text.fast_tokenizer import PAD_TOKEN, FastTokenizer
-from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_TOKEN, Tokenizer
+from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_TOKEN, Tokenizer, train_tokenizer
 
 SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -44,6 +44,7 @@ THREE_WAY = (
     "Can you identify if this image is real, full synthetic, or tampered image? Please mask the "
     "tampered regions if it is tampered."
 )
+SEGMENT = "Can you segment the tampered region in this image? Please output segmentation mask."
 _SEG = "[SEG]"
 TOKENIZERS = {kind.rules: kind for kind in (Tokenizer, FastTokenizer)}
 
@@ -167,6 +168,13 @@ class Dialogue:
         """
         return TOKENIZERS[self.rules].from_folder(folder, needed=self.tokens, dialogue=self.name)
 
+    def train_tokenizer(self, texts: Iterable[str], vocab_size: int,
+                        folder: epath.PathLike) -> Tokenizer:
+        """Learns a new one from `texts` and writes it to `folder`, see `tokenizer.train_tokenizer`.
+        """
+        return train_tokenizer(texts, vocab_size, folder, tokens=self.tokens, dialogue=self.name,
+                               kind=TOKENIZERS[self.rules])
+
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Raises UserError naming what of `tokenizer` does not fit the dialogue."""
         if tokenizer.rules != self.rules:
@@ -216,8 +224,11 @@ SIDA = Dialogue(
 SIDA_DESCRIBED = dataclasses.replace(
     SIDA, name="sida_described", instruction=THREE_WAY.removesuffix(".") + " and answer why.",
     described=True, closing="[END]", tokens=(*SIDA.tokens, "[END]"))
+LISA = dataclasses.replace(  # what SIDA is trained from, which knows no [CLS]
+    SIDA, name="lisa", instruction=SEGMENT, openings=(), described=True,
+    tokens=("<im_start>", "<im_end>", "[SEG]"))
 DIALOGUES: Mapping[str, Dialogue] = MappingProxyType({dialogue.name: dialogue for dialogue in (
-    LEGION, LLAVA15_CHAT, RAW, SIDA, SIDA_DESCRIBED)})
+    LEGION, LLAVA15_CHAT, RAW, SIDA, SIDA_DESCRIBED, LISA)})
 
 
 def dialogue_named(name: str, subject: str = "dialogue") -> Dialogue:

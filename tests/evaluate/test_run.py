@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+import relatives
 import several_hosts
 import small_checkpoint
 import small_data
@@ -203,7 +204,7 @@ def test_the_command_reads_the_checkpoints_legion_json_once(folder, data, tmp_pa
     evaluate_command.evaluate(types.SimpleNamespace(
         checkpoint=str(folder), step="newest", data_dir=str(data / "data"), split="test",
         output=str(tmp_path),
-        compat="", robustness="", css_model="", batch_size=2, int8=False, resamples=0,
+        compat="", robustness="", css_model="", batch_size=2, dialogue="", int8=False, resamples=0,
         bootstrap_seed=0))
     assert parsed == [str(folder / "legion.json")]
     assert loaded[0] is loaded[1] and loaded[0].batch_size == 2
@@ -229,8 +230,24 @@ def test_a_head_without_a_class_of_real_photos_is_refused_at_once(config, data, 
         evaluate_command.evaluate(types.SimpleNamespace(
             checkpoint=str(tmp_path), step="newest", data_dir=str(data / "data"), split="all",
             compat="",
-            output=str(tmp_path / "out"), robustness="", css_model="", int8=False))
+            output=str(tmp_path / "out"), robustness="", css_model="",
+            dialogue="", int8=False))
     assert not (tmp_path / "out").exists()
+
+
+def test_words_are_not_read_where_a_head_judges(config, data, tmp_path):
+    asked = types.SimpleNamespace(
+        checkpoint=str(tmp_path), step="newest", data_dir=str(data / "data"), split="all",
+        compat="fakevlm", output=str(tmp_path / "out"), robustness="", css_model="", dialogue="",
+        int8=False)
+    for verdict, why in ((config.verdict, r"judges photos by a head .*source is 'vision'\)"),
+                         (None, "does not judge photos")):
+        legion_json.write_meta(tmp_path, dataclasses.replace(config, verdict=verdict), base=None)
+        with pytest.raises(UserError, match=f"--compat=fakevlm: .*but {tmp_path} {why}"):
+            evaluate_command.evaluate(asked)
+    assert not (tmp_path / "out").exists()
+    legion_json.write_meta(tmp_path, relatives.fakevlm(config), base=None)
+    run.check_rule(Checkpoint.open(str(tmp_path)), compatible("fakevlm"))
 
 
 def on_this_host(folder: str, data_dir: str, output: str) -> int:

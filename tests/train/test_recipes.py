@@ -88,4 +88,5 @@ def test_every_recipe_works_where_there_is_no_experiments_folder(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True,
                           text=True, check=True)
     assert done.stdout.splitlines() == [
-        "16 64 256 256 256 160 160 160 160 16 16 16", f"tiny {tmp_path}/legion_jax/train/recipes.py"]
+        "16 64 256 256 256 160 160 160 160 16 16 16",
+        f"tiny {tmp_path}/legion_jax/train/recipes.py"]

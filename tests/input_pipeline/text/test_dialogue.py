@@ -52,9 +52,9 @@ def learned_of(dialogue, turns):
 
 
 def test_names():
-    assert list(DIALOGUES) == ["legion", "llava15_chat", "raw", "sida", "sida_described"]
+    assert list(DIALOGUES) == ["legion", "llava15_chat", "raw", "sida", "sida_described", "lisa"]
     assert dialogue_named("sida") is SIDA
-    with pytest.raises(UserError, match="dialogue: legion, .*, sida_described, not 'Sida'"):
+    with pytest.raises(UserError, match="dialogue: legion, .*, lisa, not 'Sida'"):
         dialogue_named("Sida")
 
 
