@@ -77,9 +77,9 @@ def test_scores_are_those_of_the_evaluation_of_the_same_parameters(data, task, m
     assert score(*zeros) != scores
 
 
-def with_a_region(text, parse=conversation.parse_answer):
+def with_a_region(text, parse=conversation.parse_answer, **asked):
     """Whatever random parameters say, the first [SEG] belongs to it."""
-    return dataclasses.replace(parse(text), regions=[
+    return dataclasses.replace(parse(text, **asked), regions=[
         conversation.AnswerRegion("", 0, 0, "", seg_index=0)])
 
 
