@@ -18,6 +18,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.name = "tiny_fakevlm"
     c.data.dialogue = "llava15_chat"
     c.data.instruction = ""
+    c.data.own_questions = True
+    c.data.text_length = 96
     c.log_images_every = 0
     c.loss.ce = 1.0
     c.loss.bce = c.loss.dice = c.loss.verdict = 0.0
