@@ -17,7 +17,7 @@ from legion_jax.evaluate import (
 
 LISTED_FAILURES = 100
 # Not of a category.
-_WHOLE_ONLY = ("by_split", "by_category", "by_generator", "reliability", "verdict_by")
+_WHOLE_ONLY = ("by_split", "by_category", "by_generator", "reliability", "verdict_by", "classes")
 
 
 def summary(rows: Sequence[dict], *, rule: str = "exact") -> dict:

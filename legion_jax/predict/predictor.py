@@ -230,7 +230,8 @@ class Predictor:
         name, probability, fake = self._verdict(job)
         result = Prediction(name, probability, fake, words=None, explanation="", answer="",
                             finished=True, size=job.size, regions=[], withheld=not job.shown,
-                            by_words=self.config.verdict_source == WORDS)
+                            by_words=self.config.verdict_source == WORDS,
+                            classes=self.config.classes)
         if not job.answered:
             return result
         tokens = job.tokens.tolist()
