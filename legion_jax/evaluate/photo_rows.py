@@ -70,7 +70,8 @@ def fail(known: dict, reason: str, *, settings: Settings) -> dict:
     row = known | {
         "failed": reason, "verdict": None, "probability": None, "fake_probability": None,
         "verdict_by": None, "classes": [], "drawn": False, "words": None, "words_agree": None,
-        "finished": False, "explanation": "", "answer": "", "regions": [], "num_masks": 0, "mask_area": 0.0, "ious": [],
+        "finished": False, "explanation": "", "answer": "", "regions": [],
+        "num_masks": 0, "mask_area": 0.0, "ious": [],
         **_pixel_scores(np.zeros(known["size"], bool), known["truth_rle"], settings)}
     zeros = {name: 0.0 for name in mask_scores.NAMES if row[name] is not None}
     return row | zeros | _text_scores(row)
