@@ -69,8 +69,7 @@ def _say_classes(console: DataConsole, classes: dict) -> None:
         table.add_row(name, *(score(values[key]) for key in ("recall", "precision", "f1")),
                       str(values["support"]))
     console.print(table)
-    table = Table("photos that are", *(f"called {name}" for name in classes["by_class"]),
-                  "without a verdict")
+    table = Table("are / called", *classes["by_class"], "nothing")
     for label, counts in classes["confusion"].items():
         table.add_row(label, *map(str, counts.values()))
     console.print(table)

@@ -170,7 +170,7 @@ def test_terminal_and_report_show_them(evaluated, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "1 answers have no verdict and count as wrong" in printed
     assert "classes: accuracy 0.375, macro F1 0.484, 8 photos" in printed
-    assert "photos that are" in printed
+    assert "┃ are / called ┃ real ┃ full synthetic ┃ tampered ┃ nothing ┃" in printed
     opened = open_evaluation(folder)
     scores, counts = tables.classes(opened, "Classes", "detection", "classes")
     cells = {name.name: [c.text for c in row] for name, row in scores.rows}
