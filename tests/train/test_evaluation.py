@@ -18,11 +18,11 @@ from legion_jax import sharding
 from legion_jax.config import LoraConfig, from_dict, to_dict
 from legion_jax.evaluate.run import evaluate
 from legion_jax.models import param_tree
+from legion_jax.models.reading import Reading
 from legion_jax.predict.prediction import Question
 from legion_jax.predict.predictor import Predictor
 from legion_jax.train import evaluation, setup
 from legion_jax.train.knobs import ConfigError, RunSettings
-from legion_jax.train.losses import Reading
 
 data = small_data.data
 # A [SEG] in the question asks for a mask, so that a model that says anything draws one.
