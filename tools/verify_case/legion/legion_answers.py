@@ -11,15 +11,15 @@ from legion_jax.models import mask_frame
 from legion_jax.models.legion import Legion, seg_slots
 from legion_jax.predict.programs import Answering, Programs, inference_mesh
 from legion_jax.predict.scheduler import Job, Scheduler
-from tools.verify_case.case import Case, unpacked
-from tools.verify_case.comparisons import Results
-from tools.verify_case.forward import check_drawing
+from tools.verify_case.comparisons import Results, unpacked
+from tools.verify_case.legion.legion_case import LegionCase
+from tools.verify_case.legion.legion_forward import check_drawing
 
 PLACES = 2  # of the decoding batch, of which one is filled at a time
 REFILLED = "in a place that another photo left"
 
 
-def answer(case: Case, number: int, photos: Sequence[int], *, max_new: int, masks: int,
+def answer(case: LegionCase, number: int, photos: Sequence[int], *, max_new: int, masks: int,
            eos_id: int | None = None) -> list[Job]:
     """Greedy answers to the case's inference prompt `number`, by the scheduler of prediction.
 
@@ -45,14 +45,14 @@ def answer(case: Case, number: int, photos: Sequence[int], *, max_new: int, mask
     return [done[key] for key in range(len(photos))]
 
 
-def _job(case: Case, key: int, number: int) -> Job:
+def _job(case: LegionCase, key: int, number: int) -> Job:
     views = {name: field[0] for name, field in
              case.photos([number], case.meta["infer_image_size"]).items()}
     frame = views.pop("original_size")
     return Job(key, tuple(frame.tolist()), number, views, frame)
 
 
-def check_answers(case: Case, results: Results) -> None:
+def check_answers(case: LegionCase, results: Results) -> None:
     """All inference runs of a case."""
     for number, entry in enumerate(case.meta["eval"]):
         _check_answer(case, results, number, entry)
@@ -66,7 +66,7 @@ def check_answers(case: Case, results: Results) -> None:
         results.equal("eval_no_seg masks_shape", (job.seg_count, *job.size), empty["masks_shape"])
 
 
-def _check_answer(case: Case, results: Results, number: int, entry: dict) -> None:
+def _check_answer(case: LegionCase, results: Results, number: int, entry: dict) -> None:
     """Tokens, [SEG] states and masks of one prompt, and what each step computed."""
     other = (number + 1) % len(case.seen_photos)
     job, _, again = answer(case, number, [number, other, number], masks=entry["n_masks"],
@@ -128,7 +128,7 @@ def _read(model, ids, image, *, image_index, steps):
     return states, model.language.logits(states[0, -steps:])
 
 
-def check_teacher_forced(case: Case, results: Results) -> None:
+def check_teacher_forced(case: LegionCase, results: Results) -> None:
     """The reference's validation path: masks of sample 0 from its true text."""
     ids = case.reference["valpath_input_ids"].astype(np.int32)
     photos = case.photos([0], case.meta["train_image_size"])

@@ -1,0 +1,27 @@
+"""The systems whose golden cases are known, and what is checked of each."""
+
+import pathlib
+
+from tools.verify_case.case import CaseError, System, need
+from tools.verify_case.legion import legion_case
+from tools.verify_case.legion.legion_answers import check_answers, check_teacher_forced
+from tools.verify_case.legion.legion_curve import check_curve
+from tools.verify_case.legion.legion_forward import check_reading, check_sight
+from tools.verify_case.legion.legion_inputs import check_pixels, check_text
+from tools.verify_case.legion.legion_training import check_gradients, check_losses
+
+LEGION = System(
+    name="LEGION", marker="inputs.npz", open_case=legion_case.open_case, curve=(check_curve,),
+    checks=(check_text, check_pixels, check_sight, check_reading, check_losses, check_gradients,
+            check_answers, check_teacher_forced))
+SYSTEMS = (LEGION,)
+
+
+def system_of(root: pathlib.Path) -> System:
+    """The system of a case. Raises CaseError for a folder that is no case."""
+    need(root, ("meta.json",))
+    for system in SYSTEMS:
+        if (root / system.marker).exists():
+            return system
+    known = ", ".join(f"{system.marker} ({system.name})" for system in SYSTEMS)
+    raise CaseError(f"{root}: says of no system that it is a case of it; there is none of {known}")
