@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
@@ -128,7 +130,20 @@ def need(root: pathlib.Path, names: Sequence[str]) -> None:
             raise CaseError(f"{root / name}: not there; a case folder has one")
 
 
-def load_converted(folder: str, config: LegionConfig) -> Loaded:
+def read_noise(root: pathlib.Path) -> dict[str, float]:
+    """`Case.noise` of a case's noise.json."""
+    arrays = json.loads((root / "noise.json").read_text())["arrays"]
+    return {name: entry["max_abs"] for name, entry in arrays.items()}
+
+
+def load_converted(convert: Callable[[str], LegionConfig]) -> Loaded:
+    """What `convert` writes into a folder, with all numbers in float32. Raises CheckpointError."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = f"{scratch}/model"
+        return load_float32(folder, convert(folder))
+
+
+def load_float32(folder: str, config: LegionConfig) -> Loaded:
     """A converted checkpoint with all numbers in float32. Raises CheckpointError."""
     config = dataclasses.replace(config, dtype="float32", position_dtype="float32")
     graph, params, _ = param_tree.split_params(param_tree.abstract_model(config),

@@ -157,12 +157,14 @@ class Results:
 
     Attributes:
         rows: what was compared; left_out: names that could not be.
+        left_to_curve: names of arrays of a training run that was not followed.
     """
 
     def __init__(self, *stored: Stored, noise: Mapping[str, float] = MappingProxyType({})):
         """`stored`: where the references are looked up; `noise`: see `Case`."""
         self.rows: list[Row] = []
         self.left_out: list[str] = []
+        self.left_to_curve: list[str] = []
         self._stored, self._noise = stored, noise
 
     def add(self, name: str, difference: float, tolerance: float, unit: str) -> None:

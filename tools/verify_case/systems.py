@@ -3,18 +3,28 @@
 import pathlib
 
 from tools.verify_case.case import CaseError, System, need
+from tools.verify_case.fakevlm import fakevlm_case, fakevlm_inputs
 from tools.verify_case.legion import legion_case
 from tools.verify_case.legion.legion_answers import check_answers, check_teacher_forced
 from tools.verify_case.legion.legion_curve import check_curve
 from tools.verify_case.legion.legion_forward import check_reading, check_sight
 from tools.verify_case.legion.legion_inputs import check_pixels, check_text
 from tools.verify_case.legion.legion_training import check_gradients, check_losses
+from tools.verify_case.sida import sida_case, sida_inputs
 
 LEGION = System(
     name="LEGION", marker="inputs.npz", open_case=legion_case.open_case, curve=(check_curve,),
     checks=(check_text, check_pixels, check_sight, check_reading, check_losses, check_gradients,
             check_answers, check_teacher_forced))
-SYSTEMS = (LEGION,)
+FAKEVLM = System(
+    name="FakeVLM", marker="train.json", open_case=fakevlm_case.open_case, curve=(),
+    checks=(fakevlm_inputs.check_rows, fakevlm_inputs.check_full_vocabulary,
+            fakevlm_inputs.check_prompts, fakevlm_inputs.check_verdicts,
+            fakevlm_inputs.check_pixels))
+SIDA = System(
+    name="SIDA", marker="stage2_end_rows.npz", open_case=sida_case.open_case, curve=(),
+    checks=(sida_inputs.check_rows, sida_inputs.check_answers_text, sida_inputs.check_pixels))
+SYSTEMS = (LEGION, FAKEVLM, SIDA)
 
 
 def system_of(root: pathlib.Path) -> System:

@@ -20,7 +20,7 @@ from legion_jax.models.clip import ClipTower
 from legion_jax.train import losses
 from legion_jax.weights.checkpoint_error import read_json
 from tools.verify_case import slim
-from tools.verify_case.case import Case, CaseError, load_converted, need
+from tools.verify_case.case import Case, CaseError, load_float32, need
 from tools.verify_case.comparisons import Stored, unpacked
 from tools.verify_case.whole import assemble
 
@@ -136,7 +136,7 @@ def open_case(root: pathlib.Path) -> LegionCase:
             str(root / "checkpoint"), converted, clip=str(root / "clip"), progress=False,
             head=str(head) if head.exists() else None,
             options=Options(sam=read_json(sam) if sam.exists() else None)).config
-        loaded = load_converted(converted, config)
+        loaded = load_float32(converted, config)
         tokenizer = Tokenizer.from_folder(f"{converted}/tokenizer")
     return LegionCase(
         folder=root, meta=json.loads((root / "meta.json").read_text()),

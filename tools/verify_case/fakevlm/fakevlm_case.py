@@ -1,0 +1,81 @@
+"""A golden case of FakeVLM: its records and photos, and the sizes their rows depend on."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+
+from input_pipeline.photos import images
+from input_pipeline.text.dialogue import LLAVA15_CHAT
+from input_pipeline.text.tokenizer import IMAGE_ID, IMAGE_TOKEN
+from legion_jax.convert import from_torch
+from tools.verify_case.case import Case, Loaded, load_converted, need, read_noise
+from tools.verify_case.comparisons import Stored
+
+NEEDED = ("meta.json", "case.json", "noise.json", "train.json", "extra.json", "outputs.npz",
+          "checkpoint", "images")
+CLIP_DEFAULTS = {"image_size": 224, "patch_size": 32}  # of what a short config.json leaves out
+
+
+@dataclasses.dataclass(kw_only=True)
+class FakevlmCase(Case):
+    """A case, and what the published code was given.
+
+    Attributes:
+        options: lengths of rows and answers, and what the training run is like.
+        records: the training batch, as the data set has it; extra: records of a batch each.
+        image_size: side of the photo the vision tower sees; patches: ids that stand for it.
+    """
+
+    options: dict
+    records: list[dict]
+    extra: list[dict]
+    image_size: int
+    patches: int
+
+    def photo_path(self, number: int) -> pathlib.Path:
+        """The file of the photo of a training record."""
+        return self.folder / "images" / f"image_{number}.png"
+
+    def views(self, size: int) -> np.ndarray:
+        """The photos of the training batch as CLIP sees them, uint8[B, size, size, 3]."""
+        return np.stack([images.clip_image(images.read_image(self.photo_path(number)), size)
+                         for number in range(len(self.records))])
+
+    def expanded(self, ids: np.ndarray, often: int | None = None) -> np.ndarray:
+        """`ids` as published: the id of `<image>` once for each patch, or `often`."""
+        times = np.where(ids == IMAGE_ID, self.patches if often is None else often, 1)
+        image = self.tokenizer.added[IMAGE_TOKEN]
+        return np.repeat(np.where(ids == IMAGE_ID, image, ids), times)
+
+
+def turns_of(record: dict) -> list[tuple[str, str]]:
+    """(question, answer) of every turn of a record."""
+    said = [turn["value"] for turn in record["conversations"]]
+    return list(zip(said[::2], said[1::2], strict=True))
+
+
+def question_of(record: dict) -> str:
+    """What is asked about a photo in evaluation."""
+    return turns_of(record)[0][0]
+
+
+def open_case(root: pathlib.Path) -> FakevlmCase:
+    """Raises CaseError and, where a file is not what it should be, UserError."""
+    need(root, NEEDED)
+    options, meta, records, extra, config = (
+        json.loads((root / name).read_text()) for name in
+        ("case.json", "meta.json", "train.json", "extra.json", "checkpoint/config.json"))
+    vision = CLIP_DEFAULTS | config["vision_config"]
+    return FakevlmCase(
+        folder=root, meta=meta, options=options, records=records, extra=extra,
+        reference=Stored(np.load(root / "outputs.npz")), noise=read_noise(root),
+        tokenizer=LLAVA15_CHAT.open_tokenizer(root / "checkpoint"), load=lambda: _load(root),
+        image_size=vision["image_size"],
+        patches=(vision["image_size"] // vision["patch_size"]) ** 2)
+
+
+def _load(root: pathlib.Path) -> Loaded:
+    return load_converted(lambda folder: from_torch.convert(
+        str(root / "checkpoint"), folder, progress=False).config)
