@@ -20,6 +20,7 @@ NEEDED = ("meta.json", "case.json", "noise.json", "outputs.npz", "checkpoint", "
           "lora_init.npz", "stage2_end_rows.npz")
 CLIP_DEFAULTS = {"image_size": 224, "patch_size": 32}  # of what a short config.json leaves out
 SAM_SIZE = 1024
+TEXT_LIMIT = 512  # positions of a row in the published training
 KINDS = {"real": REAL, "full_synthetic": SYNTHETIC, "tampered": TAMPERED}
 GROUPS = {"tam": "tampered", "real": "real", "syn": "full_synthetic"}  # batches of one kind each
 DESCRIPTION_END = "[END]"  # the token that the second stage of training adds
@@ -86,7 +87,7 @@ def open_case(root: pathlib.Path) -> SidaCase:
         noise=read_noise(root), tokenizer=SIDA.open_tokenizer(root / "checkpoint"),
         load=lambda: _load(root, options), image_size=clip["image_size"],
         patches=(clip["image_size"] // clip["patch_size"]) ** 2,
-        text_limit=texts["model_max_length"])
+        text_limit=texts.get("model_max_length", TEXT_LIMIT))
 
 
 def _load(root: pathlib.Path, options: dict) -> Loaded:
