@@ -67,7 +67,7 @@ class SidaCase(Case):
         kind = self.kind(name)
         path = self.folder / "data" / "train" / "description" / f"{kind}_GT.json"
         texts = json.loads(path.read_text()) if path.exists() else {}
-        return texts.get(pathlib.Path(self.meta["images"][name]["file"]).name, "")
+        return texts.get(pathlib.PurePath(self.meta["images"][name]["file"]).name, "")
 
     def stage2_tokenizer(self) -> Tokenizer:
         """The tokenizer with the token that is added last, in the second stage."""
