@@ -77,6 +77,9 @@ def _data() -> ml_collections.ConfigDict:
     c.mixture = ()
     c.eval_split = "test"
     c.tokenizer = ""  # folder with tokenizer.model; empty: the one of init_from
+    # What is written around questions and answers: legion, llava15_chat, raw or sida; see
+    # input_pipeline/text/dialogue.py.
+    c.dialogue = "legion"
     c.instruction = INSTRUCTION  # the question of every conversation
     c.text_length = 961  # ids per row, the image placeholder counting as one
     # Shorter lengths a batch may have: texts of about one length go together, and each length is

@@ -1,7 +1,9 @@
-"""Architecture of LEGION as frozen, hashable dataclasses; `legion_7b()` and `tiny()` build them.
+"""Architectures as frozen, hashable dataclasses; `legion_7b()`, `tiny()` and others build them.
 
-Everything here decides the shape or the arithmetic of a parameter or an activation. Knobs of one
-run (batch size, learning rate, losses) live in `experiments/base.py` instead.
+A model is a composition of parts, some of which may be absent: a vision tower, a projector, a
+language model, SAM, a verdict, a fusion of verdict and masks. Everything here decides the shape or
+the arithmetic of a parameter or an activation. Knobs of one run (batch size, learning rate, losses)
+live in `experiments/base.py` instead.
 """
 
 import dataclasses
@@ -102,7 +104,7 @@ class SamConfig:
 REMAT = ("none", "attention", "layers")
 
 
-REMAT_TOWERS = ("clip", "language", "sam_encoder")
+REMAT_TOWERS = ("vision", "language", "sam_encoder")
 
 
 def remat_by_tower(text: str) -> dict[str, str]:
@@ -127,25 +129,62 @@ def remat_by_tower(text: str) -> dict[str, str]:
     return policies
 
 
+FUSION_HEADS = 8  # of SIDA's attention, fixed in the published code
+PROJECTORS = ("mlp2x_gelu", "linear")
+VISION, TOKEN, WORDS = SOURCES = ("vision", "token", "words")
+CLS_TOKEN, SEG_TOKEN = "[CLS]", "[SEG]"
+
+
+@dataclasses.dataclass(frozen=True)
+class VerdictConfig:
+    """Where the verdict on a photo comes from, and what it can be.
+
+    Attributes:
+        source: "vision": a head on the vision tower's summary. "token": a head on the state that
+            predicts `[CLS]`. "words": what the answer says; there is no head.
+        classes: names in index order. A photo's label is one of them by its name, see
+            `input_pipeline.records.verdict_classes`.
+        hidden: width of the head's hidden layer; 0 without a head.
+    """
+
+    source: str = VISION
+    classes: tuple[str, ...] = ("synthetic", "real")
+    hidden: int = 2048
+
+    def __post_init__(self):
+        if self.source not in SOURCES:
+            raise UserError(f"verdict.source: {', '.join(SOURCES)}, not {self.source!r}")
+        if not self.classes or (self.hidden < 1) == self.has_head:
+            raise UserError(f"verdict: source {self.source!r} with the classes {self.classes!r} "
+                            f"and a hidden layer of {self.hidden}")
+        verdict_classes.check_names(self.classes)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a head judges, rather than the words."""
+        return self.source != WORDS
+
+
 @dataclasses.dataclass(frozen=True)
 class LegionConfig:
     """The whole model.
 
-    `dtype` is the arithmetic of the towers; "float32" also raises matrix multiplications to full
-    float32 precision on every device (the parity switch). `position_dtype` "bfloat16" evaluates
-    rotary tables and SAM's dense positions rounded step by step as the published code does; the
-    published weights were trained that way. `verdict_classes` names the classes of the verdict
-    head in index order; empty means that the checkpoint has no such head. A photo's label is one of
-    them by its name, see `input_pipeline.records.verdict_classes`. `remat` is what the backward
-    pass computes again rather than keeps, see `remat_by_tower`.
+    `projector` leads from vision to language, one of PROJECTORS. Without `sam` no masks are drawn;
+    without `verdict` photos are not judged. `fusion`: the class logits look at the mask prompts
+    before these are used, as in SIDA. `dtype` is the arithmetic of the towers; "float32" also
+    raises matrix multiplications to full float32 precision on every device (the parity switch).
+    `position_dtype` "bfloat16" evaluates rotary tables and SAM's dense positions rounded step by
+    step as the published code does; the published weights were trained that way. `remat` is what
+    the backward pass computes again rather than keeps, see `remat_by_tower`.
     """
 
-    clip: ClipConfig = ClipConfig()
+    vision: ClipConfig = ClipConfig()
+    projector: str = "mlp2x_gelu"
     language: LanguageConfig = LanguageConfig()
     lora: LoraConfig = LoraConfig()
-    sam: SamConfig = SamConfig()
-    verdict_classes: tuple[str, ...] = ()
-    verdict_hidden: int = 2048
+    sam: SamConfig | None = SamConfig()
+    verdict: VerdictConfig | None = None
+    fusion: bool = False
     dtype: str = "bfloat16"
     position_dtype: str = "float32"
     remat: str = "layers"
@@ -154,44 +193,137 @@ class LegionConfig:
         for name in ("dtype", "position_dtype"):
             if getattr(self, name) not in ("float32", "bfloat16"):
                 raise UserError(f"{name}: float32 or bfloat16, not {getattr(self, name)!r}")
+        if self.projector not in PROJECTORS:
+            raise UserError(f"projector: {', '.join(PROJECTORS)}, not {self.projector!r}")
         remat_by_tower(self.remat)
-        verdict_classes.check_names(self.verdict_classes)
-        for path, value, divisor in (
-            ("clip: width / heads", self.clip.width, self.clip.heads),
-            ("clip: image_size / patch", self.clip.image_size, self.clip.patch),
-            ("language: width / heads", self.language.width, self.language.heads),
-            ("sam: width / heads", self.sam.width, self.sam.heads),
-            ("sam: image_size / patch", self.sam.image_size, self.sam.patch),
-            ("sam: prompt_width / 2 / decoder_heads", self.sam.prompt_width // 2,
-             self.sam.decoder_heads),
-        ):
+        if self.fusion and (self.sam is None or self.verdict_source != TOKEN):
+            raise UserError("fusion: joins a verdict on [CLS] with masks, so it needs sam and a "
+                            "verdict whose source is 'token'")
+        for path, value, divisor in self._divisions():
             if value < 1 or divisor < 1 or value % divisor:
                 raise UserError(f"{path} must divide evenly, got {value} and {divisor}")
+
+    def _divisions(self) -> list[tuple[str, int, int]]:
+        """(name, whole, parts) of what must divide evenly."""
+        vision, sam = self.vision, self.sam
+        needed = [("vision: width / heads", vision.width, vision.heads),
+                  ("vision: image_size / patch", vision.image_size, vision.patch),
+                  ("language: width / heads", self.language.width, self.language.heads)]
+        if sam is not None:
+            needed += [("sam: width / heads", sam.width, sam.heads),
+                       ("sam: image_size / patch", sam.image_size, sam.patch),
+                       ("sam: prompt_width / 2 / decoder_heads", sam.prompt_width // 2,
+                        sam.decoder_heads)]
+        if self.fusion:
+            needed.append(("sam: prompt_width / FUSION_HEADS", sam.prompt_width, FUSION_HEADS))
+        return needed
+
+    @property
+    def verdict_source(self) -> str | None:
+        """`verdict.source`; None where photos are not judged."""
+        return self.verdict and self.verdict.source
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the verdict's classes; none where photos are not judged."""
+        return self.verdict.classes if self.verdict else ()
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Tokens whose predicting states are kept: heads and mask prompts are made of them."""
+        return ((CLS_TOKEN,) if self.verdict_source == TOKEN else ()) + (
+            (SEG_TOKEN,) if self.sam is not None else ())
 
 
 def legion_7b(**changes) -> LegionConfig:
     """Published sizes: CLIP ViT-L/14-336, Vicuna-7B v1.5, SAM ViT-H, verdict head."""
-    base = LegionConfig(verdict_classes=("synthetic", "real"), position_dtype="bfloat16")
+    base = LegionConfig(verdict=VerdictConfig(), position_dtype="bfloat16")
     return dataclasses.replace(base, **changes)
 
 
 def tiny(vocab: int = 512, **changes) -> LegionConfig:
     """Every part of the architecture at a size that trains on two CPU cores."""
     base = LegionConfig(
-        clip=ClipConfig(image_size=128, patch=16, width=96, mlp=192, heads=4, layers=4,
+        vision=ClipConfig(image_size=128, patch=16, width=96, mlp=192, heads=4, layers=4,
                         select_layer=-1),
         language=LanguageConfig(vocab=vocab, width=96, mlp=192, heads=4, layers=3,
                                 max_positions=512),
         sam=SamConfig(image_size=128, patch=8, width=96, mlp=192, heads=4, layers=3, window=8,
                       global_blocks=(2,), prompt_width=64, mask_channels=4, decoder_heads=4,
                       decoder_mlp=128, iou_hidden=32),
-        verdict_classes=("tampered", "real"), verdict_hidden=96, dtype="float32", remat="none")
+        verdict=VerdictConfig(classes=("tampered", "real"), hidden=96), dtype="float32",
+        remat="none")
     return dataclasses.replace(base, **changes)
+
+
+def fakevlm_7b(**changes) -> LegionConfig:
+    """FakeVLM (Wen et al., 2025), a LLaVA-1.5: CLIP ViT-L/14-336 and Vicuna-7B v1.5, no masks."""
+    base = LegionConfig(language=LanguageConfig(vocab=32002), sam=None,
+                        verdict=VerdictConfig(WORDS, ("real", "fake"), hidden=0))
+    return dataclasses.replace(base, **changes)
+
+
+def sida_7b(**changes) -> LegionConfig:
+    """SIDA (Huang et al., 2025), a LISA: CLIP ViT-L/14-224, LLaMA-7B, SAM ViT-H, three classes."""
+    language = LanguageConfig(vocab=32004, norm_eps=1e-6, max_positions=2048)
+    return dataclasses.replace(_sida(language), **changes)
+
+
+def sida_13b(**changes) -> LegionConfig:
+    """The same with LLaMA-2-13B."""
+    language = LanguageConfig(vocab=32004, width=5120, mlp=13824, heads=40, layers=40)
+    return dataclasses.replace(_sida(language), **changes)
+
+
+def _sida(language: LanguageConfig) -> LegionConfig:
+    verdict = VerdictConfig(TOKEN, ("real", "synthetic", "tampered"), hidden=language.width // 2)
+    return LegionConfig(vision=ClipConfig(image_size=224), projector="linear", language=language,
+                        verdict=verdict, fusion=True, position_dtype="bfloat16")
+
+
+def tiny_fakevlm(vocab: int = 512, **changes) -> LegionConfig:
+    """`tiny` without what FakeVLM lacks."""
+    return tiny(vocab, **{"sam": None, "verdict": VerdictConfig(WORDS, ("real", "fake"), hidden=0)}
+                | changes)
+
+
+def tiny_sida(vocab: int = 512, **changes) -> LegionConfig:
+    """`tiny` with SIDA's parts."""
+    verdict = VerdictConfig(TOKEN, ("real", "synthetic", "tampered"), hidden=48)
+    return tiny(vocab, **{"projector": "linear", "verdict": verdict, "fusion": True} | changes)
+
+
+# Names of `config.model.name`: those of one size, and those for any vocabulary.
+PUBLISHED = {each.__name__: each for each in (legion_7b, fakevlm_7b, sida_7b, sida_13b)}
+TINY = {each.__name__: each for each in (tiny, tiny_fakevlm, tiny_sida)}
+
+
+def named(name: str, vocab: int, subject: str) -> LegionConfig:
+    """The architecture of that name, for `vocab` tokens where it may have any number.
+
+    Raises UserError, which begins with `subject`, naming those there are.
+    """
+    if name in PUBLISHED:
+        return PUBLISHED[name]()
+    if name in TINY:
+        return TINY[name](vocab)
+    raise UserError(f"{subject}: {', '.join((*PUBLISHED, *TINY))}, not {name!r}")
 
 
 def to_dict(config: Any) -> dict:
     """A JSON-ready nested dict; `from_dict` reads it back."""
     return dataclasses.asdict(config)
+
+
+def part_of(hint: Any) -> type | None:
+    """The dataclass that a field's type names, on its own or as `Part | None`; None of others."""
+    options = (hint, *typing.get_args(hint))
+    return next((kind for kind in options if dataclasses.is_dataclass(kind)), None)
+
+
+def may_be_absent(hint: Any) -> bool:
+    """Whether a field's type takes None."""
+    return type(None) in typing.get_args(hint)
 
 
 def from_dict(values: dict, kind: type = LegionConfig, *, subject: str = "config") -> Any:
@@ -208,8 +340,9 @@ def from_dict(values: dict, kind: type = LegionConfig, *, subject: str = "config
         raise UserError(f"{subject}: missing field {', '.join(missing)}")
     out = {}
     for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = from_dict(value, hints[name], subject=f"{subject}.{name}")
+        part = part_of(hints[name])
+        if part and not (value is None and may_be_absent(hints[name])):
+            value = from_dict(value, part, subject=f"{subject}.{name}")
         elif isinstance(value, list):
             value = tuple(value)
         out[name] = value

@@ -33,8 +33,8 @@ MOST_NAMED = 5
 
 # Stacked layers have a leading layer axis, which is never split.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
-    # The mask decoder is small and runs once per mask: a copy on every device.
-    (r"^(prompt_encoder|mask_decoder)/", P()),
+    # The mask decoder and fusion are small and run once per mask: a copy on every device.
+    (r"^(prompt_encoder|mask_decoder|fusion)/", P()),
     (r"layers/(attention/)?(query|key|value|gate|up|qkv)/kernel$", P(None, "fsdp", "tensor")),
     (r"layers/(attention/)?(out|down)/kernel$", P(None, "tensor", "fsdp")),
     (r"layers/mlp/up/kernel$", P(None, "fsdp", "tensor")),
@@ -43,13 +43,13 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"lora_b$", P(None, None, "tensor")),
     (r"^language/embed/embedding$", P("tensor", "fsdp")),
     (r"^language/head/kernel$", P("fsdp", "tensor")),
-    (r"^(projector|text_projection|verdict)/up/kernel$", P("fsdp", "tensor")),
+    (r"^(projector|((projector|text_projection|verdict)/up))/kernel$", P("fsdp", "tensor")),
     (r"^(projector|text_projection|verdict)/down/kernel$", P("tensor", "fsdp")),
-    (r"^(clip|sam_encoder)/patch/kernel$", P(None, "fsdp")),
+    (r"^(vision|sam_encoder)/patch/kernel$", P(None, "fsdp")),
     (r"^sam_encoder/neck_conv[12]/kernel$", P()),
     # Norms, biases, factors of int8 kernels and positions are copied to every device.
     (r"/(scale|bias|kernel_scale)$", P()),
-    (r"^(clip|sam_encoder)/(position|cls)$", P()),
+    (r"^(vision|sam_encoder)/(position|cls)$", P()),
     (r"layers/attention/relative_(rows|columns)$", P()),
 )
 

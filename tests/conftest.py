@@ -34,7 +34,14 @@ os.environ.update(OFFLINE)
 from random_models import randomized
 from repository import SHARED, SLIM_GOLDEN
 
-from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
+from legion_jax.config import (
+    ClipConfig,
+    LanguageConfig,
+    LegionConfig,
+    LoraConfig,
+    SamConfig,
+    VerdictConfig,
+)
 from legion_jax.models import param_tree
 from legion_jax.models.legion import Legion
 from tools.verify_case import slim
@@ -79,13 +86,14 @@ def torch_files() -> None:
 def config() -> LegionConfig:
     """Every part of the architecture; SAM's grid of 8 does not divide into windows of 3."""
     return LegionConfig(
-        clip=ClipConfig(image_size=28, patch=14, width=32, mlp=64, heads=4, layers=3),
+        vision=ClipConfig(image_size=28, patch=14, width=32, mlp=64, heads=4, layers=3),
         language=LanguageConfig(vocab=97, width=48, mlp=96, heads=4, layers=3, max_positions=64),
         lora=LoraConfig(rank=2, alpha=4.0, dropout=0.0),
         sam=SamConfig(image_size=64, patch=8, width=32, mlp=64, heads=4, layers=4, window=3,
                       global_blocks=(1, 3), prompt_width=32, mask_channels=4, decoder_heads=4,
                       decoder_mlp=64, iou_hidden=16),
-        verdict_classes=("tampered", "real"), verdict_hidden=24, dtype="float32", remat="none")
+        verdict=VerdictConfig(classes=("tampered", "real"), hidden=24), dtype="float32",
+        remat="none")
 
 
 @pytest.fixture(scope="session")

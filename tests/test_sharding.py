@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec as P
-from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch, randomized
+from random_models import QUICK_COMPILE, READING, random_batch, randomized
 
 from experiments import base
 from legion_jax import sharding
@@ -18,7 +18,7 @@ from legion_jax.config import LoraConfig, legion_7b
 from legion_jax.models import param_tree
 from legion_jax.train import optim
 from legion_jax.train.knobs import OptimizerSettings
-from legion_jax.train.losses import Terms
+from legion_jax.train.losses import Objective
 from legion_jax.train.setup import abstract_state
 from legion_jax.train.step import init_state, make_step
 
@@ -48,8 +48,8 @@ def test_every_parameter_of_the_full_model_has_a_rule(path):
     ("language/layers/gate/kernel", P(None, "fsdp", "tensor")),
     ("language/layers/down/kernel", P(None, "tensor", "fsdp")),
     ("language/layers/norm1/scale", P()),
-    ("clip/layers/mlp/up/kernel", P(None, "fsdp", "tensor")),
-    ("clip/layers/mlp/up/bias", P()),
+    ("vision/layers/mlp/up/kernel", P(None, "fsdp", "tensor")),
+    ("vision/layers/mlp/up/bias", P()),
     ("sam_encoder/window_layers/attention/qkv/kernel", P(None, "fsdp", "tensor")),
     ("sam_encoder/global_layers/mlp/down/kernel", P(None, "tensor", "fsdp")),
     ("sam_encoder/global_layers/attention/relative_rows", P()),
@@ -229,8 +229,8 @@ def updates(config):
     graph, params, frozen = param_tree.split_params(
         randomized(param_tree.abstract_model(config)), TRAINABLE)
     optimizer, rate = optim.make(OPTIMIZER), optim.schedule(OPTIMIZER)
-    step = make_step(graph, optimizer, rate, weights=Terms(1.0, 0.4, 0.2, 0.7),
-                     image_index=IMAGE_INDEX, seg_id=SEG_ID)
+    step = make_step(graph, optimizer, rate, objective=Objective(
+        {"ce": 1.0, "bce": 0.4, "dice": 0.2, "verdict": 0.7}, READING))
     batches = [random_batch(config, SEGS, seed=seed) for seed in range(3)]
 
     def run(state, frozen, batches, **options):

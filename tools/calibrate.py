@@ -56,9 +56,10 @@ def calibrate(folder: str, data_dir: str, split: str, *, batch_size: int,
     `step`: of a run, as of `find_step`.
     """
     checkpoint = Checkpoint.open(folder, step=find_step(folder, step))
-    classes = checkpoint.meta.config.verdict_classes
-    if not classes:
-        raise CalibrationError(f"{folder}: the checkpoint has no verdict head to calibrate")
+    config = checkpoint.meta.config
+    if not config.classes:
+        raise CalibrationError(f"{folder}: the checkpoint has no verdict to calibrate")
+    classes = config.classes
     version = prepared.find_version(data_dir)
     source, data_set = prepared.open_split(version, split), manifest.read_summary(version)
     verdict_classes.check_labels(manifest.known_labels(version, split), classes,

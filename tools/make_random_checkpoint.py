@@ -46,7 +46,7 @@ def _rotary(config):
 
 def _region_encoder(config):
     """GLaMM's region-of-interest branch on CLIP width C and language width D."""
-    C, D, side, levels = config.clip.width, config.language.width, 14, 4
+    C, D, side, levels = config.vision.width, config.language.width, 14, 4
     quarter = C // 4
     fuse, roi = "model.region_encoder.mlvl_fuse.", "model.region_encoder.roi_align."
     shapes = {}
@@ -75,11 +75,11 @@ def shapes(model: LegionConfig) -> dict[str, tuple[int, ...]]:
         shape = rule.layout.torch_shape(tuple(abstract[rule.path].shape[rule.keys.ndim:]))
         every |= {key: shape for key in rule.keys.ravel()}
     first = "vision_model.encoder.layers.0."
-    for number in range(model.clip.depth, model.clip.layers):
+    for number in range(model.vision.depth, model.vision.layers):
         every |= {key.replace(first, f"vision_model.encoder.layers.{number}."): shape
                 for key, shape in list(every.items()) if key.startswith(first)}
     norm = "vision_model.post_layernorm."
-    return every | {f"{norm}weight": (model.clip.width,), f"{norm}bias": (model.clip.width,)}
+    return every | {f"{norm}weight": (model.vision.width,), f"{norm}bias": (model.vision.width,)}
 
 
 def random_tokenizer(vocab: int) -> Tokenizer:

@@ -4,22 +4,26 @@ An example is what the compiled train step reads:
 
 | key           | type                       | meaning                                             |
 |---------------|----------------------------|-----------------------------------------------------|
-| clip_image    | uint8[S, S, 3]             | short side resized to S, centre crop                |
-| sam_image     | uint8[C, C, 3]             | longest side resized, zero-padded right and bottom  |
-| resized_size  | int32[2]                   | rows and columns of sam_image that are photo        |
-| original_size | int32[2]                   | rows and columns of the frame the masks live in     |
+| vision_image  | uint8[S, S, 3]             | the vision tower's view, see `photos.views`         |
+| sam_image *   | uint8[C, C, 3]             | longest side resized, zero-padded right and bottom  |
+| resized_size *| int32[2]                   | rows and columns of sam_image that are photo        |
+| original_size*| int32[2]                   | rows and columns of the frame the masks live in     |
 | ids           | int32[T]                   | conversation; the image placeholder is -200         |
 | valid         | bool[T]                    | False at padding                                    |
 | loss_mask     | bool[T]                    | True where the token is a target; the whole of it   |
 |               |                            | False where the record has no caption               |
-| masks         | uint8[K, M, M / 8]         | ground truth, one bit per pixel, in [SEG] order     |
-| mask_valid    | bool[K]                    | which slots hold a mask                             |
+| masks *       | uint8[K, M, M / 8]         | ground truth, one bit per pixel, in [SEG] order     |
+| mask_valid *  | bool[K]                    | which slots hold a mask                             |
 | label         | int32                      | -1 unknown, 0 real, 1 fully synthetic, 2 tampered   |
 | dropped       | int32                      | regions without slot, cut off, or too small to see  |
 | bad           | int32                      | 1 where the row replaces an unusable record, else 0 |
+
+Those with a star only where masks are drawn: nothing is prepared for a model without SAM.
 """
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,8 +31,10 @@ from PIL import Image
 
 from input_pipeline.errors import UserError
 from input_pipeline.photos import images, regions
+from input_pipeline.photos.views import CanvasView, Fields, View
 from input_pipeline.records.record import UNKNOWN, Record, Region
 from input_pipeline.text import conversation
+from input_pipeline.text.dialogue import LEGION, Dialogue
 from input_pipeline.text.tokenizer import Tokenizer
 
 
@@ -38,53 +44,70 @@ class ExampleError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class ExampleSpec:
-    """Fixed shapes of a run and the question that is asked."""
+    """Fixed shapes of a run, what its towers want to see, and the question that is asked.
 
-    clip_size: int
-    sam_canvas: int
-    sam_longest: int
+    Attributes:
+        vision, sam: views of the towers; without `sam` no masks are drawn.
+        text_length: ids of a row; mask_slots, mask_canvas: masks of a photo, and the side of the
+            frame they are compared in, px.
+        dialogue: what is written around questions and answers.
+        own_questions: ask what the record asks, where it asks something.
+        reduced_decoding: decode large training JPEGs at 1/2, 1/4 or 1/8 (images.py).
+    """
+
+    vision: View
+    sam: CanvasView | None
     text_length: int
     mask_slots: int
     mask_canvas: int
     instruction: str
-    own_questions: bool = False  # ask what the record asks, where it asks something
-    reduced_decoding: bool = False  # decode large training JPEGs at 1/2, 1/4 or 1/8 (images.py)
+    dialogue: Dialogue = LEGION
+    own_questions: bool = False
+    reduced_decoding: bool = False
 
     def __post_init__(self):
-        if not 0 < self.sam_longest <= self.sam_canvas:
-            raise UserError(f"sam_longest: 1 to sam_canvas ({self.sam_canvas}), "
-                            f"got {self.sam_longest}")
         if self.mask_canvas % 8:
             raise UserError(f"mask_canvas: a multiple of 8, got {self.mask_canvas}")
 
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Of all towers."""
+        return (self.vision,) if self.sam is None else (self.vision, self.sam)
 
-def view_fields(spec: ExampleSpec) -> dict[str, tuple[tuple[int, ...], type]]:
+    @property
+    def sam_longest(self) -> int:
+        """Longer side of a photo in SAM's view, px; 0 where there is none."""
+        return 0 if self.sam is None else self.sam.longest
+
+    @property
+    def least(self) -> tuple[int, int]:
+        """(short side, long side) in px that the views need of a photo."""
+        short, long = zip(*(view.least for view in self.views), strict=True)
+        return max(short), max(long)
+
+
+def view_fields(spec: ExampleSpec) -> Fields:
     """{name: (shape, dtype)} of what a model sees of one photo; part of `fields`."""
-    return {"clip_image": ((spec.clip_size, spec.clip_size, 3), np.uint8),
-            "sam_image": ((spec.sam_canvas, spec.sam_canvas, 3), np.uint8),
-            "resized_size": ((2,), np.int32), "original_size": ((2,), np.int32)}
+    return functools.reduce(operator.or_, (view.fields for view in spec.views))
 
 
-def fields(spec: ExampleSpec,
-           length: int | None = None) -> dict[str, tuple[tuple[int, ...], type]]:
+def fields(spec: ExampleSpec, length: int | None = None) -> Fields:
     """{name: (shape, dtype)} of one example, the one list of them; the module says what they mean.
 
     `length` of the text instead of `spec.text_length`.
     """
     T, K, M = length or spec.text_length, spec.mask_slots, spec.mask_canvas
+    masks = {} if spec.sam is None else {
+        "original_size": ((2,), np.int32), "masks": ((K, M, M // 8), np.uint8),
+        "mask_valid": ((K,), np.bool_)}
     return view_fields(spec) | {
         "ids": ((T,), np.int32), "valid": ((T,), np.bool_), "loss_mask": ((T,), np.bool_),
-        "masks": ((K, M, M // 8), np.uint8), "mask_valid": ((K,), np.bool_),
-        "label": ((), np.int32), "dropped": ((), np.int32), "bad": ((), np.int32)}
+        "label": ((), np.int32), "dropped": ((), np.int32), "bad": ((), np.int32)} | masks
 
 
 def image_fields(image: np.ndarray | Image.Image, spec: ExampleSpec) -> dict[str, np.ndarray]:
-    """Both resized views of a photo, uint8[H, W, 3] or PIL's, and the sizes that lead back."""
-    size = image.size[::-1] if isinstance(image, Image.Image) else image.shape[:2]
-    sam, resized = images.sam_image(image, spec.sam_longest, spec.sam_canvas)
-    return {"clip_image": images.clip_image(image, spec.clip_size), "sam_image": sam,
-            "resized_size": np.array(resized, np.int32),
-            "original_size": np.array(size, np.int32)}
+    """The views of a photo, uint8[H, W, 3] or PIL's."""
+    return functools.reduce(operator.or_, (view.see(image) for view in spec.views))
 
 
 def frame_size(height: int, width: int, canvas: int) -> tuple[int, int, float]:
@@ -125,9 +148,9 @@ def _explained(record: Record) -> list[Region]:
                   key=lambda region: (region.start, region.end))
 
 
-def answer_of(record: Record, spans: Sequence[tuple[int, int]]) -> str:
-    """What the model is to say: the caption, its phrases tagged."""
-    return conversation.tag_phrases(record.caption, spans)
+def answer_of(record: Record, spans: Sequence[tuple[int, int]], spec: ExampleSpec) -> str:
+    """What the model is to say: the caption, its phrases as the dialogue writes them."""
+    return conversation.tag_phrases(record.caption, spans, dialogue=spec.dialogue)
 
 
 def question_of(record: Record, spec: ExampleSpec) -> str:
@@ -146,47 +169,59 @@ def training_example(tokenizer: Tokenizer, spec: ExampleSpec, record: Record,
         ExampleError: naming the record, when its image or a polygon is unusable.
     """
     try:
-        needed = (spec.clip_size, spec.sam_longest) if spec.reduced_decoding else None
+        needed = spec.least if spec.reduced_decoding else None
         image, whole = images.read_photo(record.image, name=record.id, at_least=needed)
-        spans, masks, size = ground_truth(record, spec, whole)
+        spans, masks, size = ground_truth(record, spec, whole) if spec.sam else ([], [], whole)
+        views = image_fields(image, spec)
     except (images.ImageError, regions.RegionError) as error:
         raise ExampleError(f"record {record.id}: {error}") from error
     used = spans[:spec.mask_slots]
-    text = conversation.encode_example(tokenizer, question_of(record, spec),
-                                       answer_of(record, used), length=length or spec.text_length)
-    if not text.truncated and text.num_segs != len(used):
+    text = _encoded(tokenizer, spec, question_of(record, spec), answer_of(record, used, spec),
+                    length)
+    if spec.sam and not text.truncated and text.num_segs != len(used):
         raise ExampleError(f"record {record.id}: {text.num_segs} [SEG] tokens for {len(used)} "
                            f"masks")
-    packed, valid = regions.place_bits(masks[:text.num_segs], spec.mask_slots, spec.mask_canvas)
-    return image_fields(image, spec) | {
-        "original_size": np.array(size, np.int32), "ids": text.ids, "valid": text.valid,
-        "loss_mask": text.loss_mask & bool(record.caption), "masks": packed, "mask_valid": valid,
-        "label": np.int32(record.label),
-        "dropped": np.int32(len(record.regions) - valid.sum()), "bad": np.int32(0)}
+    return views | {
+        "ids": text.ids, "valid": text.valid, "loss_mask": text.loss_mask & bool(record.caption),
+        "label": np.int32(record.label), "dropped": np.int32(0), "bad": np.int32(0)} | (
+        _mask_fields(record, spec, masks[:text.num_segs], size) if spec.sam else {})
+
+
+def _encoded(tokenizer: Tokenizer, spec: ExampleSpec, question: str, answer: str,
+             length: int | None) -> conversation.Encoded:
+    return conversation.encode_turns(tokenizer, [(question, answer)], dialogue=spec.dialogue,
+                                     length=length or spec.text_length)
+
+
+def _mask_fields(record: Record, spec: ExampleSpec, masks: Sequence[np.ndarray],
+                 size: tuple[int, int]) -> dict[str, np.ndarray]:
+    packed, valid = regions.place_bits(masks, spec.mask_slots, spec.mask_canvas)
+    return {"original_size": np.array(size, np.int32), "masks": packed, "mask_valid": valid,
+            "dropped": np.int32(len(record.regions) - valid.sum())}
 
 
 def text_length(record: Record, tokenizer: Tokenizer, spec: ExampleSpec) -> int:
     """Number of ids of a record's conversation if no region turns out to be unusable."""
-    spans = [(region.start, region.end) for region in _explained(record)]
+    spans = [(region.start, region.end) for region in _explained(record)] if spec.sam else []
     text = conversation.build_conversation(
-        question_of(record, spec), answer_of(record, spans[:spec.mask_slots]))
+        question_of(record, spec), answer_of(record, spans[:spec.mask_slots], spec),
+        dialogue=spec.dialogue)
     return len(tokenizer.encode_with_image(text))
 
 
 def blank_example(tokenizer: Tokenizer, spec: ExampleSpec,
                   length: int | None = None) -> dict[str, np.ndarray]:
     """An example no loss counts: in place of a record that cannot be used."""
-    text = conversation.encode_example(tokenizer, spec.instruction, "",
-                                       length=length or spec.text_length)
-    return _zeros(fields(spec, length)) | blank_views(spec) | {
-        "original_size": np.full(2, min(spec.sam_longest, spec.mask_canvas), np.int32),
+    text = _encoded(tokenizer, spec, spec.instruction, "", length)
+    size = {} if spec.sam is None else {
+        "original_size": np.full(2, min(spec.sam.longest, spec.mask_canvas), np.int32)}
+    return _zeros(fields(spec, length)) | blank_views(spec) | size | {
         "ids": text.ids, "valid": text.valid, "label": np.int32(UNKNOWN), "bad": np.int32(1)}
 
 
 def blank_views(spec: ExampleSpec) -> dict[str, np.ndarray]:
     """The views of a black square photo: in place of one that cannot be read."""
-    side = np.full(2, spec.sam_longest, np.int32)
-    return _zeros(view_fields(spec)) | {"resized_size": side, "original_size": side}
+    return functools.reduce(operator.or_, (view.blank() for view in spec.views))
 
 
 def _zeros(shapes: Mapping[str, tuple[tuple[int, ...], type]]) -> dict[str, np.ndarray]:

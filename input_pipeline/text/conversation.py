@@ -19,17 +19,15 @@ from input_pipeline.text.dialogue import LEGION, Dialogue, Part
 from input_pipeline.text.tokenizer import IMAGE_ID, IMAGE_TOKEN, Tokenizer
 
 SYSTEM = LEGION.system
-INSTRUCTION = (
-    "Please provide a detailed analysis of artifacts in this photo, considering physical "
-    "artifacts (e.g., optical display issues, violations of physical laws, and "
-    "spatial/perspective errors), structural artifacts (e.g., deformed objects, asymmetry, or "
-    "distorted text), and distortion artifacts (e.g., color/texture distortion, noise/blur, "
-    "artistic style errors, and material misrepresentation). Output with interleaved "
-    "segmentation masks for the corresponding parts of the answer."
-)
+INSTRUCTION = LEGION.instruction
 
-_TAGS = (*LEGION.tokens, IMAGE_TOKEN, "<s>", "</s>", "<unk>")
-_TAG = re.compile("(" + "|".join(map(re.escape, _TAGS)) + ")")
+_CONTROL = (IMAGE_TOKEN, "<s>", "</s>", "<unk>")
+
+
+@functools.cache
+def _tags(dialogue: Dialogue) -> re.Pattern:
+    """What is no text for people in an answer; the pattern has one group."""
+    return re.compile("(" + "|".join(map(re.escape, {*dialogue.tokens, *_CONTROL})) + ")")
 
 
 def build_prompt(instruction: str = INSTRUCTION) -> str:
@@ -37,9 +35,9 @@ def build_prompt(instruction: str = INSTRUCTION) -> str:
     return LEGION.prompt(instruction)
 
 
-def build_conversation(instruction: str, answer: str) -> str:
-    """Returns the whole training text: prompt, a space, the answer and its `</s>`."""
-    return _text(LEGION.parts([(instruction, answer)]))
+def build_conversation(instruction: str, answer: str, *, dialogue: Dialogue = LEGION) -> str:
+    """Returns the whole training text: in LEGION prompt, a space, the answer and its `</s>`."""
+    return _text(dialogue.parts([(instruction, answer)]))
 
 
 MOST_TRIES = 100_000
@@ -96,8 +94,9 @@ class FreePlaces:
             start = self._text.find(phrase, start + 1)
 
 
-def tag_phrases(caption: str, spans: Sequence[tuple[int, int]]) -> str:
-    """Rewrites every span of `caption` as LEGION's `region`, everything else untouched.
+def tag_phrases(caption: str, spans: Sequence[tuple[int, int]], *,
+                dialogue: Dialogue = LEGION) -> str:
+    """Rewrites every span of `caption` as the dialogue's `region`, everything else untouched.
 
     `spans` are (start, end) in characters, in any order; the k-th `[SEG]` belongs to the k-th
     span from the left. Raises ValueError naming a span that is empty, out of range or overlaps.
@@ -108,7 +107,7 @@ def tag_phrases(caption: str, spans: Sequence[tuple[int, int]]) -> str:
             raise UserError(f"span ({start}, {end}) is not inside 0 to {len(caption)}")
         if start < done:
             raise UserError(f"span ({start}, {end}) overlaps the one that ends at {done}")
-        parts += [caption[done:start], LEGION.region.format(phrase=caption[start:end])]
+        parts += [caption[done:start], dialogue.region.format(phrase=caption[start:end])]
         done = end
     return "".join([*parts, caption[done:]])
 
@@ -259,7 +258,7 @@ class ParsedAnswer:
     regions: list[AnswerRegion]
 
 
-def parse_answer(text: str) -> ParsedAnswer:
+def parse_answer(text: str, *, dialogue: Dialogue = LEGION) -> ParsedAnswer:
     """Reads a decoded answer (generated ids only); accepts any text and never raises.
 
     Tags are removed and every run of white space becomes one space, newlines included (the
@@ -272,7 +271,7 @@ def parse_answer(text: str) -> ParsedAnswer:
     openings: list[int] = []  # where each `<p>` stands
     opened = False
     segs = 0
-    for part in _TAG.split(text):
+    for number, part in enumerate(_tags(dialogue).split(text)):
         end = len(clean)
         if part == "<p>":
             openings.append(end)
@@ -290,7 +289,7 @@ def parse_answer(text: str) -> ParsedAnswer:
                 regions[-1] = dataclasses.replace(regions[-1], seg_index=segs)
                 details[-1] = (end, len(openings))
                 segs += 1
-        elif part not in _TAGS:
+        elif not number % 2:
             clean = " ".join([clean, *part.split()]).strip()
     openings.append(len(clean))  # the last detail ends with the text
     for number, (start, before) in enumerate(details):

@@ -24,6 +24,19 @@ SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
 )
+INSTRUCTION = (
+    "Please provide a detailed analysis of artifacts in this photo, considering physical "
+    "artifacts (e.g., optical display issues, violations of physical laws, and "
+    "spatial/perspective errors), structural artifacts (e.g., deformed objects, asymmetry, or "
+    "distorted text), and distortion artifacts (e.g., color/texture distortion, noise/blur, "
+    "artistic style errors, and material misrepresentation). Output with interleaved "
+    "segmentation masks for the corresponding parts of the answer."
+)
+REAL_OR_FAKE = "Does the image looks real/fake?"  # sic
+THREE_WAY = (
+    "Can you identify if this image is real, full synthetic, or tampered image? Please mask the "
+    "tampered regions if it is tampered."
+)
 TOKENIZERS = {kind.rules: kind for kind in (Tokenizer, FastTokenizer)}
 
 
@@ -41,6 +54,7 @@ class Dialogue:
     """What differs between systems in what is said to them, and what they are to say.
 
     name: under which checkpoints and reports know it.
+    instruction: the question that its systems were trained to be asked.
     system: the text that opens a conversation, a space behind it; empty: none.
     question: a user's turn up to where the answer begins, with {photo} and {question}.
     photo: what stands for a photo; holds `<image>` once.
@@ -58,6 +72,7 @@ class Dialogue:
     """
 
     name: str
+    instruction: str
     system: str = ""
     question: str
     photo: str
@@ -123,27 +138,32 @@ class Dialogue:
 
 
 LEGION = Dialogue(
-    name="legion", system=SYSTEM, question="USER: {photo}{question} ASSISTANT:",
+    name="legion", instruction=INSTRUCTION, system=SYSTEM,
+    question="USER: {photo}{question} ASSISTANT:",
     photo=f"The <im_start>{IMAGE_TOKEN}<im_end> provides an overview of the picture.\n",
     marks="refused", answer=" {answer}", region="<p> {phrase} </p> [SEG]", tokens=ADDED_TOKENS,
     rules="slow")
 LLAVA15_CHAT = Dialogue(
-    name="llava15_chat", question="USER: {photo}{question} ASSISTANT:", photo=f"{IMAGE_TOKEN}\n",
+    name="llava15_chat", instruction=REAL_OR_FAKE,
+    question="USER: {photo}{question} ASSISTANT:", photo=f"{IMAGE_TOKEN}\n",
     marks="gathered", lead=" ", answer="{answer} ", tokens=(IMAGE_TOKEN, PAD_TOKEN),
     stops="conversation", rules="fast")
 RAW = Dialogue(  # how FakeVLM is asked in its evaluation
-    name="raw", question="{photo}{question}", photo=IMAGE_TOKEN, marks="kept", answer=None,
-    tokens=(IMAGE_TOKEN, PAD_TOKEN), rules="fast")
+    name="raw", instruction=REAL_OR_FAKE, question="{photo}{question}", photo=IMAGE_TOKEN,
+    marks="kept", answer=None, tokens=(IMAGE_TOKEN, PAD_TOKEN), rules="fast")
 SIDA = Dialogue(
-    name="sida", system=SYSTEM, question="USER: {photo}{question} ASSISTANT:",
-    photo=f"<im_start>{IMAGE_TOKEN}<im_end>\n", marks="refused", answer=" {answer}",
-    tokens=("<im_start>", "<im_end>", "[CLS]", "[SEG]"), rules="slow")
+    name="sida", instruction=THREE_WAY, system=SYSTEM,
+    question="USER: {photo}{question} ASSISTANT:", photo=f"<im_start>{IMAGE_TOKEN}<im_end>\n",
+    marks="refused", answer=" {answer}", tokens=("<im_start>", "<im_end>", "[CLS]", "[SEG]"),
+    rules="slow")
 DIALOGUES: Mapping[str, Dialogue] = MappingProxyType(
     {dialogue.name: dialogue for dialogue in (LEGION, LLAVA15_CHAT, RAW, SIDA)})
 
 
-def dialogue_named(name: str) -> Dialogue:
-    """The dialogue of that name. Raises UserError naming those there are."""
+def dialogue_named(name: str, subject: str = "dialogue") -> Dialogue:
+    """The dialogue of that name. Raises UserError, which begins with `subject`, naming those there
+    are.
+    """
     if name not in DIALOGUES:
-        raise UserError(f"dialogue {name!r}: not known, there are {', '.join(DIALOGUES)}")
+        raise UserError(f"{subject}: {', '.join(DIALOGUES)}, not {name!r}")
     return DIALOGUES[name]

@@ -129,6 +129,16 @@ class Tokenizer:
                 f"the dialogue {dialogue} needs it"
             )
 
+    def ids_of(self, tokens: Iterable[str]) -> dict[str, int]:
+        """{token: id} of added tokens. Raises TokenizerError naming one that is none here."""
+        ids = {}
+        for token in tokens:
+            if token not in self.added:
+                raise TokenizerError(f"{self.name}: {ADDED_FILE} has no {token}, which the model "
+                                     f"needs; found {sorted(self.added)}")
+            ids[token] = self.added[token]
+        return ids
+
     def encode(self, text: str, bos: bool = True) -> list[int]:
         """Ids of `text`, `<s>` first if `bos`; never adds `</s>`.
 

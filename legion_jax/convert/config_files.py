@@ -18,7 +18,7 @@ def llava_files(config: LegionConfig, *, blocks: int, rows: int, image_token: in
     """What `LlavaForConditionalGeneration` and its processor read beside weights and tokenizer.
 
     Args:
-        blocks: number of CLIP blocks in the weights, at least `config.clip.depth`.
+        blocks: number of CLIP blocks in the weights, at least `config.vision.depth`.
         rows: rows of the vocabulary matrices; image_token: the one that stands for `<image>`.
         dtype: of the weights.
 
@@ -30,16 +30,16 @@ def llava_files(config: LegionConfig, *, blocks: int, rows: int, image_token: in
         "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava",
         "torch_dtype": dtype, "tie_word_embeddings": False,
         "image_token_index": image_token, "image_token_id": image_token,
-        "image_seq_length": config.clip.num_patches, "pad_token_id": 0,
+        "image_seq_length": config.vision.num_patches, "pad_token_id": 0,
         "projector_hidden_act": "gelu", "multimodal_projector_bias": True,
-        "vision_feature_layer": config.clip.depth - blocks - 1,  # the first entry: embeddings
+        "vision_feature_layer": config.vision.depth - blocks - 1,  # the first entry: embeddings
         "vision_feature_select_strategy": "default",
         # Not of transformers: what legion_jax cannot tell from tensors.
-        "verdict_classes": list(config.verdict_classes), "position_dtype": config.position_dtype,
+        "verdict_classes": list(config.classes), "position_dtype": config.position_dtype,
         "text_config": text, "vision_config": _vision_config(config, blocks, dtype)}
     generation = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "do_sample": False,
                   "suppress_tokens": [image_token]}
-    side = config.clip.image_size
+    side = config.vision.image_size
     preprocessor = {
         "image_processor_type": "CLIPImageProcessor", "processor_class": "LlavaProcessor",
         "do_convert_rgb": True, "do_resize": True, "size": {"shortest_edge": side},
@@ -65,7 +65,7 @@ def _text_config(config: LegionConfig, rows: int, dtype: str) -> dict:
 
 
 def _vision_config(config: LegionConfig, blocks: int, dtype: str) -> dict:
-    c = config.clip
+    c = config.vision
     return {
         "model_type": "clip_vision_model", "torch_dtype": dtype, "hidden_act": "quick_gelu",
         "hidden_size": c.width, "intermediate_size": c.mlp, "num_hidden_layers": blocks,
@@ -115,9 +115,9 @@ def published_configs(config: LegionConfig, dtype: str = "float32") -> dict[str,
     Returns:
         {"legion" or "clip": {file name: content}}.
     """
-    c, v, s = config.language, config.clip, config.sam
+    c, v, s = config.language, config.vision, config.sam
     legion = {
-        "architectures": ["LegionForCls" if config.verdict_classes else "LegionForCausalLM"],
+        "architectures": ["LegionForCls" if config.classes else "LegionForCausalLM"],
         "model_type": "llava", "hidden_act": "silu", "hidden_size": c.width,
         "intermediate_size": c.mlp, "num_hidden_layers": c.layers, "num_attention_heads": c.heads,
         "rms_norm_eps": c.norm_eps, "max_position_embeddings": c.max_positions,
@@ -130,7 +130,7 @@ def published_configs(config: LegionConfig, dtype: str = "float32") -> dict[str,
         "train_mask_decoder": True, "with_region": True, "num_level_reg_features": 4,
         "tune_mm_mlp_adapter": False,
         # Not of the published code: what this one cannot tell from tensors.
-        "verdict_classes": list(config.verdict_classes), "position_dtype": config.position_dtype}
+        "verdict_classes": list(config.classes), "position_dtype": config.position_dtype}
     tower = {
         "architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model",
         "hidden_act": "quick_gelu", "hidden_size": v.width, "intermediate_size": v.mlp,

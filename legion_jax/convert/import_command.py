@@ -47,7 +47,7 @@ def describe(summary: from_torch.Summary, output: str, *, checkpoint: str,
         print(f"NaN or infinite values in {', '.join(summary.nonfinite)}")
     if summary.absent:
         print(f"not there: {', '.join(summary.absent)}; training can start them anew")
-    if not summary.config.verdict_classes:
+    if not summary.config.classes:
         print("no prediction_head.* found: this model gives no verdict (see --head)")
 
 

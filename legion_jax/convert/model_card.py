@@ -3,7 +3,7 @@
 import string
 
 from input_pipeline.text.conversation import build_prompt
-from legion_jax.config import LegionConfig
+from legion_jax.config import VISION, LegionConfig
 
 TITLE = """\
 # LEGION in plain PyTorch and transformers
@@ -124,7 +124,7 @@ def model_card(config: LegionConfig, *, image_token: int, seg_token: int,
         own_row: whether the row of `<image>` was added by the export, and holds zeros.
         sam: whether the export has SAM; masks: the projection of [SEG] states too.
     """
-    verdict = bool(config.verdict_classes)
+    verdict = config.verdict_source == VISION
     pieces = (
         (TITLE, True), (LLAVA, True), (SAM, sam), (HEADS, masks or verdict),
         (PROJECTION, masks), (VERDICT, verdict), (CONVERSATION, True), ("```python\n", True),
@@ -136,10 +136,10 @@ def model_card(config: LegionConfig, *, image_token: int, seg_token: int,
     parts = f"{', '.join(modules[:-1])} and {modules[-1]}" if modules[1:] else modules[0]
     text = string.Template("".join(piece for piece, present in pieces if present))
     return text.substitute(
-        image_token=image_token, seg_token=seg_token, patches=config.clip.num_patches,
-        clip_side=config.clip.image_size, sam_side=config.sam.image_size, grid=config.sam.grid,
+        image_token=image_token, seg_token=seg_token, patches=config.vision.num_patches,
+        clip_side=config.vision.image_size, sam_side=config.sam.image_size, grid=config.sam.grid,
         low=4 * config.sam.grid, sam_model=", SamModel" if masks else "",
-        classes=repr(config.verdict_classes), prompt=build_prompt(),
+        classes=repr(config.classes), prompt=build_prompt(),
         parts=parts, imports=IMPORTS if masks or verdict else "",
         lora=" Its LoRA is merged into its weights." if config.lora.rank else "",
         zero_row=" It is zero, and a score of 0 may be the highest." if own_row else "").encode()

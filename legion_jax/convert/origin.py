@@ -124,7 +124,7 @@ class Values:
 
     def post_norm(self, tower: dict[str, Tensor]) -> dict[str, Tensor]:
         """CLIP's last norm, part of every vision tower file though LEGION never runs it."""
-        root, width = "vision_model.post_layernorm.", (self.config.clip.width,)
+        root, width = "vision_model.post_layernorm.", (self.config.vision.width,)
         return {key: constant(width, "float32", number)
                 for key, number in ((f"{root}weight", 1), (f"{root}bias", 0)) if key not in tower}
 

@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from input_pipeline.records import verdict_classes
-from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
+from legion_jax.config import (
+    VISION,
+    ClipConfig,
+    LanguageConfig,
+    LegionConfig,
+    LoraConfig,
+    SamConfig,
+    VerdictConfig,
+)
 from legion_jax.convert.table import SAM
 from legion_jax.convert.tensor_folder import Entry
 from legion_jax.weights.checkpoint_error import CheckpointError
@@ -53,12 +61,12 @@ def read_config(configs: Mapping[str, dict], entries: Mapping[str, Entry], *, vo
     tower = configs.get("clip") or (
         _part(main, "vision_config") if main.get("vision_config") else {})
     return LegionConfig(
-        clip=_clip(tower, entries, select),
+        vision=_clip(tower, entries, select),
         language=_language(main, entries, vocab), lora=lora,
         sam=_sam(entries, sam or hf_sam(configs.get("sam", {}))),
-        verdict_classes=_classes(main, entries) if has_head else (),
-        verdict_hidden=(_shape(entries, "prediction_head.0.weight", 2)[0] if has_head
-                        else LegionConfig.verdict_hidden),
+        verdict=VerdictConfig(
+            VISION, _classes(main, entries),
+            _shape(entries, "prediction_head.0.weight", 2)[0]) if has_head else None,
         position_dtype=position)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from legion_jax.config import LegionConfig
+from legion_jax.config import VISION, LegionConfig
 
 SAM = "model.grounding_encoder."
 
@@ -140,19 +140,19 @@ def _attention(path: str, key: str, *numbers, out: str = "out", bias: bool = Tru
 
 def clip_rules(config: LegionConfig) -> list[Rule]:
     """CLIP's vision tower."""
-    c, root, n = config.clip, "vision_model.", range(config.clip.depth)
+    c, root, n = config.vision, "vision_model.", range(config.vision.depth)
     block = root + "encoder.layers.{i}."
     rules = [
-        _rule("clip/cls", root + "embeddings.class_embedding", same()),
-        _rule("clip/patch/kernel", root + "embeddings.patch_embedding.weight",
+        _rule("vision/cls", root + "embeddings.class_embedding", same()),
+        _rule("vision/patch/kernel", root + "embeddings.patch_embedding.weight",
               convolution(c.patch)),
-        _rule("clip/position", root + "embeddings.position_embedding.weight", same()),
-        *_norm("clip/pre_norm", root + "pre_layrnorm"),  # sic, CLIP's own spelling
-        *_norm("clip/layers/norm1", block + "layer_norm1", n),
-        *_norm("clip/layers/norm2", block + "layer_norm2", n),
-        *_dense("clip/layers/mlp/up", block + "mlp.fc1", n),
-        *_dense("clip/layers/mlp/down", block + "mlp.fc2", n)]
-    return rules + _attention("clip/layers", block + "self_attn", n)
+        _rule("vision/position", root + "embeddings.position_embedding.weight", same()),
+        *_norm("vision/pre_norm", root + "pre_layrnorm"),  # sic, CLIP's own spelling
+        *_norm("vision/layers/norm1", block + "layer_norm1", n),
+        *_norm("vision/layers/norm2", block + "layer_norm2", n),
+        *_dense("vision/layers/mlp/up", block + "mlp.fc1", n),
+        *_dense("vision/layers/mlp/down", block + "mlp.fc2", n)]
+    return rules + _attention("vision/layers", block + "self_attn", n)
 
 
 def language_rules(config: LegionConfig, rows: int | None = None) -> list[Rule]:
@@ -263,7 +263,7 @@ def rules(config: LegionConfig, rows: int | None = None) -> list[Rule]:
         _rule("prompt_encoder/no_mask", prompt + "no_mask_embed.weight", unsqueezed()),
         _rule("prompt_encoder/frequencies",
               prompt + "pe_layer.positional_encoding_gaussian_matrix", same())]
-    if config.verdict_classes:
+    if config.verdict_source == VISION:
         table += [*_dense("verdict/up", "prediction_head.0"),
                   *_dense("verdict/down", "prediction_head.2")]
     return table

@@ -26,7 +26,7 @@ def hf_layout(origin: Origin) -> ModelFolder:
     meta, tokenizer = origin.opened.meta, origin.opened.tokenizer
     config, vocabulary = meta.config, origin.first.meta.vocabulary
     if "verdict" in meta.absent:
-        config = dataclasses.replace(config, verdict_classes=())
+        config = dataclasses.replace(config, verdict=None)
     if vocabulary and vocabulary.image_token is not None:
         rows, image_token = vocabulary.rows, vocabulary.image_token
     else:
@@ -59,7 +59,7 @@ def hf_layout(origin: Origin) -> ModelFolder:
         written.add_small("sam/", config_files.sam_files(config))
     if heads := {name: t for name, t in rest.items() if name.startswith(HEADS)}:
         written.weights["legion_heads.safetensors"] = heads
-    written.small[PROMPT] = _prompt_ids(tokenizer, image_token, config.clip.num_patches)
+    written.small[PROMPT] = _prompt_ids(tokenizer, image_token, config.vision.num_patches)
     written.small["README.md"] = model_card(
         config, image_token=image_token, seg_token=tokenizer.seg_id, own_row=own_row,
         sam=masks, masks=masks and any(name.startswith(HEADS[0]) for name in heads))

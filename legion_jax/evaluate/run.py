@@ -70,7 +70,7 @@ def check_classes(checkpoint: Checkpoint, data: Data) -> None:
     """
     labels = ", ".join(data.labels) or "nothing"
     verdict_classes.real_class(
-        checkpoint.meta.config.verdict_classes,
+        checkpoint.meta.config.classes,
         f"{checkpoint.folder}, for photos labelled {labels} in {data.name}, split {data.split}")
 
 

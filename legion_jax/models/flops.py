@@ -14,19 +14,33 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from legion_jax.config import LegionConfig, remat_by_tower
+from legion_jax.config import TOKEN, LegionConfig, remat_by_tower
 from legion_jax.models import param_tree
 from legion_jax.models.sam_decoder import NUM_MASKS
 
 # Towers whose output each tower's input is made of.
-_BEFORE = {"clip": set(), "sam_encoder": set(), "projector": {"clip"}, "verdict": {"clip"}}
+_BEFORE = {"vision": set(), "sam_encoder": set(), "projector": {"vision"}, "verdict": {"vision"}}
 _BEFORE["language"] = _BEFORE["projector"] | {"projector"}
 _BEFORE["text_projection"] = _BEFORE["language"] | {"language"}
+_BEFORE["fusion"] = _BEFORE["text_projection"] | {"text_projection", "verdict"}
 _BEFORE["mask_decoder"] = _BEFORE["text_projection"] | {"text_projection", "sam_encoder"}
 _BEFORE["frame"] = _BEFORE["mask_decoder"] | {"mask_decoder"}
 
+
+def _before(config: LegionConfig, tower: str) -> set[str]:
+    """Towers whose output that of `tower` is made of."""
+    before = _BEFORE[tower]
+    if tower == "verdict" and config.verdict_source == TOKEN:
+        return _BEFORE["language"] | {"language"}
+    if tower in ("mask_decoder", "frame") and config.fusion:
+        return before | {"verdict", "fusion"}
+    return before
+
+
 _TOKENS = NUM_MASKS + 2  # of the mask decoder: IoU, masks, prompt
-_FIRST = r"/patch/|^(projector|text_projection|verdict)/up/"  # see a tower's input itself
+# See a tower's input itself.
+_FIRST = (r"/patch/|^(projector|text_projection|verdict)/up/|^projector/kernel"
+          r"|^fusion/(ask|key|value)/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +89,13 @@ def training(config: LegionConfig, sizes: Sizes, *, trainable: Sequence[str],
     """
     paths = param_tree.abstract_params(config)
     trained = {p for p in paths if any(re.search(pattern, p) for pattern in trainable)}
-    towers, runs = {p.split("/")[0] for p in trained}, _running(losses) - set(cached)
+    towers, runs = {p.split("/")[0] for p in trained}, _running(config, losses) - set(cached)
     model, again, remat = 0.0, 0.0, remat_by_tower(config.remat)
     for product in products(config, sizes):
         if product.tower not in runs or (product.path == "language/head/kernel"
                                          and not losses["ce"]):
             continue
-        before = _BEFORE[product.tower]
+        before = _before(config, product.tower)
         if not re.search(_FIRST, product.path):
             before = before | {product.tower}
         flows = bool(before & towers)
@@ -94,12 +108,12 @@ def training(config: LegionConfig, sizes: Sizes, *, trainable: Sequence[str],
 
 def answering(config: LegionConfig, sizes: Sizes, *, new: int) -> tuple[float, float]:
     """Operations per photo of reading a prompt of `sizes.text` ids, and of each of `new` tokens."""
-    S = sizes.text - 1 + config.clip.num_patches
+    S = sizes.text - 1 + config.vision.num_patches
     c = config.language
     attention = 4 * c.layers * c.width * (S + new)
     once = token = 0.0
     for product in products(config, sizes):
-        if product.tower in ("clip", "projector", "verdict"):
+        if product.tower in ("vision", "projector", "verdict"):
             once += product.forward
         elif product.path == "language/head/kernel":
             token += 2 * c.width * c.padded_vocab
@@ -116,17 +130,26 @@ def products(config: LegionConfig, sizes: Sizes) -> list[Product]:
         if path.endswith(("/kernel", "/lora_a", "/lora_b")):
             met = next(number for pattern, number in rows if re.search(pattern, path))
             kernels.append(Product(path, 2 * math.prod(array.shape) * met))
-    return kernels + _attention(config, sizes) + _mask_products(config, sizes)
+    masks = _sam_attention(config) + _mask_products(config, sizes) if config.sam else []
+    return kernels + _attention(config, sizes) + masks
 
 
 def _rows(config: LegionConfig, sizes: Sizes) -> list[tuple[str, float]]:
     """(pattern of kernel paths, rows of one photo that meet the kernel); the first one counts."""
-    P, K, cells = config.clip.num_patches, sizes.masks, config.sam.grid ** 2
+    P = config.vision.num_patches
     return [
-        (r"^clip/patch/", P), (r"^clip/", 1 + P), (r"^projector/", P),
+        (r"^vision/patch/", P), (r"^vision/", 1 + P), (r"^projector/", P),
         (r"^language/layers/", sizes.text - 1 + P),
         (r"^language/head/", sizes.text - max(sizes.first_target, sizes.image_index + 1)),
-        (r"^text_projection/", K), (r"^verdict/", 1),
+        (r"^verdict/", 1), (r"^fusion/(ask|query|out)/", 1),
+        *(_mask_rows(config, sizes.masks) if config.sam else ())]
+
+
+def _mask_rows(config: LegionConfig, K: int) -> list[tuple[str, float]]:
+    """As `_rows`, of what draws K masks."""
+    cells = config.sam.grid ** 2
+    return [
+        (r"^(text_projection|fusion)/", K),
         (r"^sam_encoder/window_layers/attention/", _windowed(config)), (r"^sam_encoder/", cells),
         (r"(self_attention|layers/mlp)/", K * _TOKENS),
         (r"(token_to_image|final_attention)/(query|out)/", K * _TOKENS),
@@ -147,11 +170,14 @@ def _windowed(config: LegionConfig) -> int:
 
 
 def _attention(config: LegionConfig, sizes: Sizes) -> list[Product]:
-    clip, text, sam = config.clip, config.language, config.sam
-    S, cells = sizes.text - 1 + clip.num_patches, sam.grid ** 2
-    attention = [Product("clip/layers/", 4 * clip.depth * (1 + clip.num_patches) ** 2 * clip.width,
-                         kernel=False),
-                 Product("language/layers/", 4 * text.layers * S ** 2 * text.width, kernel=False)]
+    vision, text, S = config.vision, config.language, sizes.text - 1 + config.vision.num_patches
+    each = vision.depth * (1 + vision.num_patches) ** 2
+    return [Product("vision/layers/", 4 * each * vision.width, kernel=False),
+            Product("language/layers/", 4 * text.layers * S ** 2 * text.width, kernel=False)]
+
+
+def _sam_attention(config: LegionConfig) -> list[Product]:
+    sam, cells, attention = config.sam, config.sam.grid ** 2, []
     wide = len(sam.global_blocks)
     for path, layers, queries, side in (
             ("sam_encoder/window_layers/", sam.layers - wide, _windowed(config), sam.window),
@@ -173,18 +199,20 @@ def _mask_products(config: LegionConfig, sizes: Sizes) -> list[Product]:
             Product("frame/", 2 * K * (C * side * side + C * C * side))]
 
 
-def _running(losses: Mapping[str, float]) -> set[str]:
+def _running(config: LegionConfig, losses: Mapping[str, float]) -> set[str]:
     """Towers that the losses of weight above 0 need."""
-    masks = losses["bce"] or losses["dice"]
-    towers = {"clip"}
-    towers |= {"projector", "language"} if masks or losses["ce"] else set()
+    masks, judged = losses["bce"] or losses["dice"], losses["verdict"]
+    reads = masks or losses["ce"] or (judged and config.verdict_source == TOKEN)
+    towers = {"vision"}
+    towers |= {"projector", "language"} if reads else set()
     towers |= {"text_projection", "sam_encoder", "mask_decoder", "frame"} if masks else set()
-    return towers | ({"verdict"} if losses["verdict"] else set())
+    towers |= {"verdict", "fusion"} if masks and config.fusion else set()
+    return towers | ({"verdict"} if judged else set())
 
 
 def _repeated(product: Product, remat: str) -> bool:
     """Whether it runs twice: all of a layer but its last product, or only its attention."""
-    if remat == "none" or not re.match(r"(clip|language|sam_encoder)/\w*layers/", product.path):
+    if remat == "none" or not re.match(r"(vision|language|sam_encoder)/\w*layers/", product.path):
         return False
     if remat == "attention":
         return not product.kernel or "/relative_" in product.path

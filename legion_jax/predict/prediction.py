@@ -8,6 +8,8 @@ from input_pipeline.errors import UserError
 from input_pipeline.photos.regions import union_of
 from input_pipeline.records import verdict_classes
 from input_pipeline.text import conversation, verdict_words
+from input_pipeline.text.dialogue import LEGION, dialogue_named
+from legion_jax.weights.legion_json import Meta
 
 # Which photos get their explanation and masks: those not judged real, all, none.
 # `fakes` lets the language model answer for every photo, so that its words can be compared with
@@ -23,12 +25,21 @@ class Question:
         instruction: the user's question.
         sam_longest: longest side of the photo on SAM's canvas, in pixels; 0: the whole canvas.
         max_new_tokens: length of an answer; mask_slots: masks per answer.
+        dialogue: name of what is written around the question.
     """
 
     instruction: str = conversation.INSTRUCTION
     sam_longest: int = 0
     max_new_tokens: int = 512
     mask_slots: int = 16
+    dialogue: str = LEGION.name
+
+    @classmethod
+    def of(cls, meta: Meta) -> "Question":
+        """What a checkpoint was trained to be asked, by its legion.json."""
+        usual = {"dialogue": meta.dialogue,
+                 "instruction": dialogue_named(meta.dialogue).instruction}
+        return cls(**usual | meta.question)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +65,13 @@ class Region:
 class Prediction:
     """Result for one photo.
 
-    The verdict head decides; explanation, answer and regions are empty where they are withheld.
+    The verdict head decides, or the words where there is none; explanation, answer and regions are
+    empty where they are withheld.
 
     Attributes:
-        verdict: most probable class, or None without a verdict head; probability: of that class,
-            calibrated where the checkpoint was.
+        verdict: a class's name: the most probable one, or what the words say. None where photos
+            are not judged, the answer has no [CLS] for the head, or the words say neither.
+        probability: of that class, calibrated where the checkpoint was; None where nothing tells.
         fake_probability: 1 - probability of the class that means real, or None.
         words: "real" or "fake" by the language model's words; None where they say neither, or
             where it was not asked.

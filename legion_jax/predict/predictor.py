@@ -17,15 +17,17 @@ from PIL import Image
 from input_pipeline.batches import examples, loader
 from input_pipeline.errors import UserError
 from input_pipeline.photos import regions
-from input_pipeline.photos.images import clip_image
 from input_pipeline.records import verdict_classes
+from input_pipeline.records.record import LABELS, TAMPERED
 from input_pipeline.text import conversation
+from input_pipeline.text.dialogue import dialogue_named
 from input_pipeline.text.tokenizer import Tokenizer
 from input_pipeline.text.verdict_words import verdict_of_words
 from legion_jax import memory, sharding
-from legion_jax.config import LegionConfig
-from legion_jax.models import param_tree
+from legion_jax.config import CLS_TOKEN, SEG_TOKEN, TOKEN, VISION, WORDS, LegionConfig
+from legion_jax.models import param_tree, tower_views
 from legion_jax.predict import calibration
+from legion_jax.predict.decoding import NO_TOKEN, Rules, Watched
 from legion_jax.predict.prediction import Prediction, Question, Region, check_explain
 from legion_jax.predict.programs import (
     LARGEST_CANVAS,
@@ -36,7 +38,7 @@ from legion_jax.predict.programs import (
 )
 from legion_jax.predict.quantize import quantize
 from legion_jax.predict.sampling import GREEDY, Sampling
-from legion_jax.predict.scheduler import Job, Scheduler
+from legion_jax.predict.scheduler import Job, Judging, Scheduler
 from legion_jax.weights.checkpoint import Checkpoint
 
 # What takes less memory in prediction and evaluation.
@@ -75,24 +77,24 @@ class Predictor:
         self.config, self.tokenizer, self.question = config, tokenizer, question
         self.batch_size, self.temperature = batch_size, temperature
         self.mesh = mesh = inference_mesh(config) if mesh is None else mesh
-        prompt = conversation.encode_prompt(tokenizer, question.instruction)
+        self._dialogue = dialogue_named(question.dialogue)
+        prompt = conversation.encode_prompt(tokenizer, question.instruction,
+                                            dialogue=self._dialogue)
         self.spec = examples.ExampleSpec(
-            clip_size=config.clip.image_size, sam_canvas=config.sam.image_size,
-            sam_longest=question.sam_longest or config.sam.image_size,
-            text_length=len(prompt), mask_slots=question.mask_slots,
-            mask_canvas=canvas, instruction=question.instruction)
+            vision=tower_views.of_vision(config),
+            sam=tower_views.of_sam(config, question.sam_longest),
+            text_length=len(prompt), mask_slots=question.mask_slots, mask_canvas=canvas,
+            instruction=question.instruction, dialogue=self._dialogue)
         self._programs = Programs(
-            config, Answering(
-                prompt=tuple(prompt.tolist()), image_index=conversation.image_index(prompt),
-                max_new=question.max_new_tokens, slots=question.mask_slots,
-                eos_id=tokenizer.eos_id, seg_id=tokenizer.seg_id,
-                close_id=tokenizer.phrase_end_id, sampling=sampling),
+            config, Answering(tuple(prompt.tolist()), conversation.image_index(prompt),
+                              answer_rules(config, tokenizer, question, sampling)),
             mesh, places=batch_size, int8=int8, canvas=canvas, apart=apart)
-        self._real = verdict_classes.real_class(config.verdict_classes)
+        self._real = verdict_classes.real_class(config.classes)
         self._scheduler = Scheduler(
             self._programs, param_tree.unflatten(params), places=batch_size,
             group=group or max(1, batch_size // 8), temperature=temperature,
-            real=self._real)
+            judging=Judging(config.verdict_source, self._real, masked_classes(config),
+                            self._words))
 
     @classmethod
     def from_folder(cls, folder: epath.PathLike, **options: Any) -> "Predictor":
@@ -118,13 +120,13 @@ class Predictor:
         class of the verdict head means real.
         """
         config = checkpoint.meta.config
-        verdict_classes.real_class(config.verdict_classes, str(checkpoint.folder))
+        verdict_classes.real_class(config.classes, str(checkpoint.folder))
         mesh = inference_mesh(config, devices)
         abstract = param_tree.flatten(abstract_params(config, mesh))
         sharding.warn_of_copies(abstract, mesh)
         params = checkpoint.load(abstract)
         return cls(config, quantize(params) if int8 else params,
-                   checkpoint.tokenizer, question=question or Question(**checkpoint.meta.question),
+                   checkpoint.tokenizer, question=question or Question.of(checkpoint.meta),
                    batch_size=batch_size, group=group, sampling=sampling, int8=int8, mesh=mesh,
                    temperature=calibration.load(checkpoint) or 1.0)
 
@@ -173,18 +175,29 @@ class Predictor:
 
     @memory.told("predicting", LESS)
     def verdict_logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Logits of the verdict head before calibration, float32[N, classes].
+        """Logits of the verdict before calibration, float32[N, classes].
 
-        Raises ValueError when the model has no verdict head.
+        Of a verdict in words these are log-probabilities; NaN where an answer has none of what the
+        verdict reads. Raises ValueError when photos are not judged.
         """
-        if not self.config.verdict_classes:
-            raise ValueError("this model has no verdict head (config.verdict_classes is empty)")
+        if self.config.verdict is None:
+            raise ValueError("this model does not judge photos (config.verdict)")
+        if self.config.verdict_source != VISION:
+            return self._answered_logits(images)
         logits = []
         for group, real in loader.padded_batches(images, self._scheduler.group):
-            views = [{"clip_image": clip_image(image, self.spec.clip_size)}
-                     for image in group]
-            logits.append(self._scheduler.logits(views)[:real])
+            logits.append(self._scheduler.logits(
+                [self.spec.vision.see(image) for image in group])[:real])
         return np.concatenate(logits)
+
+    def _answered_logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """The same where the verdict is known after the answer alone."""
+        logits = np.full((len(images), len(self.config.classes)), np.nan, np.float32)
+        jobs = (self._job(number, item) for number, item in enumerate(enumerate(images)))
+        for job in self._scheduler.run(jobs, explain="never"):
+            if job.logits is not None:
+                logits[job.key] = job.logits
+        return logits
 
     def _job(self, position: int, item: tuple[Any, np.ndarray | Image.Image]) -> Job:
         if not isinstance(item, tuple) or len(item) != 2:
@@ -197,30 +210,70 @@ class Predictor:
             raise UserError(f"photo {key}: an array uint8[H, W, 3] or a photo of PIL is wanted, "
                             f"got {type(image).__name__}")
         views = examples.image_fields(image, self.spec)
-        size = tuple(views.pop("original_size").tolist())
+        size = image.size[::-1] if isinstance(image, Image.Image) else image.shape[:2]
         frame = examples.frame_size(*size, self.spec.mask_canvas)[:2]
         number = zlib.crc32(str(key).encode()) if isinstance(key, int | str) else position
         return Job(key, size, number, views, np.array(frame, np.int32))
 
     def _result(self, job: Job) -> Prediction:
-        name = probability = fake = None
-        if (verdict := job.probabilities) is not None:
-            name = self.config.verdict_classes[int(verdict.argmax())]
-            probability, fake = float(verdict.max()), float(1 - verdict[self._real])
+        name, probability, fake = self._verdict(job)
         result = Prediction(name, probability, fake, words=None, explanation="", answer="",
                             finished=True, size=job.size, regions=[], withheld=not job.shown)
         if not job.answered:
             return result
         tokens = job.tokens.tolist()
         answer = self.tokenizer.decode(tokens)
-        parsed = conversation.parse_answer(answer)
+        parsed = conversation.parse_answer(answer, dialogue=self._dialogue)
         result = dataclasses.replace(
-            result, words=verdict_of_words(parsed.explanation, parsed.regions),
+            result, words=job.words,
             finished=bool(tokens and tokens[-1] == self.tokenizer.eos_id))
         if not job.shown:
             return result
         return dataclasses.replace(result, explanation=parsed.explanation, answer=answer,
                                    regions=[_region(named, job) for named in parsed.regions])
+
+
+    def _verdict(self, job: Job) -> tuple[str | None, float | None, float | None]:
+        """(class, its probability, 1 - the probability of the class that means real)."""
+        classes, probabilities = self.config.classes, job.probabilities
+        name = probability = fake = None
+        if probabilities is not None:
+            name, fake = classes[int(probabilities.argmax())], float(1 - probabilities[self._real])
+        if self.config.verdict_source == WORDS:
+            name = job.words
+        if name is not None and probabilities is not None:
+            probability = float(probabilities[classes.index(name)])
+        return name, probability, fake
+
+    def _words(self, tokens: np.ndarray) -> str | None:
+        """What an answer says of its photo: "real", "fake" or, of neither, None."""
+        parsed = conversation.parse_answer(self.tokenizer.decode(tokens.tolist()),
+                                           dialogue=self._dialogue)
+        return verdict_of_words(parsed.explanation, parsed.regions)
+
+
+def answer_rules(config: LegionConfig, tokenizer: Tokenizer, question: Question,
+                 sampling: Sampling = GREEDY) -> Rules:
+    """How a model answers. Raises TokenizerError where the tokenizer lacks what it watches."""
+    # Of [CLS] the first and the last; the last one's state is judged.
+    slots = {SEG_TOKEN: question.mask_slots, CLS_TOKEN: 2}
+    watched = tuple(Watched(name, index, slots[name], keep_last=name == CLS_TOKEN)
+                    for name, index in tokenizer.ids_of(config.watched).items())
+    verdict = None
+    if config.verdict_source == WORDS:
+        begins = tuple(tokenizer.encode(name, bos=False)[0] for name in config.classes)
+        # In a vocabulary of few pieces all words may begin alike, which tells nothing.
+        verdict = begins if len(set(begins)) == len(begins) else None
+    return Rules(question.max_new_tokens, tokenizer.eos_id, watched,
+                 tokenizer.added.get("</p>", NO_TOKEN), verdict, sampling)
+
+
+def masked_classes(config: LegionConfig) -> frozenset[int] | None:
+    """Classes of a verdict on [CLS] whose photos have masks: tampered ones. None: any class."""
+    if config.verdict_source != TOKEN:
+        return None
+    tampered = verdict_classes.class_of(LABELS[TAMPERED], config.classes)
+    return frozenset() if tampered is None else frozenset([tampered])
 
 
 def _region(named: conversation.AnswerRegion, job: Job) -> Region:

@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from legion_jax import distributed, sharding
-from legion_jax.config import LegionConfig
+from legion_jax.config import CLS_TOKEN, SEG_TOKEN, VISION, LegionConfig
 from legion_jax.models import mask_frame, param_tree
 from legion_jax.models.layers import numerics
+from legion_jax.models.legion import Seen
 from legion_jax.predict import decoding
-from legion_jax.predict.decoding import NO_TOKEN, DecodeState
-from legion_jax.predict.sampling import GREEDY, Sampling
+from legion_jax.predict.decoding import DecodeState, Rules
 
 LARGEST_CANVAS = 4096  # pixels; larger photos have their masks made smaller and scaled up
-FLOAT32 = r"(prompt_encoder|mask_decoder|verdict)/"
+FLOAT32 = r"(prompt_encoder|mask_decoder|verdict|fusion)/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,18 +28,12 @@ class Answering:
 
     Attributes:
         image_index: place of the image in the prompt; prompt: ids of the prompt, int[T].
-        max_new, slots: tokens and masks of an answer, at most.
-        eos_id, seg_id, close_id: the tokens `</s>`, `[SEG]` and `</p>`.
+        rules: by which an answer is written.
     """
 
     prompt: tuple[int, ...]
     image_index: int
-    max_new: int
-    slots: int
-    eos_id: int
-    seg_id: int
-    close_id: int = NO_TOKEN
-    sampling: Sampling = GREEDY
+    rules: Rules
 
 
 def abstract_params(config: LegionConfig, mesh: jax.sharding.Mesh) -> dict:
@@ -54,14 +48,17 @@ class Programs:
     """What runs on the devices, compiled for one number of places and one size of group.
 
     Attributes:
-        look: (params, clip images uint8[R, S, S, 3]) -> hidden states [R, 1 + P, D] and verdict
-            logits float32[R, classes], or None without a verdict head.
+        look: (params, views uint8[R, S, S, 3]) -> what the vision tower sees, `Seen.rows`
+            [R, 1 + P, D], and verdict logits float32[R, classes], or None without a head on it.
         prefix: (params) -> keys and values of the text before the image.
         empty: () -> `DecodeState` of B free places.
-        admit: (params, prefix, state, hidden states [R, 1 + P, D], places int[R],
+        admit: (params, prefix, state, `Seen.rows` [R, 1 + P, D], places int[R],
             numbers uint32[R]) -> state; the one given is used up.
         decode: (params, state, places that must be done) -> state; the one given is used up.
-        draw: (params, [SEG] states [R, K, D], uint8[R, C, C, 3], resized int[R, 2]) -> mask logits.
+        judge: (params, states, counts) of a `DecodeState` -> verdict logits float32[B, classes] of
+            the last [CLS] of each place, which mean nothing where there is none.
+        draw: (params, {watched token: states [R, K, D]}, {the same: count int[R]},
+            uint8[R, C, C, 3], resized int[R, 2]) -> mask logits.
         place: (logits, resized, frames int[R, 2], wanted int[R]) -> bits and scores, see
             `mask_frame.place`.
     """
@@ -78,28 +75,28 @@ class Programs:
         graph = param_tree.split_params(model, param_tree.EVERYTHING)[0]
         self.config, self.answering, self.mesh = config, answering, mesh
         a, ids = answering, np.array(answering.prompt, np.int32)[None]
-        tokens = dict(eos_id=a.eos_id, seg_id=a.seg_id)
-        self.columns = ids.shape[1] - 1 + config.clip.num_patches + a.max_new
-        empty = functools.partial(decoding.empty, model, places, columns=self.columns,
-                                  max_new=a.max_new, slots=a.slots, eos_id=a.eos_id)
+        self.columns = ids.shape[1] - 1 + config.vision.num_patches + a.rules.max_new
+        empty = functools.partial(decoding.empty, model, places, a.rules, columns=self.columns)
         self.state = self._laid_out(jax.eval_shape(empty))
         layout = jax.tree.map(lambda x: x.sharding, self.state)
         self.look = jax.jit(functools.partial(_look, graph))
         self.prefix = jax.jit(functools.partial(_prefix, graph, ids[:, :a.image_index]))
         self.empty = jax.jit(empty, out_shardings=layout)
         self.admit = jax.jit(functools.partial(
-            _admit, graph, ids, image_index=a.image_index, max_new=a.max_new, slots=a.slots,
-            **tokens), donate_argnums=2, out_shardings=layout)
-        self.decode = jax.jit(functools.partial(
-            _decode, graph, close_id=a.close_id, sampling=a.sampling, **tokens,
-            apart=apart), donate_argnums=1, out_shardings=layout)
-        self.draw = jax.jit(functools.partial(_draw, graph))
-        self.place = jax.jit(functools.partial(
-            mask_frame.place, sam_size=config.sam.image_size, canvas=canvas))
+            _admit, graph, ids, rules=a.rules, image_index=a.image_index),
+            donate_argnums=2, out_shardings=layout)
+        self.decode = jax.jit(functools.partial(_decode, graph, rules=a.rules, apart=apart),
+                              donate_argnums=1, out_shardings=layout)
+        self.judge = jax.jit(functools.partial(_judge, graph))
+        if config.sam is not None:
+            self.draw = jax.jit(functools.partial(_draw, graph))
+            self.place = jax.jit(functools.partial(
+                mask_frame.place, sam_size=config.sam.image_size, canvas=canvas))
         # A mesh of devices that are not here, to compile for, is nobody's to run on together.
         self._together = mesh.is_multi_process and jax.process_count() > 1
         if self._together:
-            for name in ("look", "prefix", "admit", "decode", "draw", "place"):
+            masks = () if config.sam is None else ("draw", "place")
+            for name in ("look", "prefix", "admit", "decode", "judge", *masks):
                 setattr(self, name, distributed.compiled_together(getattr(self, name)))
         self._copied = jax.jit(lambda arrays: arrays, out_shardings=jax.sharding.NamedSharding(
             mesh, sharding.P()))
@@ -170,7 +167,8 @@ def _look(graph, params, image):
     model, precision = _model(graph, params)
     with precision:
         seen = model.see(image)
-        return seen, None if model.verdict is None else model.judge(seen)
+        on_photo = model.config.verdict_source == VISION
+        return seen.rows, model.judge(seen.summary) if on_photo else None
 
 
 def _prefix(graph, ids, params):
@@ -179,23 +177,41 @@ def _prefix(graph, ids, params):
         return decoding.read_prefix(model, jnp.asarray(ids))
 
 
-def _admit(graph, ids, params, prefix, state, seen, rows, number, **settings):
+def _admit(graph, ids, params, prefix, state, seen, rows, number, *, rules, image_index):
     model, precision = _model(graph, params)
     with precision:
         ids = jnp.broadcast_to(jnp.asarray(ids), (len(rows), ids.shape[1]))
-        columns = ids.shape[1] - 1 + model.config.clip.num_patches
-        new = decoding.prefill(model, ids, jnp.ones(ids.shape, bool), seen, columns=columns,
-                               prefix=prefix, number=number, **settings)
+        columns = ids.shape[1] - 1 + model.config.vision.num_patches
+        new = decoding.prefill(model, ids, jnp.ones(ids.shape, bool), Seen.from_rows(seen), rules,
+                               image_index=image_index, columns=columns, prefix=prefix,
+                               number=number)
         return decoding.admit(state, new, rows)
 
 
-def _decode(graph, params, state, wanted, **settings):
+def _decode(graph, params, state, wanted, *, rules, apart):
     model, precision = _model(graph, params)
     with precision:
-        return decoding.decode(model, state, wanted, **settings)
+        return decoding.decode(model, state, wanted, rules, apart=apart)
 
 
-def _draw(graph, params, seg_states, image, resized):
+def _judge(graph, params, states, counts):
     model, precision = _model(graph, params)
     with precision:
-        return model.draw(model.ground(image, resized), model.prompt(seg_states))[0]
+        return _verdict(model, states, counts)
+
+
+def _verdict(model, states, counts):
+    """Logits of the last [CLS] of each row."""
+    kept = states[CLS_TOKEN]
+    last = jnp.clip(counts[CLS_TOKEN] - 1, 0, kept.shape[1] - 1)
+    return model.judge(jnp.take_along_axis(kept, last[:, None, None], axis=1)[:, 0])
+
+
+def _draw(graph, params, states, counts, image, resized):
+    model, precision = _model(graph, params)
+    with precision:
+        kept = states[SEG_TOKEN]
+        valid = jnp.arange(kept.shape[1]) < counts[SEG_TOKEN][:, None]
+        verdict = _verdict(model, states, counts) if model.fusion is not None else None
+        prompts = model.fuse(model.prompt(kept), verdict, valid)
+        return model.draw(model.ground(image, resized), prompts)[0]

@@ -46,7 +46,7 @@ def mixture(data: DataSettings) -> list[tuple[str, str, float]]:
 
 def caches(settings: RunSettings, model: LegionConfig, spec: ExampleSpec) -> list[list[Cache]]:
     """Per data set of a run, what `config.data.features` may hold: its frozen towers' output."""
-    needed = ["clip"] + ["sam"] * settings.loss.reads_masks
+    needed = ["vision"] + ["sam"] * settings.loss.reads_masks
     paths = param_tree.abstract_params(model)
     frozen = [name for name in needed if not any(
         path.startswith(TOWERS[name].path) and re.search(pattern, path)
@@ -110,8 +110,8 @@ def _check_labels(parts: Sequence[tuple[str, str, float]], model: LegionConfig) 
     taken = {}
     for folder, split, _ in parts:
         labels = manifest.known_labels(prepared.find_version(folder), split)
-        verdict_classes.check_labels(labels, model.verdict_classes, f"{folder}, split {split}")
-        taken |= verdict_classes.renamed(labels, model.verdict_classes)
+        verdict_classes.check_labels(labels, model.classes, f"{folder}, split {split}")
+        taken |= verdict_classes.renamed(labels, model.classes)
     for label, name in taken.items():
         LOG.info("verdict: photos labelled %s are learned as the class %s", label, name)
 

@@ -53,7 +53,7 @@ def of_run(settings: RunSettings, task: Task, mesh: jax.sharding.Mesh) -> "Evalu
                           f"config.eval.every is 0, so nothing says which are the best")
     if not wanted.every:
         return None
-    verdict_classes.real_class(task.model.verdict_classes, "config.eval.every")
+    verdict_classes.real_class(task.model.classes, "config.eval.every")
     if not data.data_dir:
         raise ConfigError("config.eval.every: the photos to score on are of config.data.data_dir, "
                           "which is empty")
@@ -112,7 +112,8 @@ class Evaluation:
         shards = math.prod(self._mesh.shape[axis] for axis in BATCH)
         places = shards * math.ceil(settings.eval.batch_size / shards)
         question = Question(settings.data.instruction, task.examples.sam_longest,
-                            settings.eval.max_new_tokens, settings.data.mask_slots)
+                            settings.eval.max_new_tokens, settings.data.mask_slots,
+                            settings.data.dialogue)
         return Predictor(
             task.model, {}, task.tokenizer, question=question, batch_size=places,
             group=shards * math.ceil(places / 8 / shards), mesh=self._mesh,

@@ -42,18 +42,18 @@ class Tower:
     Attributes:
         path: beginning of its parameter paths.
         image, features: what a batch holds without and with a cache.
-        spec: the preprocessing its output depends on, fields of ExampleSpec.
+
+    Its name is also that of its fields in LegionConfig and ExampleSpec: the architecture and the
+    view that its output depends on.
     """
 
     path: str
     image: str
     features: str
-    spec: tuple[str, ...]
 
 
-TOWERS = {
-    "clip": Tower("clip/", "clip_image", "clip_states", ("clip_size",)),
-    "sam": Tower("sam_encoder/", "sam_image", "sam_embedding", ("sam_canvas", "sam_longest"))}
+TOWERS = {"vision": Tower("vision/", "vision_image", "seen"),
+          "sam": Tower("sam_encoder/", "sam_image", "sam_embedding")}
 
 
 class FeatureError(UserError):
@@ -62,8 +62,8 @@ class FeatureError(UserError):
 
 def row_shape(config: LegionConfig, tower: str) -> tuple[int, ...]:
     """Shape of one photo's features."""
-    if tower == "clip":
-        return (1 + config.clip.num_patches, config.clip.width)
+    if tower == "vision":
+        return (1 + config.vision.num_patches, config.vision.width)
     return (config.sam.grid, config.sam.grid, config.sam.prompt_width)
 
 
@@ -87,11 +87,11 @@ class Cache:
 
     def file(self, folder: epath.PathLike) -> epath.Path:
         """The file below the folder of all caches."""
-        base, tower = checkpoint.base_of(self.weights), TOWERS[self.tower]
+        base = checkpoint.base_of(self.weights)
         architecture = dataclasses.asdict(getattr(self.config, self.tower))
         parts = [base["fingerprint"], base["step"], self.weights_dtype, self.config.dtype,
                  architecture, self.spec.reduced_decoding,
-                 [getattr(self.spec, name) for name in tower.spec],
+                 dataclasses.asdict(getattr(self.spec, self.tower)),
                  manifest.read_summary(prepared.find_version(self.data))["content"]]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
         name = "".join(c if c.isalnum() else "_" for c in self.split)
@@ -186,8 +186,8 @@ def _compiled(cache: Cache):
     def features(params, rows):
         merged = param_tree.merge(graph, params, rest)
         with numerics(config):
-            if cache.tower == "clip":
-                return merged.see(rows["clip_image"])
+            if cache.tower == "vision":
+                return merged.see(rows["vision_image"]).rows
             return merged.ground(rows["sam_image"], rows["resized_size"])
 
     compiled = jax.jit(features)

@@ -38,6 +38,7 @@ class DataSettings:
     mixture: tuple
     eval_split: str
     tokenizer: str
+    dialogue: str
     instruction: str
     text_length: int
     text_buckets: tuple[int, ...]

@@ -4,30 +4,72 @@ Counts depend on the data alone, so gradient accumulation and any sharding give 
 one large batch on one device.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
 from input_pipeline.records import verdict_classes
 from input_pipeline.records.record import LABELS, UNKNOWN
+from legion_jax.config import CLS_TOKEN, SEG_TOKEN, TOKEN, LegionConfig
 from legion_jax.models import mask_frame
-from legion_jax.models.legion import Legion, seg_slots, splice_flags
+from legion_jax.models.legion import Legion, Seen, last_token, splice_flags, token_slots
 from legion_jax.sharding import BATCH, SEQUENCE, constrain
 
 DICE_SCALE, DICE_EPS = 1000.0, 1e-6  # of the published code: dice smoothed by 1e-3 pixels
+TEXT, MASKS, VERDICT = ("ce",), ("bce", "dice"), ("verdict",)
+ALL = (*TEXT, *MASKS, *VERDICT)
 
 
-@flax.struct.dataclass
-class Terms:
-    """One number per loss term: a sum, a count or a weight."""
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """Where in a row of ids the losses find what they look at.
 
-    ce: jax.Array | float
-    bce: jax.Array | float
-    dice: jax.Array | float
-    verdict: jax.Array | float
+    Attributes:
+        image_index: place of the image among the ids of every row.
+        watched: {token of `LegionConfig.watched`: its id}.
+        first_target: no id before it is a target (`loss_mask`) in any row; 0 where that is not
+            known.
+    """
+
+    image_index: int
+    watched: Mapping[str, int]
+    first_target: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The losses of a model of this family, as `step.make_step` takes them.
+
+    Attributes:
+        weights: {name of ALL: weight}; terms of weight 0 are not computed.
+    """
+
+    weights: Mapping[str, float]
+    reading: Reading
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Names of the terms that are computed."""
+        return tuple(name for name in ALL if self.weights[name])
+
+    def sums(self, model: Legion, batch: dict, key: jax.Array | None) -> dict[str, jax.Array]:
+        """As of `sums`."""
+        return sums(model, batch, self.reading, key=key, wanted=self.wanted)
+
+    def counts(self, config: LegionConfig, batch: dict) -> dict[str, jax.Array]:
+        """As of `counts`."""
+        return counts(config, batch, self.reading)
+
+    def metrics(self, config: LegionConfig, batch: dict) -> dict[str, jax.Array]:
+        """Of a whole batch: its masks, regions dropped, and tokens that the language model reads.
+        """
+        reads = bool({*TEXT, *MASKS} & set(self.wanted)) or (
+            config.verdict_source == TOKEN and "verdict" in self.wanted)
+        return {"masks": self.counts(config, batch)["bce"], "dropped": batch["dropped"].sum(),
+                "tokens": tokens(batch, config.vision.num_patches) * reads}
 
 
 def text_sums(model: Legion, states: jax.Array, batch: dict, image_index: int,
@@ -39,7 +81,7 @@ def text_sums(model: Legion, states: jax.Array, batch: dict, image_index: int,
     """
     first = max(first_target, image_index + 1)
     # Behind the image an id stands P - 1 places further on, and its predictor one before it.
-    logits = model.language.logits(states[:, first + model.config.clip.num_patches - 2:-1])
+    logits = model.language.logits(states[:, first + model.config.vision.num_patches - 2:-1])
     logits = constrain(logits, BATCH, SEQUENCE, "tensor")  # [B, T - first, V]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["ids"][:, first:])
     return jnp.where(batch["loss_mask"][:, first:], losses, 0).sum()
@@ -96,12 +138,16 @@ def verdict_sum(logits: jax.Array, label: jax.Array, classes: Sequence[str]) -> 
     return jnp.where(label != UNKNOWN, losses, 0).sum()
 
 
-def counts(batch: dict, seg_id: int) -> Terms:
-    """Denominators of a whole batch: target tokens, masks, labelled photos."""
-    segs = (batch["ids"] == seg_id).sum(axis=1)
-    used = jnp.minimum(segs, batch["mask_valid"].sum(axis=1)).sum()
-    return Terms(ce=batch["loss_mask"].sum(), bce=used, dice=used,
-                 verdict=(batch["label"] != UNKNOWN).sum())
+def counts(config: LegionConfig, batch: dict, reading: Reading) -> dict[str, jax.Array]:
+    """Denominators of a whole batch by term: target tokens, masks, labelled photos."""
+    used = jnp.zeros((), jnp.int32)
+    if SEG_TOKEN in reading.watched:
+        segs = (batch["ids"] == reading.watched[SEG_TOKEN]).sum(axis=1)
+        used = jnp.minimum(segs, batch["mask_valid"].sum(axis=1)).sum()
+    judged = batch["label"] != UNKNOWN
+    if config.verdict_source == TOKEN:
+        judged &= (batch["ids"] == reading.watched[CLS_TOKEN]).any(axis=1)
+    return {"ce": batch["loss_mask"].sum(), "bce": used, "dice": used, "verdict": judged.sum()}
 
 
 def tokens(batch: dict, num_patches: int) -> jax.Array:
@@ -113,67 +159,86 @@ def tokens(batch: dict, num_patches: int) -> jax.Array:
     return jnp.where(batch["bad"] == 0, read, 0).sum()
 
 
-ALL = ("ce", "bce", "dice", "verdict")
+def sums(model: Legion, batch: dict, reading: Reading, *, key=None,
+         wanted: Sequence[str] = ALL) -> dict[str, jax.Array]:
+    """Loss sums by term of a batch of training examples (see `input_pipeline.batches.examples`).
 
-
-def sums(model: Legion, batch: dict, *, image_index: int, seg_id: int, first_target: int = 0,
-         key=None, wanted: Sequence[str] = ALL) -> Terms:
-    """Loss sums of a batch of training examples (see `input_pipeline.batches.examples`).
-
-    No id before `first_target` is a target (`loss_mask`) in any row; 0 where that is not known.
     A row with more ground-truth masks than [SEG]s (its text was truncated) uses the first ones;
     `key` switches LoRA dropout on. Terms that are not `wanted` are zero, and towers that only they
-    need are not run: the verdict alone needs CLIP alone.
+    need are not run: the verdict of a head on the vision tower needs that tower alone.
     """
-    # Frozen towers may have seen the photo once and for all (`legion_jax.train.frozen_features`).
-    seen = batch["clip_states"] if "clip_states" in batch else model.see(batch["clip_image"])
-    ce = bce = dice = verdict = jnp.zeros(())
-    if {"ce", "bce", "dice"} & set(wanted):
-        states = read_text(model, batch, seen, image_index, key)
-        if "ce" in wanted:
-            ce = text_sums(model, states, batch, image_index, first_target)
-        bce, dice = _wanted_mask_sums(model, batch, states, seg_id, wanted)
-    if "verdict" in wanted and model.verdict is not None:
-        verdict = verdict_sum(model.judge(seen), batch["label"], model.config.verdict_classes)
-    return Terms(ce=ce, bce=bce, dice=dice, verdict=verdict)
+    total = dict.fromkeys(ALL, jnp.zeros(()))
+    seen, states, logits = see(model, batch), None, None
+    judged = "verdict" in wanted and model.verdict is not None
+    on_token = model.config.verdict_source == TOKEN
+    masks = set(MASKS) & set(wanted)
+    if "ce" in wanted or masks or (judged and on_token):
+        states = read_text(model, batch, seen, reading.image_index, key)
+    if "ce" in wanted:
+        total["ce"] = text_sums(model, states, batch, reading.image_index, reading.first_target)
+    if judged or (masks and model.fusion is not None):
+        logits, known = verdict_logits(model, batch, seen, states, reading)
+    if judged:
+        total["verdict"] = verdict_sum(logits, jnp.where(known, batch["label"], UNKNOWN),
+                                       model.config.classes)
+    if masks:
+        framed, has_seg = framed_masks(model, batch, states, reading, logits)
+        both = mask_sums(framed, mask_frame.unpack(batch["masks"]),
+                         mask_frame.inside(batch["original_size"], framed.shape[-1]),
+                         has_seg & batch["mask_valid"])
+        total |= {name: value for name, value in zip(MASKS, both, strict=True) if name in masks}
+    return total
 
 
-def read_text(model: Legion, batch: dict, seen: jax.Array, image_index: int,
-              key=None) -> jax.Array:
-    """States [B, S, D] of the texts of a batch; `seen` is what CLIP made of its photos."""
+def see(model: Legion, batch: dict) -> Seen:
+    """What the vision tower makes of a batch's photos.
+
+    A frozen one may have seen them once and for all (`legion_jax.train.frozen_features`).
+    """
+    return Seen.from_rows(batch["seen"]) if "seen" in batch else model.see(batch["vision_image"])
+
+
+def read_text(model: Legion, batch: dict, seen: Seen, image_index: int, key=None) -> jax.Array:
+    """States [B, S, D] of the texts of a batch."""
     embeddings = model.embed(batch["ids"], seen, image_index)
-    valid = splice_flags(batch["valid"], image_index, model.config.clip.num_patches, True)
+    valid = splice_flags(batch["valid"], image_index, model.config.vision.num_patches, True)
     return model.read(embeddings, valid, key=key)
 
 
-def framed_masks(model: Legion, batch: dict, states: jax.Array, seg_id: int):
+def verdict_logits(model: Legion, batch: dict, seen: Seen, states: jax.Array | None,
+                   reading: Reading) -> tuple[jax.Array, jax.Array]:
+    """Logits float32[B, classes] of the verdict head, and bool[B], whether a row has what it reads.
+
+    A head on [CLS] reads the state that predicts the last one of the row, which is the answer's.
+    """
+    if model.config.verdict_source != TOKEN:
+        return model.judge(seen.summary), jnp.ones(len(batch["label"]), bool)
+    position, known = last_token(batch["ids"], reading.watched[CLS_TOKEN],
+                                 model.config.vision.num_patches)
+    state = jnp.take_along_axis(states, position[:, None, None], axis=1)[:, 0]
+    return model.judge(state), known
+
+
+def framed_masks(model: Legion, batch: dict, states: jax.Array, reading: Reading,
+                 logits: jax.Array | None = None):
     """The masks a batch's [SEG]s ask for, in the frame its true masks are in.
 
-    Returns logits float32[B, K, C, C] and bool[B, K], whether there is a [SEG].
+    `logits` are the verdict's, which a model with fusion needs. Returns logits
+    float32[B, K, C, C] and bool[B, K], whether there is a [SEG].
     """
-    positions, has_seg, _ = seg_slots(batch["ids"], seg_id, batch["masks"].shape[1],
-                                      model.config.clip.num_patches)
+    positions, has_seg, _ = token_slots(batch["ids"], reading.watched[SEG_TOKEN],
+                                        batch["masks"].shape[1], model.config.vision.num_patches)
     prompts = model.prompt(jnp.take_along_axis(states, positions[..., None], axis=1))
+    prompts = model.fuse(prompts, logits, has_seg)
     grounded = (batch["sam_embedding"] if "sam_embedding" in batch else
                 model.ground(batch["sam_image"], batch["resized_size"]))
-    logits, _ = model.draw(grounded, prompts)
-    framed = mask_frame.to_frame(logits, batch["resized_size"], batch["original_size"],
+    drawn, _ = model.draw(grounded, prompts)
+    framed = mask_frame.to_frame(drawn, batch["resized_size"], batch["original_size"],
                                  sam_size=model.config.sam.image_size,
                                  canvas=batch["masks"].shape[-2])
     return constrain(framed, BATCH, None, SEQUENCE, None), has_seg
 
 
-def _wanted_mask_sums(model, batch, states, seg_id, wanted):
-    zero = jnp.zeros(())
-    if not {"bce", "dice"} & set(wanted):
-        return zero, zero
-    logits, has_seg = framed_masks(model, batch, states, seg_id)
-    bce, dice = mask_sums(logits, mask_frame.unpack(batch["masks"]),
-                          mask_frame.inside(batch["original_size"], logits.shape[-1]),
-                          has_seg & batch["mask_valid"])
-    return bce if "bce" in wanted else zero, dice if "dice" in wanted else zero
-
-
-def weighted_means(sums: Terms, counts: Terms, weights: Terms) -> Terms:
+def weighted_means(sums: Mapping, counts: Mapping, weights: Mapping) -> dict[str, jax.Array]:
     """weight * sum / count per term; a term that nothing in the batch feeds is zero."""
-    return jax.tree.map(lambda s, n, w: w * s / jnp.maximum(n, 1), sums, counts, weights)
+    return {name: weights[name] * sums[name] / jnp.maximum(counts[name], 1) for name in sums}

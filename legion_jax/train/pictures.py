@@ -12,13 +12,13 @@ from PIL import Image
 from input_pipeline.batches.loader import Rows
 from input_pipeline.photos import regions
 from input_pipeline.text import conversation
-from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import distributed, sharding
 from legion_jax.display import overlay
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
 from legion_jax.train import losses
 from legion_jax.train.knobs import RunSettings
+from legion_jax.train.setup import Task
 
 PHOTOS = 4
 TRIES = 8  # records looked at for one with masks, per photo,
@@ -26,13 +26,12 @@ APART = 1000  # rows from each other, so that the photos are the same on any mes
 SIDE = 640  # px of a drawn photo's longer side, since TensorBoard keeps every picture
 
 
-def of_run(settings: RunSettings, graph, rows: Rows, tokenizer: Tokenizer,
-           mesh: jax.sharding.Mesh, *, image_index: int) -> "Pictures | None":
+def of_run(settings: RunSettings, graph, rows: Rows, task: Task,
+           mesh: jax.sharding.Mesh) -> "Pictures | None":
     """The pictures of a run; None where none are wanted, or no loss looks at masks."""
     if not settings.log_images_every or not settings.loss.reads_masks:
         return None
-    return Pictures(graph, rows, tokenizer, mesh, text_length=settings.data.text_length,
-                    image_index=image_index)
+    return Pictures(graph, rows, task, mesh)
 
 
 class Pictures:
@@ -43,23 +42,22 @@ class Pictures:
     process 0 draws the rows its own devices hold.
     """
 
-    def __init__(self, graph, rows: Rows, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, *,
-                 text_length: int, image_index: int):
+    def __init__(self, graph, rows: Rows, task: Task, mesh: jax.sharding.Mesh):
         """Nothing is read or compiled before the first call.
 
         Args:
             graph: structure of the model, as of the train step.
-            rows: of the run's batches; texts are padded to `text_length`.
+            rows: of the run's batches; texts are padded to the longest there may be.
         """
-        self._tokenizer = tokenizer
+        self._tokenizer, self._dialogue = task.tokenizer, task.examples.dialogue
+        text_length = task.examples.text_length
         # Every host counts all rows, so that copies of a row on several hosts are the same.
         self._rows = dataclasses.replace(
             rows, prepare=lambda record, _: rows.prepare(record, text_length),
             blank=lambda _: rows.blank(text_length), places=None, features=(), replaced=())
         self._layout = sharding.batch_sharding(mesh)
         self._shards = mesh.shape["data"] * mesh.shape["fsdp"]
-        self._draw = jax.jit(functools.partial(_masks, graph, image_index=image_index,
-                                               seg_id=tokenizer.seg_id),
+        self._draw = jax.jit(functools.partial(_masks, graph, reading=task.reading),
                              out_shardings=self._layout)
         self._compiled = False
 
@@ -108,7 +106,8 @@ class Pictures:
         truth, drawn = (_unpack(bits[used], example["original_size"])
                         for bits in (example["masks"], packed))
         answer = conversation.parse_answer(
-            self._tokenizer.decode(example["ids"][example["loss_mask"]].tolist()))
+            self._tokenizer.decode(example["ids"][example["loss_mask"]].tolist()),
+            dialogue=self._dialogue)
         phrases = {region.seg_index: region.phrase for region in answer.regions}
         lines = [f"{phrases.get(k, '')} (IoU {_iou(*pair):.2f})"
                  for k, pair in enumerate(zip(truth, drawn, strict=True))]
@@ -121,12 +120,15 @@ class Pictures:
             titles=["true masks", "masks of the model"]))
 
 
-def _masks(graph, params, frozen, batch, *, image_index, seg_id):
+def _masks(graph, params, frozen, batch, *, reading):
     """uint8[B, K, C, C / 8]: what is above zero, one bit per pixel."""
     model = param_tree.merge(graph, params, frozen)
     with numerics(model.config):
-        states = losses.read_text(model, batch, model.see(batch["clip_image"]), image_index)
-        logits, _ = losses.framed_masks(model, batch, states, seg_id)
+        seen, verdict = losses.see(model, batch), None
+        states = losses.read_text(model, batch, seen, reading.image_index)
+        if model.fusion is not None:
+            verdict, _ = losses.verdict_logits(model, batch, seen, states, reading)
+        logits, _ = losses.framed_masks(model, batch, states, reading, verdict)
     return jnp.packbits(logits > 0, axis=-1)
 
 

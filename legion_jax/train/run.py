@@ -21,7 +21,15 @@ from input_pipeline.errors import UserError
 from legion_jax import distributed, memory, sharding
 from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
-from legion_jax.train import data as train_data, evaluation, optim, pictures, setup, speed
+from legion_jax.train import (
+    data as train_data,
+    evaluation,
+    losses,
+    optim,
+    pictures,
+    setup,
+    speed,
+)
 from legion_jax.train.knobs import RunSettings
 from legion_jax.train.metrics_log import MetricsLog
 from legion_jax.train.step import TrainState, init_state
@@ -78,9 +86,8 @@ def _train(settings: RunSettings, workdir: epath.Path, *, profile: bool) -> Trai
         LOG.info("%s trainable, %s frozen parameters on %d devices",
                  f"{param_tree.count(abstract.params):,}", f"{param_tree.count(frozen):,}",
                  mesh.size)
-        id_places = {"image_index": task.image_index, "first_target": task.first_target}
         step = setup.jit_step(settings, graph, optimizer, _layout(abstract),
-                              seg_id=task.tokenizer.seg_id, **id_places)
+                              reading=task.reading)
         distributed.wait_for_others()  # checkpoints begin with a collective
         with contextlib.closing(RunCheckpoints(
                 workdir, every=settings.checkpoint_every, keep=settings.checkpoint_keep,
@@ -91,9 +98,8 @@ def _train(settings: RunSettings, workdir: epath.Path, *, profile: bool) -> Trai
                                         checkpoints)
             return update(
                 settings, loader.train_batches(rows), step, state, frozen, mesh, checkpoints,
-                clock=speed.of_run(settings, task.model, task.examples, **id_places),
-                draw=pictures.of_run(settings, graph, rows, task.tokenizer, mesh,
-                                     image_index=task.image_index),
+                clock=speed.of_run(settings, task.model, task.examples, task.reading),
+                draw=pictures.of_run(settings, graph, rows, task, mesh),
                 score=score, trace=workdir / "profile" if profile else None)
 
 
@@ -185,9 +191,10 @@ def _compile(step: Callable, state: TrainState, frozen: dict, batch: dict,
 def _halted(row: dict, limit: float) -> TrainingError:
     above = limit and row["loss"] > limit
     reason = f"the loss is above config.stop_above {limit:g}" if above else "not finite"
+    terms = ", ".join(f"{name} {row[name]:g}" for name in losses.ALL)
     return TrainingError(
-        f"step {row['step']}: loss {row['loss']:g} (ce {row['ce']:g}, bce {row['bce']:g}, dice "
-        f"{row['dice']:g}, verdict {row['verdict']:g}), grad_norm {row['grad_norm']:g}: {reason}. "
+        f"step {row['step']}: loss {row['loss']:g} ({terms}), grad_norm "
+        f"{row['grad_norm']:g}: {reason}. "
         f"Checkpoint {row['step']} is the state before this update; a run with other knobs can "
         f"start there (--config.init_from)")
 

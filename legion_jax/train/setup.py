@@ -15,10 +15,11 @@ from input_pipeline import files, paths
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.errors import UserError
 from input_pipeline.text import conversation
+from input_pipeline.text.dialogue import dialogue_named
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax import sharding
-from legion_jax.config import LegionConfig, LoraConfig, legion_7b, tiny
-from legion_jax.models import param_tree
+from legion_jax import config as architecture, sharding
+from legion_jax.config import LegionConfig, LoraConfig
+from legion_jax.models import param_tree, tower_views
 from legion_jax.train import data as train_data, knobs, losses, optim
 from legion_jax.train.knobs import ConfigError, DataSettings, RunSettings
 from legion_jax.train.step import TrainState, init_state, make_step
@@ -33,8 +34,7 @@ class Task:
     model: LegionConfig
     tokenizer: Tokenizer
     examples: ExampleSpec
-    image_index: int
-    first_target: int  # id before which none is learned
+    reading: losses.Reading
 
 
 def read_task(settings: RunSettings) -> Task:
@@ -43,30 +43,40 @@ def read_task(settings: RunSettings) -> Task:
     folder = data.tokenizer or (settings.init_from and f"{settings.init_from}/tokenizer")
     if not folder:
         raise ConfigError("data.tokenizer: needed when init_from is empty")
-    tokenizer = Tokenizer.from_folder(folder)
+    dialogue = dialogue_named(data.dialogue, "config.data.dialogue")
+    tokenizer = dialogue.open_tokenizer(folder)
     model = model_config(settings, tokenizer.vocab_size)
-    if settings.loss.verdict and not model.verdict_classes:
-        raise ConfigError(f"config.loss.verdict: {settings.loss.verdict}, but the model "
-                          f"has no verdict head")
-    prompt = conversation.encode_prompt(tokenizer, data.instruction)
+    _check_losses(settings, model)
+    prompt = conversation.encode_prompt(tokenizer, data.instruction, dialogue=dialogue)
     if len(prompt) >= data.text_length:
         raise ConfigError(f"data.text_length: the prompt alone takes {len(prompt)} ids, "
                           f"got {data.text_length}")
-    # The one id that stands for the photo becomes as many positions as CLIP has patches.
-    photo = (model.clip.image_size // model.clip.patch) ** 2
-    if (positions := data.text_length - 1 + photo) > model.language.max_positions:
+    # The one id that stands for the photo becomes as many positions as there are patches.
+    positions = data.text_length - 1 + model.vision.num_patches
+    if positions > model.language.max_positions:
         raise ConfigError(f"config.data.text_length: {data.text_length} ids and a photo take "
                           f"{positions} positions, the language model has "
                           f"{model.language.max_positions}")
-    return Task(model, tokenizer, example_spec(data, model), conversation.image_index(prompt),
-                train_data.first_target(data, len(prompt)))
+    return Task(model, tokenizer, example_spec(data, model), losses.Reading(
+        conversation.image_index(prompt), tokenizer.ids_of(model.watched),
+        train_data.first_target(data, len(prompt))))
+
+
+def _check_losses(settings: RunSettings, model: LegionConfig) -> None:
+    """Raises ConfigError for a loss on a part that the model does not have."""
+    if settings.loss.verdict and (model.verdict is None or not model.verdict.has_head):
+        raise ConfigError(f"config.loss.verdict: {settings.loss.verdict}, but the model "
+                          f"has no verdict head")
+    if settings.loss.reads_masks and model.sam is None:
+        raise ConfigError(f"config.loss: bce {settings.loss.bce}, dice {settings.loss.dice}, but "
+                          f"the model draws no masks (it has no SAM)")
 
 
 def example_spec(data: DataSettings, model: LegionConfig) -> ExampleSpec:
     """What a run makes of a record: shapes, question, and how training decodes."""
     return ExampleSpec(
-        clip_size=model.clip.image_size, sam_canvas=model.sam.image_size,
-        sam_longest=data.sam_longest or model.sam.image_size,
+        vision=tower_views.of_vision(model), sam=tower_views.of_sam(model, data.sam_longest),
+        dialogue=dialogue_named(data.dialogue, "config.data.dialogue"),
         text_length=data.text_length, mask_slots=data.mask_slots,
         mask_canvas=data.mask_canvas, instruction=data.instruction,
         own_questions=data.own_questions, reduced_decoding=data.reduced_decoding)
@@ -78,13 +88,10 @@ def model_config(settings: RunSettings, vocab: int) -> LegionConfig:
     Raises ConfigError where the vocabulary is not of `vocab` tokens.
     """
     sizing = settings.model
-    sizes = {"legion_7b": legion_7b, "tiny": lambda: tiny(vocab)}
     if settings.init_from:
         model = checkpoint.read_meta(settings.init_from).config
-    elif sizing.name in sizes:
-        model = sizes[sizing.name]()
     else:
-        raise ConfigError(f"model.name: {', '.join(sizes)}, not {sizing.name!r}")
+        model = architecture.named(sizing.name, vocab, "config.model.name")
     if vocab != model.language.vocab:
         raise ConfigError(f"data.tokenizer: {vocab} tokens, the model has "
                           f"{model.language.vocab}")
@@ -113,13 +120,12 @@ def abstract_state(model: LegionConfig, optimizer: optax.GradientTransformation,
     return graph, state, frozen
 
 
-def jit_step(settings: RunSettings, graph, optimizer, layout: TrainState, *, image_index: int,
-             first_target: int, seg_id: int) -> Callable:
+def jit_step(settings: RunSettings, graph, optimizer, layout: TrainState, *,
+             reading: losses.Reading) -> Callable:
     """`step(state, frozen, batch) -> (state, metrics)` of a run; the state is donated."""
     return jax.jit(
         make_step(graph, optimizer, optim.schedule(settings.optimizer),
-                  weights=losses.Terms(**dataclasses.asdict(settings.loss)),
-                  image_index=image_index, seg_id=seg_id, first_target=first_target,
+                  objective=losses.Objective(dataclasses.asdict(settings.loss), reading),
                   accumulation=settings.accumulation, seed=settings.seed,
                   stop_above=settings.stop_above or math.inf),
         donate_argnums=0, out_shardings=(layout, None))
@@ -200,7 +206,7 @@ def write_run_files(settings: RunSettings, task: Task, params: dict, workdir: ep
         fields["run"] = hashlib.sha256(
             json.dumps(knobs.lasting(config), sort_keys=True).encode()).hexdigest()
     legion_json.write_meta(
-        workdir, task.model, **fields,
+        workdir, task.model, dialogue=settings.data.dialogue, **fields,
         question={"instruction": settings.data.instruction,
                   "sam_longest": task.examples.sam_longest,
                   "max_new_tokens": settings.eval.max_new_tokens,
@@ -217,12 +223,14 @@ def vocabulary(settings: RunSettings, given: int | None) -> int:
     """
     folder = settings.data.tokenizer
     if folder and paths.find(folder, "config.data.tokenizer").exists():
-        tokens, owner = Tokenizer.from_folder(folder).vocab_size, f"tokenizer {folder}"
+        dialogue = dialogue_named(settings.data.dialogue, "config.data.dialogue")
+        tokens, owner = dialogue.open_tokenizer(folder).vocab_size, f"tokenizer {folder}"
     elif settings.init_from:
         tokens = checkpoint.read_meta(settings.init_from).config.language.vocab
         owner = f"config.init_from {settings.init_from}"
-    elif settings.model.name == "legion_7b":
-        tokens, owner = legion_7b().language.vocab, "config.model.name legion_7b"
+    elif settings.model.name in architecture.PUBLISHED:
+        tokens = architecture.PUBLISHED[settings.model.name]().language.vocab
+        owner = f"config.model.name {settings.model.name}"
     elif given:
         return given
     else:

@@ -21,31 +21,31 @@ from legion_jax.models import flops
 from legion_jax.train import data as train_data
 from legion_jax.train.frozen_features import TOWERS
 from legion_jax.train.knobs import RunSettings
+from legion_jax.train.losses import Reading
 
 LOG = logging.getLogger("legion_jax")
 SETTLED = 5  # updates in a row without compiling, before a trace begins
 TRACED = 5  # updates in a trace
 
 
-def photo_flops(settings: RunSettings, model: LegionConfig, spec: ExampleSpec, *,
-                image_index: int, first_target: int, text: int) -> flops.Flops:
+def photo_flops(settings: RunSettings, model: LegionConfig, spec: ExampleSpec,
+                reading: Reading, *, text: int) -> flops.Flops:
     """Operations of one photo in an update of a run, its text padded to `text` ids."""
-    sizes = flops.Sizes(text, image_index, spec.mask_slots, spec.mask_canvas, first_target)
+    sizes = flops.Sizes(text, reading.image_index, spec.mask_slots, spec.mask_canvas,
+                        reading.first_target)
     cached = [TOWERS[name].path.strip("/")
               for name in train_data.cached_towers(settings, model, spec)]
     return flops.training(model, sizes, trainable=settings.trainable,
                           losses=dataclasses.asdict(settings.loss), cached=cached)
 
 
-def of_run(settings: RunSettings, model: LegionConfig, spec: ExampleSpec, *,
-           image_index: int, first_target: int) -> "Speed":
+def of_run(settings: RunSettings, model: LegionConfig, spec: ExampleSpec,
+           reading: Reading) -> "Speed":
     """The speed of a run on all devices there are."""
     chip = chips.find(jax.devices()[0].device_kind)
 
     def update_flops(text: int) -> float:
-        return settings.batch_size * photo_flops(
-            settings, model, spec, image_index=image_index, first_target=first_target,
-            text=text).model
+        return settings.batch_size * photo_flops(settings, model, spec, reading, text=text).model
 
     return Speed(settings.batch_size, update_flops,
                  peak=chip and chip.flops * jax.device_count())

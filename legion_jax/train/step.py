@@ -1,7 +1,10 @@
 """One optimizer update as a pure function: loss sums, gradients of the trainable tree, optax."""
 
+import functools
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -12,7 +15,6 @@ from flax import nnx
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
 from legion_jax.train import losses
-from legion_jax.train.losses import Terms
 
 
 @flax.struct.dataclass
@@ -32,51 +34,62 @@ class TrainState:
     halted: jax.Array
 
 
+class Objective(Protocol):
+    """What an update minimises: sums of named terms, each over a count, times a weight.
+
+    Attributes:
+        weights: {term: weight}.
+    """
+
+    weights: Mapping[str, float]
+
+    def sums(self, model: nnx.Module, batch: dict, key: jax.Array | None) -> dict[str, jax.Array]:
+        """{term: its sum over the rows of a part of a batch}; `key` switches dropout on."""
+
+    def counts(self, config: Any, batch: dict) -> dict[str, jax.Array]:
+        """{term: what its sum is divided by}, of the model's config and a whole batch."""
+
+    def metrics(self, config: Any, batch: dict) -> dict[str, jax.Array]:
+        """{name: scalar}, what else is to be logged of a whole batch; `tokens` is among them."""
+
+
 def init_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params),
                       jnp.zeros((), bool))
 
 
 def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate: Callable, *,
-              weights: Terms, image_index: int, seg_id: int, first_target: int = 0,
-              accumulation: int = 1, seed: int = 0, stop_above: float = math.inf) -> Callable:
-    """Build `step(state, frozen, batch) -> (state, metrics)`; ids and indices are of `losses.sums`.
+              objective: Objective, accumulation: int = 1, seed: int = 0,
+              stop_above: float = math.inf) -> Callable:
+    """Build `step(state, frozen, batch) -> (state, metrics)`.
 
     The batch is split into `accumulation` parts run one after another. Every part's sums are
     divided by the counts of the whole batch, so the number of parts changes memory, not the
-    result. Terms of weight zero are not computed. Metrics are float32 scalars on device: loss, ce,
-    bce, dice, verdict (all weighted, so that they add up to loss), grad_norm before clipping,
-    learning_rate, masks, dropped, bad (rows without a usable record), tokens (that the language
-    model reads), halted.
+    result. Metrics are float32 scalars on device: loss; every term of the `objective` (weighted,
+    so that they add up to loss) and what it tells of a batch; grad_norm before clipping,
+    learning_rate, bad (rows without a usable record), halted.
 
     A loss or gradient that is not finite, or a loss above `stop_above`, halts: the state stays as
     it was before this update, whatever batches follow, until a host looks at the metrics.
     """
-    wanted = tuple(name for name in losses.ALL if getattr(weights, name))
-    reads = bool({"ce", "bce", "dice"} & set(wanted))
-
     def step(state: TrainState, frozen: dict, batch: dict):
-        total = losses.counts(batch, seg_id)
-        patches = param_tree.merge(graph, state.params, frozen).config.clip.num_patches
+        config = param_tree.merge(graph, state.params, frozen).config
+        total = objective.counts(config, batch)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def loss(params, part, key):
             model = param_tree.merge(graph, params, frozen)
             with numerics(model.config):
-                sums = losses.sums(model, part, image_index=image_index, seg_id=seg_id,
-                                   first_target=first_target, key=key, wanted=wanted)
-            terms = losses.weighted_means(sums, total, weights)
-            return terms.ce + terms.bce + terms.dice + terms.verdict, terms
+                sums = objective.sums(model, part, key)
+            terms = losses.weighted_means(sums, total, objective.weights)
+            return _total(terms), terms
 
         terms, grads = _accumulate(jax.grad(loss, has_aux=True), state.params, batch, key,
-                                   accumulation)
+                                   accumulation, terms=tuple(total))
         updates, opt_state = optimizer.update(grads, state.optimizer, state.params)
-        metrics = {"loss": terms.ce + terms.bce + terms.dice + terms.verdict, "ce": terms.ce,
-                   "bce": terms.bce, "dice": terms.dice, "verdict": terms.verdict,
-                   "grad_norm": optax.global_norm(grads), "learning_rate": rate(state.step),
-                   "masks": total.bce, "dropped": batch["dropped"].sum(),
-                   "bad": batch["bad"].sum(),
-                   "tokens": losses.tokens(batch, patches) * reads}
+        metrics = {"loss": _total(terms)} | terms | objective.metrics(config, batch) | {
+            "grad_norm": optax.global_norm(grads), "learning_rate": rate(state.step),
+            "bad": batch["bad"].sum()}
         sound = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         halted = state.halted | ~sound | (metrics["loss"] > stop_above)
         new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state,
@@ -89,20 +102,25 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate
     return step
 
 
-def _accumulate(grad: Callable, params: dict, batch: dict, key: jax.Array, parts: int):
+def _total(terms: dict[str, jax.Array]) -> jax.Array:
+    return functools.reduce(operator.add, terms.values())
+
+
+def _accumulate(grad: Callable, params: dict, batch: dict, key: jax.Array, parts: int, *,
+                terms: Sequence[str]):
     """Sum of (terms, gradients) over `parts` interleaved parts of the batch."""
     if parts == 1:
-        grads, terms = grad(params, batch, key)
-        return terms, grads
+        grads, values = grad(params, batch, key)
+        return values, grads
     # Part a takes rows a, a + parts, ...: every device keeps the rows it holds already.
     split = jax.tree.map(
         lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def body(sums, part_and_number):
         part, number = part_and_number
-        grads, terms = grad(params, part, jax.random.fold_in(key, number))
-        return jax.tree.map(jnp.add, sums, (terms, grads)), None
+        grads, values = grad(params, part, jax.random.fold_in(key, number))
+        return jax.tree.map(jnp.add, sums, (values, grads)), None
 
-    zeros = (Terms(*(jnp.zeros(()) for _ in range(4))), jax.tree.map(jnp.zeros_like, params))
-    (terms, grads), _ = jax.lax.scan(body, zeros, (split, jnp.arange(parts)))
-    return terms, grads
+    zeros = ({name: jnp.zeros(()) for name in terms}, jax.tree.map(jnp.zeros_like, params))
+    (values, grads), _ = jax.lax.scan(body, zeros, (split, jnp.arange(parts)))
+    return values, grads

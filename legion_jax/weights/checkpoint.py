@@ -31,6 +31,7 @@ from input_pipeline import files, strict_json
 from input_pipeline.errors import first_line
 from input_pipeline.files import listed, remove_tree
 from input_pipeline.paths import absolute, is_uri, parse
+from input_pipeline.text.dialogue import Dialogue, dialogue_named
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import distributed, memory
 from legion_jax.models import param_tree
@@ -144,8 +145,13 @@ class Checkpoint:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """Raises TokenizerError."""
-        return Tokenizer.from_folder(epath.Path(self.folder) / "tokenizer")
+        """By the rules of its dialogue. Raises TokenizerError."""
+        return self.dialogue.open_tokenizer(epath.Path(self.folder) / "tokenizer")
+
+    @property
+    def dialogue(self) -> Dialogue:
+        """How the model is spoken to."""
+        return dialogue_named(self.meta.dialogue)
 
     @functools.cached_property
     def stored(self) -> dict[str, tuple[epath.Path, Any]]:

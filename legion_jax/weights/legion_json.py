@@ -9,15 +9,16 @@ from etils import epath
 
 from input_pipeline import files
 from input_pipeline.errors import UserError
+from input_pipeline.text.dialogue import DIALOGUES, LEGION
 from legion_jax import config as architecture
 from legion_jax.config import LegionConfig
 from legion_jax.weights.checkpoint_error import CheckpointError, parse_json
 
 META = "legion.json"
-FORMAT = 3
+FORMAT = 4
 LARGEST = 1 << 31  # of any size, and far above all of them
 MANY = 10_000  # layers of a tower
-SIGNED = ("select_layer", "rank")
+LEAST = {"select_layer": -MANY, "rank": 0, "hidden": 0}  # of numbers that may be below 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Meta:
 
     Attributes:
         config: the architecture.
+        dialogue: name of the `input_pipeline.text.dialogue` that the model is spoken to in.
         base: what a run started from; None of a converted checkpoint and of a run from scratch.
         run: SHA-256 of the knobs that a run keeps, its seed and data among them, so that runs
             which differ in one have another legion.json; "" of a conversion.
@@ -67,6 +69,7 @@ class Meta:
     """
 
     config: LegionConfig
+    dialogue: str = LEGION.name
     base: Base | None = None
     run: str = ""
     trained: tuple[str, ...] = ()
@@ -78,7 +81,7 @@ class Meta:
 
 
 def write_meta(folder: epath.PathLike, config: LegionConfig, **fields: Any) -> None:
-    """Write legion.json; `fields` are those of `Meta`, as JSON."""
+    """Write legion.json; `fields` are those of `Meta`, as JSON, `dialogue` among them."""
     files.write_json(epath.Path(folder) / META,
                      {"format": FORMAT, "config": architecture.to_dict(config)} | fields)
 
@@ -98,7 +101,8 @@ def parse_meta(path: epath.PathLike, content: bytes) -> Meta:
         raise CheckpointError(f"{path}: {problem}")
     base, vocabulary = values.get("base"), values.get("vocabulary")
     return Meta(
-        config=config, run=values.get("run", ""), trained=tuple(values.get("trained", ())),
+        config=config, dialogue=values.get("dialogue", LEGION.name), run=values.get("run", ""),
+        trained=tuple(values.get("trained", ())),
         absent=tuple(values.get("absent", ())), question=values.get("question", {}),
         options=values.get("options", {}), sources=values.get("sources", {}),
         base=base and Base(**{field.name: base[field.name] for field in dataclasses.fields(Base)}),
@@ -127,8 +131,10 @@ def _check_types(values: Any, kind: type, subject: str) -> None:
     hints = typing.get_type_hints(kind)
     for name, value in values.items():
         hint = hints.get(name)
-        if dataclasses.is_dataclass(hint):
-            _check_types(value, hint, f"{subject}.{name}")
+        if value is None and architecture.may_be_absent(hint):
+            continue
+        if part := architecture.part_of(hint):
+            _check_types(value, part, f"{subject}.{name}")
         elif hint and not _fits(name, value, hint):
             raise CheckpointError(f"{subject}.{name} cannot be {value!r}")
 
@@ -142,14 +148,16 @@ def _fits(name: str, value: Any, hint: Any) -> bool:
     if type(value) is not hint or hint is not int:
         return type(value) is hint
     largest = MANY if name.endswith("layers") else LARGEST
-    return (-largest if name in SIGNED else 1) <= value < largest
+    return LEAST.get(name, 1) <= value < largest
 
 
 def _problem_of(config: LegionConfig, values: dict) -> str | None:
     """A field that a conversion or a run would not have written."""
-    blocks, layers = config.sam.global_blocks, config.sam.layers
-    if list(blocks) != sorted(set(blocks) & set(range(layers))):
-        return f"config.sam.global_blocks {list(blocks)} of {layers} layers"
+    if (sam := config.sam) and list(sam.global_blocks) != sorted(
+            set(sam.global_blocks) & set(range(sam.layers))):
+        return f"config.sam.global_blocks {list(sam.global_blocks)} of {sam.layers} layers"
+    if (dialogue := values.get("dialogue", LEGION.name)) not in [*DIALOGUES]:
+        return f"dialogue must be one of {', '.join(DIALOGUES)}, not {dialogue!r}"
     sources = values.get("sources", {})
     if not isinstance(sources, dict) or not all(
             isinstance(s, dict) and isinstance(s.get("path"), str) for s in sources.values()):

@@ -22,7 +22,7 @@ from legion_jax.convert.names import LLAVA_OLD, SAM_HF
 from legion_jax.convert.table import rules
 from legion_jax.models import clip, param_tree, sam_encoder
 from legion_jax.models.layers import numerics
-from legion_jax.models.legion import Legion, seg_slots
+from legion_jax.models.legion import Legion, token_slots
 
 IMAGE_INDEX, SEG = 3, 90
 SEGS = (6, 9)  # places of [SEG]
@@ -34,8 +34,8 @@ TOLERANCE = 1e-4
 def sized(config):
     """Norms whose epsilon shows, an uncommon base of the rotary tables, no LoRA."""
     language = dataclasses.replace(config.language, norm_eps=0.01, rope_base=500.0)
-    tower = dataclasses.replace(config.clip, norm_eps=0.01)
-    return dataclasses.replace(config, language=language, clip=tower, lora=LoraConfig())
+    tower = dataclasses.replace(config.vision, norm_eps=0.01)
+    return dataclasses.replace(config, language=language, vision=tower, lora=LoraConfig())
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,9 @@ def filled(config: LegionConfig, tensors: dict) -> Legion:
 def write(folder, config: LegionConfig, tensors: dict, *, table=LLAVA_OLD,
           blocks: int | None = None):
     """An export of `tensors`, with one more row for `<image>`."""
-    blocks = blocks or config.clip.layers
-    skipped = tuple(f"vision_model.encoder.layers.{i}." for i in range(blocks, config.clip.layers))
+    blocks = blocks or config.vision.layers
+    skipped = tuple(f"vision_model.encoder.layers.{i}."
+                    for i in range(blocks, config.vision.layers))
     parts = {"llava": {}, "sam": {}}
     for key, value in tensors.items():
         if key.startswith(skipped) or key.endswith("inv_freq"):
@@ -99,7 +100,7 @@ def code_of(card: bytes) -> str:
 
 @pytest.fixture(scope="module")
 def photo(sized):
-    rng, c, s = np.random.default_rng(0), sized.clip.image_size, sized.sam.image_size
+    rng, c, s = np.random.default_rng(0), sized.vision.image_size, sized.sam.image_size
     return {"clip": rng.integers(0, 256, (1, c, c, 3), np.uint8),
             "sam": rng.integers(0, 256, (1, s, s, 3), np.uint8),
             "size": np.array([[s, s - 20]]),
@@ -119,7 +120,7 @@ def names_of_torch(sized, photo):
     def channels_first(x):
         return torch.from_numpy(np.array(x)).permute(0, 3, 1, 2)
 
-    ids = ids_of(photo, sized.language.vocab, sized.clip.num_patches)
+    ids = ids_of(photo, sized.language.vocab, sized.vision.num_patches)
     return {"input_ids": torch.from_numpy(ids),
             "clip_pixels": channels_first(clip.normalize(photo["clip"])),
             "sam_pixels": channels_first(sam_encoder.normalize(photo["sam"], photo["size"]))}
@@ -133,12 +134,12 @@ def expected(sized, tensors, photo):
         seen = legion.see(photo["clip"])
         embeddings = legion.embed(ids, seen, IMAGE_INDEX)
         states = legion.read(embeddings, jnp.ones(embeddings.shape[:2], bool))
-        positions, _, _ = seg_slots(ids, SEG, len(SEGS), sized.clip.num_patches)
+        positions, _, _ = token_slots(ids, SEG, len(SEGS), sized.vision.num_patches)
         prompts = legion.prompt(states[jnp.arange(1)[:, None], positions])
         masks, _ = legion.draw(legion.ground(photo["sam"], photo["size"]), prompts)
         logits = legion.language.logits(states)[..., :sized.language.vocab]
         return {"language_logits": logits, "mask_logits": masks[0],
-                "verdict_logits": legion.judge(seen)}
+                "verdict_logits": legion.judge(seen.summary)}
 
     with numerics(sized):
         return jax.jit(forward, compiler_options=QUICK_COMPILE)(filled(sized, tensors))
@@ -170,12 +171,12 @@ def test_code_of_the_card_computes_what_our_model_does(sized, folder, names_of_t
 @pytest.mark.parametrize("select_layer, blocks", [(-2, 2), (1, 3), (-1, 3)])
 def test_selected_block(sized, tensors, tmp_path, names_of_torch, photo, select_layer, blocks):
     """With and without the blocks after it; -1 is the last state before CLIP's own norm."""
-    config = dataclasses.replace(sized, clip=dataclasses.replace(
-        sized.clip, select_layer=select_layer))
+    config = dataclasses.replace(sized, vision=dataclasses.replace(
+        sized.vision, select_layer=select_layer))
     write(tmp_path, config, tensors, blocks=blocks)
     space = run(code_of(card(config, masks=False)), tmp_path, names_of_torch)
     ours = filled(config, tensors)
-    assert_close(ours.judge(ours.see(photo["clip"])), space["verdict_logits"], TOLERANCE)
+    assert_close(ours.judge(ours.see(photo["clip"]).summary), space["verdict_logits"], TOLERANCE)
 
 
 @pytest.mark.parametrize("kind, part", [(transformers.LlavaForConditionalGeneration, "llava"),
@@ -189,7 +190,7 @@ def test_configs_as_transformers_reads_them(sized, folder):
     model = transformers.LlavaForConditionalGeneration.from_pretrained(folder / "llava")
     read, generation, vocab = model.config, model.generation_config, sized.language.vocab
     assert read.image_token_id == read.image_token_index == vocab
-    assert read.image_seq_length == sized.clip.num_patches
+    assert read.image_seq_length == sized.vision.num_patches
     assert read.text_config.rope_parameters["rope_theta"] == 500
     assert read.text_config.max_position_embeddings == sized.language.max_positions
     assert not read.tie_word_embeddings and not read.text_config.tie_word_embeddings
@@ -220,7 +221,7 @@ def test_dtype_of_the_weights(sized, dtype):
 
 def test_image_processors_give_our_pixels(sized, folder):
     image = np.random.default_rng(1).integers(0, 256, (90, 75, 3), np.uint8)
-    c, s = sized.clip.image_size, sized.sam.image_size
+    c, s = sized.vision.image_size, sized.sam.image_size
     theirs = transformers.AutoImageProcessor.from_pretrained(folder / "llava")(
         image, return_tensors="np")["pixel_values"]
     assert_close(clip.normalize(clip_image(image, c)[None]), theirs.transpose(0, 2, 3, 1), 1e-6)
@@ -234,7 +235,8 @@ def test_image_processors_give_our_pixels(sized, folder):
 @pytest.mark.parametrize("masks", [True, False])
 @pytest.mark.parametrize("classes", [("tampered", "real"), ()])
 def test_card_names_only_what_is_there(sized, folder, names_of_torch, masks, classes):
-    config = dataclasses.replace(sized, verdict_classes=classes)
+    config = dataclasses.replace(sized, verdict=dataclasses.replace(
+        sized.verdict, classes=classes))
     text = card(config, masks).decode()
     assert ("SamModel" in text) == ("`sam/`" in text) == ("text_hidden_fcs" in text) == masks
     assert ("prediction_head" in text) == ("tampered" in text) == bool(classes)

@@ -75,7 +75,7 @@ def test_verify_notices_one_byte_of_a_source(verified):
 
 
 @pytest.mark.parametrize("folder, tower, name", [
-    ("params", "language", "language/layers/up/kernel"), ("params", "clip", "clip/position"),
+    ("params", "language", "language/layers/up/kernel"), ("params", "vision", "vision/position"),
     ("source", "carried", "main/model.region_encoder.roi_align.updims.weight")])
 def test_verify_notices_one_byte_of_the_conversion(verified, folder, tower, name):
     file = verified[1] / folder / f"{tower}.safetensors"

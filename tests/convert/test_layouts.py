@@ -174,7 +174,7 @@ def test_llava_alone_needs_partial(sized, tensors, tokenizer, tmp_path):
     assert sorted(summary.absent) == sorted(WITHOUT_SAM)
     assert sorted(checkpoint.read_meta(tmp_path / "out").absent) == sorted(WITHOUT_SAM)
     assert {p.split("/")[0] for p in read_params(tmp_path / "out")} == {
-        "clip", "language", "projector"}
+        "vision", "language", "projector"}
     layouts.write(tmp_path / "out", tmp_path / "hf", "hf")
     assert sorted(p.name for p in (tmp_path / "hf").iterdir()) == [
         "README.md", "llava", "prompt_ids.json"]
@@ -187,7 +187,7 @@ def test_ids_of_the_prompt_go_with_the_export(sized, converted, tmp_path):
     hf = layouts.write(converted, tmp_path / "hf", "hf")
     ids = json.loads((hf / "prompt_ids.json").read_text())
     image = layouts.read_json(hf / "llava" / "config.json")["image_token_index"]
-    assert ids.count(image) == sized.clip.num_patches
+    assert ids.count(image) == sized.vision.num_patches
     once = [i for n, i in enumerate(ids) if i != image or ids[n - 1] != image]
     ours = encode_prompt(Tokenizer.from_folder(converted / "tokenizer"))
     assert [IMAGE_ID if i == image else i for i in once] == ours.tolist()

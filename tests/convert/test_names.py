@@ -72,7 +72,7 @@ def build(kind, config_kind, files):
 def llava(sized):
     c = sized
     return build(transformers.LlavaForConditionalGeneration, transformers.LlavaConfig,
-                 config_files.llava_files(c, blocks=c.clip.layers, rows=c.language.vocab,
+                 config_files.llava_files(c, blocks=c.vision.layers, rows=c.language.vocab,
                                           image_token=0, dtype="float32"))
 
 

@@ -15,7 +15,14 @@ from hypothesis import HealthCheck, Phase, assume, given, settings, strategies a
 
 from input_pipeline.text.tokenizer import Tokenizer, train_tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, as_json
-from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
+from legion_jax.config import (
+    ClipConfig,
+    LanguageConfig,
+    LegionConfig,
+    LoraConfig,
+    SamConfig,
+    VerdictConfig,
+)
 from legion_jax.convert.config_files import published_configs
 from legion_jax.convert.table import SAM, lora_rules
 from legion_jax.models import param_tree
@@ -85,9 +92,9 @@ def sams(draw):
 def configs(draw, pieces):
     classes = draw(st.one_of(st.just(()), st.permutations(["real", "fake", "\u00e9dit\u00e9"])))
     return LegionConfig(
-        clip=draw(clips()), language=draw(languages(pieces)), sam=draw(sams()),
-        verdict_classes=tuple(classes[:draw(st.integers(2, 3))]),
-        verdict_hidden=draw(sizes) if classes else LegionConfig.verdict_hidden,
+        vision=draw(clips()), language=draw(languages(pieces)), sam=draw(sams()),
+        verdict=VerdictConfig(classes=tuple(classes[:draw(st.integers(2, 3))]),
+                              hidden=draw(sizes)) if classes else None,
         position_dtype=draw(st.sampled_from(["float32", "bfloat16"])))
 
 

@@ -85,7 +85,7 @@ def test_a_tower_that_was_trained_takes_the_place_of_clip(sized, tensors, folder
         ROOT + CLS_TOWER.from_published(key): value for key, value in trained.items()})
     layouts.convert(folders[0], tmp_path / "out", config=sized, clip=folders[1], adapter=own)
     position = "vision_model.embeddings.position_embedding.weight"
-    np.testing.assert_array_equal(read_params(tmp_path / "out")["clip/position"],
+    np.testing.assert_array_equal(read_params(tmp_path / "out")["vision/position"],
                                   trained[position])
     assert verify(tmp_path / "out", progress=False) == []
 

@@ -17,6 +17,7 @@ from input_pipeline.errors import UserError
 from input_pipeline.photos import regions
 from input_pipeline.records import prepared
 from input_pipeline.records.verdict_classes import ClassError
+from legion_jax.config import VerdictConfig
 from legion_jax.evaluate import (
     __main__ as evaluate_command,
     chunks,
@@ -221,7 +222,7 @@ def test_a_typing_error_costs_no_minutes(folder, data, tmp_path):
 
 def test_a_head_without_a_class_of_real_photos_is_refused_at_once(config, data, tmp_path):
     legion_json.write_meta(tmp_path, dataclasses.replace(
-        config, verdict_classes=("synthetic", "tampered")), base=None)
+        config, verdict=VerdictConfig(classes=("synthetic", "tampered"))), base=None)
     with pytest.raises(ClassError, match=f"{tmp_path}, for photos labelled real, tampered in "
                                          f"synthscars/photos, split all: no class .* means real: "
                                          f"synthetic, tampered; to choose"):

@@ -8,7 +8,7 @@ import optax
 import pytest
 import small_checkpoint
 from made_rows import record
-from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch, randomized
+from random_models import QUICK_COMPILE, READING, random_batch, randomized
 from small_checkpoint import QUESTION
 
 from experiments import base
@@ -20,7 +20,7 @@ from legion_jax.evaluate.summary import summary
 from legion_jax.models import param_tree
 from legion_jax.predict.predictor import Predictor
 from legion_jax.predict.programs import inference_mesh
-from legion_jax.train.losses import Terms
+from legion_jax.train.losses import Objective
 from legion_jax.train.step import init_state, make_step
 
 tokenizer = small_checkpoint.tokenizer
@@ -61,11 +61,11 @@ def train(model, photos: np.ndarray, labels: list[int]) -> tuple[dict, list[floa
     """Parameters after training the head alone, and the loss before each update."""
     graph, params, frozen = param_tree.split_params(model, base.VERDICT_ONLY)
     optimizer = optax.adam(0.01)
-    step = jax.jit(make_step(graph, optimizer, lambda t: 0.01, weights=Terms(0, 0, 0, 1.0),
-                             image_index=IMAGE_INDEX, seg_id=SEG_ID),
+    step = jax.jit(make_step(graph, optimizer, lambda t: 0.01, objective=Objective(
+        {"ce": 0, "bce": 0, "dice": 0, "verdict": 1.0}, READING)),
                    compiler_options=QUICK_COMPILE)
     batch = random_batch(model.config, [[]] * len(labels)) | {
-        "clip_image": photos, "label": np.array(labels, np.int32)}
+        "vision_image": photos, "label": np.array(labels, np.int32)}
     state, losses = init_state(params, optimizer), []
     for _ in range(UPDATES):
         state, metrics = step(state, frozen, batch)
@@ -75,14 +75,15 @@ def train(model, photos: np.ndarray, labels: list[int]) -> tuple[dict, list[floa
 
 def trained(config, tokenizer, records, classes: tuple[str, ...]) -> Trained:
     sized = dataclasses.replace(
-        config, verdict_classes=classes, language=dataclasses.replace(
+        config, verdict=dataclasses.replace(config.verdict, classes=classes),
+        language=dataclasses.replace(
             config.language, vocab=tokenizer.vocab_size, max_positions=512))
     graph, first, _ = param_tree.split_params(
         randomized(param_tree.abstract_model(sized)), param_tree.EVERYTHING)
     model = param_tree.merge(graph, param_tree.unflatten(
         permuted(param_tree.flatten(first), classes)))
     photos = [images.read_image(r.image, name=r.id) for r in records]
-    views = np.stack([images.clip_image(photo, sized.clip.image_size) for photo in photos])
+    views = np.stack([images.clip_image(photo, sized.vision.image_size) for photo in photos])
     params, losses = train(model, views[:12], [r.label for r in records[:12]])
     predictor = Predictor(sized, params, tokenizer, question=QUESTION, batch_size=4, group=4,
                           mesh=inference_mesh(sized, jax.devices()[:1]))

@@ -20,7 +20,7 @@ EPS = 0.05
 
 @pytest.fixture(scope="module")
 def theirs(config):
-    c = config.clip
+    c = config.vision
     return randomize(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(
         hidden_size=c.width, intermediate_size=c.mlp, num_hidden_layers=c.layers,
         num_attention_heads=c.heads, image_size=c.image_size, patch_size=c.patch,
@@ -30,15 +30,15 @@ def theirs(config):
 def tower(config: LegionConfig, theirs, **changes) -> ClipTower:
     remat = changes.pop("remat", "none")
     config = dataclasses.replace(
-        config, clip=dataclasses.replace(config.clip, norm_eps=EPS, **changes))
+        config, vision=dataclasses.replace(config.vision, norm_eps=EPS, **changes))
     state = tensors(theirs, lambda name: f"vision_model.{name.removeprefix('vision_model.')}")
-    empty = nnx.eval_shape(lambda: ClipTower(config.clip, remat=remat))
-    return fill(empty, "clip", config, state)
+    empty = nnx.eval_shape(lambda: ClipTower(config.vision, remat=remat))
+    return fill(empty, "vision", config, state)
 
 
 @pytest.fixture(scope="module")
 def pixels(config):
-    side = config.clip.image_size
+    side = config.vision.image_size
     return np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
 
 
@@ -51,7 +51,7 @@ def hidden_states(theirs, pixels):
 
 def test_every_hidden_state(config, theirs, pixels, hidden_states):
     selected, states = tower(config, theirs, select_layer=-1)(pixels, capture=True)
-    assert len(states) == len(hidden_states) == 1 + config.clip.layers
+    assert len(states) == len(hidden_states) == 1 + config.vision.layers
     for ours, expected in zip(states, hidden_states, strict=True):
         assert_close(ours, expected)
     np.testing.assert_array_equal(selected, states[-1])

@@ -4,10 +4,17 @@ import dataclasses
 
 import jax
 import pytest
-from random_models import IMAGE_INDEX, SEG_ID, random_batch
+from random_models import IMAGE_INDEX, READING, random_batch
 
 from experiments import base
-from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
+from legion_jax.config import (
+    ClipConfig,
+    LanguageConfig,
+    LegionConfig,
+    LoraConfig,
+    SamConfig,
+    VerdictConfig,
+)
 from legion_jax.models import attention, flops, param_tree
 from legion_jax.train import losses, setup
 from legion_jax.train.knobs import RunSettings
@@ -19,14 +26,15 @@ EVERY_LOSS = {"ce": 1.0, "bce": 1.0, "dice": 1.0, "verdict": 1.0}
 def single() -> LegionConfig:
     """One layer of each kind, since XLA counts the body of a loop once; wide, for few others."""
     return LegionConfig(
-        clip=ClipConfig(image_size=64, patch=8, width=128, mlp=512, heads=2, layers=2),
+        vision=ClipConfig(image_size=64, patch=8, width=128, mlp=512, heads=2, layers=2),
         language=LanguageConfig(vocab=256, width=256, mlp=768, heads=4, layers=1,
                                 max_positions=256),
         lora=LoraConfig(rank=4, dropout=0.0),
         sam=SamConfig(image_size=128, patch=8, width=128, mlp=512, heads=2, layers=2, window=6,
                       global_blocks=(1,), prompt_width=64, mask_channels=4, decoder_layers=1,
                       decoder_heads=2, decoder_mlp=128, iou_hidden=32),
-        verdict_classes=("tampered", "real"), verdict_hidden=64, dtype="float32", remat="none")
+        verdict=VerdictConfig(classes=("tampered", "real"), hidden=64), dtype="float32",
+        remat="none")
 
 
 @pytest.mark.parametrize("trainable, weights", [
@@ -39,8 +47,8 @@ def test_operations_are_those_xla_counts(single, trainable, weights, monkeypatch
     graph, params, frozen = param_tree.split_params(param_tree.abstract_model(single), trainable)
 
     def loss(params):
-        sums = losses.sums(param_tree.merge(graph, params, frozen), batch, image_index=IMAGE_INDEX,
-                           seg_id=SEG_ID, first_target=20,
+        sums = losses.sums(param_tree.merge(graph, params, frozen), batch,
+                           dataclasses.replace(READING, first_target=20),
                            wanted=[name for name in weights if weights[name]])
         return sum(jax.tree.leaves(sums))
 
@@ -64,7 +72,7 @@ def test_operations_per_frozen_and_trained_weight():
     full = flops.training(model, sizes, trainable=param_tree.EVERYTHING, losses=weights)
     kernels = 32 * (4 * 4096 ** 2 + 3 * 4096 * 11008) * (961 - 1 + 576)
     frozen = sum(p.forward for p in flops.products(model, sizes)
-                 if p.tower in ("clip", "projector", "sam_encoder"))
+                 if p.tower in ("vision", "projector", "sam_encoder"))
     assert lora.model == pytest.approx(4 * kernels + frozen, rel=0.12)  # the rest is attention
     assert full.model - lora.model == pytest.approx(2 * kernels + 2 * frozen, rel=0.03)
     assert lora.model < lora.executed < full.executed

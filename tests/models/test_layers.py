@@ -114,16 +114,16 @@ def test_what_is_computed_again():
 @pytest.mark.parametrize("text, remats", [
     ("layers", ("layers", "layers", "layers")),
     ("layers,language=attention", ("layers", "attention", "layers")),
-    ("clip=none,sam_encoder=layers,language=attention", ("none", "attention", "layers"))])
+    ("vision=none,sam_encoder=layers,language=attention", ("none", "attention", "layers"))])
 def test_remat_by_tower(config, text, remats):
     assert remat_by_tower(text) == dict(zip(REMAT_TOWERS, remats, strict=True))
     model = nnx.eval_shape(lambda: Legion(dataclasses.replace(config, remat=text)))
-    assert (model.clip.remat, model.language.remat, model.sam_encoder.remat) == remats
+    assert (model.vision.remat, model.language.remat, model.sam_encoder.remat) == remats
 
 
 @pytest.mark.parametrize("text, words", [
-    ("some", "not 'some'"), ("clip=none", "leaves out language, sam_encoder"),
-    ("layers,vision=none", "no tower 'vision'"), ("layers,clip=", "not ''"),
+    ("some", "not 'some'"), ("vision=none", "leaves out language, sam_encoder"),
+    ("layers,eyes=none", "no tower 'eyes'"), ("layers,vision=", "not ''"),
     ("layers,none", "no tower 'none'")])
 def test_remat_that_says_nothing_is_named(config, text, words):
     with pytest.raises(UserError, match=words):

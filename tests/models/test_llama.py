@@ -39,7 +39,7 @@ def legion(config, theirs):
     """The model without LoRA and without values, but for those of `theirs`."""
     config = dataclasses.replace(
         config, language=dataclasses.replace(config.language, norm_eps=EPS), lora=LoraConfig(),
-        verdict_classes=())
+        verdict=None)
     out = param_tree.abstract_model(config)
     out.language = fill(out.language, "language", config, tensors(theirs))
     return out

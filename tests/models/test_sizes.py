@@ -53,7 +53,7 @@ def published_shapes(config: LegionConfig) -> dict[str, tuple[int, ...]]:
     abstract = param_tree.abstract_params(config)
     shapes = dict(make_random_checkpoint.published_shapes(config))
     for rule in rules(config):
-        if not rule.path.startswith("clip/"):
+        if not rule.path.startswith("vision/"):
             shape = rule.layout.torch_shape(abstract[rule.path].shape[rule.keys.ndim:])
             for key in rule.keys.ravel():
                 assert key not in shapes
@@ -82,7 +82,7 @@ def test_all_parameters(tensors):
 
 def test_number_of_tensors(tensors):
     assert len(tensors) == 972
-    assert len(published_shapes(legion_7b(verdict_classes=()))) == 968
+    assert len(published_shapes(legion_7b(verdict=None))) == 968
 
 
 @pytest.mark.parametrize("key, shape", [
@@ -116,15 +116,15 @@ def test_name_and_shape(tensors, key, shape):
 
 def test_unmodelled_tensors_are_known_and_modelled_ones_are_not(lora):
     assert all(is_known(key) for key in make_random_checkpoint.published_shapes(lora))
-    modelled = [key for rule in rules(lora) if not rule.path.startswith("clip/")
+    modelled = [key for rule in rules(lora) if not rule.path.startswith("vision/")
                 for key in rule.keys.ravel()]
     assert not any(is_known(key) for key in modelled)
 
 
 def test_clip_has_23_of_its_24_blocks(params):
-    blocks = {path: a.shape for path, a in params.items() if path.startswith("clip/layers/")}
+    blocks = {path: a.shape for path, a in params.items() if path.startswith("vision/layers/")}
     assert {shape[0] for shape in blocks.values()} == {23}
-    assert params["clip/position"].shape == (577, 1024)
+    assert params["vision/position"].shape == (577, 1024)
 
 
 def test_lora(params):

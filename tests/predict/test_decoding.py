@@ -12,7 +12,9 @@ from torch_side import assert_close
 
 from legion_jax import sharding
 from legion_jax.models import param_tree
+from legion_jax.models.legion import Seen
 from legion_jax.predict import decoding
+from legion_jax.predict.decoding import Rules, Watched
 
 # Prompts after which the random model says [SEG] in interesting places; 0 is padding.
 SEG, EOS, MAX_NEW, SLOTS = 41, 96, 12, 3
@@ -26,24 +28,35 @@ NEVER = -1  # an id that is never emitted
 ZEROS = np.zeros(4, np.uint32)
 
 
-@functools.partial(jax.jit, static_argnames=("image_index", "max_new", "slots"))
-def greedy(model, ids, valid, seen, *, max_new, eos_id, seg_id, **static):
+def rules_of(*, max_new=MAX_NEW, slots=SLOTS, eos_id=EOS, seg_id=SEG) -> Rules:
+    return Rules(max_new, eos_id, (Watched("[SEG]", seg_id, slots),))
+
+
+@functools.partial(jax.jit, static_argnames="rules")
+def greedy(model, ids, valid, seen, rules):
     """Answers to a batch of prompts that are read together and run until all have ended."""
-    columns = ids.shape[1] - 1 + model.config.clip.num_patches + max_new
-    state = decoding.prefill(model, ids, valid, seen, max_new=max_new, eos_id=eos_id,
-                             seg_id=seg_id, columns=columns, number=ZEROS[:len(ids)], **static)
-    return decoding.decode(model, state, len(ids), eos_id=eos_id, seg_id=seg_id)
+    columns = ids.shape[1] - 1 + model.config.vision.num_patches + rules.max_new
+    state = decoding.prefill(model, ids, valid, Seen.from_rows(seen), rules,
+                             image_index=IMAGE_INDEX, columns=columns, number=ZEROS[:len(ids)])
+    return decoding.decode(model, state, len(ids), rules)
 
 
-decode = functools.partial(greedy, image_index=IMAGE_INDEX, max_new=MAX_NEW, slots=SLOTS,
-                           eos_id=EOS, seg_id=SEG)
+Decoded = collections.namedtuple("Decoded", "tokens length seg_states seg_count")
+
+
+def decoded(state) -> Decoded:
+    return Decoded(state.tokens, state.length, state.states["[SEG]"], state.counts["[SEG]"])
+
+
+def decode(model, ids, valid, seen, **changes) -> Decoded:
+    return decoded(greedy(model, ids, valid, seen, rules_of(**changes)))
 
 
 @pytest.fixture(scope="module")
 def seen(config, model):
-    side = config.clip.image_size
+    side = config.vision.image_size
     image = np.random.default_rng(0).integers(0, 256, (len(PROMPTS), side, side, 3), np.uint8)
-    return model.see(image)
+    return model.see(image).rows
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +70,11 @@ def uncached(model, seen):
 
     @jax.jit
     def run(ids, seen):
-        x = model.embed(ids, seen, IMAGE_INDEX)
+        x = model.embed(ids, Seen.from_rows(seen), IMAGE_INDEX)
         states = model.read(x, np.ones(x.shape[:2], bool))
         return states[0], model.language.logits(states[0])
 
-    patches, rows = model.config.clip.num_patches, []
+    patches, rows = model.config.vision.num_patches, []
     for row, prompt in enumerate(PROMPTS):
         sequence = prompt[VALID[row]].tolist()
         for _ in range(MAX_NEW):
@@ -72,9 +85,6 @@ def uncached(model, seen):
         before = np.asarray(states)[np.arange(len(sequence)) - 1 + patches - 1]
         rows.append((sequence, before, int(VALID[row].sum())))
     return rows
-
-
-Decoded = collections.namedtuple("Decoded", "tokens length seg_states seg_count")
 
 
 def expected(uncached, *, max_new=MAX_NEW, slots=SLOTS, eos_id=EOS, seg_id=SEG) -> Decoded:
@@ -161,20 +171,19 @@ def test_answers_on_a_mesh(model, seen, uncached):
 
 def refilled(model, seen, order, *, places, max_new=MAX_NEW, prefix=False, apart=False):
     """Answers to prompts `order`, as many at a time as there are places; one comes in per end."""
-    columns = PROMPTS.shape[1] - 1 + model.config.clip.num_patches + max_new
-    settings = dict(eos_id=EOS, seg_id=SEG)
-    state = decoding.empty(model, places, columns=columns, max_new=max_new, slots=SLOTS,
-                           eos_id=EOS)
+    columns = PROMPTS.shape[1] - 1 + model.config.vision.num_patches + max_new
+    rules = rules_of(max_new=max_new)
+    state = decoding.empty(model, places, rules, columns=columns)
     read = decoding.read_prefix(model, PROMPTS[:1, :IMAGE_INDEX]) if prefix else None
 
     @jax.jit
     def admit(state, ids, valid, seen, rows):
-        new = decoding.prefill(model, ids, valid, seen, image_index=IMAGE_INDEX, max_new=max_new,
-                               slots=SLOTS, columns=columns - max_new, prefix=read,
-                               number=ZEROS[:2], **settings)
+        new = decoding.prefill(model, ids, valid, Seen.from_rows(seen), rules,
+                               image_index=IMAGE_INDEX, columns=columns - max_new, prefix=read,
+                               number=ZEROS[:2])
         return decoding.admit(state, new, rows)
 
-    step = jax.jit(lambda state, wanted: decoding.decode(model, state, wanted, **settings,
+    step = jax.jit(lambda state, wanted: decoding.decode(model, state, wanted, rules,
                                                          apart=apart))
     waiting, holds, answers, columns_seen = list(enumerate(order)), {}, {}, set()
     while waiting or holds:
@@ -189,7 +198,7 @@ def refilled(model, seen, order, *, places, max_new=MAX_NEW, prefix=False, apart
         state = step(state, places - len(holds) + 1)
         columns_seen.add(int(state.column))
         for place in [p for p in holds if state.done[p]]:
-            answers[holds.pop(place)] = picked(state, place)
+            answers[holds.pop(place)] = picked(decoded(state), place)
     return [answers[number] for number in range(len(order))], columns_seen
 
 
@@ -215,9 +224,9 @@ def test_a_prefix_read_once_changes_nothing(model, seen):
     ids[1, -1], ids[2, -2] = 20, 33
     read = decoding.read_prefix(model, ids[:1, :IMAGE_INDEX])
     run = functools.partial(jax.jit(decoding.prefill, static_argnames=(
-        "image_index", "max_new", "slots", "columns")), model, ids, VALID[same], seen,
-        image_index=IMAGE_INDEX, max_new=MAX_NEW, slots=SLOTS, eos_id=EOS, seg_id=SEG,
-        columns=ids.shape[1] - 1 + model.config.clip.num_patches, number=ZEROS)
+        "image_index", "rules", "columns")), model, ids, VALID[same], Seen.from_rows(seen),
+        rules_of(), image_index=IMAGE_INDEX,
+        columns=ids.shape[1] - 1 + model.config.vision.num_patches, number=ZEROS)
     ours, wanted = run(prefix=read), run()
     assert_close(ours.hidden, wanted.hidden)
     assert_close(ours.cache.key, wanted.cache.key)

@@ -13,6 +13,7 @@ from small_checkpoint import QUESTION
 
 from input_pipeline.errors import UserError
 from input_pipeline.records.verdict_classes import ClassError
+from legion_jax.config import VerdictConfig
 from legion_jax.memory import OutOfMemoryError
 from legion_jax.predict.predictor import Predictor
 from legion_jax.predict.sampling import Sampling
@@ -176,7 +177,7 @@ def test_untrained_model_needs_no_files(config, tokenizer, photos):
 
 def test_a_head_without_a_class_of_real_photos_is_refused_before_it_is_loaded(config, tmp_path):
     legion_json.write_meta(tmp_path, dataclasses.replace(
-        config, verdict_classes=("synthetic", "tampered")), base=None)
+        config, verdict=VerdictConfig(classes=("synthetic", "tampered"))), base=None)
     with pytest.raises(ClassError, match=f"{tmp_path}: no class .* real: synthetic, tampered; to "
                                          f"choose, call one of the 2 classes real or authentic"):
         Predictor.from_folder(tmp_path)  # which has no parameters

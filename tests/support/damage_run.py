@@ -26,7 +26,14 @@ from published import TEXTS, make, save
 
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer import train_tokenizer
-from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig, SamConfig
+from legion_jax.config import (
+    ClipConfig,
+    LanguageConfig,
+    LegionConfig,
+    LoraConfig,
+    SamConfig,
+    VerdictConfig,
+)
 from legion_jax.convert import from_torch, lora, to_torch
 from legion_jax.convert.plan import Options
 from legion_jax.convert.table import SAM
@@ -36,12 +43,12 @@ from legion_jax.weights.checkpoint_error import read_json
 SECONDS = 20  # for one folder
 MEMORY = 12 << 30  # addresses; files may have a 32nd of it
 CONFIG = LegionConfig(
-    clip=ClipConfig(image_size=8, patch=4, width=8, mlp=8, heads=2, layers=2),
+    vision=ClipConfig(image_size=8, patch=4, width=8, mlp=8, heads=2, layers=2),
     language=LanguageConfig(vocab=97, width=8, mlp=16, heads=2, layers=2, max_positions=64),
     sam=SamConfig(image_size=16, patch=4, width=8, mlp=16, heads=2, layers=2, window=2,
                   global_blocks=(1,), prompt_width=16, mask_channels=4, decoder_layers=1,
                   decoder_heads=2, decoder_mlp=8, iou_hidden=8),
-    verdict_classes=("tampered", "real"), verdict_hidden=8, dtype="float32", remat="none")
+    verdict=VerdictConfig(classes=("tampered", "real"), hidden=8), dtype="float32", remat="none")
 
 
 def convert(root: pathlib.Path, output: pathlib.Path, **roles: str) -> None:

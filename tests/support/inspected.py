@@ -27,7 +27,8 @@ def sized(config: LegionConfig, folder: pathlib.Path) -> LegionConfig:
     probe = train_tokenizer(published.TEXTS, 300, folder)
     language = dataclasses.replace(config.language, vocab=probe.vocab_size)
     return dataclasses.replace(config, language=language, lora=LoraConfig(),
-                               verdict_classes=("synthetic", "real"))
+                               verdict=dataclasses.replace(
+                                   config.verdict, classes=("synthetic", "real")))
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 @pytest.fixture(scope="module")
 def sized(sized) -> LegionConfig:
     """That of all tests with heads of 64 values in the vision tower, whose number shapes tell."""
-    return dataclasses.replace(sized, clip=dataclasses.replace(sized.clip, width=64, heads=1))
+    return dataclasses.replace(sized, vision=dataclasses.replace(sized.vision, width=64, heads=1))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def llava(folder: pathlib.Path, config: LegionConfig, tensors: dict, tokenizer: 
                              for k in VOCABULARY}
     folder.mkdir(parents=True)
     published.save(folder / "model.safetensors", spelled(tensors, table))
-    files = config_files.llava_files(config, blocks=config.clip.layers, image_token=image_token,
+    files = config_files.llava_files(config, blocks=config.vision.layers, image_token=image_token,
                                      rows=len(tensors[VOCABULARY[0]]), dtype="float32")
     for name, content in (tokenizer.files | files | {ADDED_FILE: as_json(added)}).items():
         (folder / name).write_bytes(content)

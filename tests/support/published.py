@@ -28,8 +28,8 @@ def random_tensors(config: LegionConfig, dtype: str, *, seed: int = 0) -> dict[s
         shapes |= {key: shape for key in rule.keys.ravel()}
     for key in [k for k in shapes if k.startswith("vision_model.encoder.layers.0.")]:
         shapes |= {key.replace("layers.0.", f"layers.{unused}."): shapes[key]
-                   for unused in range(1, config.clip.layers)}
-    shapes["vision_model.post_layernorm.weight"] = (config.clip.width,)
+                   for unused in range(1, config.vision.layers)}
+    shapes["vision_model.post_layernorm.weight"] = (config.vision.width,)
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
     return {key: rng.normal(size=shape).astype(np.float32).astype(kind)
             for key, shape in shapes.items()}

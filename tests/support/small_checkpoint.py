@@ -52,11 +52,11 @@ def photos():
 
 def divided_verdict(config, params, photos):
     """A bias of the verdict by which half of the photos are judged real."""
-    rows = np.stack([images.clip_image(photo, config.clip.image_size) for photo in photos])
+    rows = np.stack([images.clip_image(photo, config.vision.image_size) for photo in photos])
     graph = param_tree.split_params(param_tree.abstract_model(config), param_tree.EVERYTHING)[0]
-    logits = jax.jit(lambda params: (lambda m: m.judge(m.see(rows)))(
+    logits = jax.jit(lambda params: (lambda m: m.judge(m.see(rows).summary))(
         param_tree.merge(graph, params)))(param_tree.unflatten(params))
-    real = config.verdict_classes.index("real")
+    real = config.classes.index("real")
     bias = np.array(params["verdict/down/bias"])
     bias[real] -= np.median(logits[:, real] - logits[:, 1 - real]) + 1e-3
     return {"verdict/down/bias": bias}

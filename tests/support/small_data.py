@@ -9,6 +9,7 @@ from experiments import tiny
 from input_pipeline.batches import loader
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.datasets import open_dataset
+from input_pipeline.photos.views import CanvasView, CropView
 from input_pipeline.records import prepared
 from input_pipeline.records.builder import prepare
 from input_pipeline.scarred_photos import dataset_folder
@@ -18,7 +19,7 @@ from legion_jax.train import data as train_data
 from legion_jax.train.knobs import RunSettings
 
 MODEL = tiny_model()
-SPEC = ExampleSpec(clip_size=32, sam_canvas=64, sam_longest=64, text_length=300, mask_slots=3,
+SPEC = ExampleSpec(vision=CropView(32), sam=CanvasView(64, 64), text_length=300, mask_slots=3,
                    mask_canvas=80, instruction="Is this photo real? Name its artifacts.")
 
 

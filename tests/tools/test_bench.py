@@ -150,7 +150,7 @@ def test_turns_are_interleaved_and_the_first_does_not_count():
 
 def test_operations_of_the_middle_size():
     case, c = cases.MID, cases.MID.model.language
-    positions = case.text - 1 + case.model.clip.num_patches
+    positions = case.text - 1 + case.model.vision.num_patches
     kernels = c.layers * (4 * c.width ** 2 + 3 * c.width * c.mlp)
     language = case.batch * positions * (4 * kernels + 12 * c.layers * positions * c.width)
     assert language < floors.train_flops(case) < 6 * language
@@ -172,7 +172,7 @@ def test_decoding_reads_the_language_model_and_its_cache_for_every_token():
     case, c = cases.TINY, cases.TINY.model.language
     kernels = c.layers * (4 * c.width ** 2 + 3 * c.width * c.mlp) + c.width * c.padded_vocab
     norms = (2 * c.layers + 1) * c.width
-    length = case.prompt - 1 + case.model.clip.num_patches + case.new
+    length = case.prompt - 1 + case.model.vision.num_patches + case.new
     cache = 2 * case.photos * c.layers * length * c.width
     assert gpu.decode_bytes(case) == 4 * (kernels + norms + cache)
 

@@ -12,6 +12,7 @@ from commands import run_tool
 
 from input_pipeline.records import prepared
 from input_pipeline.records.verdict_classes import ClassError
+from legion_jax.config import VerdictConfig
 from legion_jax.predict import calibration
 from legion_jax.predict.predictor import Predictor
 from legion_jax.weights import legion_json
@@ -65,7 +66,7 @@ def test_a_split_of_one_class_is_refused(folder, data, tmp_path):
 
 def test_labels_without_a_class_are_refused_before_a_photo_is_judged(data, config, tmp_path):
     legion_json.write_meta(tmp_path, dataclasses.replace(
-        config, verdict_classes=("real", "gan", "diffusion")), base=None)
+        config, verdict=VerdictConfig(classes=("real", "gan", "diffusion"))), base=None)
     with pytest.raises(ClassError, match=r"split train\[:3\]: photos are labelled real, tampered, "
                                          r"the verdict head has the classes real, gan, diffusion"):
         calibrate.calibrate(str(tmp_path), str(data / "data"), "train[:3]", batch_size=5)

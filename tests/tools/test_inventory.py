@@ -46,7 +46,7 @@ def test_names_of_tensors_and_files(converted):
     query = listed["language/layers/query/kernel"]
     assert query.source == "model.layers.{0..2}.self_attn.q_proj.weight"
     assert set(query.files) <= {f"main/pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)}
-    norm = listed["clip/pre_norm/scale"]
+    norm = listed["vision/pre_norm/scale"]
     assert (norm.source, norm.files) == (
         "vision_model.pre_layrnorm.weight", ("clip/pytorch_model.bin",))
     windows = listed["sam_encoder/window_layers/norm1/scale"]
@@ -116,7 +116,7 @@ def test_config_of_a_run_that_starts_from_a_checkpoint(converted, sized):
     c.init_from = str(converted)
     listed = by_path(inventory.of_config(c, vocab=sized.language.vocab))
     assert listed["mask_decoder/iou_token"].dtype == "float32"
-    assert listed["clip/pre_norm/scale"].files == ("clip/pytorch_model.bin",)
+    assert listed["vision/pre_norm/scale"].files == ("clip/pytorch_model.bin",)
     assert listed["language/layers/value/lora_b"].trainable
     with pytest.raises(UserError, match=rf"--vocab 5: config.init_from {converted} has "
                                         rf"{sized.language.vocab} tokens"):

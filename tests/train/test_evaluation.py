@@ -22,6 +22,7 @@ from legion_jax.predict.prediction import Question
 from legion_jax.predict.predictor import Predictor
 from legion_jax.train import evaluation, setup
 from legion_jax.train.knobs import ConfigError, RunSettings
+from legion_jax.train.losses import Reading
 
 data = small_data.data
 # A [SEG] in the question asks for a mask, so that a model that says anything draws one.
@@ -50,7 +51,8 @@ def task_of(data, config) -> setup.Task:
     settings = settings_of(data)
     prompt = conversation.encode_prompt(tokenizer, INSTRUCTION)
     return setup.Task(model, tokenizer, setup.example_spec(settings.data, model),
-                      conversation.image_index(prompt), len(prompt))
+                      Reading(conversation.image_index(prompt), {"[SEG]": tokenizer.seg_id},
+                              len(prompt)))
 
 
 def test_scores_are_those_of_the_evaluation_of_the_same_parameters(data, task, monkeypatch):

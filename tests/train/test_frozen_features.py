@@ -10,6 +10,7 @@ import stored_params
 from small_data import SPEC, damage, make_config, open_batches
 
 from experiments import base
+from input_pipeline.photos.views import CanvasView, CropView
 from input_pipeline.records import prepared
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import tiny
@@ -18,7 +19,7 @@ from legion_jax.train import data as train_data, frozen_features, losses
 from legion_jax.train.knobs import RunSettings
 from legion_jax.weights import checkpoint, legion_json, params_files
 
-SMALL = dataclasses.replace(SPEC, clip_size=128, sam_canvas=128, sam_longest=128)
+SMALL = dataclasses.replace(SPEC, vision=CropView(128), sam=CanvasView(128, 128))
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +70,16 @@ def loss_terms(data, batch):
     tokenizer = Tokenizer.from_folder(data / "tokenizer")
     index = int(np.flatnonzero(batch["ids"][0] < 0)[0])
     return jax.jit(lambda batch: losses.sums(
-        param_tree.merge(graph, params), batch, image_index=index, seg_id=tokenizer.seg_id))(batch)
+        param_tree.merge(graph, params), batch,
+        losses.Reading(index, {"[SEG]": tokenizer.seg_id})))(batch)
 
 
 def test_losses_are_those_without_a_cache(data):
     config = run_config(data)
     make(data, config)
     cached, plain = batch_of(data, config), batch_of(data, run_config(data, features=""))
-    assert {"clip_image", "sam_image"} == plain.keys() - cached.keys()
-    assert {"clip_states", "sam_embedding"} == cached.keys() - plain.keys()
+    assert {"vision_image", "sam_image"} == plain.keys() - cached.keys()
+    assert {"seen", "sam_embedding"} == cached.keys() - plain.keys()
     for one, two in zip(jax.tree.leaves(loss_terms(data, cached)),
                         jax.tree.leaves(loss_terms(data, plain)), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5)
@@ -105,7 +107,7 @@ def test_an_interrupted_cache_is_continued(data, monkeypatch):
     monkeypatch.setattr(frozen_features, "_views", lambda *a: calls.append(a) or views(*a))
     make(data, config, batch_size=4)
     assert len(calls) == 8 + 12  # six photos were left of CLIP's ten; SAM's come in three batches
-    for name in ("clip_states", "sam_embedding"):
+    for name in ("seen", "sam_embedding"):
         np.testing.assert_allclose(batch_of(data, config)[name], batch_of(data, whole)[name],
                                    rtol=1e-5, atol=1e-5)
     assert not [p for p in (data / "interrupted").iterdir() if p.name.startswith(".")]
@@ -114,20 +116,20 @@ def test_an_interrupted_cache_is_continued(data, monkeypatch):
 def test_other_weights_and_preprocessing_are_another_cache(data):
     config, model = run_config(data), model_of(data)
     files = set()
-    for spec in (SMALL, dataclasses.replace(SMALL, sam_longest=64)):
+    for spec in (SMALL, dataclasses.replace(SMALL, sam=CanvasView(128, 64))):
         for dtype in ("float32", "bfloat16"):
             config.frozen_dtype = dtype
             files |= {str(c.file("f")) for c in caches(config, model, spec)}
-    assert len([f for f in files if "clip" in f]) == 2  # sam_longest is nothing to CLIP
+    assert len([f for f in files if "vision" in f]) == 2  # sam_longest is nothing to CLIP
     assert len([f for f in files if "sam" in f]) == 4
 
 
 def test_trained_towers_are_not_kept(data):
     config, model = run_config(data), model_of(data)
     config.trainable = (r"^sam_encoder/neck",)
-    assert [c.tower for c in caches(config, model)] == ["clip"]
+    assert [c.tower for c in caches(config, model)] == ["vision"]
     config.trainable, config.loss.bce, config.loss.dice = (r"^verdict/",), 0.0, 0.0
-    assert [c.tower for c in caches(config, model)] == ["clip"]
+    assert [c.tower for c in caches(config, model)] == ["vision"]
 
 
 def test_an_unreadable_record_has_no_features(data, tmp_path):
@@ -135,7 +137,7 @@ def test_an_unreadable_record_has_no_features(data, tmp_path):
     config = run_config(data)
     config.data.data_dir, config.data.features = str(tmp_path / "data"), str(tmp_path / "features")
     make(data, config, batch_size=4)
-    values = np.concatenate([batch_of(data, config, step)["clip_states"] for step in range(5)])
+    values = np.concatenate([batch_of(data, config, step)["seen"] for step in range(5)])
     bad = np.concatenate([batch_of(data, config, step)["bad"] for step in range(5)])
     assert bad.any()
     np.testing.assert_array_equal(np.abs(values).max((1, 2)) == 0, bad == 1)

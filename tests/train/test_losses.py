@@ -11,16 +11,16 @@ import pytest
 import torch
 from flax import nnx
 from hypothesis import given, settings, strategies as st
-from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch
+from random_models import IMAGE_INDEX, QUICK_COMPILE, READING, SEG_ID, random_batch
 
 from experiments import base
 from legion_jax.models import param_tree
 from legion_jax.train import losses
-from legion_jax.train.losses import Terms
+from legion_jax.train.losses import Objective
 from legion_jax.train.step import init_state, make_step
 
 cross_entropy = torch.nn.functional.cross_entropy
-WEIGHTS = Terms(ce=1.0, bce=0.4, dice=0.2, verdict=0.7)
+WEIGHTS = {"ce": 1.0, "bce": 0.4, "dice": 0.2, "verdict": 0.7}
 TRAINABLE = (*base.LOCALISATION, *base.VERDICT_ONLY)
 # Unequal numbers of masks: 2, none, 3 and 1.
 SEGS = [[8, 11], [], [7, 9, 10], [9]]
@@ -33,7 +33,7 @@ def batch(config):
     return batch
 
 
-sums = jax.jit(functools.partial(losses.sums, image_index=IMAGE_INDEX, seg_id=SEG_ID),
+sums = jax.jit(functools.partial(losses.sums, reading=READING),
                compiler_options=QUICK_COMPILE)
 
 
@@ -48,8 +48,8 @@ def plain_mask_losses(logits, target) -> tuple[torch.Tensor, torch.Tensor]:
 def plain_sums(model, batch) -> dict[str, float]:
     """All sums, row by row and token by token."""
     to_torch = functools.partial(torch.tensor, dtype=torch.float64)
-    patches = model.config.clip.num_patches
-    seen = model.see(batch["clip_image"])
+    patches = model.config.vision.num_patches
+    seen = model.see(batch["vision_image"])
     image = np.ones((len(batch["ids"]), patches), bool)
     valid = np.concatenate([batch["valid"][:, :IMAGE_INDEX], image,
                             batch["valid"][:, IMAGE_INDEX + 1:]], axis=1)
@@ -77,7 +77,7 @@ def plain_sums(model, batch) -> dict[str, float]:
                 out["dice"] += float(dice)
         if batch["label"][row] >= 0:
             real = torch.tensor(int(batch["label"][row] == 0))
-            verdict = to_torch(np.asarray(model.judge(seen[row:row + 1])[0]))
+            verdict = to_torch(np.asarray(model.judge(seen.summary[row:row + 1])[0]))
             out["verdict"] += float(cross_entropy(verdict, real))
     return out
 
@@ -86,7 +86,7 @@ def test_sums_are_those_of_plain_formulas(model, batch):
     ours, expected = sums(model, batch), plain_sums(model, batch)
     for name, value in expected.items():
         assert value > 0.1
-        np.testing.assert_allclose(getattr(ours, name), value, rtol=1e-5)
+        np.testing.assert_allclose(ours[name], value, rtol=1e-5)
 
 
 def test_bfloat16_towers_come_close(config, model, batch):
@@ -96,35 +96,36 @@ def test_bfloat16_towers_come_close(config, model, batch):
     graph, _ = nnx.split(param_tree.abstract_model(coarse))
     ours = sums(nnx.merge(graph, nnx.split(model)[1]), batch)
     for name in losses.ALL:
-        np.testing.assert_allclose(getattr(ours, name), getattr(sums(model, batch), name),
+        np.testing.assert_allclose(ours[name], sums(model, batch)[name],
                                    rtol=0.05)
-        assert getattr(ours, name) != getattr(sums(model, batch), name)
+        assert ours[name] != sums(model, batch)[name]
 
 
 def test_texts_that_begin_late_need_no_logits_before(model, batch):
     """Targets of the batch start at index 6."""
-    late = jax.jit(functools.partial(losses.sums, image_index=IMAGE_INDEX, seg_id=SEG_ID,
-                                     wanted=("ce",), first_target=6))(model, batch)
-    np.testing.assert_allclose(late.ce, sums(model, batch).ce, rtol=1e-6)
+    late = jax.jit(functools.partial(
+        losses.sums, reading=dataclasses.replace(READING, first_target=6),
+        wanted=("ce",)))(model, batch)
+    np.testing.assert_allclose(late["ce"], sums(model, batch)["ce"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("wanted, needed", [
-    ("verdict", ["clip_image", "label"]),
-    ("ce", ["clip_image", "ids", "valid", "loss_mask"]),
+    ("verdict", ["vision_image", "label"]),
+    ("ce", ["vision_image", "ids", "valid", "loss_mask"]),
 ])
 def test_a_term_alone_needs_nothing_of_the_others(model, batch, wanted, needed):
-    ours = jax.jit(functools.partial(losses.sums, image_index=IMAGE_INDEX, seg_id=SEG_ID,
+    ours = jax.jit(functools.partial(losses.sums, reading=READING,
                                      wanted=(wanted,)))(model, {k: batch[k] for k in needed})
     for name in losses.ALL:
-        expected = getattr(sums(model, batch), name) if name == wanted else 0
-        np.testing.assert_allclose(getattr(ours, name), expected, rtol=1e-5)
+        expected = sums(model, batch)[name] if name == wanted else 0
+        np.testing.assert_allclose(ours[name], expected, rtol=1e-5)
 
 
-def test_counts(batch):
-    counts = losses.counts(batch, SEG_ID)
-    assert counts.ce == sum([14 - 6, 13 - 6, 12 - 6, 11 - 6])
-    assert counts.bce == counts.dice == 2 + 0 + 3 + 1  # the cut-off mask does not count
-    assert counts.verdict == 3
+def test_counts(model, batch):
+    counts = losses.counts(model.config, batch, READING)
+    assert counts["ce"] == sum([14 - 6, 13 - 6, 12 - 6, 11 - 6])
+    assert counts["bce"] == counts["dice"] == 2 + 0 + 3 + 1  # the cut-off mask does not count
+    assert counts["verdict"] == 3
 
 
 @pytest.mark.parametrize("logit", [-60.0, -1.5, 0.0, 3.0, 60.0])
@@ -149,9 +150,11 @@ def test_empty_masks_that_are_predicted_empty_cost_nothing():
 
 
 def test_weighted_means():
-    means = losses.weighted_means(Terms(6.0, 4.0, 3.0, 0.0), Terms(3, 2, 2, 0), WEIGHTS)
-    np.testing.assert_allclose([means.ce, means.bce, means.dice, means.verdict],
-                               [2.0, 0.8, 0.3, 0.0], rtol=1e-6)
+    sums, counts = (dict(zip(losses.ALL, values, strict=True))
+                    for values in ((6.0, 4.0, 3.0, 0.0), (3, 2, 2, 0)))
+    means = losses.weighted_means(sums, counts, WEIGHTS)
+    np.testing.assert_allclose([means[name] for name in losses.ALL], [2.0, 0.8, 0.3, 0.0],
+                               rtol=1e-6)
 
 
 LABELS = ("real", "synthetic", "tampered")  # 0, 1 and 2 of a batch
@@ -197,10 +200,9 @@ def update(model):
 
     @functools.cache
     def step(accumulation):
-        return jax.jit(make_step(graph, optimizer, lambda t: 1.0, weights=WEIGHTS,
-                                 image_index=IMAGE_INDEX, seg_id=SEG_ID,
-                                 accumulation=accumulation),
-                       compiler_options=QUICK_COMPILE)
+        update = make_step(graph, optimizer, lambda t: 1.0, accumulation=accumulation,
+                           objective=Objective(WEIGHTS, READING))
+        return jax.jit(update, compiler_options=QUICK_COMPILE)
 
     def run(batch, accumulation=1):
         state, metrics = step(accumulation)(init_state(params, optimizer), frozen, batch)
@@ -220,13 +222,14 @@ def assert_same_update(ours, expected):
 
 def test_metrics_of_an_update(model, batch, update):
     metrics, gradients = update(batch)
-    terms = losses.weighted_means(sums(model, batch), losses.counts(batch, SEG_ID), WEIGHTS)
+    terms = losses.weighted_means(
+        sums(model, batch), losses.counts(model.config, batch, READING), WEIGHTS)
     for name in ("ce", "bce", "dice", "verdict"):
-        np.testing.assert_allclose(metrics[name], getattr(terms, name), rtol=1e-5)
+        np.testing.assert_allclose(metrics[name], terms[name], rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"], sum(jax.tree.leaves(terms)), rtol=1e-5)
     norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients.values()))
     np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-4)
-    patches = model.config.clip.num_patches
+    patches = model.config.vision.num_patches
     assert metrics["tokens"] == batch["valid"].sum() + len(SEGS) * (patches - 1)
     assert metrics["masks"] == 6 and metrics["dropped"] == 2 and metrics["learning_rate"] == 1
 

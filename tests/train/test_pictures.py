@@ -13,6 +13,8 @@ from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import sharding
 from legion_jax.train import data as train_data, pictures
 from legion_jax.train.knobs import RunSettings
+from legion_jax.train.losses import Reading
+from legion_jax.train.setup import Task
 
 data = small_data.data
 SPEC = small_data.SPEC
@@ -25,7 +27,9 @@ def make(root, mesh):
     tokenizer = Tokenizer.from_folder(pathlib.Path(root) / "tokenizer")
     rows = train_data.open_rows(settings, tokenizer, SPEC, small_data.MODEL)
     index = conversation.image_index(conversation.encode_prompt(tokenizer, SPEC.instruction))
-    return pictures.of_run(settings, None, rows, tokenizer, mesh, image_index=index)
+    task = Task(small_data.MODEL, tokenizer, SPEC,
+                Reading(index, {"[SEG]": tokenizer.seg_id}))
+    return pictures.of_run(settings, None, rows, task, mesh)
 
 
 def draw_truth(root: str, shape: list[int]) -> list:
@@ -80,7 +84,7 @@ def test_photos_of_runs_that_draw_no_masks(data):
     config = small_data.make_config(data)
     config.log_images_every = 0
     arguments = None, None, None, None
-    assert pictures.of_run(RunSettings.from_config(config), *arguments, image_index=0) is None
+    assert pictures.of_run(RunSettings.from_config(config), *arguments) is None
     config = small_data.make_config(data)
     config.loss.bce = config.loss.dice = 0.0
-    assert pictures.of_run(RunSettings.from_config(config), *arguments, image_index=0) is None
+    assert pictures.of_run(RunSettings.from_config(config), *arguments) is None

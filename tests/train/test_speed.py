@@ -4,6 +4,7 @@ import logging
 
 import pytest
 from etils import epath
+from random_models import READING
 
 from experiments import tiny
 from legion_jax import chips
@@ -80,7 +81,7 @@ def test_a_known_chip_gives_the_share_of_its_peak(clock, monkeypatch):
     spec = setup.example_spec(settings.data, model)
     assert "mfu" not in rates_of(settings, model, spec, clock)  # a CPU
     monkeypatch.setattr(chips, "find", lambda kind: chips.Chip(kind, 1e12))
-    each = [speed.photo_flops(settings, model, spec, image_index=5, first_target=9, text=n).model
+    each = [speed.photo_flops(settings, model, spec, READING, text=n).model
             for n in (144, 90)]
     assert rates_of(settings, model, spec, clock)["mfu"] == pytest.approx(
         settings.batch_size * sum(each) / 4 / (8 * 1e12))  # eight devices
@@ -88,7 +89,7 @@ def test_a_known_chip_gives_the_share_of_its_peak(clock, monkeypatch):
 
 
 def rates_of(settings, model, spec, clock) -> dict:
-    run = speed.of_run(settings, model, spec, image_index=5, first_target=9)
+    run = speed.of_run(settings, model, spec, READING)
     updates(clock, run, (144, 90, 144, 90))
     return run.look([1] * 4)
 

@@ -17,8 +17,9 @@ from input_pipeline.records import prepared
 from input_pipeline.records.verdict_classes import ClassError
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.config import tiny
-from legion_jax.train import data as train_data, setup
+from legion_jax import config as architecture
+from legion_jax.config import VerdictConfig, tiny
+from legion_jax.train import data as train_data
 from legion_jax.train.knobs import ConfigError, RunSettings
 from legion_jax.train.run import train
 
@@ -78,8 +79,8 @@ def test_a_mixture_takes_turns(data, tokenizer):
     config = make_config(data, mixture=((folder, "train", 3), (folder, "test", 1)))
     dataset = open_batches(config, tokenizer)
     test = prepared.open_split(folder, "test")
-    views = [training_example(tokenizer, SPEC, test[i])["clip_image"] for i in range(5)]
-    rows = np.concatenate([dataset[step]["clip_image"] for step in range(20)])
+    views = [training_example(tokenizer, SPEC, test[i])["vision_image"] for i in range(5)]
+    rows = np.concatenate([dataset[step]["vision_image"] for step in range(20)])
     share = np.mean([any(np.array_equal(row, view) for view in views) for row in rows])
     assert share == pytest.approx(0.25, abs=0.02)
 
@@ -159,7 +160,8 @@ def test_too_many_bad_records_stop_a_run():
     (("synthetic", "tampered"), "none means real")])
 def test_labels_without_a_class_stop_a_run_before_it_begins(data, tmp_path, monkeypatch, classes,
                                                             words):
-    monkeypatch.setattr(setup, "tiny", lambda vocab: tiny(vocab, verdict_classes=classes))
+    monkeypatch.setitem(architecture.TINY, "tiny",
+                        lambda vocab: tiny(vocab, verdict=VerdictConfig(classes=classes)))
     config = make_config(data, tokenizer=str(data / "tokenizer"))
     config.compile_cache, config.batch_size = False, 8  # devices of the tests
     with pytest.raises(ClassError, match=f"data, split train: photos are labelled real, tampered, "
@@ -171,7 +173,7 @@ def test_labels_without_a_class_stop_a_run_before_it_begins(data, tmp_path, monk
 
 def test_labels_matter_only_where_the_verdict_is_trained(data, tokenizer):
     config = make_config(data)
-    model = tiny(verdict_classes=("real", "gan", "diffusion"))
+    model = tiny(verdict=VerdictConfig(classes=("real", "gan", "diffusion")))
     config.loss.verdict = 0.0
     assert open_batches(config, tokenizer, model=model)[0]["label"].shape == (4,)
 
@@ -183,5 +185,6 @@ def test_labels_matter_only_where_the_verdict_is_trained(data, tokenizer):
                              "synthetic"])])
 def test_a_label_under_another_name_is_told(data, tokenizer, caplog, classes, logged):
     with caplog.at_level(logging.INFO, "legion_jax"):
-        open_batches(make_config(data), tokenizer, model=tiny(verdict_classes=classes))
+        open_batches(make_config(data), tokenizer,
+                     model=tiny(verdict=VerdictConfig(classes=classes)))
     assert [message for message in caplog.messages if "verdict" in message] == logged

@@ -73,9 +73,9 @@ def test_saved_arrays_may_be_donated_at_once(tmp_path):
 
 @pytest.mark.parametrize("text, message", [
     (None, "neither a converted checkpoint nor a training run"), ("{", "legion.json"),
-    ('{"format": 9}', "format 9, this version reads 3"), ('{"format": 3}', "config"),
+    ('{"format": 9}', "format 9, this version reads 4"), ('{"format": 4}', "config"),
     ("[]", "expected a JSON object, found list"),
-    ('{"format": 3, "base": null, "config": {"clip": 1}}', "missing field")])
+    ('{"format": 4, "base": null, "config": {"vision": 1}}', "missing field")])
 def test_unusable_meta_is_named(tmp_path, text, message):
     if text is not None:
         (tmp_path / checkpoint.META).write_text(text)
@@ -86,9 +86,9 @@ def test_unusable_meta_is_named(tmp_path, text, message):
 def test_unknown_architecture_field_is_named(tmp_path):
     legion_json.write_meta(tmp_path, tiny())
     meta = json.loads((tmp_path / checkpoint.META).read_text())
-    meta["config"]["clip"]["widht"] = 3
+    meta["config"]["vision"]["widht"] = 3
     (tmp_path / checkpoint.META).write_text(json.dumps(meta))
-    with pytest.raises(checkpoint.CheckpointError, match="config.clip|clip: unknown field widht"):
+    with pytest.raises(checkpoint.CheckpointError, match="config.vision|clip: unknown field widht"):
         checkpoint.read_meta(tmp_path)
 
 

@@ -9,12 +9,13 @@ import ml_collections
 from input_pipeline.batches import examples
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.errors import UserError
-from input_pipeline.text.tokenizer import EOS_ID, seg_id_of
+from input_pipeline.text.tokenizer import EOS_ID
 from legion_jax import sharding
-from legion_jax.config import LegionConfig, tiny
+from legion_jax.config import TINY, LegionConfig, tiny
 from legion_jax.models.flops import Flops, Sizes, answering
+from legion_jax.predict.decoding import Rules, Watched
 from legion_jax.predict.programs import Answering, Programs, abstract_params
-from legion_jax.train import data as train_data, frozen_features, optim, setup
+from legion_jax.train import data as train_data, frozen_features, losses, optim, setup
 from legion_jax.train.knobs import ConfigError, RunSettings
 from legion_jax.train.speed import photo_flops
 
@@ -49,8 +50,9 @@ class Run:
     examples: ExampleSpec
 
     @property
-    def seg_id(self) -> int:
-        return seg_id_of(self.model.language.vocab)
+    def watched(self) -> dict[str, int]:
+        """Ids of the watched tokens: any do, as no shape depends on them."""
+        return {name: number for number, name in enumerate(self.model.watched, EOS_ID + 1)}
 
 
 def read_run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Run:
@@ -58,7 +60,7 @@ def read_run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Run:
     settings = RunSettings.from_config(config, without_data=True)
     settings.check_batch(mesh.shape["data"] * mesh.shape["fsdp"])
     data = settings.data
-    known = data.tokenizer or settings.init_from or settings.model.name != "tiny"
+    known = data.tokenizer or settings.init_from or settings.model.name not in TINY
     vocab = None if known else tiny().language.vocab
     model = setup.model_config(settings, setup.vocabulary(settings, vocab))
     if data.text_length <= IMAGE_INDEX + 1:
@@ -102,22 +104,23 @@ def lower_train(run: Run, mesh: jax.sharding.Mesh) -> Program:
         run.model, optimizer, mesh, trainable=settings.trainable,
         frozen_dtype=settings.frozen_dtype)
     layout = jax.tree.map(lambda x: x.sharding, state)
-    first_target = train_data.first_target(settings.data, PROMPT_IDS)
-    step = setup.jit_step(settings, graph, optimizer, layout, image_index=IMAGE_INDEX,
-                          first_target=first_target, seg_id=run.seg_id)
+    reading = losses.Reading(IMAGE_INDEX, run.watched,
+                             train_data.first_target(settings.data, PROMPT_IDS))
+    step = setup.jit_step(settings, graph, optimizer, layout, reading=reading)
     with jax.set_mesh(mesh):
         lowered = step.lower(state, frozen, batch_arrays(run, mesh))
-    each = photo_flops(settings, run.model, run.examples, image_index=IMAGE_INDEX,
-                       first_target=first_target, text=run.examples.text_length)
+    each = photo_flops(settings, run.model, run.examples, reading,
+                       text=run.examples.text_length)
     return _program("train", lowered, settings.batch_size, each, mesh.size)
 
 
 def lower_decode(run: Run, mesh: jax.sharding.Mesh) -> Program:
     """The decoding loop of `predict.predictor` for a full batch, to the last possible token."""
     batch, new = run.settings.eval.batch_size, run.settings.eval.max_new_tokens
-    programs = Programs(run.model, Answering(
-        prompt=(0,) * PROMPT_IDS, image_index=IMAGE_INDEX, max_new=new,
-        slots=run.settings.data.mask_slots, eos_id=EOS_ID, seg_id=run.seg_id), mesh, places=batch)
+    watched = tuple(Watched(name, number, run.settings.data.mask_slots)
+                    for name, number in run.watched.items())
+    programs = Programs(run.model, Answering((0,) * PROMPT_IDS, IMAGE_INDEX, Rules(
+        new, EOS_ID, watched)), mesh, places=batch)
     with jax.set_mesh(mesh):
         lowered = programs.decode.lower(abstract_params(run.model, mesh), programs.state,
                                         jax.ShapeDtypeStruct((), "int32"))

@@ -19,6 +19,7 @@ import numpy as np
 
 from experiments import base
 from input_pipeline.batches.examples import ExampleSpec, fields
+from input_pipeline.photos.views import CanvasView, CropView
 from input_pipeline.text.tokenizer import ADDED_TOKENS, EOS_ID, IMAGE_ID, seg_id_of
 from legion_jax.config import (
     ClipConfig,
@@ -77,7 +78,7 @@ class Case:
 
 MID = Case(
     "mid", LegionConfig(
-        clip=ClipConfig(image_size=336, width=256, mlp=1024, heads=4, layers=8),
+        vision=ClipConfig(image_size=336, width=256, mlp=1024, heads=4, layers=8),
         language=LanguageConfig(width=512, mlp=1376, heads=8, layers=8),
         lora=LoraConfig(rank=8, alpha=16.0, dropout=0.05),
         sam=SamConfig(image_size=1024, width=192, mlp=768, heads=6, layers=6, window=14,
@@ -87,7 +88,7 @@ MID = Case(
     photo=(768, 1024))
 TINY = Case(
     "tiny", LegionConfig(
-        clip=ClipConfig(image_size=28, patch=14, width=32, mlp=64, heads=4, layers=3),
+        vision=ClipConfig(image_size=28, patch=14, width=32, mlp=64, heads=4, layers=3),
         language=LanguageConfig(vocab=519, width=48, mlp=96, heads=4, layers=3),
         lora=LoraConfig(rank=2, alpha=4.0, dropout=0.05),
         sam=SamConfig(image_size=64, patch=8, width=32, mlp=64, heads=4, layers=4, window=3,
@@ -96,7 +97,7 @@ TINY = Case(
         dtype="float32", remat="none"),
     batch=2, photos=2, text=26, prompt=12, image_index=3, masks=2, new=2 * PERIOD, photo=(48, 64))
 FULL = Case(  # for GPUs
-    "full", legion_7b(lora=LoraConfig(rank=8, alpha=16.0, dropout=0.05), verdict_classes=()),
+    "full", legion_7b(lora=LoraConfig(rank=8, alpha=16.0, dropout=0.05), verdict=None),
     batch=8, photos=8, text=320, prompt=164, image_index=36, masks=4, new=128, photo=(768, 1024))
 
 
@@ -181,9 +182,9 @@ def _words(rng, case: Case, shape) -> np.ndarray:
 
 
 def _views(rng, case: Case, rows: int) -> dict[str, np.ndarray]:
-    clip, sam = case.model.clip.image_size, case.canvas
+    clip, sam = case.model.vision.image_size, case.canvas
     size = np.broadcast_to(np.int32(case.photo), (rows, 2))
-    return {"clip_image": rng.integers(0, 256, (rows, clip, clip, 3), np.uint8),
+    return {"vision_image": rng.integers(0, 256, (rows, clip, clip, 3), np.uint8),
             "sam_image": rng.integers(0, 256, (rows, sam, sam, 3), np.uint8),
             "resized_size": size, "original_size": size}
 
@@ -191,7 +192,7 @@ def _views(rng, case: Case, rows: int) -> dict[str, np.ndarray]:
 def train_batch(case: Case) -> dict[str, np.ndarray]:
     """A batch as `input_pipeline.batches.examples` makes them; a mask is a half of its photo."""
     rng, B, K, C = np.random.default_rng(1), case.batch, case.masks, case.canvas
-    spec = ExampleSpec(clip_size=case.model.clip.image_size, sam_canvas=C, sam_longest=C,
+    spec = ExampleSpec(vision=CropView(case.model.vision.image_size), sam=CanvasView(C, C),
                        text_length=case.text, mask_slots=K, mask_canvas=C, instruction="")
     ids = _words(rng, case, (B, case.text))
     ids[:, np.linspace(case.prompt + 1, case.text - 2, K).astype(int)] = case.seg_id

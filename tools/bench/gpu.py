@@ -27,7 +27,7 @@ def find(kind: str) -> Chip:
 
 def training_figures(chip: Chip, case: Case, seconds: float) -> dict:
     """Tokens per second, the image's among them, and MFU of an update."""
-    positions = case.text - 1 + case.model.clip.num_patches
+    positions = case.text - 1 + case.model.vision.num_patches
     return {"tokens_per_s": case.batch * positions / seconds,
             "mfu": floors.train_flops(case) / (seconds * chip.flops)}
 
@@ -41,7 +41,7 @@ def decode_bytes(case: Case) -> int:
     c = model.language
     number = sum(array.size for path, array in param_tree.abstract_params(model).items()
                  if path.startswith("language/") and "/embed/" not in path)
-    length = case.prompt - 1 + model.clip.num_patches + case.new
+    length = case.prompt - 1 + model.vision.num_patches + case.new
     number += 2 * case.photos * c.layers * length * c.width
     return number * (4 if model.dtype == "float32" else 2)
 

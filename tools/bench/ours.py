@@ -9,13 +9,18 @@ import numpy as np
 from input_pipeline.photos.regions import unpack_masks
 from input_pipeline.text.tokenizer import EOS_ID
 from legion_jax import sharding
+from legion_jax.config import SEG_TOKEN
 from legion_jax.models import param_tree
+from legion_jax.predict.decoding import Rules, Watched
 from legion_jax.predict.programs import Answering, Programs, abstract_params
-from legion_jax.predict.scheduler import Job, Scheduler
+from legion_jax.predict.scheduler import Job, Judging, Scheduler
 from legion_jax.train import optim, setup
+from legion_jax.train.losses import Reading
 from legion_jax.train.step import init_state
 from tools.bench.cases import Case, ParamsOnDevice, run_settings, without_lora
 
+# Nothing is judged, so that nothing is left out, and no words are read.
+JUDGING = Judging(source=None, real=None, masked=None, read_words=lambda tokens: None)
 Params = dict[str, np.ndarray] | ParamsOnDevice
 
 
@@ -41,8 +46,8 @@ class OurTrain:
                 case.model, optimizer, self._mesh, trainable=settings.trainable,
                 frozen_dtype=settings.frozen_dtype)
             layout = jax.tree.map(lambda x: x.sharding, state)
-            step = setup.jit_step(settings, graph, optimizer, layout, image_index=case.image_index,
-                                  first_target=case.prompt, seg_id=case.seg_id)
+            step = setup.jit_step(settings, graph, optimizer, layout, reading=Reading(
+                case.image_index, {SEG_TOKEN: case.seg_id}, case.prompt))
             self._batch = jax.device_put(batch, sharding.batch_sharding(self._mesh))
             start = time.perf_counter()
             self._step = step.lower(state, frozen, self._batch).compile()
@@ -77,14 +82,14 @@ class OurAnswers:
         """Without `masks` there is only `decode`."""
         model, self._case, self._asked = without_lora(case), case, asked
         self._programs = Programs(model, Answering(
-            prompt=tuple(asked["ids"][0].tolist()), image_index=case.image_index, max_new=case.new,
-            slots=case.masks, eos_id=EOS_ID, seg_id=case.seg_id), _mesh(), places=case.photos,
-            canvas=case.canvas)
+            tuple(asked["ids"][0].tolist()), case.image_index, Rules(
+                case.new, EOS_ID, (Watched(SEG_TOKEN, case.seg_id, case.masks),))),
+            _mesh(), places=case.photos, canvas=case.canvas)
         with jax.set_mesh(self._programs.mesh):
             self._params = _filled(abstract_params(model, self._programs.mesh), params)
             self._prefix = self._programs.prefix(self._params)
         self._scheduler = Scheduler(self._programs, self._params, places=case.photos,
-                                    group=case.photos)
+                                    group=case.photos, judging=JUDGING)
         start = time.perf_counter()
         jax.block_until_ready(self().tokens if masks else self.decode())
         self.compile_s = time.perf_counter() - start
@@ -92,7 +97,7 @@ class OurAnswers:
     def __call__(self, asked: dict[str, np.ndarray] | None = None) -> Answers:
         """Answers and masks; of other photos than at the start, if given."""
         asked = self._asked if asked is None else asked
-        views = ("clip_image", "sam_image", "resized_size")
+        views = ("vision_image", "sam_image", "resized_size")
         jobs = [Job(row, self._case.photo, row, {name: asked[name][row] for name in views},
                     asked["original_size"][row]) for row in range(self._case.photos)]
         done = sorted(self._scheduler.run(iter(jobs), explain="always"), key=lambda job: job.key)
@@ -100,13 +105,14 @@ class OurAnswers:
         return Answers(
             np.stack([job.tokens for job in done]),
             np.stack([unpack_masks(job.packed)[..., :width].astype(bool) for job in done]),
-            np.stack([job.scores for job in done]), np.stack([job.seg_states for job in done]))
+            np.stack([job.scores for job in done]),
+            np.stack([job.states[SEG_TOKEN] for job in done]))
 
     def decode(self) -> jax.Array:
         """Tokens int[B, M] alone, which may still be on their way."""
         p, rows = self._programs, np.arange(self._case.photos)
         with jax.set_mesh(p.mesh):
-            seen, _ = p.look(self._params, p.put(self._asked["clip_image"]))
+            seen, _ = p.look(self._params, p.put(self._asked["vision_image"]))
             state = p.admit(self._params, self._prefix, p.empty(), seen, rows.astype(np.int32),
                             rows.astype(np.uint32))
             return p.decode(self._params, state, np.int32(len(rows))).tokens

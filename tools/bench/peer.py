@@ -29,7 +29,7 @@ def _pixels(images: np.ndarray, mean, std, size=None) -> torch.Tensor:
 def _inputs(case: Case, rows: dict[str, np.ndarray], device: str) -> dict[str, torch.Tensor]:
     size, scale = case.photo, 255
     clip_mean, clip_std = (tuple(scale * v for v in values) for values in (clip.MEAN, clip.STD))
-    inputs = {"clip": _pixels(rows["clip_image"], clip_mean, clip_std),
+    inputs = {"clip": _pixels(rows["vision_image"], clip_mean, clip_std),
               "sam": _pixels(rows["sam_image"], sam_encoder.MEAN, sam_encoder.STD, size),
               "ids": torch.from_numpy(np.maximum(rows["ids"], 0)).long()}
     if "masks" in rows:
@@ -113,12 +113,12 @@ class PeerTrain:
         x = x.to(getattr(torch, case.model.dtype))  # else all between layers is float32
         states = model.language.model(inputs_embeds=x, use_cache=False).last_hidden_state
         # From the last patch on; by itself transformers would project the patches, too.
-        start = case.image_index + case.model.clip.num_patches - 1
+        start = case.image_index + case.model.vision.num_patches - 1
         logits = model.language.lm_head(states[:, start:-1])
         targets = batch["targets"][:, case.image_index + 1:]
         ce = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
         rows, columns = (batch["ids"] == case.seg_id).nonzero(as_tuple=True)
-        prompts = states[rows, columns + case.model.clip.num_patches - 2]
+        prompts = states[rows, columns + case.model.vision.num_patches - 2]
         masks = to_frame(model.draw(prompts.unflatten(0, (case.batch, case.masks)), batch["sam"]),
                          case.canvas, case.photo)
         p, target = masks.sigmoid(), batch["masks"]

@@ -32,6 +32,7 @@ from input_pipeline.batches.examples import (
 )
 from input_pipeline.batches.stream import Stream
 from input_pipeline.errors import UserError
+from input_pipeline.photos.views import CanvasView, CropView
 from input_pipeline.records import prepared
 from input_pipeline.text.conversation import INSTRUCTION
 from input_pipeline.text.tokenizer import Tokenizer
@@ -108,8 +109,9 @@ def measure(options, folder: str) -> dict:
     """Everything this command finds out, as JSON; `checks` and `peer` only with --peer."""
     tokenizer = Tokenizer.from_folder(options.tokenizer)
     spec = ExampleSpec(
-        clip_size=options.clip, sam_canvas=options.sam, text_length=options.text_length,
-        sam_longest=options.sam_longest or options.sam, mask_slots=options.mask_slots,
+        vision=CropView(options.clip),
+        sam=CanvasView(options.sam, options.sam_longest or options.sam),
+        text_length=options.text_length, mask_slots=options.mask_slots,
         mask_canvas=options.mask_canvas, instruction=INSTRUCTION,
         reduced_decoding=options.reduced_decoding)
     source = prepared.open_split(folder, options.split)

@@ -30,16 +30,17 @@ def stage_times(source: Sequence[Record], tokenizer: Tokenizer, spec: ExampleSpe
         times.setdefault(stage, []).append(1000 * best / share)
         return result
 
-    needed = (spec.clip_size, spec.sam_longest) if spec.reduced_decoding else None
+    needed = spec.least if spec.reduced_decoding else None
     for index in range(min(photos, len(source))):
         record = timed("read record", lambda i=index: source[i])
         photo, size = timed("decode", lambda r=record: images.read_photo(
             r.image, at_least=needed))
-        timed("CLIP view", lambda p=photo: images.clip_image(p, spec.clip_size))
-        timed("SAM view", lambda p=photo: images.sam_image(p, spec.sam_longest, spec.sam_canvas))
+        timed("CLIP view", lambda p=photo: spec.vision.see(p))
+        timed("SAM view", lambda p=photo: spec.sam.see(p))
         spans = timed("masks", lambda r=record, s=size: _masks(r, spec, s))
         timed("text", lambda r=record, s=spans: conversation.encode_example(
-            tokenizer, examples.question_of(r, spec), examples.answer_of(r, s), length=length))
+            tokenizer, examples.question_of(r, spec), examples.answer_of(r, s, spec),
+            length=length))
     rows = [examples.training_example(tokenizer, spec, source[i % len(source)], length)
             for i in range(batch_size)]
     for _ in range(REPEATS):
@@ -74,11 +75,11 @@ def compare(source: Sequence[Record], spec: ExampleSpec, *, photos: int) -> dict
     for index in range(min(photos, len(source))):
         content = source[index].image
         photo, plain = images.read_photo(content)[0], torch_loader.decode(content)
-        theirs = torch_loader.clip_pixels(plain, spec.clip_size)
-        wrong += int((images.clip_image(photo, spec.clip_size) != theirs).sum())
-        pixels, size = images.sam_image(photo, spec.sam_longest, spec.sam_canvas)
+        theirs = torch_loader.clip_pixels(plain, spec.vision.size)
+        wrong += int((images.clip_image(photo, spec.vision.size) != theirs).sum())
+        pixels, size = images.sam_image(photo, spec.sam.longest, spec.sam.canvas)
         ours = np.asarray(normalize(pixels[None], np.array([size], np.int32))[0])
-        theirs = torch_loader.sam_tensor(plain, spec.sam_longest, spec.sam_canvas).numpy()
+        theirs = torch_loader.sam_tensor(plain, spec.sam.longest, spec.sam.canvas).numpy()
         largest = max(largest, float(np.abs(ours.transpose(2, 0, 1) - theirs).max()))
     return {"photos": min(photos, len(source)), "clip_bytes_different": wrong,
             "sam_largest_difference": largest}

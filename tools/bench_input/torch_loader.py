@@ -76,11 +76,11 @@ class PlainDataset(torch.utils.data.Dataset):
         masks = np.zeros((spec.mask_slots, spec.mask_canvas, spec.mask_canvas), np.uint8)
         for slot, region in enumerate(chosen):
             masks[slot, :size[0], :size[1]] = mask(region, tuple(size), scale)
-        answer = examples.answer_of(record, [(region.start, region.end) for region in chosen])
+        answer = examples.answer_of(record, [(region.start, region.end) for region in chosen], spec)
         text = conversation.encode_example(
             self._tokenizer, examples.question_of(record, spec), answer, length=spec.text_length)
-        return {"clip": clip_tensor(photo, spec.clip_size),
-                "sam": sam_tensor(photo, spec.sam_longest, spec.sam_canvas),
+        return {"clip": clip_tensor(photo, spec.vision.size),
+                "sam": sam_tensor(photo, spec.sam.longest, spec.sam.canvas),
                 "masks": masks, "mask_valid": np.arange(spec.mask_slots) < len(chosen),
                 "ids": text.ids, "valid": text.valid, "loss_mask": text.loss_mask,
                 "size": np.array(size, np.int32)}

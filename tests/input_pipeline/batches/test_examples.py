@@ -16,11 +16,12 @@ from input_pipeline.batches.examples import (
     view_fields,
 )
 from input_pipeline.photos.regions import mask_to_png, unpack_masks
+from input_pipeline.photos.views import CanvasView, CropView
 from input_pipeline.records.record import SYNTHETIC, Record, Region
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
 
-SPEC = ExampleSpec(clip_size=28, sam_canvas=64, sam_longest=48, text_length=700, mask_slots=3,
+SPEC = ExampleSpec(vision=CropView(28), sam=CanvasView(64, 48), text_length=700, mask_slots=3,
                    mask_canvas=40, instruction=conversation.INSTRUCTION)
 LEFT, RIGHT = [1, 1, 8, 1, 8, 12, 1, 12], [12, 1, 20, 1, 20, 12, 12, 12]
 
@@ -53,7 +54,7 @@ def test_examples_have_the_fields_of_the_list(tokenizer, length):
 def test_a_blank_example_counts_for_no_loss(tokenizer):
     blank = blank_example(tokenizer, SPEC)
     assert blank["bad"] == 1 and blank["label"] == -1 and not blank["loss_mask"].any()
-    assert not blank["mask_valid"].any() and not blank["clip_image"].any()
+    assert not blank["mask_valid"].any() and not blank["vision_image"].any()
     assert blank["resized_size"].tolist() == [48, 48]
     assert blank["original_size"].tolist() == [40, 40] and blank["valid"].any()
 

@@ -1,5 +1,6 @@
 """Shortcuts of the input pipeline: the pixels and bits of the plain way; reduced decoding."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from experiments import base
 from input_pipeline.batches.examples import ExampleSpec, training_example
 from input_pipeline.photos import images, regions
+from input_pipeline.photos.views import CanvasView, CropView
 from input_pipeline.records.record import SYNTHETIC, Record, Region
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import train_tokenizer
@@ -151,14 +153,14 @@ def test_reduced_examples_differ_in_pixels_alone(tokenizer, orientation):
     height, width = (4000, 3000) if orientation in (6, 8) else (3000, 4000)
     polygon = [100.5, 200, width - 90, 300, width / 2, height - 50.5]  # as a viewer shows it
     record = record_of(jpeg(stored, orientation), polygon)
-    full = ExampleSpec(336, 1024, 1024, 961, 2, 1024, conversation.INSTRUCTION)
-    reduced = ExampleSpec(336, 1024, 1024, 961, 2, 1024, conversation.INSTRUCTION,
-                          reduced_decoding=True)
+    full = ExampleSpec(CropView(336), CanvasView(1024, 1024), 961, 2, 1024,
+                       conversation.INSTRUCTION)
+    reduced = dataclasses.replace(full, reduced_decoding=True)
     first, second = (training_example(tokenizer, spec, record) for spec in (full, reduced))
-    for name in first.keys() - {"clip_image", "sam_image"}:
+    for name in first.keys() - {"vision_image", "sam_image"}:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
     assert tuple(first["original_size"]) == (1024 * height // max(height, width),
                                              1024 * width // max(height, width))
-    for name in ("clip_image", "sam_image"):
+    for name in ("vision_image", "sam_image"):
         difference = np.abs(first[name].astype(int) - second[name])
         assert 0 < difference.mean() < 1.5 and difference.max() < 40, name

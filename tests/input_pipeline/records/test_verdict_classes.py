@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from input_pipeline.records import verdict_classes
 from input_pipeline.records.record import LABELS, UNKNOWN
 from input_pipeline.records.verdict_classes import ClassError, class_of
-from legion_jax.config import tiny
+from legion_jax.config import VerdictConfig
 
 KNOWN = [name for number, name in LABELS.items() if number != UNKNOWN]
 
@@ -68,7 +68,7 @@ def test_whether_a_name_means_real(name, real):
     (("real", "fake", "genuine"), "more than one class means real: 'real', 'fake', 'genuine'")])
 def test_a_model_with_unusable_names_is_refused(classes, message):
     with pytest.raises(ClassError, match=f"verdict_classes: .*{message}"):
-        tiny(verdict_classes=classes)
+        VerdictConfig(classes=classes)
 
 
 @pytest.mark.parametrize("classes, labels, words", [

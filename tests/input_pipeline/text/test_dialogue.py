@@ -53,7 +53,7 @@ def learned_of(dialogue, turns):
 def test_names():
     assert list(DIALOGUES) == ["legion", "llava15_chat", "raw", "sida"]
     assert dialogue_named("sida") is SIDA
-    with pytest.raises(UserError, match="dialogue 'Sida': not known, there are legion, llava15"):
+    with pytest.raises(UserError, match="dialogue: legion, llava15_chat, raw, sida, not 'Sida'"):
         dialogue_named("Sida")
 
 

@@ -7,15 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.photos import regions
+from legion_jax.config import SEG_TOKEN
 from legion_jax.models import mask_frame
-from legion_jax.models.legion import Legion, seg_slots
+from legion_jax.models.legion import Legion, token_slots
+from legion_jax.predict.decoding import Rules, Watched
 from legion_jax.predict.programs import Answering, Programs, inference_mesh
-from legion_jax.predict.scheduler import Job, Scheduler
+from legion_jax.predict.scheduler import Job, Judging, Scheduler
 from tools.verify_case.comparisons import Results, unpacked
 from tools.verify_case.legion.legion_case import LegionCase
 from tools.verify_case.legion.legion_forward import check_drawing
 
 PLACES = 2  # of the decoding batch, of which one is filled at a time
+JUDGING = Judging(source=None, real=None, masked=None, read_words=lambda tokens: None)
 REFILLED = "in a place that another photo left"
 
 
@@ -33,13 +36,12 @@ def answer(case: LegionCase, number: int, photos: Sequence[int], *, max_new: int
         The jobs, in the order of `photos`.
     """
     prompt = case.inputs[f"eval{number}_input_ids"]
-    programs = Programs(case.config, Answering(
-        prompt=tuple(prompt[0].tolist()), image_index=case.image_index(prompt), max_new=max_new,
-        slots=masks + 1,  # one more would be seen
-        seg_id=case.tokenizer.seg_id,
-        eos_id=case.tokenizer.eos_id if eos_id is None else eos_id),
+    watched = Watched(SEG_TOKEN, case.tokenizer.seg_id, masks + 1)  # one more would be seen
+    rules = Rules(max_new, case.tokenizer.eos_id if eos_id is None else eos_id, (watched,))
+    programs = Programs(
+        case.config, Answering(tuple(prompt[0].tolist()), case.image_index(prompt), rules),
         inference_mesh(case.config, jax.devices()[:1]), places=PLACES)
-    scheduler = Scheduler(programs, case.params, places=PLACES, group=1)
+    scheduler = Scheduler(programs, case.params, places=PLACES, group=1, judging=JUDGING)
     jobs = (_job(case, key, photo) for key, photo in enumerate(photos))
     done = {job.key: job for job in scheduler.run(jobs, explain="always")}
     return [done[key] for key in range(len(photos))]
@@ -63,7 +65,8 @@ def check_answers(case: LegionCase, results: Results) -> None:
     if empty := case.meta.get("eval_no_seg"):
         number = empty["image"]
         job, = answer(case, number, [number], max_new=empty["max_tokens_new"], masks=0)
-        results.equal("eval_no_seg masks_shape", (job.seg_count, *job.size), empty["masks_shape"])
+        results.equal("eval_no_seg masks_shape", (job.counts[SEG_TOKEN], *job.size),
+                      empty["masks_shape"])
 
 
 def _check_answer(case: LegionCase, results: Results, number: int, entry: dict) -> None:
@@ -78,11 +81,11 @@ def _check_answer(case: LegionCase, results: Results, number: int, entry: dict) 
     results.equal(f"{name}_output_ids", ids)
     text = case.tokenizer.decode(ids[0].tolist())
     results.equal(f"{name} decoded_raw", text, entry["decoded_raw"])
-    results.equal(f"{name} n_masks", job.seg_count, entry["n_masks"])
+    results.equal(f"{name} n_masks", job.counts[SEG_TOKEN], entry["n_masks"])
     _check_steps(case, results, number, ids)
-    if not job.seg_count:
+    if not job.counts[SEG_TOKEN]:
         return
-    states = job.seg_states[:job.seg_count]
+    states = job.states[SEG_TOKEN][:job.counts[SEG_TOKEN]]
     results.scaled(f"{name}_seg_hidden", states)
     prompts = case.compute(Legion.prompt, states[None])
     results.scaled(f"{name}_pred_emb", prompts[0])
@@ -99,7 +102,7 @@ def _check_steps(case, results, number, ids):
     reference, name = case.reference, f"eval{number}"
     fed = ids[:, :-1].astype(np.int32)  # the last token is never fed
     photos = case.photos([number], case.meta["infer_image_size"])
-    states, logits = case.compute(_read, fed, photos["clip_image"],
+    states, logits = case.compute(_read, fed, photos["vision_image"],
                                   image_index=case.image_index(ids),
                                   steps=len(case.meta["eval"][number]["new_ids"]))
     logits = np.asarray(logits)[:, :case.config.language.vocab]
@@ -115,8 +118,8 @@ def _check_steps(case, results, number, ids):
     ours = np.take_along_axis(logits, np.argsort(-logits, axis=1)[:, :top.shape[1]], axis=1)
     results.scaled(f"{name}_step_top5_ids", ours, reference[f"{name}_step_top5_logits"])
     slots = max(case.meta["eval"][number]["n_masks"], 1)
-    positions, has_seg, _ = seg_slots(jnp.asarray(ids), case.tokenizer.seg_id, slots,
-                                      case.config.clip.num_patches)
+    positions, has_seg, _ = token_slots(jnp.asarray(ids), case.tokenizer.seg_id, slots,
+                                        case.config.vision.num_patches)
     segs = np.asarray(positions)[np.asarray(has_seg)]
     results.equal(f"{name}_seg_positions", np.stack([np.zeros_like(segs), segs], axis=1))
 
@@ -144,8 +147,8 @@ def check_teacher_forced(case: LegionCase, results: Results) -> None:
 
 def _draw_from_text(model, ids, photos, *, image_index, canvas, slots, seg_id):
     """Masks of the [SEG]s of a text without padding in the frame, and whether there is each."""
-    positions, has_seg, _ = seg_slots(ids, seg_id, slots, model.config.clip.num_patches)
-    x = model.embed(ids, model.see(photos["clip_image"]), image_index)
+    positions, has_seg, _ = token_slots(ids, seg_id, slots, model.config.vision.num_patches)
+    x = model.embed(ids, model.see(photos["vision_image"]), image_index)
     states = model.read(x, jnp.ones(x.shape[:2], bool))
     states = jnp.take_along_axis(states, positions[..., None], axis=1)
     embedding = model.ground(photos["sam_image"], photos["resized_size"])

@@ -11,13 +11,14 @@ from flax import nnx
 from input_pipeline.photos import images, regions
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
+from legion_jax.config import SEG_TOKEN
 from legion_jax.convert import from_torch
 from legion_jax.convert.plan import Options
 from legion_jax.convert.table import clip_rules
 from legion_jax.convert.tensor_folder import TensorFolder
 from legion_jax.models import param_tree
 from legion_jax.models.clip import ClipTower
-from legion_jax.train import losses
+from legion_jax.train.losses import Reading
 from legion_jax.weights.checkpoint_error import read_json
 from tools.verify_case import slim
 from tools.verify_case.case import Case, CaseError, load_float32, need
@@ -45,19 +46,19 @@ class LegionCase(Case):
     def full_clip(self) -> tuple[nnx.GraphDef, dict]:
         """The CLIP tower with the blocks behind the selected one, as (graph, parameters)."""
         config = dataclasses.replace(
-            self.config, clip=dataclasses.replace(self.config.clip, select_layer=-1))
+            self.config, vision=dataclasses.replace(self.config.vision, select_layer=-1))
         folder = TensorFolder(self.folder / "clip")
         shapes = param_tree.abstract_params(config)
-        params = {rule.path.removeprefix("clip/"):
+        params = {rule.path.removeprefix("vision/"):
                   assemble(rule, folder.read, shapes[rule.path].shape).astype("float32")
                   for rule in clip_rules(config)}
-        tower = nnx.eval_shape(lambda: ClipTower(config.clip))
+        tower = nnx.eval_shape(lambda: ClipTower(config.vision))
         return nnx.split(tower)[0], param_tree.unflatten(params)
 
-    def loss_weights(self) -> losses.Terms:
+    def loss_weights(self) -> dict[str, float]:
         """Weights of the loss terms in the case's training."""
         weights = self.meta["loss_weights"]
-        return losses.Terms(ce=weights["ce"], bce=weights["bce"], dice=weights["dice"], verdict=0.0)
+        return {name: weights[name] for name in ("ce", "bce", "dice")} | {"verdict": 0.0}
 
     def image(self, number: int) -> np.ndarray:
         """A photo of the case, uint8[H, W, 3]."""
@@ -72,11 +73,11 @@ class LegionCase(Case):
 
     def photos(self, numbers: list[int], longest: int) -> dict[str, np.ndarray]:
         """Image fields of a batch, prepared by our own pipeline."""
-        fields = {"clip_image": [], "sam_image": [], "resized_size": [], "original_size": []}
+        fields = {"vision_image": [], "sam_image": [], "resized_size": [], "original_size": []}
         for number in numbers:
             photo = self.image(number)
             sam, resized = images.sam_image(photo, longest, self.config.sam.image_size)
-            fields["clip_image"].append(images.clip_image(photo, self.config.clip.image_size))
+            fields["vision_image"].append(images.clip_image(photo, self.config.vision.image_size))
             fields["sam_image"].append(sam)
             fields["resized_size"].append(np.array(resized, np.int32))
             fields["original_size"].append(np.array(photo.shape[:2], np.int32))
@@ -114,6 +115,10 @@ class LegionCase(Case):
         """The batch of all training samples."""
         rows = range(len(self.inputs["train_input_ids"]))
         return self.batch("train", list(rows), [self.gt_masks(i) for i in rows])
+
+    def reading(self, ids: np.ndarray) -> Reading:
+        """Where losses find what they look at in these rows of ids."""
+        return Reading(self.image_index(ids), {SEG_TOKEN: self.tokenizer.seg_id})
 
     def image_index(self, ids: np.ndarray) -> int:
         """Common index of the image placeholder in int[B, T]."""

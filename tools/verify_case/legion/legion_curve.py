@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import base
-from legion_jax.config import LoraConfig
+from legion_jax.config import SEG_TOKEN, LoraConfig
 from legion_jax.convert.table import lora_rules, rules
 from legion_jax.models import param_tree
 from legion_jax.train import optim
 from legion_jax.train.knobs import OptimizerSettings
+from legion_jax.train.losses import Objective
 from legion_jax.train.step import init_state, make_step
 from tools.verify_case.case import CaseError, Loaded
 from tools.verify_case.comparisons import Results
@@ -67,9 +68,8 @@ def run(case: LegionCase, config, first: dict, steps: int):
     batch["bad"] = np.zeros(len(batch["ids"]), np.int32)  # every record of a case is sound
     optimizer = optim.make(config)
     step = jax.jit(make_step(graph, optimizer, optim.schedule(config),
-                             weights=case.loss_weights(),
-                             image_index=case.image_index(batch["ids"]),
-                             seg_id=case.tokenizer.seg_id))
+                             objective=Objective(case.loss_weights(),
+                                                 case.reading(batch["ids"]))))
     state, rows = init_state(params, optimizer), []
     for number in range(steps):
         order = slice(None, None, -1 if number % 2 else 1)  # odd steps swap the samples
@@ -126,4 +126,4 @@ def check_trained_model(case: LegionCase, results: Results, meta: dict, after: d
     job, = answer(merged_case, entry["image"], [entry["image"]], max_new=entry["max_new_tokens"],
                   masks=entry["n_masks"])
     results.equal("curve eval new_ids", job.tokens, entry["new_ids"])
-    results.equal("curve eval n_masks", job.seg_count, entry["n_masks"])
+    results.equal("curve eval n_masks", job.counts[SEG_TOKEN], entry["n_masks"])

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from legion_jax.config import SEG_TOKEN
 from legion_jax.models import clip, mask_frame, param_tree, sam_encoder
-from legion_jax.models.layers import gelu, numerics
-from legion_jax.models.legion import Legion, seg_slots, splice_flags
+from legion_jax.models.layers import numerics
+from legion_jax.models.legion import Legion, Seen, splice_flags, token_slots
 from legion_jax.train import losses
 from tools.verify_case.comparisons import Results, unpacked
 from tools.verify_case.legion.legion_case import LegionCase
@@ -18,10 +19,10 @@ EMBEDDING_ROWS = (0, 13, 14, 41, 42, 63)  # window borders and the last row
 def check_sight(case: LegionCase, results: Results) -> None:
     """CLIP (all hidden states), projector, verdict head and its gradients."""
     photos = case.photos(case.seen_photos, case.meta["train_image_size"])
-    states = np.asarray(_clip_states(case, photos["clip_image"]))
+    states = np.asarray(_clip_states(case, photos["vision_image"]))
     results.scaled("clip_hidden_all_first8", states[:, :, :8])
     results.stats("clip_hidden_all_stats", states, axes=2)
-    seen, projected = case.compute(_see, photos["clip_image"])
+    seen, projected = case.compute(_see, photos["vision_image"])
     results.scaled("clip_hidden_m2", seen)
     results.scaled("projector_s16", projected[:, 3::16])
     results.stats("projector_stats", projected, axes=2)
@@ -32,7 +33,7 @@ def check_sight(case: LegionCase, results: Results) -> None:
 def _see(model, image):
     """What CLIP sees, and its patches as the language model reads them."""
     seen = model.see(image)
-    return seen, model.projector(seen[:, 1:], gelu)
+    return seen.rows, model.project(seen.patches)
 
 
 def _clip_states(case: LegionCase, image):
@@ -53,7 +54,7 @@ def _check_verdict(case, results, seen):
 
     def loss(head, rest, seen, labels):
         model = param_tree.merge(case.graph, param_tree.unflatten(rest | head))
-        logits = model.judge(seen)
+        logits = model.judge(Seen.from_rows(seen).summary)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), logits
 
     with numerics(case.config):
@@ -71,9 +72,9 @@ def check_reading(case: LegionCase, results: Results) -> None:
     """Spliced embeddings, every LLaMA hidden state, logits, and the [SEG] states."""
     batch = case.train_batch()
     index = case.image_index(batch["ids"])
-    num_patches = case.config.clip.num_patches
+    num_patches = case.config.vision.num_patches
     embeddings, last, states, valid, logits = case.compute(
-        _read, batch["ids"], batch["valid"], batch["clip_image"], image_index=index)
+        _read, batch["ids"], batch["valid"], batch["vision_image"], image_index=index)
     labels = np.where(batch["loss_mask"], batch["ids"], case.meta["ignore_index"])
     spliced = np.concatenate(
         [labels[:, :index], np.full((len(labels), num_patches), case.meta["ignore_index"]),
@@ -93,7 +94,7 @@ def check_reading(case: LegionCase, results: Results) -> None:
 
 def _read(model, ids, valid, image, *, image_index):
     """Spliced embeddings, last and all states, which of them are of no padding, and logits."""
-    valid = splice_flags(valid, image_index, model.config.clip.num_patches, True)
+    valid = splice_flags(valid, image_index, model.config.vision.num_patches, True)
     embeddings = model.embed(ids, model.see(image), image_index)
     last, states = model.read(embeddings, valid, capture=True)
     return embeddings, last, states, valid, model.language.logits(last)
@@ -119,8 +120,8 @@ def _check_logits(case, results, logits, valid):
 def _check_segs(case, results, batch, last):
     seg_id = case.tokenizer.seg_id
     slots = max(int((batch["ids"] == seg_id).sum(1).max()), 1)
-    positions, has_seg, count = (np.asarray(x) for x in seg_slots(
-        jnp.asarray(batch["ids"]), seg_id, slots, case.config.clip.num_patches))
+    positions, has_seg, count = (np.asarray(x) for x in token_slots(
+        jnp.asarray(batch["ids"]), seg_id, slots, case.config.vision.num_patches))
     rows, columns = np.nonzero(has_seg)
     segs = np.stack([rows, positions[rows, columns]], axis=1)
     flags = np.zeros(last.shape[:2], bool)
@@ -196,12 +197,15 @@ def _check_masks(case, results, name, ours):
 
 def loss_terms(case: LegionCase, batch: dict) -> np.ndarray:
     """[loss, ce, bce, dice, bce + dice] of a batch with the case's weights, in float64."""
-    terms = case.compute(_losses, batch, case.loss_weights(), seg_id=case.tokenizer.seg_id,
-                         image_index=case.image_index(batch["ids"]))
-    ce, bce, dice = (float(x) for x in (terms.ce, terms.bce, terms.dice))
+    # Arguments that tell compiled functions apart must be hashable.
+    terms = case.compute(_losses, batch, weights=tuple(case.loss_weights().items()),
+                         seg_id=case.tokenizer.seg_id, image_index=case.image_index(batch["ids"]))
+    ce, bce, dice = (float(terms[name]) for name in ("ce", "bce", "dice"))
     return np.array([ce + bce + dice, ce, bce, dice, bce + dice])
 
 
-def _losses(model, batch, weights, *, seg_id, image_index):
-    sums = losses.sums(model, batch, image_index=image_index, seg_id=seg_id)
-    return losses.weighted_means(sums, losses.counts(batch, seg_id), weights)
+def _losses(model, batch, *, weights, seg_id, image_index):
+    objective = losses.Objective(dict(weights),
+                                 losses.Reading(image_index, {SEG_TOKEN: seg_id}))
+    return losses.weighted_means(objective.sums(model, batch, None),
+                                 objective.counts(model.config, batch), objective.weights)

@@ -82,7 +82,7 @@ def check_pixels(case: LegionCase, results: Results) -> None:
     photos = case.photos(case.seen_photos, meta["train_image_size"])
     for i in case.seen_photos:
         results.equal(f"image_{i}_u8", case.image(i))
-    ours = np.asarray(clip.normalize(photos["clip_image"])).transpose(0, 3, 1, 2)
+    ours = np.asarray(clip.normalize(photos["vision_image"])).transpose(0, 3, 1, 2)
     results.within("clip_pixels", ours, tolerance=0)
     photos = case.photos(list(range(len(inputs["train_input_ids"]))), meta["train_image_size"])
     results.equal("train_resize_list", photos["resized_size"])
@@ -127,7 +127,7 @@ def _check_odd_size(case, results, i, entry):
     digests = (hashlib.sha256(data), hashlib.sha256(photo.tobytes()))
     results.equal(f"{name} file", entry["sha256_16"] in [d.hexdigest()[:16] for d in digests], True)
     ours = np.asarray(clip.normalize(
-        images.clip_image(photo, case.config.clip.image_size)[None]))[0].transpose(2, 0, 1)
+        images.clip_image(photo, case.config.vision.image_size)[None]))[0].transpose(2, 0, 1)
     results.within(f"{name}_clip_s7", ours[:, 3::7, 3::7], tolerance=0)
     results.within(f"{name}_clip_corner", ours[:, :10, :10], tolerance=0)
     results.stats(f"{name}_clip_stats", ours, axes=2, tolerance=1e-6)

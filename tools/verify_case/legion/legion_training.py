@@ -63,15 +63,15 @@ def gradients(case: LegionCase, trainable: tuple[str, ...], batch: dict) -> dict
     """Gradients of the total loss, under published names and in PyTorch layout."""
     _, params, frozen = param_tree.split_params(case.model, trainable)
     graph = param_tree.split_params(param_tree.abstract_model(case.config), trainable)[0]
-    weights, seg_id = case.loss_weights(), case.tokenizer.seg_id
-    index = case.image_index(batch["ids"])
+    objective = losses.Objective(case.loss_weights(), case.reading(batch["ids"]))
 
     def loss(params, frozen, batch):  # nothing is a constant that the compiler would fold
         model = param_tree.merge(graph, params, frozen)
         with numerics(case.config):
-            sums = losses.sums(model, batch, image_index=index, seg_id=seg_id)
-        terms = losses.weighted_means(sums, losses.counts(batch, seg_id), weights)
-        return terms.ce + terms.bce + terms.dice
+            sums = objective.sums(model, batch, None)
+        terms = losses.weighted_means(sums, objective.counts(case.config, batch),
+                                      objective.weights)
+        return sum(terms.values())
 
     grads = param_tree.flatten(jax.jit(jax.grad(loss))(params, frozen, batch))
     return to_torch_tensors({p: np.asarray(g) for p, g in grads.items()},

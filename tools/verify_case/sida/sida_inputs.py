@@ -10,7 +10,7 @@ from input_pipeline.photos import images
 from input_pipeline.text.conversation import Encoded, encode_prompt, encode_turns
 from input_pipeline.text.dialogue import SIDA
 from legion_jax.models import clip, sam_encoder
-from legion_jax.models.legion import seg_slots
+from legion_jax.models.legion import token_slots
 from tools.verify_case.comparisons import Results
 from tools.verify_case.sida.sida_case import GROUPS, KINDS, SAM_SIZE, SidaCase
 
@@ -94,7 +94,7 @@ def _check_places(case, results, batch, rows):
     for token in ("[CLS]", "[SEG]"):
         number = case.tokenizer.added[token]
         slots = max(int((ids == number).sum(1).max()), 1)
-        places, has, _ = (np.asarray(x) for x in seg_slots(ids, number, slots, case.patches))
+        places, has, _ = (np.asarray(x) for x in token_slots(ids, number, slots, case.patches))
         rows_of = np.nonzero(has)[0]
         results.equal(f"{batch}_{token[1:4].lower()}_positions",
                       np.stack([rows_of, places[has]], axis=1))
