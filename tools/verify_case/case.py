@@ -9,14 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 import jax
+import numpy as np
 from flax import nnx
 
 from input_pipeline.errors import UserError
+from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
 from legion_jax.models.legion import Legion
+from legion_jax.train.losses import Reading
 from legion_jax.weights.checkpoint import Checkpoint
 from tools.verify_case.comparisons import Results, Stored
 
@@ -92,6 +95,18 @@ class Case:
     def holding(self, loaded: Loaded) -> Self:
         """The case with another model."""
         return dataclasses.replace(self, load=lambda: loaded)
+
+    def image_index(self, ids: np.ndarray) -> int:
+        """Common index of the image placeholder in int[B, T]. Raises CaseError."""
+        indices = {conversation.image_index(row) for row in ids}
+        if len(indices) > 1:
+            raise CaseError(f"{self.folder}: rows hold the image at {sorted(indices)}; "
+                            f"a batch needs one place")
+        return indices.pop()
+
+    def reading(self, ids: np.ndarray) -> Reading:
+        """Where losses find what they look at in these rows of ids."""
+        return Reading(self.image_index(ids), self.tokenizer.ids_of(self.config.watched))
 
     def compute(self, function: Callable, *arguments, **static):
         """`function(model, *arguments, **static)`, compiled once for arguments of one shape."""

@@ -13,6 +13,7 @@ from input_pipeline.errors import UserError
 from legion_jax.display.console import DataConsole
 
 NOISE_FACTOR = 10  # times the reference's own rounding
+FEATURE = 1e-4  # of features, states and logits, of the largest one of an array
 
 
 class Stored:
@@ -100,7 +101,7 @@ def _scaled(got, want, *, spacing: float = 0.0, per: int = 1, where=True, roundi
 
 
 def _of_largest(got, want, *, tolerance: float, rounding: float = 0.0):
-    """Gradients: largest difference, relative to the largest entry of the reference."""
+    """Arrays: largest difference, relative to the largest entry of the reference."""
     scale = float(np.abs(want).max(initial=0)) or 1.0
     return _largest(got / scale, want / scale), max(tolerance, rounding / scale), "absolute"
 

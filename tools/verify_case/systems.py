@@ -3,7 +3,12 @@
 import pathlib
 
 from tools.verify_case.case import CaseError, System, need
-from tools.verify_case.fakevlm import fakevlm_case, fakevlm_inputs
+from tools.verify_case.fakevlm import (
+    fakevlm_answers,
+    fakevlm_case,
+    fakevlm_forward,
+    fakevlm_inputs,
+)
 from tools.verify_case.legion import legion_case
 from tools.verify_case.legion.legion_answers import check_answers, check_teacher_forced
 from tools.verify_case.legion.legion_curve import check_curve
@@ -20,7 +25,9 @@ FAKEVLM = System(
     name="FakeVLM", marker="train.json", open_case=fakevlm_case.open_case, curve=(),
     checks=(fakevlm_inputs.check_rows, fakevlm_inputs.check_full_vocabulary,
             fakevlm_inputs.check_prompts, fakevlm_inputs.check_verdicts,
-            fakevlm_inputs.check_pixels))
+            fakevlm_inputs.check_pixels, fakevlm_forward.check_sight,
+            fakevlm_forward.check_reading, fakevlm_answers.check_answers,
+            fakevlm_answers.check_forced_prefix))
 SIDA = System(
     name="SIDA", marker="stage2_end_rows.npz", open_case=sida_case.open_case, curve=(),
     checks=(sida_inputs.check_rows, sida_inputs.check_answers_text, sida_inputs.check_pixels))

@@ -3,10 +3,13 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from input_pipeline.photos import images
+from input_pipeline.records.record import UNKNOWN
+from input_pipeline.text.conversation import Encoded, encode_turns
 from input_pipeline.text.dialogue import LLAVA15_CHAT
 from input_pipeline.text.tokenizer import IMAGE_ID, IMAGE_TOKEN
 from legion_jax.convert import from_torch
@@ -34,6 +37,11 @@ class FakevlmCase(Case):
     image_size: int
     patches: int
 
+    @property
+    def verdict_ids(self) -> tuple[int, ...]:
+        """The tokens that " real" and " fake" begin with, of which evaluation takes the scores."""
+        return tuple(self.meta[f"{word}_ids"][0] for word in ("real", "fake"))
+
     def photo_path(self, number: int) -> pathlib.Path:
         """The file of the photo of a training record."""
         return self.folder / "images" / f"image_{number}.png"
@@ -42,6 +50,22 @@ class FakevlmCase(Case):
         """The photos of the training batch as CLIP sees them, uint8[B, size, size, 3]."""
         return np.stack([images.clip_image(images.read_image(self.photo_path(number)), size)
                          for number in range(len(self.records))])
+
+    def encoded(self, record: dict, learned: str = "answers") -> Encoded:
+        """A record as a row of training, the image being one id; `learned` as of `encode_turns`."""
+        dialogue = dataclasses.replace(LLAVA15_CHAT, system=record.get("system_prompt") or "")
+        return encode_turns(self.tokenizer, turns_of(record), dialogue=dialogue, learned=learned,
+                            length=self.options["model_max_length"], patches=self.patches)
+
+    def batch(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
+        """Training batch of records, by their numbers."""
+        rows, count = [self.encoded(self.records[number]) for number in numbers], len(numbers)
+        return {"vision_image": self.views(self.image_size)[list(numbers)],
+                "ids": np.stack([row.ids for row in rows]),
+                "valid": np.stack([row.valid for row in rows]),
+                "loss_mask": np.stack([row.loss_mask for row in rows]),
+                "label": np.full(count, UNKNOWN, np.int32),
+                "dropped": np.zeros(count, np.int32), "bad": np.zeros(count, np.int32)}
 
     def expanded(self, ids: np.ndarray, often: int | None = None) -> np.ndarray:
         """`ids` as published: the id of `<image>` once for each patch, or `often`."""

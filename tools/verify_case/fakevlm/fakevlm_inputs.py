@@ -7,7 +7,7 @@ import random
 import numpy as np
 
 from input_pipeline.photos import images
-from input_pipeline.text.conversation import encode_prompt, encode_turns
+from input_pipeline.text.conversation import encode_prompt
 from input_pipeline.text.dialogue import LLAVA15_CHAT, RAW
 from input_pipeline.text.fast_tokenizer import PAD_TOKEN, FastTokenizer
 from input_pipeline.text.tokenizer import IMAGE_ID, IMAGE_TOKEN, Tokenizer
@@ -32,12 +32,12 @@ FULL_VOCABULARY = pathlib.Path(__file__).parents[3] / "tests" / "golden"
 
 def check_rows(case: FakevlmCase, results: Results) -> None:
     """Texts, ids, labels and flags of the training batch and of every record alone."""
-    length, pad = case.options["model_max_length"], case.tokenizer.pad_id
+    pad = case.tokenizer.pad_id
     texts = ["".join(part.text for part in LLAVA15_CHAT.parts(turns_of(record)))
              for record in case.records]
     results.equal("train_text", texts, [f"{text}</s>" for text in case.meta["train_text"]])
     ids, labels = (np.stack(rows) for rows in zip(
-        *(_row(case, record, length) for record in case.records), strict=True))
+        *(_row(case, record) for record in case.records), strict=True))
     results.equal("train_input_ids", ids)
     results.equal("train_labels", labels)
     results.equal("train_attention_mask", ids != pad)
@@ -49,17 +49,15 @@ def check_rows(case: FakevlmCase, results: Results) -> None:
         if "error" in published:
             continue  # nothing was computed of it
         learned = "answers" if published["mask_question_tokens"] else "all"
-        ids, labels = _row(case, record, length, learned)
+        ids, labels = _row(case, record, learned)
         results.equal(f"extra_{name}_input_ids", ids[None])
         results.equal(f"extra_{name}_labels", labels[None])
         results.equal(f"extra {name} n_tokens", (ids != pad).sum(), published["n_tokens"])
 
 
-def _row(case, record, length, learned="answers"):
+def _row(case, record, learned="answers"):
     """The published ids and labels of a record, int[length] each."""
-    dialogue = dataclasses.replace(LLAVA15_CHAT, system=record.get("system_prompt") or "")
-    row = encode_turns(case.tokenizer, turns_of(record), length=length, dialogue=dialogue,
-                       patches=case.patches, learned=learned)
+    row = case.encoded(record, learned)
     ids = case.expanded(row.ids)
     learned = np.repeat(row.loss_mask, np.where(row.ids == IMAGE_ID, case.patches, 1))
     return ids, np.where(learned, ids, IGNORED)
@@ -69,9 +67,10 @@ def check_full_vocabulary(case: FakevlmCase, results: Results) -> None:
     """Rows and prompts by the vocabulary and the sizes of the published model."""
     if not FULL_VOCABULARY.is_dir():
         raise CaseError(f"{FULL_VOCABULARY}: not there; its LLaMA vocabulary is needed")
-    full = dataclasses.replace(case, patches=FULL_PATCHES, tokenizer=_full_tokenizer())
+    full = dataclasses.replace(case, patches=FULL_PATCHES, tokenizer=_full_tokenizer(),
+                               options=case.options | {"model_max_length": FULL_LENGTH})
     ids, labels = (np.stack(rows) for rows in zip(
-        *(_row(full, record, FULL_LENGTH) for record in case.records), strict=True))
+        *(_row(full, record) for record in case.records), strict=True))
     results.equal("full_vocab_train_input_ids", ids)
     results.equal("full_vocab_train_labels", labels)
     published = case.meta["full_vocab"]

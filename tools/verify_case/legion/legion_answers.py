@@ -11,15 +11,13 @@ from legion_jax.config import SEG_TOKEN
 from legion_jax.models import mask_frame
 from legion_jax.models.legion import Legion, token_slots
 from legion_jax.predict.decoding import Rules, Watched
-from legion_jax.predict.programs import Answering, Programs, inference_mesh
-from legion_jax.predict.scheduler import Job, Judging, Scheduler
+from legion_jax.predict.scheduler import Job, Judging
+from tools.verify_case.answering import REFILLED, answers, says_nothing
 from tools.verify_case.comparisons import Results, unpacked
 from tools.verify_case.legion.legion_case import LegionCase
 from tools.verify_case.legion.legion_forward import check_drawing
 
-PLACES = 2  # of the decoding batch, of which one is filled at a time
-JUDGING = Judging(source=None, real=None, masked=None, read_words=lambda tokens: None)
-REFILLED = "in a place that another photo left"
+JUDGING = Judging(source=None, real=None, masked=None, read_words=says_nothing)
 
 
 def answer(case: LegionCase, number: int, photos: Sequence[int], *, max_new: int, masks: int,
@@ -27,24 +25,18 @@ def answer(case: LegionCase, number: int, photos: Sequence[int], *, max_new: int
     """Greedy answers to the case's inference prompt `number`, by the scheduler of prediction.
 
     Args:
-        photos: numbers of the photos that are asked about. Two are answered at a time; others
-            come into places, and columns of the cache, that were used before.
+        photos: numbers of the photos that are asked about, as of `answers`.
         max_new: tokens of an answer; masks: of an answer, as many as are expected.
         eos_id: the end token, by default the tokenizer's own.
 
     Returns:
         The jobs, in the order of `photos`.
     """
-    prompt = case.inputs[f"eval{number}_input_ids"]
+    prompt = case.inputs[f"eval{number}_input_ids"][0]
     watched = Watched(SEG_TOKEN, case.tokenizer.seg_id, masks + 1)  # one more would be seen
     rules = Rules(max_new, case.tokenizer.eos_id if eos_id is None else eos_id, (watched,))
-    programs = Programs(
-        case.config, Answering(tuple(prompt[0].tolist()), case.image_index(prompt), rules),
-        inference_mesh(case.config, jax.devices()[:1]), places=PLACES)
-    scheduler = Scheduler(programs, case.params, places=PLACES, group=1, judging=JUDGING)
-    jobs = (_job(case, key, photo) for key, photo in enumerate(photos))
-    done = {job.key: job for job in scheduler.run(jobs, explain="always")}
-    return [done[key] for key in range(len(photos))]
+    return answers(case, prompt, photos, rules=rules, judging=JUDGING,
+                   job_of=lambda key, photo: _job(case, key, photo))
 
 
 def _job(case: LegionCase, key: int, number: int) -> Job:

@@ -6,24 +6,15 @@ import pathlib
 import tempfile
 
 import numpy as np
-from flax import nnx
 
 from input_pipeline.photos import images, regions
-from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.config import SEG_TOKEN
 from legion_jax.convert import from_torch
 from legion_jax.convert.plan import Options
-from legion_jax.convert.table import clip_rules
-from legion_jax.convert.tensor_folder import TensorFolder
-from legion_jax.models import param_tree
-from legion_jax.models.clip import ClipTower
-from legion_jax.train.losses import Reading
 from legion_jax.weights.checkpoint_error import read_json
 from tools.verify_case import slim
-from tools.verify_case.case import Case, CaseError, load_float32, need
+from tools.verify_case.case import Case, load_float32, need
 from tools.verify_case.comparisons import Stored, unpacked
-from tools.verify_case.whole import assemble
 
 NEEDED = ("meta.json", "inputs.npz", "outputs.npz", "checkpoint", "clip")
 
@@ -42,18 +33,6 @@ class LegionCase(Case):
     def seen_photos(self) -> list[int]:
         """Numbers of the photos whose way through CLIP is recorded."""
         return list(range(len(self.reference["projector_stats"])))
-
-    def full_clip(self) -> tuple[nnx.GraphDef, dict]:
-        """The CLIP tower with the blocks behind the selected one, as (graph, parameters)."""
-        config = dataclasses.replace(
-            self.config, vision=dataclasses.replace(self.config.vision, select_layer=-1))
-        folder = TensorFolder(self.folder / "clip")
-        shapes = param_tree.abstract_params(config)
-        params = {rule.path.removeprefix("vision/"):
-                  assemble(rule, folder.read, shapes[rule.path].shape).astype("float32")
-                  for rule in clip_rules(config)}
-        tower = nnx.eval_shape(lambda: ClipTower(config.vision))
-        return nnx.split(tower)[0], param_tree.unflatten(params)
 
     def loss_weights(self) -> dict[str, float]:
         """Weights of the loss terms in the case's training."""
@@ -115,18 +94,6 @@ class LegionCase(Case):
         """The batch of all training samples."""
         rows = range(len(self.inputs["train_input_ids"]))
         return self.batch("train", list(rows), [self.gt_masks(i) for i in rows])
-
-    def reading(self, ids: np.ndarray) -> Reading:
-        """Where losses find what they look at in these rows of ids."""
-        return Reading(self.image_index(ids), {SEG_TOKEN: self.tokenizer.seg_id})
-
-    def image_index(self, ids: np.ndarray) -> int:
-        """Common index of the image placeholder in int[B, T]."""
-        indices = {conversation.image_index(row) for row in ids}
-        if len(indices) > 1:
-            raise CaseError(f"{self.folder}: rows hold the image at {sorted(indices)}; "
-                            f"a batch needs one place")
-        return indices.pop()
 
 
 def open_case(root: pathlib.Path) -> LegionCase:

@@ -6,12 +6,14 @@ import numpy as np
 import optax
 
 from legion_jax.config import SEG_TOKEN
-from legion_jax.models import clip, mask_frame, param_tree, sam_encoder
+from legion_jax.convert.tensor_folder import TensorFolder
+from legion_jax.models import mask_frame, param_tree, sam_encoder
 from legion_jax.models.layers import numerics
 from legion_jax.models.legion import Legion, Seen, splice_flags, token_slots
 from legion_jax.train import losses
 from tools.verify_case.comparisons import Results, unpacked
 from tools.verify_case.legion.legion_case import LegionCase
+from tools.verify_case.tower import tower_states
 
 EMBEDDING_ROWS = (0, 13, 14, 41, 42, 63)  # window borders and the last row
 
@@ -19,7 +21,8 @@ EMBEDDING_ROWS = (0, 13, 14, 41, 42, 63)  # window borders and the last row
 def check_sight(case: LegionCase, results: Results) -> None:
     """CLIP (all hidden states), projector, verdict head and its gradients."""
     photos = case.photos(case.seen_photos, case.meta["train_image_size"])
-    states = np.asarray(_clip_states(case, photos["vision_image"]))
+    states = tower_states(case.config, TensorFolder(case.folder / "clip").read,
+                          photos["vision_image"])
     results.scaled("clip_hidden_all_first8", states[:, :, :8])
     results.stats("clip_hidden_all_stats", states, axes=2)
     seen, projected = case.compute(_see, photos["vision_image"])
@@ -34,18 +37,6 @@ def _see(model, image):
     """What CLIP sees, and its patches as the language model reads them."""
     seen = model.see(image)
     return seen.rows, model.project(seen.patches)
-
-
-def _clip_states(case: LegionCase, image):
-    """Hidden states of the whole tower, the blocks LEGION never runs included."""
-    tower, tensors = case.full_clip()
-
-    @jax.jit
-    def states(tensors, image):
-        return param_tree.merge(tower, tensors)(clip.normalize(image), capture=True)[1]
-
-    with numerics(case.config):
-        return states(tensors, image)
 
 
 def _check_verdict(case, results, seen):
