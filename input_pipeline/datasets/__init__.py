@@ -1,5 +1,7 @@
 """The data sets of the field, by name."""
 
+from input_pipeline.datasets.ddvqa import DdVqa
+from input_pipeline.datasets.dmimage import DmImage
 from input_pipeline.datasets.fakeclue import FakeClue
 from input_pipeline.datasets.folder_binary import ForenSynths, ProGan, UniversalFakeDetect
 from input_pipeline.datasets.jsonl import Jsonl
@@ -12,8 +14,8 @@ from input_pipeline.records.dataset import DataSet
 from input_pipeline.records.record import DataError
 
 ALL: dict[str, type[DataSet]] = {kind.name: kind for kind in (
-    SynthScars, RichHF, Loki, Pal4Vst, FakeClue, ProGan, ForenSynths, UniversalFakeDetect, SidSet,
-    Jsonl)}
+    SynthScars, RichHF, Loki, Pal4Vst, FakeClue, DdVqa, ProGan, ForenSynths, UniversalFakeDetect,
+    DmImage, SidSet, Jsonl)}
 
 
 def open_dataset(name: str, source: str) -> DataSet:

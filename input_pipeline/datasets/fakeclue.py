@@ -6,17 +6,16 @@ An annotation file is a list of {image, label: 0 fake or 1 real, cate, width, he
 [{from: human, value: <image>QUESTION}, {from: gpt, value: EXPLANATION}]}. Image names have the
 split in front or not, files in the archives have it once, twice or not.
 
-Frames of FaceForensics++ lie in folders named for their video, `071`, or for the video changed and
-the one the face is from, `071_054`. Videos that share a face so, however indirectly and in whatever
-split, are one group. Any other image is a group with its equals.
+Frames of FaceForensics++ are one group with those of all videos that share a face with theirs
+(`face_videos`), in whatever split. Any other image is a group with its equals.
 """
 
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable
 
 from input_pipeline.datasets.checks import home, note_size, say_left_out, shown_size
+from input_pipeline.datasets.face_videos import faces, videos_of
 from input_pipeline.records.dataset import DataSet, Item, Notes, image_hash, unlike_names
 from input_pipeline.records.record import (
     REAL,
@@ -32,7 +31,6 @@ SPLITS = ("train", "test")
 LABELS = {0: SYNTHETIC, 1: REAL}
 FACES = ("ff++", "faceforensics++")
 NAMES = re.compile(r"(^|/)(ff\+\+|chameleon|genimage|doc|satellite)/", re.I)
-VIDEO = re.compile(r"(\d+)(?:_(\d+))?(?:__.*)?")
 GENERATORS = ("adm", "biggan", "glide", "midjourney", "sdv4", "sdv5", "vqdm", "wukong")
 
 
@@ -71,7 +69,7 @@ class FakeClue(DataSet):
             raise DataError(f"{self.source}: found no data_json/train.json or data_json/test.json")
         if self.config == "dedup" and len(records) < 2:
             raise DataError(f"{self.source}: dedup needs both data_json/train.json and test.json")
-        groups = _video_groups(name for split in names.values() for name in split)
+        groups = faces(_videos(name) for split in names.values() for name in split)
         of_train = {groups[v[0]] for name in names.get("train", []) if (v := _videos(name))}
         self._train = [name for name in names.get("train", []) if name and not _videos(name)]
         return {split: _items(split, records[split], names[split], groups, of_train)
@@ -164,24 +162,8 @@ def _videos(name: str) -> list[str]:
     top, *folders = name.split("/")[:-1] or [""]
     if top.lower() not in FACES:
         return []
-    matches = [match for match in map(VIDEO.fullmatch, folders) if match]
-    return [number for number in matches[-1].groups() if number] if matches else []
-
-
-def _video_groups(names: Iterable[str]) -> dict[str, str]:
-    """{video: the first, by name, of all videos it is connected to}."""
-    above: dict[str, str] = {}
-
-    def first(video: str) -> str:
-        while above.setdefault(video, video) != video:
-            video = above[video]
-        return video
-
-    for videos in map(_videos, names):
-        for video in videos:
-            low, high = sorted((first(videos[0]), first(video)))
-            above[high] = low
-    return {video: first(video) for video in above}
+    named = [videos for videos in map(videos_of, folders) if videos]
+    return named[-1] if named else []
 
 
 def _generator(name: str) -> str:
@@ -189,7 +171,7 @@ def _generator(name: str) -> str:
     top, *folders, file = name.split("/") if "/" in name else ("", name)
     top = top.lower()
     if top in FACES:
-        methods = [part for part in folders if part != "fake" and not VIDEO.fullmatch(part)]
+        methods = [part for part in folders if part != "fake" and not videos_of(part)]
         return methods[0] if methods else ""
     if top == "genimage":
         words = re.split(r"[^a-z0-9]+", file.lower())

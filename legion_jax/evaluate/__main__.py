@@ -15,7 +15,8 @@ from legion_jax.evaluate import settings, text_scores
 from legion_jax.evaluate.intervals import RESAMPLES
 from legion_jax.evaluate.run import Scoring, Task, check_classes, facts_of, open_data, run
 from legion_jax.evaluate.terminal import show
-from legion_jax.predict.predictor import Predictor
+from legion_jax.predict.detector import open_detector
+from legion_jax.predict.prediction import Question, define_dialogue_flag
 from legion_jax.weights.checkpoint import Checkpoint, define_step_flag
 
 
@@ -49,7 +50,9 @@ def _define_flags() -> None:
     flags.DEFINE_integer("resamples", RESAMPLES, "Bootstrap resamples for the intervals; "
                          "0: none.", lower_bound=0)
     flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the resamples.")
-    flags.DEFINE_string("compat", "", "legion: the conventions of LEGION's evaluation.")
+    flags.DEFINE_string("compat", "", "legion, fakevlm: the conventions of that system's own "
+                        "evaluation; empty: the project's.")
+    define_dialogue_flag()
     flags.DEFINE_bool("int8", False, "Hold the language model's kernels in int8.")
     flags.mark_flags_as_required(["checkpoint", "data_dir", "output"])
 
@@ -64,11 +67,13 @@ def evaluate(asked: flags.FlagValues) -> None:
     checkpoint = Checkpoint.open_together(asked.checkpoint, asked.step)
     data = open_data(asked.data_dir, asked.split)
     check_classes(checkpoint, data)
-    facts = facts_of(checkpoint, data, int8=asked.int8)
+    question = Question.of(checkpoint.meta, asked.dialogue)
+    facts = facts_of(checkpoint, data, question=question, int8=asked.int8)
     output = paths.folder(asked.output, "--output")
     files.make_folder(output)
-    task = Task(data.source, facts, lambda: Predictor.from_checkpoint(
-        checkpoint, batch_size=asked.batch_size, int8=asked.int8), data.unlike_published)
+    task = Task(data.source, facts, lambda: open_detector(
+        checkpoint, batch_size=asked.batch_size, question=question, int8=asked.int8),
+        data.unlike_published)
     scoring = Scoring(counting, encode, asked.css_model, asked.resamples, asked.bootstrap_seed)
     result = run(task, output, scoring, folder=asked.checkpoint, damage=damage)
     if result is not None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from input_pipeline.photos import images, perturbations, regions
 from input_pipeline.records.record import DataError, Record, RecordError
-from legion_jax.evaluate import mask_scores, region_scores, text_scores
+from legion_jax.evaluate import mask_scores, region_scores, text_scores, word_verdicts
 from legion_jax.evaluate.settings import Settings
 from legion_jax.predict.prediction import Prediction
 
@@ -39,8 +39,13 @@ def truth_of(record: Record, size: tuple[int, int], *,
         raise DataError(f"record {record.id}: {error}") from error
 
 
-def finish(known: dict, prediction: Prediction, *, settings: Settings) -> dict:
-    """The row of a photo from its first half and what was predicted."""
+def finish(known: dict, prediction: Prediction, *, settings: Settings, question: str = "") -> dict:
+    """The row of a photo from its first half and what was predicted.
+
+    `question`: as it was asked, of which a published rule for verdicts makes use.
+    """
+    judged = word_verdicts.judge(prediction, settings.verdict_rule, photo=known["id"],
+                                 question=question)
     named = [{"phrase": region.phrase, "span": [region.start, region.end],
               "detail": region.detail,
               "rle": None if region.mask is None else regions.mask_to_rle(region.mask),
@@ -49,9 +54,10 @@ def finish(known: dict, prediction: Prediction, *, settings: Settings) -> dict:
     masks = [region["rle"] for region in named if region["rle"] is not None]
     mask = prediction.mask
     row = known | {
-        "failed": None, "verdict": prediction.verdict, "probability": prediction.probability,
-        "fake_probability": prediction.fake_probability, "words": prediction.words,
-        "words_agree": prediction.words_agree, "finished": prediction.finished,
+        "failed": None, "verdict": judged.verdict, "probability": judged.probability,
+        "fake_probability": prediction.fake_probability, "verdict_by": judged.by,
+        "drawn": judged.drawn, "words": prediction.words,
+        "words_agree": judged.words_agree, "finished": prediction.finished,
         "explanation": prediction.explanation, "answer": prediction.answer,
         "regions": named, "num_masks": len(masks), "mask_area": float(mask.mean()),
         **_pixel_scores(mask, known["truth_rle"], settings)}
@@ -63,7 +69,8 @@ def fail(known: dict, reason: str, *, settings: Settings) -> dict:
     """The row of a photo that could not be read: no answer, an empty mask, every score 0."""
     row = known | {
         "failed": reason, "verdict": None, "probability": None, "fake_probability": None,
-        "words": None, "words_agree": None, "finished": False, "explanation": "", "answer": "",
+        "verdict_by": None, "drawn": False, "words": None, "words_agree": None, "finished": False,
+        "explanation": "", "answer": "",
         "regions": [], "num_masks": 0, "mask_area": 0.0, "ious": [],
         **_pixel_scores(np.zeros(known["size"], bool), known["truth_rle"], settings)}
     zeros = {name: 0.0 for name in mask_scores.NAMES if row[name] is not None}
@@ -77,6 +84,7 @@ def predicted(predictor, source: "Source", numbers: Iterable[int], *,
     Yields (number, row), each once, in the order in which they are finished.
     """
     known, unreadable = {}, []
+    question = predictor.question.instruction if settings.verdict_rule else ""
 
     def photos():
         for number in numbers:
@@ -90,7 +98,7 @@ def predicted(predictor, source: "Source", numbers: Iterable[int], *,
     for number, prediction in predictor.stream(photos(), explain="always"):
         while unreadable:
             yield unreadable.pop()
-        yield number, finish(known.pop(number), prediction, settings=settings)
+        yield number, finish(known.pop(number), prediction, settings=settings, question=question)
     yield from unreadable
 
 

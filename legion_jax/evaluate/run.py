@@ -17,7 +17,7 @@ from tqdm import tqdm
 from input_pipeline import files
 from input_pipeline.records import manifest, prepared, verdict_classes
 from input_pipeline.records.record import DataError
-from legion_jax.evaluate import chunks, text_scores
+from legion_jax.evaluate import chunks, text_scores, word_verdicts
 from legion_jax.evaluate.intervals import RESAMPLES, bootstrap_intervals
 from legion_jax.evaluate.photo_rows import Source, predicted
 from legion_jax.evaluate.report import write_report
@@ -25,7 +25,8 @@ from legion_jax.evaluate.report.photos import RecordPhotos
 from legion_jax.evaluate.settings import DEFAULT, FORMAT, Settings, conventions
 from legion_jax.evaluate.summary import summary
 from legion_jax.predict import calibration
-from legion_jax.predict.predictor import Predictor
+from legion_jax.predict.detector import Detector
+from legion_jax.predict.prediction import Question
 from legion_jax.weights.checkpoint import Checkpoint
 
 
@@ -74,7 +75,7 @@ def check_classes(checkpoint: Checkpoint, data: Data) -> None:
         f"{checkpoint.folder}, for photos labelled {labels} in {data.name}, split {data.split}")
 
 
-def evaluate(predictor: Predictor, records: Sequence, *,
+def evaluate(predictor: Detector, records: Sequence, *,
              encode: Callable[[list[str]], np.ndarray] | None = None) -> tuple[dict, list[dict]]:
     """Predict every record of one split once, in memory, by the usual settings.
 
@@ -105,11 +106,11 @@ class Task:
 
     source: Source
     facts: dict
-    load: Callable[[], Predictor]
+    load: Callable[[], Detector]
     unlike_published: str | None = None
 
     @functools.cached_property
-    def predictor(self) -> Predictor:
+    def predictor(self) -> Detector:
         """The predictor, loaded when it is first asked for."""
         return self.load()
 
@@ -131,10 +132,15 @@ class Task:
         return list(store.rows()) if jax.process_index() == 0 else None
 
 
-def facts_of(checkpoint: Checkpoint, data: Data, *, int8: bool = False) -> dict:
-    """What rows depend on beside the settings: parameters, question, calibration, records."""
+def facts_of(checkpoint: Checkpoint, data: Data, *, question: Question | None = None,
+             int8: bool = False) -> dict:
+    """What rows depend on beside the settings: parameters, question, calibration, records.
+
+    `question`: the checkpoint's own by default.
+    """
     return {"format": FORMAT, "checkpoint": checkpoint.fingerprint, "step": checkpoint.step,
-            "temperature": calibration.load(checkpoint), "question": checkpoint.meta.question,
+            "temperature": calibration.load(checkpoint),
+            "question": dataclasses.asdict(question or Question.of(checkpoint.meta)),
             "data": data.name, "content": data.content, "split": data.split,
             "records": len(data.source), "int8": int8}
 
@@ -159,7 +165,8 @@ class Scoring:
                     "css_model": self.css_model or None, "resamples": self.resamples,
                     "bootstrap_seed": self.seed},
                 "conventions": conventions(self.settings, css_model=self.css_model,
-                                           resamples=self.resamples),
+                                           resamples=self.resamples,
+                                           verdict_by=word_verdicts.source_of(rows)),
                 **summary(rows, rule=rule),
                 "intervals": bootstrap_intervals(rows, resamples=self.resamples, seed=self.seed,
                                                  rule=rule)}

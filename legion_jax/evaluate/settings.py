@@ -1,15 +1,16 @@
 """What an evaluation was done with, and the sentence that says what each of its numbers means."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
 from input_pipeline.errors import UserError
 from input_pipeline.photos import perturbations, regions
 from legion_jax.evaluate import mask_scores, minilm_files, verdict_scores
+from legion_jax.evaluate.word_verdicts import FAKEVLM, WORDS
 
 FORMAT = 1  # of rows.jsonl; changes when its numbers would
-COMPAT = ("", "legion")
 # What the published evaluation scripts pass to their helpers. The noise was meant for pixels of 0
 # to 255 but is added to pixels of 0 to 1.
 LEGION_LEVELS = {"noise": (25.5,), "blur": (5,), "jpeg": (50,)}
@@ -24,47 +25,59 @@ class Settings:
         pixel_rule: how empty masks score, one of `mask_scores.RULES`.
         perturbation, level: damage done to photos, '' for none (names and levels as in
             `input_pipeline.photos.perturbations`).
+        verdict_rule: how a verdict is read from words, FAKEVLM for the published rule; None: the
+            verdict is the system's own, that of its head or our reading of its words.
     """
 
     rasteriser: str = "coco"
     pixel_rule: str = "exact"
     perturbation: str = ""
     level: float = 0.0
+    verdict_rule: str | None = None
 
     def __post_init__(self):
-        for name, known in (("rasteriser", regions.RASTERISERS), ("pixel_rule", mask_scores.RULES)):
+        for name, known in (("rasteriser", regions.RASTERISERS), ("pixel_rule", mask_scores.RULES),
+                            ("verdict_rule", (FAKEVLM, None))):
             if getattr(self, name) not in known:
-                raise UserError(f"{name}: one of {', '.join(known)}, "
+                raise UserError(f"{name}: one of {', '.join(map(str, known))}, "
                                 f"not {getattr(self, name)!r}")
 
 
 DEFAULT = Settings()
+LEGION = "legion"
+# Each published evaluation, and which of its numbers are ours.
+COMPAT = {
+    LEGION: (Settings(rasteriser="fillpoly", pixel_rule="legion"),
+             "its localisation is localisation.mean, its accuracy "
+             "detection.mean_accuracy_of_splits"),
+    FAKEVLM: (Settings(verdict_rule=FAKEVLM), "its accuracies are in published_accuracy")}
 
 
 def compatible(name: str) -> Settings:
     """The settings of a published evaluation, '' for the usual ones. Raises UserError."""
-    if name not in COMPAT:
-        raise UserError(f"--compat: one of {', '.join(filter(None, COMPAT))}, not {name!r}")
-    return Settings(rasteriser="fillpoly", pixel_rule="legion") if name else Settings()
+    if name and name not in COMPAT:
+        raise UserError(f"--compat: one of {', '.join(COMPAT)}, not {name!r}")
+    return COMPAT[name][0] if name else DEFAULT
 
 
 def explain(name: str) -> str:
     """Which switches `--compat` sets, and to what."""
-    changed = {field: value for field, value in dataclasses.asdict(compatible(name)).items()
+    settings, numbers = COMPAT[name]
+    changed = {field: value for field, value in dataclasses.asdict(settings).items()
                if value != getattr(DEFAULT, field)}
-    levels = {kind: levels[0] for kind, levels in LEGION_LEVELS.items()}
+    levels = {kind: levels[0] for kind, levels in LEGION_LEVELS.items() if name == LEGION}
     switches = ", ".join(f"{switch} {value}" for switch, value in (changed | levels).items())
-    return (f"--compat={name} sets {switches}; its localisation is localisation.mean, its accuracy "
-            "detection.mean_accuracy_of_splits")
+    return f"--compat={name} sets {switches}; {numbers}"
 
 
 def parse_robustness(text: str, *, compat: str = "") -> list[tuple[str, float]]:
     """[(perturbation, level)] of a flag: `all`, or names, each with all its levels or one.
 
     "jpeg,blur=5" is every quality of the grid and one kernel; `compat` takes the levels from the
-    published scripts instead. Raises UserError naming what is no perturbation or no level of one.
+    published scripts instead, where these do damage. Raises UserError naming what is no
+    perturbation or no level of one.
     """
-    grid = LEGION_LEVELS if compat else perturbations.GRID
+    grid = LEGION_LEVELS if compat == LEGION else perturbations.GRID
     chosen: list[tuple[str, float]] = []
     for part in filter(None, (list(grid) if text == "all" else text.split(","))):
         name, _, asked = part.strip().partition("=")
@@ -82,6 +95,15 @@ def parse_robustness(text: str, *, compat: str = "") -> list[tuple[str, float]]:
             perturbations.perturb(np.zeros((8, 8, 3), np.uint8), name, level, record_id="")
         chosen += [(name, float(level)) for level in levels]
     return list(dict.fromkeys(chosen))
+
+
+def dialogue_of(settings: Mapping) -> str | None:
+    """The dialogue in which a model was asked, of what an evaluation was made with: noted beside
+    the question or as a part of it; None where it is not.
+    """
+    question = settings.get("question")
+    inside = question.get("dialogue") if isinstance(question, Mapping) else None
+    return settings.get("dialogue") or inside
 
 
 TRUTH = {
@@ -131,10 +153,33 @@ FIXED = {
                   "of libjpeg with 4:2:0, resize factor and back, web: 1280 pixels, JPEG twice."}
 
 
-def conventions(settings: Settings, *, css_model: str = "", resamples: int = 0) -> dict[str, str]:
-    """For each block of metrics.json, how its numbers come about."""
+# How verdicts are read from words; evaluations by the first rule compare with those of heads.
+BY_WORDS = {
+    WORDS: {"detection.words": (
+        "This system has no verdict head. Its verdict is what the first word for real or fake in "
+        "its answer says, as in the block words; an answer without one counts as a wrong verdict "
+        "and is in num_unparsed. The probability is of the words for fake and real where the "
+        "answer begins; AUC, AP, Brier score and NLL are over all photos that have one, ECE over "
+        "those with a verdict.")},
+    FAKEVLM: {
+        "detection.fakevlm": (
+            "Verdicts by the published rule of FakeVLM: of the text behind the last question mark "
+            "the letters \"real\" anywhere in the first sentence say real, else \"fake\" fake, "
+            "else those of the second sentence; where neither says anything the verdict is drawn, "
+            "here by a generator seeded by the photo's id, and is in num_drawn. The block words "
+            "holds our reading."),
+        "published_accuracy": (
+            "The accuracies that FakeVLM's evaluation prints: those of categories rounded to 4 "
+            "places, the one of all photos not rounded, 0 of a class without photos.")}}
+
+
+def conventions(settings: Settings, *, css_model: str = "", resamples: int = 0,
+                verdict_by: str | None = None) -> dict[str, str]:
+    """For each block of metrics.json, how its numbers come about; `verdict_by` is the judge, as of
+    `word_verdicts`.
+    """
     encoder = minilm_files.MODEL if css_model == minilm_files.NAME else css_model
-    return FIXED | {
+    return FIXED | BY_WORDS.get(verdict_by, {}) | {
         "localisation": f"Union of all predicted masks (logit > 0, whatever the verdict) against "
                         f"the union of all marked regions, at the photo's own size; "
                         f"{TRUTH[settings.rasteriser]}. mIoU is the mean of foreground and "

@@ -7,14 +7,17 @@ import numpy as np
 from input_pipeline.records import verdict_classes
 from input_pipeline.text.words import words
 from legion_jax.evaluate import (
+    fakevlm_accuracy,
     mask_scores,
     region_scores,
     verdict_scores,
     weighted,
+    word_verdicts,
 )
 
 LISTED_FAILURES = 100
-_WHOLE_ONLY = ("by_split", "by_category", "by_generator", "reliability")  # not of a category
+# Not of a category.
+_WHOLE_ONLY = ("by_split", "by_category", "by_generator", "reliability", "verdict_by")
 
 
 def summary(rows: Sequence[dict], *, rule: str = "exact") -> dict:
@@ -24,9 +27,13 @@ def summary(rows: Sequence[dict], *, rule: str = "exact") -> dict:
         num_photos; num_failed, failures: photos that could not be read and why; num_unfinished:
         answers cut at the length limit; num_no_mask: photos with artifacts whose answer draws
         none; localisation, text, words; detection and groups where verdicts and labels are known;
-        matching where single regions are marked; categories where there are any. A block is {}
-        where there is nothing to score, a number None where there is no photo to take it over.
+        matching where single regions are marked; categories where there are any;
+        published_accuracy where verdicts were read by FakeVLM's rule. A block is {} where there is
+        nothing to score, a number None where there is no photo to take it over.
     """
+    published = {"published_accuracy": fakevlm_accuracy.published_accuracy(
+        fakevlm_accuracy.counts_of(rows))} if word_verdicts.source_of(
+            rows) == word_verdicts.FAKEVLM else {}
     failed = [row for row in rows if row["failed"]]
     numbers = weighted.values(blocks(rows, rule=rule), len(rows))
     return {
@@ -40,7 +47,7 @@ def summary(rows: Sequence[dict], *, rule: str = "exact") -> dict:
         "matching": numbers["matching"], "text": numbers["text"],
         "detection": numbers["detection"],
         "groups": verdict_scores.groups(numbers["detection"]) if numbers["detection"] else {},
-        "words": numbers["words"]}
+        "words": numbers["words"], **published}
 
 
 def blocks(rows: Sequence[dict], *, rule: str) -> dict[str, dict]:

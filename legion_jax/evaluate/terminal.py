@@ -4,6 +4,8 @@ from rich.table import Table
 
 from legion_jax.display.console import DataConsole
 from legion_jax.display.numbers import score
+from legion_jax.evaluate import word_verdicts
+from legion_jax.evaluate.settings import dialogue_of
 
 
 def show(result: dict) -> None:
@@ -20,6 +22,7 @@ def show(result: dict) -> None:
                       f"{score(detected['balanced_accuracy'])}, AUC {score(detected['auc'])}, "
                       f"macro F1 {score(detected['macro_f1'])}, calibration error "
                       f"{score(detected['ece'])}, {detected['num']} photos")
+        _say_how_judged(console, detected)
     for name, column in result["groups"].items():
         left_out = f", without {', '.join(column['missing'])}" if column["missing"] else ""
         console.print(f"  {name}: accuracy {100 * column['accuracy']:.2f}{left_out}")
@@ -27,15 +30,28 @@ def show(result: dict) -> None:
     css = "" if text["css"] is None else (
         f", CSS {text['css']:.3f} by {result['settings']['css_model']}")
     wordless = f" ({text['num_wordless']} without a word)" if text["num_wordless"] else ""
-    console.print(f"explanation{wordless}: ROUGE-L {score(text['rouge_l'])}{css}; words agree with "
-                  f"the verdict in {score(result['words']['agreement'])}")
+    agree = "" if detected.get("verdict_by") == word_verdicts.WORDS else (
+        f"; words agree with the verdict in {score(result['words']['agreement'])}")
+    console.print(f"explanation{wordless}: ROUGE-L {score(text['rouge_l'])}{css}{agree}")
     console.print(f"{result['num_unfinished']} answers cut at the length limit, "
                   f"{result['num_no_mask']} photos with artifacts without a mask, "
                   f"{result['num_failed']} photos not readable")
+    if dialogue := dialogue_of(result["settings"]):
+        console.print(f"asked in the dialogue {dialogue}", markup=False)
     for failure in result["failures"]:
         console.print(f"  {failure['id']}: {failure['reason']}", markup=False)
     if result.get("robustness"):
         console.print(_robustness(result["robustness"]))
+
+
+def _say_how_judged(console: DataConsole, detected: dict) -> None:
+    """One line where it is not a head that judges."""
+    if (rule := detected.get("verdict_by")) == word_verdicts.WORDS:
+        console.print(f"  judged by the words of the answer; {detected['num_unparsed']} answers "
+                      f"say neither real nor fake and count as wrong")
+    elif rule == word_verdicts.FAKEVLM:
+        console.print(f"  judged by FakeVLM's published rule (--compat=fakevlm); "
+                      f"{detected['num_drawn']} verdicts drawn by lot")
 
 
 def _localisation(averages: dict, intervals: dict) -> Table:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from input_pipeline.records import verdict_classes
-from legion_jax.evaluate import weighted
+from legion_jax.evaluate import weighted, word_verdicts
 
 BINS = 15  # of equal width over the probability of a verdict (Guo et al., 2017, section 2)
 SMALLEST = 1e-12  # a probability of 0 that was wrong would cost an infinite likelihood
@@ -31,15 +31,15 @@ SPELLINGS = {"seeingdark": "sitd"}
 
 
 def detection(fake_probability: np.ndarray, is_fake: np.ndarray, predicted_fake: np.ndarray, *,
-              answered: np.ndarray | None = None) -> dict:
+              answered: np.ndarray | None = None, scored: np.ndarray | None = None) -> dict:
     """Scores of the verdicts of a data set.
 
     Args:
         fake_probability: float[N], 0 to 1.
         is_fake: bool[N], the truth.
         predicted_fake: bool[N], the verdict given, whatever threshold made it.
-        answered: bool[N]; a photo without an answer counts as a wrong verdict and is left out of
-            what needs a probability. All, by default.
+        answered: bool[N]; without an answer a photo counts as a wrong verdict. All, by default.
+        scored: bool[N], photos that have a probability. Those answered, by default.
 
     Returns:
         A tree of `weighted` over N photos:
@@ -52,8 +52,8 @@ def detection(fake_probability: np.ndarray, is_fake: np.ndarray, predicted_fake:
             Both need real and fake photos.
         ece, brier, nll: `calibration_error` of the verdict given, mean squared error of the
             probability of fake, mean negative log likelihood in nats, where a probability of 0
-            counts as SMALLEST.
-        reliability: the bins of the diagram, `reliability_bins`.
+            counts as SMALLEST. The first is of photos that have verdict and probability.
+        reliability: the bins of the diagram of the same photos, `reliability_bins`.
         num, num_unanswered: photos; those without an answer.
 
     Raises:
@@ -65,7 +65,8 @@ def detection(fake_probability: np.ndarray, is_fake: np.ndarray, predicted_fake:
         raise ValueError("probabilities, truths and verdicts need one shape [N], got "
                          f"{score.shape}, {truth.shape} and {verdict.shape}")
     answered = np.ones(truth.shape, bool) if answered is None else np.asarray(answered, bool)
-    if (wrong := answered & ~((score >= 0) & (score <= 1))).any():
+    scored = answered if scored is None else np.asarray(scored, bool)
+    if (wrong := scored & ~((score >= 0) & (score <= 1))).any():
         photo = np.flatnonzero(wrong)[0]
         raise ValueError(f"probability of photo {photo} is {score[photo]}, not in 0 to 1")
     verdict = np.where(answered, verdict, ~truth)
@@ -76,8 +77,7 @@ def detection(fake_probability: np.ndarray, is_fake: np.ndarray, predicted_fake:
         "accuracy": weighted.mean(right), "accuracy_real": real, "accuracy_fake": fake,
         "balanced_accuracy": _half_and_half(real, fake),
         "f1": f1, "f1_real": f1_real, "macro_f1": _half_and_half(f1, f1_real),
-        **weighted.among(np.flatnonzero(answered), _of_probabilities(
-            score[answered], truth[answered], verdict[answered])),
+        **_of_probabilities(score, truth, verdict, answered=answered, scored=scored),
         "num": int(truth.size), "num_unanswered": int(np.count_nonzero(~answered)),
     }
 
@@ -132,31 +132,55 @@ def grouped(accuracies: Mapping[str, float]) -> dict[str, dict]:
 def block(rows: Sequence[dict]) -> dict:
     """`detection` of N rows, with accuracies per split, category and generator.
 
-    Rows count whose label is known and that have a verdict, or none for want of a readable photo.
+    Rows count whose label is known and that have a verdict, or none for want of a readable photo
+    or of a word for real or fake.
 
     Returns:
         A tree of `weighted` over the rows, {} without any verdict. `by_split` and `by_category`
         are {name: {"accuracy", "num"}} over real and fake photos; `by_generator` over the fakes it
         made, so its accuracy is a recall. `mean_accuracy_of_splits` and `_of_categories` are
-        unweighted means over these.
+        unweighted means over these. Where words are the verdict, `verdict_by` is the rule that
+        reads them, as of `word_verdicts`; num_unparsed, num_drawn: answers without a verdict by
+        it, which count as wrong and are not of num_unanswered; verdicts by lot.
     """
-    judged = np.array([row["label"] >= 0 and (row["fake_probability"] is not None
-                                              or bool(row["failed"])) for row in rows], bool)
-    numbers = np.flatnonzero(judged)
+    numbers = np.array([number for number, row in enumerate(rows) if _counts(row)], int)
     rows = [rows[number] for number in numbers]
-    answered = np.array([row["fake_probability"] is not None for row in rows], bool)
-    if not answered.any():
+    if all(row["failed"] for row in rows):
         return {}
+    answered = np.array([_has_verdict(row) for row in rows], bool)
+    scored = np.array([row["fake_probability"] is not None for row in rows], bool)
     score = np.array([row["fake_probability"] for row in rows], np.float64)  # None becomes NaN
     truth = np.array([row["label"] > 0 for row in rows], bool)
     verdict = np.array([not verdict_classes.means_real(row["verdict"]) for row in rows], bool)
-    tree = detection(score, truth, verdict, answered=answered)
+    tree = detection(score, truth, verdict, answered=answered, scored=scored)
     right = answered & (verdict == truth)
     for name, plural in (("split", "splits"), ("category", "categories")):
         tree[f"by_{name}"], tree[f"mean_accuracy_of_{plural}"] = _by_part(
             [row[name] for row in rows], right)
     tree["by_generator"], _ = _by_part([row["generator"] for row in rows], right)
-    return weighted.among(numbers, tree)
+    return weighted.among(numbers, tree | _of_words(rows))
+
+
+def _counts(row: dict) -> bool:
+    """Whether a row is a right or a wrong verdict."""
+    return row["label"] >= 0 and (row["fake_probability"] is not None or bool(row["failed"])
+                                  or word_verdicts.is_by_words(row))
+
+
+def _has_verdict(row: dict) -> bool:
+    if word_verdicts.is_by_words(row):
+        return row["verdict"] is not None
+    return row["fake_probability"] is not None
+
+
+def _of_words(rows: Sequence[dict]) -> dict:
+    """What `block` tells beside where a rule read the verdicts from words, else {}."""
+    read = [row for row in rows if word_verdicts.is_by_words(row)]
+    return {} if not read else {
+        "verdict_by": word_verdicts.source_of(read),
+        "num_unanswered": len(rows) - len(read),
+        "num_unparsed": sum(row["verdict"] is None for row in read),
+        "num_drawn": sum(bool(row["drawn"]) for row in read)}
 
 
 def groups(detected: Mapping) -> dict[str, dict]:
@@ -210,13 +234,20 @@ def _by_part(names: Sequence[str],
     return parts, mean_of_parts
 
 
-def _of_probabilities(score: np.ndarray, truth: np.ndarray, verdict: np.ndarray) -> dict:
+def _of_probabilities(score: np.ndarray, truth: np.ndarray, verdict: np.ndarray, *,
+                      answered: np.ndarray, scored: np.ndarray) -> dict:
     """The part of `detection` that needs a probability, over the photos that have one."""
-    confidence, right = np.where(verdict, score, 1 - score), verdict == truth
-    of_truth = np.where(truth, score, 1 - score)
-    return {**_ranking(score, truth), "ece": calibration_error(confidence, right),
-            "brier": weighted.mean((score - truth) ** 2),
-            "nll": weighted.mean(-np.log(np.maximum(of_truth, SMALLEST))),
+    sure = answered & scored
+    confidence = np.where(verdict, score, 1 - score)[sure]
+    right = (verdict == truth)[sure]
+    ranked, ranked_truth = score[scored], truth[scored]
+    of_truth = np.where(ranked_truth, ranked, 1 - ranked)
+    scored, sure = np.flatnonzero(scored), np.flatnonzero(sure)
+    return {**weighted.among(scored, _ranking(ranked, ranked_truth)),
+            "ece": weighted.among(sure, calibration_error(confidence, right)),
+            **weighted.among(scored, {
+                "brier": weighted.mean((ranked - ranked_truth) ** 2),
+                "nll": weighted.mean(-np.log(np.maximum(of_truth, SMALLEST)))}),
             "reliability": reliability_bins(confidence, right)}
 
 

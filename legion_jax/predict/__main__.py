@@ -27,10 +27,10 @@ from input_pipeline.errors import UserError
 from input_pipeline.photos import images
 from legion_jax import command, distributed
 from legion_jax.predict import photo_sources, result_files
+from legion_jax.predict.detector import open_detector
 from legion_jax.predict.job import BatchJob, Options
 from legion_jax.predict.job_lines import Share
-from legion_jax.predict.prediction import EXPLAIN
-from legion_jax.predict.predictor import Predictor
+from legion_jax.predict.prediction import EXPLAIN, Question, define_dialogue_flag
 from legion_jax.predict.queues import Limits
 from legion_jax.predict.sampling import Sampling
 from legion_jax.weights.checkpoint import Checkpoint, define_step_flag
@@ -87,6 +87,7 @@ def _define_flags() -> None:
 def _define_flags_of_answers() -> None:
     greedy = Sampling()
     flags.DEFINE_integer("batch_size", 8, "Answers written at the same time.", lower_bound=1)
+    define_dialogue_flag()
     flags.DEFINE_bool("int8", False, "Hold the language model in int8.")
     flags.DEFINE_float("temperature", greedy.temperature, "Of drawn answers; 0: the most probable "
                        "token.", lower_bound=0)
@@ -124,7 +125,8 @@ def _predict(given: flags.FlagValues) -> int:
                         given.force_seg)
     options = Options(
         explain=given.explain, write=tuple(given.write), sampling=sampling, int8=given.int8,
-        share=share, retry_failures=given.retry_failures, flush_seconds=given.flush_seconds,
+        dialogue=given.dialogue, share=share, retry_failures=given.retry_failures,
+        flush_seconds=given.flush_seconds,
         limits=Limits(file_bytes=given.max_file_mb << 20, queue_bytes=given.queue_mb << 20,
                       threads=given.threads))
     # Before minutes are spent on loading.
@@ -135,8 +137,9 @@ def _predict(given: flags.FlagValues) -> int:
               f"--write= leaves only the lines", file=sys.stderr)
     speed = "nothing was left to do"
     if len(job.left):
-        predictor = Predictor.from_checkpoint(checkpoint, batch_size=given.batch_size,
-                                              sampling=sampling, int8=given.int8)
+        predictor = open_detector(checkpoint, batch_size=given.batch_size, sampling=sampling,
+                                  question=Question.of(checkpoint.meta, given.dialogue),
+                                  int8=given.int8)
         speed = job.run(predictor)
     done, failed = job.finish()
     print(f"{given.output}: {done:,} photos, {failed:,} left out; {speed}", flush=True)

@@ -25,9 +25,9 @@ from input_pipeline.errors import UserError
 from input_pipeline.paths import is_uri
 from legion_jax.display import numbers
 from legion_jax.predict import calibration, job_lines, photo_sources, result_files, result_names
+from legion_jax.predict.detector import Detector
 from legion_jax.predict.job_lines import Parts, Share
-from legion_jax.predict.prediction import Prediction
-from legion_jax.predict.predictor import Predictor
+from legion_jax.predict.prediction import Prediction, Question
 from legion_jax.predict.queues import Limits, ReadAhead, WriteBehind
 from legion_jax.predict.sampling import Sampling
 from legion_jax.weights.checkpoint import Checkpoint
@@ -48,7 +48,8 @@ class Options:
 
     Attributes:
         explain: of `prediction.EXPLAIN`; write: files per photo, of `result_files.KINDS`.
-        sampling, int8: how the predictor was made, for the record.
+        sampling, dialogue, int8: how the predictor was made, for the record; `dialogue` is of
+            `Question.of`.
         share: the photos of this host.
         retry_failures: try photos again that earlier runs left out.
         flush_seconds: at most this long, about, is lost when the process is killed.
@@ -58,6 +59,7 @@ class Options:
     explain: str = "fakes"
     write: tuple[str, ...] = result_files.KINDS
     sampling: Sampling = Sampling()
+    dialogue: str = ""
     int8: bool = False
     share: Share = Share()
     retry_failures: bool = False
@@ -90,7 +92,7 @@ class BatchJob:
         self.left = mine[(state[mine] == 0) | again]
         self._total, self._failed = len(mine), int(np.count_nonzero(failed & ~again))
 
-    def run(self, predictor: Predictor) -> str:
+    def run(self, predictor: Detector) -> str:
         """Do what is left; returns a sentence on how fast that was.
 
         The first SIGTERM or SIGINT stops the job after the photos that are in flight, with exit
@@ -98,7 +100,7 @@ class BatchJob:
         """
         options = self._options
         limits = dataclasses.replace(
-            options.limits, sam_longest=predictor.spec.sam_longest,
+            options.limits, sam_longest=predictor.longest,
             photos=max(options.limits.photos, 4 * predictor.batch_size))
         share, done = options.share, self._total - len(self.left)
         with (_alone(self.output, share),
@@ -125,7 +127,7 @@ class BatchJob:
             raise SystemExit(128 + signals[0])
         return progress.summary()
 
-    def _predict(self, predictor: Predictor, ahead: ReadAhead, writers: WriteBehind,
+    def _predict(self, predictor: Detector, ahead: ReadAhead, writers: WriteBehind,
                  write: Callable[..., None]) -> None:
         waiting, needs_pixels = {}, "overlay" in self._options.write
 
@@ -156,7 +158,8 @@ def _description(source: photo_sources.Source, opened: Checkpoint, options: Opti
         | {"calibration": calibration.load(opened)},
         "source": source.identity(),
         "settings": {"explain": options.explain, "write": sorted(options.write),
-                     "int8": options.int8} | dataclasses.asdict(options.sampling)}
+                     "int8": options.int8} | dataclasses.asdict(options.sampling),
+        "question": dataclasses.asdict(Question.of(opened.meta, options.dialogue))}
 
 
 def _claim(output: epath.Path, description: dict) -> None:

@@ -3,12 +3,13 @@
 import dataclasses
 
 import numpy as np
+from absl import flags
 
 from input_pipeline.errors import UserError
 from input_pipeline.photos.regions import union_of
 from input_pipeline.records import verdict_classes
 from input_pipeline.text import conversation, verdict_words
-from input_pipeline.text.dialogue import LEGION, dialogue_named
+from input_pipeline.text.dialogue import DIALOGUES, LEGION, dialogue_named
 from legion_jax.weights.legion_json import Meta
 
 # Which photos get their explanation and masks: those not judged real, all, none.
@@ -35,11 +36,15 @@ class Question:
     dialogue: str = LEGION.name
 
     @classmethod
-    def of(cls, meta: Meta) -> "Question":
-        """What a checkpoint was trained to be asked, by its legion.json."""
+    def of(cls, meta: Meta, dialogue: str = "") -> "Question":
+        """What a checkpoint was trained to be asked, by its legion.json.
+
+        `dialogue`: the name of another one to ask it in, as a flag of `define_dialogue_flag`.
+        """
         usual = {"dialogue": meta.dialogue,
                  "instruction": dialogue_named(meta.dialogue).instruction}
-        return cls(**usual | meta.question)
+        other = {"dialogue": dialogue_named(dialogue, "--dialogue").name} if dialogue else {}
+        return cls(**usual | meta.question | other)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +85,8 @@ class Prediction:
         size: (height, width) of the photo.
         withheld: explanation and masks are left out, because the verdict means real or because
             none were asked for.
+        by_words: the system has no head, so that its verdict is `words`; it may have a
+            fake_probability, of the words for real and fake, and then a probability.
     """
 
     verdict: str | None
@@ -92,12 +99,14 @@ class Prediction:
     size: tuple[int, int]
     regions: list[Region]
     withheld: bool = False
+    by_words: bool = False
 
     @property
     def words_agree(self) -> bool | None:
-        """Whether the language model's words say what the verdict says; None where either is None.
+        """Whether the language model's words say what the verdict says; None where either is None,
+        and where they are the verdict.
         """
-        if self.verdict is None or self.words is None:
+        if self.verdict is None or self.words is None or self.by_words:
             return None
         return (self.words == verdict_words.REAL) == verdict_classes.means_real(self.verdict)
 
@@ -106,6 +115,19 @@ class Prediction:
         """Union of all masks, bool[H, W]."""
         return union_of((region.mask for region in self.regions if region.mask is not None),
                         self.size)
+
+
+def probability_of(verdict: str | None, fake_probability: float | None) -> float | None:
+    """Of a verdict, real or not, by the probability of fake; None where either is None."""
+    if verdict is None or fake_probability is None:
+        return None
+    return 1 - fake_probability if verdict_classes.means_real(verdict) else fake_probability
+
+
+def define_dialogue_flag() -> None:
+    """The flag of commands that ask a model: --dialogue."""
+    flags.DEFINE_string("dialogue", "", f"What is written around the question, one of "
+                        f"{', '.join(DIALOGUES)}; by default what the model was trained with.")
 
 
 def check_explain(explain: str) -> None:

@@ -203,7 +203,7 @@ def test_the_command_reads_the_checkpoints_legion_json_once(folder, data, tmp_pa
     evaluate_command.evaluate(types.SimpleNamespace(
         checkpoint=str(folder), step="newest", data_dir=str(data / "data"), split="test",
         output=str(tmp_path),
-        compat="", robustness="", css_model="", batch_size=2, int8=False, resamples=0,
+        compat="", robustness="", css_model="", batch_size=2, dialogue="", int8=False, resamples=0,
         bootstrap_seed=0))
     assert parsed == [str(folder / "legion.json")]
     assert loaded[0] is loaded[1] and loaded[0].batch_size == 2
@@ -229,7 +229,8 @@ def test_a_head_without_a_class_of_real_photos_is_refused_at_once(config, data, 
         evaluate_command.evaluate(types.SimpleNamespace(
             checkpoint=str(tmp_path), step="newest", data_dir=str(data / "data"), split="all",
             compat="",
-            output=str(tmp_path / "out"), robustness="", css_model="", int8=False))
+            output=str(tmp_path / "out"), robustness="", css_model="",
+            dialogue="", int8=False))
     assert not (tmp_path / "out").exists()
 
 

@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+import fake_ddvqa
+import fake_dmimage
 import fake_fakeclue
 import fake_folders
 import fake_loki
@@ -53,7 +55,8 @@ def make_source(kind, root):
         fake_synthscars.write_split(root, "train", fake_synthscars.GOOD + fake_synthscars.DEFECTS,
                                     images=fake_synthscars.IMAGES)
     else:
-        make = {"fakeclue": fake_fakeclue.make_fake, "loki": fake_loki.make_fake,
+        make = {"ddvqa": fake_ddvqa.make_fake, "dmimage": fake_dmimage.make_fake,
+                "fakeclue": fake_fakeclue.make_fake, "loki": fake_loki.make_fake,
                 "pal4vst": fake_pal4vst.make_fake, "richhf": fake_richhf.make_fake,
                 "sid_set": fake_sid_set.make_folders}[kind]
         root.mkdir()

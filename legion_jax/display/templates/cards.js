@@ -174,8 +174,9 @@ function badges(item) {
       const kind = answer.right === null ? "" : answer.right ? "good" : "bad";
       const sign = {good: "✓ ", bad: "✗ "}[kind] || "";
       const sure = answer.probability === null ? "" : ` ${share(answer.probability)}`;
-      add(kind, `${who}${sign}says ${answer.verdict}${sure}`);
-    }
+      const lot = answer.drawn ? ", drawn" : "";
+      add(kind, `${who}${sign}says ${answer.verdict}${sure}${lot}`);
+    } else if (answer.unparsed) add("bad", `${who}✗ says neither real nor fake`);
     if (answer.words_agree === false) add("bad", `${who}✗ words say ${answer.words}`);
     if (answer.failed) add("bad", `${who}not readable`);
     else if (!answer.finished) add("bad", `${who}answer cut off`);

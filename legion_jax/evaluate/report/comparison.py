@@ -18,7 +18,10 @@ MAX_PHOTOS = 60
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 # What has to be the same, or numbers mean different things. The path of each in metrics.json.
 SAME = (("data",), ("settings", "content"), ("settings", "rasteriser"), ("settings", "pixel_rule"),
-        ("text", "css_model"))
+        ("settings", "verdict_rule"), ("text", "css_model"))
+# Conventions that may differ: how sure numbers are, other numbers, and how a system that is judged
+# by its words is, as one may be compared with another that has a head.
+APART = ("intervals", "robustness", "detection.words")
 LESS_IS_BETTER = ("false_area", "ece", "brier", "nll")
 HEADLINES = ("localisation.mean.f1", "localisation.mean.miou", "detection.accuracy",
              "text.rouge_l", "text.css")  # of each category
@@ -91,7 +94,7 @@ def check_same(a: Evaluation, b: Evaluation) -> None:
     """Raises UserError, naming both values, where numbers of two evaluations differ in meaning."""
     blocks = [("conventions", name) for name in dict.fromkeys(
         [*a.block("conventions"), *b.block("conventions")])
-        if name not in ("intervals", "robustness")]  # how sure numbers are, and other numbers
+        if name not in APART]
     for path in (*SAME, *blocks):
         ours, theirs = a.value(*path), b.value(*path)
         if ours != theirs:

@@ -131,7 +131,8 @@ def silent(run: Evaluation) -> list[str]:
                        "model answers without masks.")
     if run.number("detection", "accuracy") is None:
         reasons.append("Verdicts are not scored: no photo has both a known label and a verdict; "
-                       "a model without a verdict head gives none.")
+                       "a model without a verdict head that is not judged by its words gives "
+                       "none.")
     if run.number("text", "rouge_l") is None:
         reasons.append("Explanations are not scored: the data set has no reference texts.")
     elif run.number("text", "css") is None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from legion_jax.display import numbers
 from legion_jax.evaluate.report.folder import Evaluation, value_at
+from legion_jax.evaluate.settings import dialogue_of
+from legion_jax.evaluate.word_verdicts import FAKEVLM, WORDS
 
 # Name and meaning of each measure. How a run counts it stands in its own `conventions`.
 MEASURES = {
@@ -29,6 +31,9 @@ MEASURES = {
     "brier": ("Brier score", "Mean squared distance of the fake probability from 0 or 1, whichever "
               "is true. Less is better."),
     "nll": ("NLL", "Mean negative log likelihood of the truth, in nats. Less is better."),
+    "num_unparsed": ("answers without a verdict", "Their words say neither real nor fake; each "
+                     "counts as a wrong verdict."),
+    "num_drawn": ("verdicts drawn", "By lot, where the words say neither real nor fake."),
     "ap50": ("AP50", "Average precision of single masks at IoU 0.5."),
     "map": ("mAP", "Mean average precision of single masks over IoU 0.5, 0.55 ... 0.95."),
     "rouge_l": ("ROUGE-L", "F-measure of the longest common subsequence of words of explanation "
@@ -42,6 +47,8 @@ FALSE_AREAS = {
     "false_area_on_real_shown": "real photos whose verdict does not withhold it"}
 DETECTION = ("accuracy", "accuracy_real", "accuracy_fake", "balanced_accuracy", "f1", "f1_real",
              "macro_f1", "auc", "average_precision", "ece")
+OF_CATEGORY = ("accuracy", "accuracy_real", "accuracy_fake", "f1", "f1_real", "macro_f1", "auc")
+JUDGES = {WORDS: "the words of the answer", FAKEVLM: "FakeVLM's published rule"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +153,8 @@ def categories(run: Evaluation) -> Table | None:
     """What is to be seen -> masks and verdicts; None without categories."""
     names = run.block("categories")
     measures = [(("localisation", "mean"), "f1"), (("localisation", "mean"), "miou"),
-                (("localisation", "mean_with_artifacts"), "f1"), (("detection",), "accuracy"),
-                (("detection",), "auc")]
+                (("localisation", "mean_with_artifacts"), "f1"),
+                *((("detection",), key) for key in OF_CATEGORY)]
     used = [(path, key) for path, key in measures
             if any(run.number("categories", name, *path, key) is not None for name in names)]
     if not used:
@@ -180,18 +187,55 @@ def accuracies(run: Evaluation, title: str, *path: str) -> Table | None:
     return Table(title, columns, rows, note=f"{'; '.join(left_out)}." if left_out else "")
 
 
+def published_accuracy(run: Evaluation) -> Table | None:
+    """The accuracies as FakeVLM's evaluation prints them; None where they were not asked for."""
+    block = ("published_accuracy",)
+    if not (names := run.block(*block, "category_acc")):
+        return None
+    rows = []
+    for name in names:
+        of_category = (*block, "category_acc", name)
+        num = run.number(*of_category, "total_samples")
+        rows.append((Term(name or "not told"), [
+            Cell("–" if num is None else f"{num:,.0f}"),
+            *(_printed(run.number(*of_category, f"{kind}_accuracy"))
+              for kind in ("real", "fake", "total"))]))
+    whole = (*block, "global_stats")
+    num = sum(run.number(*whole, key) or 0 for key in ("total_right", "total_wrong"))
+    rows.append((Term("all"), [Cell(f"{num:,.0f}"), DASH, DASH,
+                               _printed(run.number(*whole, "global_accuracy"))]))
+    why = convention(run, *block)
+    return Table("As FakeVLM's evaluation prints it", [
+        Term("photos"), *(Term(name, why) for name in (
+            "accuracy on real", "accuracy on fake", "accuracy"))], rows, strong=("all",))
+
+
+def _printed(value: float | None) -> Cell:
+    return DASH if value is None else Cell(str(value))
+
+
 def slices(run: Evaluation) -> list[Table]:
     """The scores of parts of the data set, as far as it has parts."""
     parts = {"By generator, its fakes": ("detection", "by_generator"),
              "By split": ("detection", "by_split"), "By group of test sets": ("groups",)}
-    candidates = [categories(run),
+    candidates = [categories(run), published_accuracy(run),
                   *(accuracies(run, title, *path) for title, path in parts.items())]
     return [table for table in candidates if table]
 
 
 def settings(run: Evaluation) -> list[tuple[str, str]]:
-    """(name, value) of what the run was asked to do, for the reader."""
-    return [(name.replace("_", " "), _words(value)) for name, value in run.block("settings").items()
+    """(name, value) of what the run was asked to do, for the reader.
+
+    First, where they are known: the dialogue in which the model was spoken to, on its own even if
+    it is noted as a part of the question, and who judges where it is not a head.
+    """
+    known = dict(run.block("settings"))
+    first = {"dialogue": dialogue_of(known),
+             "verdict by": JUDGES.get(run.value("detection", "verdict_by"))}
+    known.pop("dialogue", None)
+    if question := run.block("settings", "question"):
+        known["question"] = {name: part for name, part in question.items() if name != "dialogue"}
+    return [(name.replace("_", " "), _words(value)) for name, value in (first | known).items()
             if value not in (None, "", {}, [])]
 
 
