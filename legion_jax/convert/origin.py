@@ -129,30 +129,33 @@ class Values:
                 for key, number in ((f"{root}weight", 1), (f"{root}bias", 0)) if key not in tower}
 
     def _table(self, table: list[Rule], merge: bool) -> dict[str, Tensor]:
-        tensors = {}
+        parts: dict[str, list[tuple[Rule, tuple[int, ...]]]] = {}
         for rule in table:
-            if rule.path not in self._reader.entries:
-                continue  # a tower this checkpoint was converted without
-            entry = self._reader.entries[rule.path]
+            if rule.path in self._reader.entries:  # else of a tower it was converted without
+                for index, key in np.ndenumerate(rule.keys):
+                    parts.setdefault(key, []).append((rule, index))
+        tensors = {}
+        for key, (first, *others) in parts.items():
+            rule, entry = first[0], self._reader.entries[first[0].path]
             shape = rule.layout.torch_shape(tuple(entry.shape[rule.keys.ndim:]))
-            for index, key in np.ndenumerate(rule.keys):
-                dtype = self._dtypes.get(key, str(entry.dtype))
-                read = self._read(rule, index, dtype, merge)
-                tensors[key] = Tensor(shape, dtype, read, len(tensors))
+            dtype = self._dtypes.get(key, str(entry.dtype))
+            tensors[key] = Tensor(shape, dtype, self._read([first, *others], dtype, merge),
+                                  len(tensors))
         return tensors
 
-    def _read(self, rule: Rule, index: tuple[int, ...], dtype: str,
+    def _read(self, parts: list[tuple[Rule, tuple[int, ...]]], dtype: str,
               merge: bool) -> Callable[[], np.ndarray]:
-        module = rule.path.rpartition("/")[0]
-        adapted = (merge and rule.path.endswith("/kernel")
-                   and f"{module}/lora_a" in self._reader.entries)
-
-        def read():
-            value = self._reader.read(rule.path, index)
-            if adapted:
+        def read_part(rule: Rule, index: tuple[int, ...]) -> np.ndarray:
+            module, value = rule.path.rpartition("/")[0], self._reader.read(rule.path, index)
+            if merge and rule.path.endswith("/kernel") and (
+                    f"{module}/lora_a" in self._reader.entries):
                 a, b = (self._reader.read(f"{module}/lora_{f}", index) for f in "ab")
                 value = with_lora(value, a, b, self.config.lora)
             return streaming.cast(rule.layout.to_torch(value), dtype)
+
+        def read() -> np.ndarray:
+            arrays = [read_part(rule, index) for rule, index in parts]
+            return np.concatenate(arrays) if arrays[1:] else arrays[0]
         return read
 
     def _carried(self) -> dict[str, Tensor]:

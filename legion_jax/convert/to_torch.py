@@ -67,10 +67,9 @@ def export(folder: str, output: str, *, layout: str = "legion", file_format: str
 
 def _tokenizer(opened: Checkpoint) -> Tokenizer:
     """The checkpoint's tokenizer. Raises TokenizerError, or CheckpointError naming both sizes."""
-    vocab = opened.meta.config.language.vocab
-    if opened.tokenizer.vocab_size != vocab:
-        raise CheckpointError(f"{opened.folder}/tokenizer: {opened.tokenizer.vocab_size} tokens, "
-                              f"the model has {vocab}")
+    vocab, tokens = opened.meta.config.language.vocab, opened.tokenizer.vocab_size
+    if tokens > vocab or (tokens < vocab and opened.tokenizer.rules == "slow"):
+        raise CheckpointError(f"{opened.folder}/tokenizer: {tokens} tokens, the model has {vocab}")
     return opened.tokenizer
 
 
