@@ -41,6 +41,13 @@ class Loaded:
     graph: nnx.GraphDef
     params: dict
 
+    @classmethod
+    def of(cls, config: LegionConfig, flat: dict) -> "Loaded":
+        """A model of parameters {path: array}."""
+        graph = param_tree.split_params(param_tree.abstract_model(config),
+                                        param_tree.EVERYTHING)[0]
+        return cls(config, graph, param_tree.unflatten(flat))
+
 
 @dataclasses.dataclass(kw_only=True)
 class Case:
@@ -161,9 +168,7 @@ def load_converted(convert: Callable[[str], LegionConfig]) -> Loaded:
 def load_float32(folder: str, config: LegionConfig) -> Loaded:
     """A converted checkpoint with all numbers in float32. Raises CheckpointError."""
     config = dataclasses.replace(config, dtype="float32", position_dtype="float32")
-    graph, params, _ = param_tree.split_params(param_tree.abstract_model(config),
-                                               param_tree.EVERYTHING)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = {p: jax.ShapeDtypeStruct(a.shape, "float32", sharding=device)
-              for p, a in param_tree.flatten(params).items()}
-    return Loaded(config, graph, param_tree.unflatten(Checkpoint.open(folder).load(wanted)))
+              for p, a in param_tree.abstract_params(config).items()}
+    return Loaded.of(config, Checkpoint.open(folder).load(wanted))

@@ -15,7 +15,7 @@ from tools.verify_case.legion.legion_curve import check_curve
 from tools.verify_case.legion.legion_forward import check_reading, check_sight
 from tools.verify_case.legion.legion_inputs import check_pixels, check_text
 from tools.verify_case.legion.legion_training import check_gradients, check_losses
-from tools.verify_case.sida import sida_case, sida_inputs
+from tools.verify_case.sida import sida_case, sida_forward, sida_inputs
 
 LEGION = System(
     name="LEGION", marker="inputs.npz", open_case=legion_case.open_case, curve=(check_curve,),
@@ -30,7 +30,8 @@ FAKEVLM = System(
             fakevlm_answers.check_forced_prefix))
 SIDA = System(
     name="SIDA", marker="stage2_end_rows.npz", open_case=sida_case.open_case, curve=(),
-    checks=(sida_inputs.check_rows, sida_inputs.check_answers_text, sida_inputs.check_pixels))
+    checks=(sida_inputs.check_rows, sida_inputs.check_answers_text, sida_inputs.check_pixels,
+            sida_forward.check_sight, sida_forward.check_reading))
 SYSTEMS = (LEGION, FAKEVLM, SIDA)
 
 

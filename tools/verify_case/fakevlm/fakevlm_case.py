@@ -18,7 +18,6 @@ from tools.verify_case.comparisons import Stored
 
 NEEDED = ("meta.json", "case.json", "noise.json", "train.json", "extra.json", "outputs.npz",
           "checkpoint", "images")
-CLIP_DEFAULTS = {"image_size": 224, "patch_size": 32}  # of what a short config.json leaves out
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -28,14 +27,16 @@ class FakevlmCase(Case):
     Attributes:
         options: lengths of rows and answers, and what the training run is like.
         records: the training batch, as the data set has it; extra: records of a batch each.
-        image_size: side of the photo the vision tower sees; patches: ids that stand for it.
     """
 
     options: dict
     records: list[dict]
     extra: list[dict]
-    image_size: int
-    patches: int
+
+    @property
+    def patches(self) -> int:
+        """Ids that stand for a photo."""
+        return self.config.vision.num_patches
 
     @property
     def verdict_ids(self) -> tuple[int, ...]:
@@ -60,7 +61,7 @@ class FakevlmCase(Case):
     def batch(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
         """Training batch of records, by their numbers."""
         rows, count = [self.encoded(self.records[number]) for number in numbers], len(numbers)
-        return {"vision_image": self.views(self.image_size)[list(numbers)],
+        return {"vision_image": self.views(self.config.vision.image_size)[list(numbers)],
                 "ids": np.stack([row.ids for row in rows]),
                 "valid": np.stack([row.valid for row in rows]),
                 "loss_mask": np.stack([row.loss_mask for row in rows]),
@@ -88,16 +89,12 @@ def question_of(record: dict) -> str:
 def open_case(root: pathlib.Path) -> FakevlmCase:
     """Raises CaseError and, where a file is not what it should be, UserError."""
     need(root, NEEDED)
-    options, meta, records, extra, config = (
-        json.loads((root / name).read_text()) for name in
-        ("case.json", "meta.json", "train.json", "extra.json", "checkpoint/config.json"))
-    vision = CLIP_DEFAULTS | config["vision_config"]
+    options, meta, records, extra = (json.loads((root / name).read_text()) for name in (
+        "case.json", "meta.json", "train.json", "extra.json"))
     return FakevlmCase(
         folder=root, meta=meta, options=options, records=records, extra=extra,
         reference=Stored(np.load(root / "outputs.npz")), noise=read_noise(root),
-        tokenizer=LLAVA15_CHAT.open_tokenizer(root / "checkpoint"), load=lambda: _load(root),
-        image_size=vision["image_size"],
-        patches=(vision["image_size"] // vision["patch_size"]) ** 2)
+        tokenizer=LLAVA15_CHAT.open_tokenizer(root / "checkpoint"), load=lambda: _load(root))
 
 
 def _load(root: pathlib.Path) -> Loaded:

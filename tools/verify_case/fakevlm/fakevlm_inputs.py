@@ -13,6 +13,7 @@ from input_pipeline.text.fast_tokenizer import PAD_TOKEN, FastTokenizer
 from input_pipeline.text.tokenizer import IMAGE_ID, IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, MODEL_FILE, as_json
 from input_pipeline.text.verdict_words import FAKE, REAL, published_response, published_verdict
+from legion_jax.config import ClipConfig
 from legion_jax.models import clip
 from tools.verify_case import slim
 from tools.verify_case.case import CaseError
@@ -24,8 +25,7 @@ IGNORED = -100  # the label of what is not learned
 RUNS = {"eval_raw_old_processor": (RAW, False), "eval_raw": (RAW, True),
         "eval_chat": (LLAVA15_CHAT, True)}
 ANSWER_TEXTS = ("new_ids", "decoded", "new_text", "response", "verdict")
-FULL_IMAGE = 336  # of the published model, which the recorded full vocabulary goes with
-FULL_LENGTH, FULL_PATCHES = 1024, (FULL_IMAGE // 14) ** 2
+FULL_IMAGE, FULL_LENGTH = 336, 1024  # of the published model, which the full vocabulary goes with
 # A case of ours that has LLaMA's vocabulary, as LLaVA has it.
 FULL_VOCABULARY = pathlib.Path(__file__).parents[3] / "tests" / "golden"
 
@@ -67,8 +67,10 @@ def check_full_vocabulary(case: FakevlmCase, results: Results) -> None:
     """Rows and prompts by the vocabulary and the sizes of the published model."""
     if not FULL_VOCABULARY.is_dir():
         raise CaseError(f"{FULL_VOCABULARY}: not there; its LLaMA vocabulary is needed")
-    full = dataclasses.replace(case, patches=FULL_PATCHES, tokenizer=_full_tokenizer(),
-                               options=case.options | {"model_max_length": FULL_LENGTH})
+    config = dataclasses.replace(case.config, vision=ClipConfig(FULL_IMAGE))
+    full = dataclasses.replace(
+        case, load=lambda: dataclasses.replace(case.loaded, config=config),
+        tokenizer=_full_tokenizer(), options=case.options | {"model_max_length": FULL_LENGTH})
     ids, labels = (np.stack(rows) for rows in zip(
         *(_row(full, record) for record in case.records), strict=True))
     results.equal("full_vocab_train_input_ids", ids)
@@ -152,10 +154,11 @@ def _verdict(response: str) -> str:
 
 def check_pixels(case: FakevlmCase, results: Results) -> None:
     """What CLIP sees of every photo, also at the size of the published model."""
-    views = case.views(case.image_size)
+    size = case.config.vision.image_size
+    views = case.views(size)
     results.within("pixel_values", _pixels(views), tolerance=0)
     # Training hands the decoded photo on as it is.
-    training = [images.clip_image(images.read_photo(case.photo_path(number))[0], case.image_size)
+    training = [images.clip_image(images.read_photo(case.photo_path(number))[0], size)
                 for number in range(len(case.records))]
     results.equal("eval_pixel_values_equal_train",
                   [np.array_equal(*pair) for pair in zip(views, training, strict=True)])

@@ -108,8 +108,7 @@ def _without_weight(key: str) -> str:
 def check_trained_model(case: LegionCase, results: Results, meta: dict, after: dict) -> None:
     """Losses after the last update, with LoRA and merged; answer of the merged model."""
     def model_case(config, flat):
-        graph = param_tree.split_params(param_tree.abstract_model(config), param_tree.EVERYTHING)[0]
-        return case.holding(Loaded(config, graph, param_tree.unflatten(flat)))
+        return case.holding(Loaded.of(config, flat))
 
     plain = dataclasses.replace(case.config, lora=LoraConfig())
     folded = {p: jnp.asarray(x) for p, x in merged(

@@ -1,9 +1,12 @@
 """A golden case of SIDA: its photos, masks and descriptions, and the sizes its rows depend on."""
 
 import dataclasses
+import functools
 import json
 import pathlib
+from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.photos import images
@@ -13,13 +16,15 @@ from input_pipeline.text.tokenizer import Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, as_json
 from legion_jax.convert import from_torch
 from legion_jax.convert.plan import Options
+from legion_jax.models import param_tree
+from legion_jax.models.legion import Legion
 from tools.verify_case.case import Case, Loaded, load_converted, need, read_noise
 from tools.verify_case.comparisons import Stored
 
 NEEDED = ("meta.json", "case.json", "noise.json", "outputs.npz", "checkpoint", "clip", "data",
           "lora_init.npz", "stage2_end_rows.npz")
-CLIP_DEFAULTS = {"image_size": 224, "patch_size": 32}  # of what a short config.json leaves out
 SAM_SIZE = 1024
+DECODER_HEADS = 8  # of SAM, whatever its width
 TEXT_LIMIT = 512  # positions of a row in the published training
 KINDS = {"real": REAL, "full_synthetic": SYNTHETIC, "tampered": TAMPERED}
 GROUPS = {"tam": "tampered", "real": "real", "syn": "full_synthetic"}  # batches of one kind each
@@ -32,14 +37,18 @@ class SidaCase(Case):
 
     Attributes:
         options: sizes of SAM, names of the photos, length of answers, the learning rate.
-        image_size: side of the photo the vision tower sees; patches: ids that stand for it.
         text_limit: positions of a row of training.
+        seen: what `embeddings` has made.
     """
 
     options: dict
-    image_size: int
-    patches: int
     text_limit: int
+    seen: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def patches(self) -> int:
+        """Positions that a photo takes in a row."""
+        return self.config.vision.num_patches
 
     def names(self, group: str) -> list[str]:
         """The photos of a batch, by its name in GROUPS."""
@@ -54,13 +63,32 @@ class SidaCase(Case):
         return images.read_image(self.folder / self.meta["images"][name]["file"])
 
     def soft_mask(self, name: str) -> np.ndarray:
-        """What was changed in a photo, 0 to 1, at the size SAM sees it, float32[1, h, w]."""
+        """What was changed in a photo, 0 to 255, at the size SAM sees it, uint8[h, w]."""
         height, width = images.sam_size(*self.photo(name).shape[:2], SAM_SIZE)
         if self.kind(name) != "tampered":
-            return np.zeros((1, height, width), np.float32)
+            return np.zeros((height, width), np.uint8)
         grey = images.read_image(self.folder / "data" / "train" / "masks" / f"{name}_mask.png")
-        resized = images.sam_image(grey, SAM_SIZE, SAM_SIZE)[0][:height, :width, 0]
-        return (resized / 255).astype(np.float32)[None]
+        return images.sam_image(grey, SAM_SIZE, SAM_SIZE)[0][:height, :width, 0]
+
+    def views(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """What the towers see of photos, and the frame of training: the photo as SAM sees it."""
+        fields = {"vision_image": [], "sam_image": [], "resized_size": []}
+        for name in names:
+            photo = self.photo(name)
+            sam, size = images.sam_image(photo, SAM_SIZE, SAM_SIZE)
+            fields["vision_image"].append(images.clip_image(photo, self.config.vision.image_size))
+            fields["sam_image"].append(sam)
+            fields["resized_size"].append(np.array(size, np.int32))
+        arrays = {name: np.stack(values) for name, values in fields.items()}
+        return arrays | {"original_size": arrays["resized_size"]}
+
+    def embeddings(self, names: Sequence[str]) -> np.ndarray:
+        """What SAM's encoder, which is never trained, makes of photos, float32[B, Y, X, D]."""
+        if missing := [name for name in names if name not in self.seen]:
+            views = self.views(missing)
+            made = self.compute(Legion.ground, views["sam_image"], views["resized_size"])
+            self.seen |= dict(zip(missing, np.asarray(made), strict=True))
+        return np.stack([self.seen[name] for name in names])
 
     def description(self, name: str) -> str:
         """What is said about a photo beyond its class; empty where nothing is."""
@@ -69,28 +97,45 @@ class SidaCase(Case):
         texts = json.loads(path.read_text()) if path.exists() else {}
         return texts.get(pathlib.PurePath(self.meta["images"][name]["file"]).name, "")
 
-    def stage2_tokenizer(self) -> Tokenizer:
-        """The tokenizer with the token that is added last, in the second stage."""
-        added = self.tokenizer.added | {DESCRIPTION_END: self.tokenizer.vocab_size}
-        return Tokenizer(self.tokenizer.files | {ADDED_FILE: as_json(added)},
-                         name=f"{self.tokenizer.name} with {DESCRIPTION_END}")
+    @functools.cached_property
+    def stage2(self) -> "SidaCase":
+        """The case with the token that the second stage of training adds, and its recorded rows."""
+        if DESCRIPTION_END in self.tokenizer.added:
+            return self
+        vocab = self.tokenizer.vocab_size
+        added = self.tokenizer.added | {DESCRIPTION_END: vocab}
+        tokenizer = Tokenizer(self.tokenizer.files | {ADDED_FILE: as_json(added)},
+                              name=f"{self.tokenizer.name} with {DESCRIPTION_END}")
+        return dataclasses.replace(self, tokenizer=tokenizer, load=self._load_stage2)
+
+    def _load_stage2(self) -> Loaded:
+        rows, language = np.load(self.folder / "stage2_end_rows.npz"), self.config.language
+        config = dataclasses.replace(
+            self.config, language=dataclasses.replace(language, vocab=language.vocab + 1))
+        flat = param_tree.flatten(self.params)
+        for path, name in (("embed/embedding", "embed_tokens"), ("head/kernel", "lm_head")):
+            matrix = np.asarray(flat[f"language/{path}"])
+            matrix = matrix.T if name == "lm_head" else matrix
+            wider = np.zeros((config.language.padded_vocab, language.width), np.float32)
+            wider[:language.vocab] = matrix[:language.vocab]
+            wider[language.vocab] = rows[name]
+            flat[f"language/{path}"] = jnp.asarray(wider.T if name == "lm_head" else wider)
+        return Loaded.of(config, flat)
 
 
 def open_case(root: pathlib.Path) -> SidaCase:
     """Raises CaseError and, where a file is not what it should be, UserError."""
     need(root, NEEDED)
-    options, meta, clip, texts = (json.loads((root / name).read_text()) for name in (
-        "case.json", "meta.json", "clip/config.json", "checkpoint/tokenizer_config.json"))
-    clip = CLIP_DEFAULTS | clip
+    options, meta, texts = (json.loads((root / name).read_text()) for name in (
+        "case.json", "meta.json", "checkpoint/tokenizer_config.json"))
     return SidaCase(
         folder=root, meta=meta, options=options, reference=Stored(np.load(root / "outputs.npz")),
         noise=read_noise(root), tokenizer=SIDA.open_tokenizer(root / "checkpoint"),
-        load=lambda: _load(root, options), image_size=clip["image_size"],
-        patches=(clip["image_size"] // clip["patch_size"]) ** 2,
+        load=lambda: _load(root, options),
         text_limit=texts.get("model_max_length", TEXT_LIMIT))
 
 
 def _load(root: pathlib.Path, options: dict) -> Loaded:
     return load_converted(lambda folder: from_torch.convert(
         str(root / "checkpoint"), folder, clip=str(root / "clip"), progress=False,
-        options=Options(sam=options["sam"])).config)
+        options=Options(sam=options["sam"] | {"decoder_num_heads": DECODER_HEADS})).config)

@@ -7,105 +7,65 @@ import jax
 import numpy as np
 
 from input_pipeline.photos import images
-from input_pipeline.text.conversation import Encoded, encode_prompt, encode_turns
+from input_pipeline.text.conversation import encode_prompt
 from input_pipeline.text.dialogue import SIDA
 from legion_jax.models import clip, sam_encoder
 from legion_jax.models.legion import token_slots
 from tools.verify_case.comparisons import Results
-from tools.verify_case.sida.sida_case import GROUPS, KINDS, SAM_SIZE, SidaCase
+from tools.verify_case.sida import sida_batches
+from tools.verify_case.sida.sida_case import SAM_SIZE, SidaCase
 
 IGNORED = -100  # the label of what is not learned
-STAGES = ("stage1", "stage2")
-QUESTION = ("Can you identify if this image is real, full synthetic, or tampered image? Please "
-            "mask the tampered regions if it is tampered")
-NAMES = {"real": "real", "full_synthetic": "full synthetic", "tampered": "tampered [SEG]"}
 TRUNCATED = 252  # how many positions more than the tampered pair has ids are left to its texts
 _TAGGED = re.compile("<([^>]+)>([^<]+)")
 
 
-def turn_of(case: SidaCase, name: str, stage: str) -> tuple[str, str]:
-    """(question, answer) of a photo in a stage of training."""
-    answer = f"[CLS] The image is {NAMES[case.kind(name)]}"
-    if stage == "stage1":
-        return f"{QUESTION}.", answer
-    text = case.description(name)
-    return f"{QUESTION} and answer why.", " ".join(filter(None, [answer, text, "[END]"]))
-
-
-def split(conversation: str) -> tuple[str, str]:
-    """(question, answer) of a conversation, without what SIDA writes around them."""
-    question, _, answer = conversation.removesuffix(SIDA.stop).partition(" ASSISTANT: ")
-    return question.partition("<im_end>\n")[2], answer
-
-
 def check_rows(case: SidaCase, results: Results) -> None:
     """Conversations, ids, labels, flags, classes and watched places of every batch."""
-    published = case.meta["conversations"]
-    for stage in STAGES:
-        for group in GROUPS:
-            names, batch = case.names(group), f"{stage}_{group}"
-            turns = [turn_of(case, name, stage) for name in names]
-            results.equal(f"{batch} conversations", [_whole(*turn) for turn in turns],
-                          published[batch])
-            learned = [stage == "stage2" and bool(case.description(name)) for name in names]
-            if stage == "stage2":
-                results.equal(f"{batch} has_text", learned, case.meta["stage2_has_text"][group])
-            rows = _check_batch(case, results, batch, turns, learned)
-            _check_labels(case, results, batch, names)
-            _check_places(case, results, batch, rows)
-    tampered, nothing = case.names("tam"), [False] * len(case.names("tam"))
-    results.equal("twoseg conversations", [_whole(*split(text)) for text in published["twoseg"]],
-                  published["twoseg"])
-    rows = _check_batch(case, results, "twoseg", map(split, published["twoseg"]), nothing)
-    _check_labels(case, results, "twoseg", tampered)
-    _check_places(case, results, "twoseg", rows)
+    for name, batch in sida_batches.batches(case).items():
+        results.equal(f"{name} conversations", [_whole(*turn) for turn in batch.turns],
+                      case.meta["conversations"][name])
+        if batch.stage == "stage2":
+            group = name.partition("_")[2]
+            results.equal(f"{name} has_text", batch.learned, case.meta["stage2_has_text"][group])
+        rows = sida_batches.rows(case, batch)
+        _check_ids(results, name, rows)
+        if case.reference.names(f"{name}_offset"):
+            results.equal(f"{name}_offset", np.arange(len(batch.names) + 1))
+            results.equal(f"{name}_cls_labels", sida_batches.labels(case, batch))
+        _check_places(case, results, name, rows["ids"])
     limit = TRUNCATED + case.reference["stage1_tam_input_ids"].shape[1]
-    turns = [turn_of(case, name, "stage1") for name in tampered]
-    _check_batch(case, results, "trunc", turns, nothing, limit)
+    _check_ids(results, "trunc", sida_batches.rows(
+        case, sida_batches.of_stage(case, "stage1", "tam"), limit))
 
 
 def _whole(question, answer):
     return "".join(part.text for part in SIDA.parts([(question, answer)]))
 
 
-def _check_batch(case, results, batch, turns, learned, limit=None) -> list[Encoded]:
+def _check_ids(results, name, rows):
     """Rows as the collator makes them: as long as the longest of them."""
-    tokenizer = case.stage2_tokenizer() if batch.startswith("stage2") else case.tokenizer
-    rows = [encode_turns(tokenizer, [turn], length=limit or case.text_limit, dialogue=SIDA,
-                         patches=case.patches, learned="answers" if learns else "nothing")
-            for turn, learns in zip(turns, learned, strict=True)]
-    longest = max(row.valid.sum() for row in rows)
-    ids, valid, targets = (np.stack([getattr(row, field)[:longest] for row in rows])
-                           for field in ("ids", "valid", "loss_mask"))
-    results.equal(f"{batch}_input_ids", ids)
-    results.equal(f"{batch}_labels", np.where(targets, ids, IGNORED))
-    results.equal(f"{batch}_attention_masks", valid)
-    return rows
+    results.equal(f"{name}_input_ids", rows["ids"])
+    results.equal(f"{name}_labels", np.where(rows["loss_mask"], rows["ids"], IGNORED))
+    results.equal(f"{name}_attention_masks", rows["valid"])
 
 
-def _check_labels(case, results, batch, names):
-    if case.reference.names(f"{batch}_offset"):
-        results.equal(f"{batch}_offset", np.arange(len(names) + 1))
-        results.equal(f"{batch}_cls_labels", [KINDS[case.kind(name)] for name in names])
-
-
-def _check_places(case, results, batch, rows):
-    ids = np.stack([row.ids for row in rows])
+def _check_places(case, results, name, ids):
     for token in ("[CLS]", "[SEG]"):
         number = case.tokenizer.added[token]
         slots = max(int((ids == number).sum(1).max()), 1)
         places, has, _ = (np.asarray(x) for x in token_slots(ids, number, slots, case.patches))
         rows_of = np.nonzero(has)[0]
-        results.equal(f"{batch}_{token[1:4].lower()}_positions",
+        results.equal(f"{name}_{token[1:4].lower()}_positions",
                       np.stack([rows_of, places[has]], axis=1))
 
 
 def check_answers_text(case: SidaCase, results: Results) -> None:
     """Ids of tokens, prompts of inference, and what the recorded answers are shown as."""
-    ids = case.stage2_tokenizer().added
+    ids = case.stage2.tokenizer.added
     for token, number in case.meta["token_ids"].items():
         results.equal(f"id of {token}", ids[token], number)
-    results.equal("stage2_vocab", case.stage2_tokenizer().vocab_size, case.meta["stage2_vocab"])
+    results.equal("stage2_vocab", case.stage2.tokenizer.vocab_size, case.meta["stage2_vocab"])
     for key, published in case.meta["eval"].items():
         name = f"eval {key}"
         results.equal(f"{name} prompt", SIDA.prompt(published["question"]), published["prompt"])
@@ -150,7 +110,8 @@ def check_pixels(case: SidaCase, results: Results) -> None:
     for name, published in case.meta["images"].items():
         photo = case.photo(name)
         results.equal(f"{name} original_hw", photo.shape[:2], published["original_hw"])
-        pixels = _channels_first(clip.normalize(images.clip_image(photo, case.image_size)[None]))
+        view = images.clip_image(photo, case.config.vision.image_size)
+        pixels = _channels_first(clip.normalize(view[None]))
         results.within(f"pre_{name}_clip_s4", pixels[:, 3::4, 1::4], tolerance=0)
         results.stats(f"pre_{name}_clip_stats", pixels, axes=3, tolerance=1e-6)
         view, size = images.sam_image(photo, SAM_SIZE, SAM_SIZE)
@@ -160,7 +121,7 @@ def check_pixels(case: SidaCase, results: Results) -> None:
         pixels = _channels_first(jax.jit(sam_encoder.normalize)(view[None], np.array([size])))
         results.within(f"pre_{name}_sam_s16", pixels[:, 5::16, 5::16], tolerance=1e-5)
         results.stats(f"pre_{name}_sam_stats", pixels, axes=3, tolerance=1e-6)
-        mask = case.soft_mask(name)
+        mask = (case.soft_mask(name) / 255).astype(np.float32)[None]
         results.within(f"pre_{name}_mask_s8", mask[:, 3::8, 3::8], tolerance=0)
         results.stats(f"pre_{name}_mask_stats", mask, axes=3, tolerance=1e-6)
         least = published["mask_values"]
