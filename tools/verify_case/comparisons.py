@@ -119,7 +119,7 @@ def _stats(got, want, *, axes: int, tolerance: float = 1e-4, rounding: float = 0
     Sums are measured against the sum of absolute values, extremes against the largest one.
     """
     x = got.astype(np.float64)
-    x = x.reshape(*x.shape[:x.ndim - axes], -1)
+    x = x.reshape(*x.shape[:x.ndim - axes], math.prod(x.shape[x.ndim - axes:]))
     ours = np.stack([x.sum(-1), np.abs(x).sum(-1), (x ** 2).sum(-1), x.min(-1), x.max(-1)], -1)
     extreme = np.maximum(np.abs(want[..., 3]), np.abs(want[..., 4]))
     scale = np.stack([want[..., 1], want[..., 1], want[..., 2], extreme, extreme], -1)

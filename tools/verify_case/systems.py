@@ -15,7 +15,7 @@ from tools.verify_case.legion.legion_curve import check_curve
 from tools.verify_case.legion.legion_forward import check_reading, check_sight
 from tools.verify_case.legion.legion_inputs import check_pixels, check_text
 from tools.verify_case.legion.legion_training import check_gradients, check_losses
-from tools.verify_case.sida import sida_case, sida_forward, sida_inputs
+from tools.verify_case.sida import sida_answers, sida_case, sida_forward, sida_inputs
 
 LEGION = System(
     name="LEGION", marker="inputs.npz", open_case=legion_case.open_case, curve=(check_curve,),
@@ -31,7 +31,8 @@ FAKEVLM = System(
 SIDA = System(
     name="SIDA", marker="stage2_end_rows.npz", open_case=sida_case.open_case, curve=(),
     checks=(sida_inputs.check_rows, sida_inputs.check_answers_text, sida_inputs.check_pixels,
-            sida_forward.check_sight, sida_forward.check_reading))
+            sida_forward.check_sight, sida_forward.check_reading,
+            sida_answers.check_answers))
 SYSTEMS = (LEGION, FAKEVLM, SIDA)
 
 

@@ -50,6 +50,11 @@ class SidaCase(Case):
         """Positions that a photo takes in a row."""
         return self.config.vision.num_patches
 
+    @property
+    def canvas(self) -> int:
+        """Side of a frame with room for every photo, px."""
+        return max(side for photo in self.meta["images"].values() for side in photo["original_hw"])
+
     def names(self, group: str) -> list[str]:
         """The photos of a batch, by its name in GROUPS."""
         return self.options["names"][GROUPS[group]]

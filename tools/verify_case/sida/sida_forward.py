@@ -1,5 +1,7 @@
 """Checks of every activation of the training forward pass of both stages, masks included."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -101,5 +103,6 @@ def check_mask(case: SidaCase, results: Results, name: str, masks: np.ndarray) -
     results.equal(f"{name}_shape", masks.shape)
     results.within(f"{name}_s", masks[:, 1::stride, 1::stride], tolerance=MASK)
     results.stats(f"{name}_stats", masks, axes=2, tolerance=MASK)
-    off = np.abs((masks > 0).sum((1, 2)) - case.reference[f"{name}_npos"]) / masks[0].size
+    off = np.abs((masks > 0).sum((1, 2)) - case.reference[f"{name}_npos"]) / math.prod(
+        masks.shape[1:])
     results.add(f"{name}_npos", off.max(initial=0), 1e-4, "share of pixels")
