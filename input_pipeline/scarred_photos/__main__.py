@@ -8,6 +8,7 @@ from absl import app, flags
 from input_pipeline import paths
 from input_pipeline.errors import UserError
 from input_pipeline.scarred_photos.dataset_folder import make_dataset
+from input_pipeline.scarred_photos.layouts import LAYOUTS
 
 
 def main() -> None:
@@ -17,6 +18,8 @@ def main() -> None:
     test = flags.DEFINE_integer("num_test", 200, "Images of the test split.", lower_bound=1)
     size = flags.DEFINE_integer("size", 160, "Mean side in pixels.", lower_bound=64)
     seed = flags.DEFINE_integer("seed", 0, "Seed of every random choice.", lower_bound=0)
+    layout = flags.DEFINE_enum("layout", "synthscars", list(LAYOUTS),
+                               "Published data set whose folders and annotations are imitated.")
 
     def run(arguments: list[str]) -> None:
         # legion_jax.command, which all other commands use, is not for this package to import.
@@ -26,7 +29,8 @@ def main() -> None:
         try:
             folder = make_dataset(
                 paths.folder(output.value, "--output"), num_train=train.value,
-                num_test=test.value, size=size.value, seed=seed.value, progress=True)
+                num_test=test.value, size=size.value, seed=seed.value,
+                layout=layout.value, progress=True)
         except (UserError, OSError) as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:

@@ -41,10 +41,14 @@ class Scar:
         return int(self.centre[1] * 3), self.centre[0]
 
     @property
+    def place(self) -> str:
+        """One of nine places, e.g. 'at the upper left'."""
+        return PLACE_WORDS[int(self.centre[1] * 3)][int(self.centre[0] * 3)]
+
+    @property
     def phrase(self) -> str:
-        """The kind and one of nine places, e.g. 'grainy patch at the upper left'."""
-        place_words = PLACE_WORDS[int(self.centre[1] * 3)][int(self.centre[0] * 3)]
-        return f"{self.kind.name} {place_words}"
+        """The kind and the place, e.g. 'grainy patch at the upper left'."""
+        return f"{self.kind.name} {self.place}"
 
 
 def draw_polygon(height: int, width: int, *, rng: np.random.Generator) -> list[float] | None:

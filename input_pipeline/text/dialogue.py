@@ -10,7 +10,7 @@ a conversation is `system`, then of every turn `question` and `answer`:
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
@@ -18,7 +18,7 @@ from etils import epath
 
 from input_pipeline.errors import UserError
 from input_pipeline.text.fast_tokenizer import PAD_TOKEN, FastTokenizer
-from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_TOKEN, Tokenizer
+from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_TOKEN, Tokenizer, train_tokenizer
 
 SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -113,6 +113,13 @@ class Dialogue:
         token it needs is missing.
         """
         return TOKENIZERS[self.rules].from_folder(folder, needed=self.tokens, dialogue=self.name)
+
+    def train_tokenizer(self, texts: Iterable[str], vocab_size: int,
+                        folder: epath.PathLike) -> Tokenizer:
+        """Learns a new one from `texts` and writes it to `folder`, see `tokenizer.train_tokenizer`.
+        """
+        return train_tokenizer(texts, vocab_size, folder, tokens=self.tokens, dialogue=self.name,
+                               kind=TOKENIZERS[self.rules])
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Raises UserError naming what of `tokenizer` does not fit the dialogue."""

@@ -11,17 +11,14 @@ held against what is written here. Where the rules differ from the slow tokenize
 
 from collections.abc import Iterable, Mapping
 
+import sentencepiece
 from etils import epath
 
 from input_pipeline import strict_json
+from input_pipeline.text.fast_tokenizer_file import FAST_FILE, NORMALIZER, PAD_TOKEN, fast_settings
 from input_pipeline.text.tokenizer import IMAGE_ID, Tokenizer, TokenizerError
 from input_pipeline.text.tokenizer_files import CARRIED_FILES
 
-FAST_FILE = "tokenizer.json"
-PAD_TOKEN = "<pad>"
-NORMALIZER = {"type": "Sequence", "normalizers": [
-    {"type": "Prepend", "prepend": "▁"},
-    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]}
 _MODEL = {"type": "BPE", "byte_fallback": True}
 _UNUSED = ("dropout", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
 _FLAGS = ("lstrip", "rstrip", "single_word")
@@ -43,6 +40,12 @@ class FastTokenizer(Tokenizer):
         tokenizer = super().from_folder(folder, **asked)
         tokenizer.check_rules()
         return tokenizer
+
+    @staticmethod
+    def settings(pieces: sentencepiece.SentencePieceProcessor,
+                 added: Mapping[str, int]) -> dict[str, bytes]:
+        """As of `Tokenizer`, `tokenizer.json` among them."""
+        return fast_settings(pieces, added)
 
     def check_rules(self) -> None:
         """Verifies that `tokenizer.json` says what is done here: ids, and the rules above.

@@ -87,6 +87,13 @@ class Tokenizer:
         tokenizer.check(needed, dialogue=dialogue)
         return tokenizer
 
+    @staticmethod
+    def settings(pieces: sentencepiece.SentencePieceProcessor,
+                 added: Mapping[str, int]) -> dict[str, bytes]:
+        """{name: content} of the files that tell other programs the rules of a new tokenizer."""
+        del pieces, added  # they stand in files of their own
+        return llama_settings()
+
     def check(self, needed: Sequence[str] = ADDED_TOKENS, *, dialogue: str = "legion") -> None:
         """Verifies that every id is its own and every needed token is one id, there and back.
 
@@ -279,17 +286,38 @@ def _any_of(tokens: Iterable[str]) -> re.Pattern:
     return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: epath.PathLike) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: epath.PathLike, *,
+                    tokens: Sequence[str] = ADDED_TOKENS, dialogue: str = "legion",
+                    kind: type[Tokenizer] = Tokenizer) -> Tokenizer:
     """Learns a LLaMA-like vocabulary from `texts` and writes it to `folder`; returns it.
 
     Byte-pair pieces with byte fallback, so every text can be encoded; `vocab_size` counts pieces
     and is lowered to what the texts can fill. The added tokens take the ids after the last piece.
-    Same texts, same files, byte for byte. Raises TokenizerError when `vocab_size` cannot hold
-    the 256 bytes, the control tokens and the characters of the texts.
+    Same texts, same files, byte for byte. `Dialogue.train_tokenizer` fills in what follows.
+
+    Args:
+        tokens: added ones, which the dialogue of that name needs.
+        kind: whose rules and files it has.
+
+    Raises TokenizerError when `vocab_size` cannot hold the 256 bytes, the control tokens and the
+    characters of the texts.
     """
-    breaks = (*ADDED_TOKENS, IMAGE_TOKEN, "\n")  # encoding never lets a piece span one of these
+    # Encoding never lets a piece span one of these.
+    breaks = (*dict.fromkeys((*tokens, IMAGE_TOKEN)), "\n")
     lines = [line.strip() for text in texts for line in _any_of(breaks).split(text)]
-    lines = [line for line in lines if line and line not in breaks]
+    model = _learned_pieces([line for line in lines if line and line not in breaks], vocab_size,
+                            folder)
+    pieces = load_pieces(model, file=f"{folder}/{MODEL_FILE}")
+    added = {token: pieces.get_piece_size() + number for number, token in enumerate(tokens)}
+    files = {MODEL_FILE: model, ADDED_FILE: as_json(added), **kind.settings(pieces, added)}
+    tokenizer = kind(files, name=str(folder))
+    tokenizer.check(tokens, dialogue=dialogue)
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def _learned_pieces(lines: Sequence[str], vocab_size: int, folder: epath.PathLike) -> bytes:
+    """The SentencePiece model of some lines; the arguments are of `train_tokenizer`."""
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -304,10 +332,4 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: epath.PathLik
         raise TokenizerError(
             f"{folder}: cannot learn {vocab_size} pieces from {len(lines)} lines: {error}"
         ) from error
-    pieces = load_pieces(model.getvalue(), file=f"{folder}/{MODEL_FILE}").get_piece_size()
-    added = {token: pieces + number for number, token in enumerate(ADDED_TOKENS)}
-    files = {MODEL_FILE: model.getvalue(), ADDED_FILE: as_json(added), **llama_settings()}
-    tokenizer = Tokenizer(files, name=str(folder))
-    tokenizer.check()
-    tokenizer.save(folder)
-    return tokenizer
+    return model.getvalue()

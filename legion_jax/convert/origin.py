@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 
+from input_pipeline import files, strict_json
 from legion_jax.convert import streaming
 from legion_jax.convert.layout_json import (
     CARRIED,
@@ -21,7 +22,7 @@ from legion_jax.convert.layout_json import (
     read_layout,
 )
 from legion_jax.convert.lora import with_lora
-from legion_jax.convert.roles import LORA
+from legion_jax.convert.roles import LORA, SMALL_FILES
 from legion_jax.convert.table import Rule, lora_rules, rules
 from legion_jax.convert.tensor_folder import open_safetensors
 from legion_jax.models import param_tree
@@ -54,6 +55,14 @@ class Origin:
     def source(self) -> epath.Path:
         """Folder of what the conversion recorded."""
         return epath.Path(self.first.folder) / "source"
+
+    def small_files(self, role: str) -> dict[str, bytes]:
+        """{name: content} of the configuration files beside the weights. Raises CheckpointError."""
+        folder = self.source / role
+        return {file.name: files.read_plain(file, largest=strict_json.LARGEST, links=False,
+                                            error=CheckpointError)
+                for file in (folder.iterdir() if folder.exists() else ())
+                if file.name in SMALL_FILES}
 
     @property
     def spelling(self) -> str:

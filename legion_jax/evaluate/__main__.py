@@ -13,7 +13,15 @@ from input_pipeline import files, paths
 from legion_jax import command, distributed
 from legion_jax.evaluate import settings, text_scores
 from legion_jax.evaluate.intervals import RESAMPLES
-from legion_jax.evaluate.run import Scoring, Task, check_classes, facts_of, open_data, run
+from legion_jax.evaluate.run import (
+    Scoring,
+    Task,
+    check_classes,
+    check_rule,
+    facts_of,
+    open_data,
+    run,
+)
 from legion_jax.evaluate.terminal import show
 from legion_jax.predict.detector import open_detector
 from legion_jax.predict.prediction import Question, define_dialogue_flag
@@ -65,6 +73,7 @@ def evaluate(asked: flags.FlagValues) -> None:
         print(settings.explain(asked.compat))
     encode = text_scores.encoder(asked.css_model) if asked.css_model else None
     checkpoint = Checkpoint.open_together(asked.checkpoint, asked.step)
+    check_rule(checkpoint, counting)
     data = open_data(asked.data_dir, asked.split)
     check_classes(checkpoint, data)
     question = Question.of(checkpoint.meta, asked.dialogue)

@@ -15,8 +15,10 @@ from etils import epath
 from tqdm import tqdm
 
 from input_pipeline import files
+from input_pipeline.errors import UserError
 from input_pipeline.records import manifest, prepared, verdict_classes
 from input_pipeline.records.record import DataError
+from legion_jax.config import WORDS
 from legion_jax.evaluate import chunks, text_scores, word_verdicts
 from legion_jax.evaluate.intervals import RESAMPLES, bootstrap_intervals
 from legion_jax.evaluate.photo_rows import Source, predicted
@@ -75,6 +77,16 @@ def check_classes(checkpoint: Checkpoint, data: Data) -> None:
         f"{checkpoint.folder}, for photos labelled {labels} in {data.name}, split {data.split}")
 
 
+def check_rule(checkpoint: Checkpoint, settings: Settings) -> None:
+    """Raise UserError where verdicts are to be read from words that do not judge."""
+    source = checkpoint.meta.config.verdict_source
+    if settings.verdict_rule is not None and source != WORDS:
+        judged = "does not judge photos" if source is None else (
+            f"judges photos by a head (config.verdict.source is {source!r})")
+        raise UserError(f"--compat={settings.verdict_rule}: reads verdicts from the words of "
+                        f"answers, but {checkpoint.folder} {judged}")
+
+
 def evaluate(predictor: Detector, records: Sequence, *,
              encode: Callable[[list[str]], np.ndarray] | None = None) -> tuple[dict, list[dict]]:
     """Predict every record of one split once, in memory, by the usual settings.
@@ -122,10 +134,12 @@ class Task:
         store = chunks.Chunks(output, len(self.source), host=jax.process_index(),
                               hosts=jax.process_count())
         store.begin(self.facts | dataclasses.asdict(settings))
+        question = self.facts["question"]["instruction"] if settings.verdict_rule else ""
         missing = store.missing()
         if missing:
             for number, row in tqdm(
-                    predicted(self.predictor, self.source, missing, settings=settings),
+                    predicted(self.predictor, self.source, missing, settings=settings,
+                              question=question),
                     total=len(missing), desc=output.name, unit="photo"):
                 store.add(number, row)
         store.wait()

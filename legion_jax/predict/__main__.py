@@ -123,17 +123,20 @@ def _predict(given: flags.FlagValues) -> int:
     source = _named_source(given.images, given.data_dir, given.split)
     sampling = Sampling(given.temperature, given.top_p, given.seed, given.no_repeat,
                         given.force_seg)
+    # Before minutes are spent on loading.
+    checkpoint = Checkpoint.open_together(given.checkpoint, given.step)
+    # An empty mask of a model that draws none would say that it found nothing.
+    masks = checkpoint.meta.config.sam is not None
+    write = tuple(kind for kind in given.write if masks or kind != result_files.MASK)
     options = Options(
-        explain=given.explain, write=tuple(given.write), sampling=sampling, int8=given.int8,
+        explain=given.explain, write=write, sampling=sampling, int8=given.int8,
         dialogue=given.dialogue, share=share, retry_failures=given.retry_failures,
         flush_seconds=given.flush_seconds,
         limits=Limits(file_bytes=given.max_file_mb << 20, queue_bytes=given.queue_mb << 20,
                       threads=given.threads))
-    # Before minutes are spent on loading.
-    checkpoint = Checkpoint.open_together(given.checkpoint, given.step)
     job = BatchJob(given.output, source, checkpoint=checkpoint, options=options)
-    if len(job.left) > MANY and given.write:
-        print(f"{len(given.write)} files will be written for each of {len(job.left):,} photos; "
+    if len(job.left) > MANY and write:
+        print(f"{len(write)} files will be written for each of {len(job.left):,} photos; "
               f"--write= leaves only the lines", file=sys.stderr)
     speed = "nothing was left to do"
     if len(job.left):

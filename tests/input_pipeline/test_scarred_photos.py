@@ -10,15 +10,10 @@ from commands import run_tool
 from PIL import Image
 
 from input_pipeline.photos.regions import polygons_to_mask
-from input_pipeline.scarred_photos import dataset_folder
-from input_pipeline.scarred_photos.dataset_folder import (
-    NO_ARTIFACT,
-    PHOTOS,
-    ScarredPhotosError,
-    describe,
-    make_dataset,
-    make_sample,
-)
+from input_pipeline.scarred_photos import dataset_folder, samples
+from input_pipeline.scarred_photos.dataset_folder import make_dataset
+from input_pipeline.scarred_photos.layouts import NO_ARTIFACT, describe
+from input_pipeline.scarred_photos.samples import PHOTOS, ScarredPhotosError, make_sample
 from input_pipeline.scarred_photos.scar_kinds import (
     CATEGORIES,
     DISTORTION,
@@ -112,17 +107,26 @@ def test_same_parameters_give_the_same_bytes_and_samples_are_independent(dataset
     again = pathlib.Path(make_dataset(
         tmp_path / "b", num_train=NUM_TRAIN, num_test=NUM_TEST, size=128, seed=3))
     assert _digests(again) == _digests(dataset)
-    name, image, scars = make_sample("train", 7, size=128, seed=3)
+    sample = make_sample("train", 7, size=128, seed=3)
     record = _records(dataset, "train")[7][1]
-    assert (record["caption"], record["refs"]) == describe(scars)
-    with Image.open(dataset / "train" / "images" / f"{name}_00007.png") as stored:
-        np.testing.assert_array_equal(np.asarray(stored), image)
+    assert (record["caption"], record["refs"]) == describe(sample.scars)
+    with Image.open(dataset / "train" / "images" / f"{sample.photo}_00007.png") as stored:
+        np.testing.assert_array_equal(np.asarray(stored), sample.image)
+
+
+def test_samples_stay_what_published_numbers_were_measured_on():
+    """Figures of the demo are of these; raise dataset_folder.VERSION when they must change."""
+    made = {index: make_sample("train", index) for index in (1, 4)}
+    assert [(sample.photo, sample.image.shape, [scar.phrase for scar in sample.scars])
+            for sample in made.values()] == [
+        ("grass", (156, 144, 3), ["colour shift at the upper left", "blue shadow in the centre",
+                                  "warm light on the right"]),
+        ("rocket", (163, 172, 3), ["repeated piece on the right"])]
 
 
 def test_another_seed_gives_other_images():
-    assert (
-        make_sample("train", 1, seed=0)[1].tobytes() != make_sample("train", 1, seed=1)[1].tobytes()
-    )
+    first, other = (make_sample("train", 1, seed=seed).image for seed in (0, 1))
+    assert first.tobytes() != other.tobytes()
 
 
 def test_second_run_changes_nothing_and_other_parameters_are_refused(dataset):
@@ -151,7 +155,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_missing_photos_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset_folder.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(samples.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ScarredPhotosError, match="pip install scikit-image"):
         make_dataset(tmp_path / "out", num_train=1, num_test=1)
 

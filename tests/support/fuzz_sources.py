@@ -117,8 +117,8 @@ TARGETS = {
     "fakeclue": _of_source(
         "fakeclue", lambda root: fake_fakeclue.make_fake(root, packed=False, defects=False),
         "data_json/train.json", "train"),
-    "ddvqa": _of_source("ddvqa/questions", fake_ddvqa.make_fake,
-                        "DQ_FF++/test_set/Deepfakes/Deepfakes.json", "test"),
+    "ddvqa": _of_source("ddvqa/general", fake_ddvqa.make_fake,
+                        "DQ_FF++/train_set/Original/Original.json", "train"),
     "sid_set": _of_source("sid_set/parquet", fake_sid_set.make_parquet,
                           "data/train-00000-of-00002.parquet", "train"),
     "richhf": _of_source("richhf", fake_richhf.make_fake, "train.tfrecord", "train"),
