@@ -80,10 +80,12 @@ def assert_same_arrays(left: dict[str, np.ndarray], right: dict[str, np.ndarray]
 
 
 def assert_same_checkpoint(left, right) -> None:
-    """Parameters, architecture and tokenizer of two converted checkpoints."""
-    assert checkpoint.read_meta(left).config == checkpoint.read_meta(right).config
+    """Parameters, architecture, dialogue and tokenizer of two converted checkpoints."""
+    opened = [checkpoint.Checkpoint.open(folder) for folder in (left, right)]
+    assert opened[0].meta.config == opened[1].meta.config
+    assert opened[0].meta.dialogue == opened[1].meta.dialogue
     assert_same_arrays(read_params(left), read_params(right))
-    ours, theirs = (Tokenizer.from_folder(pathlib.Path(f) / "tokenizer") for f in (left, right))
+    ours, theirs = (each.tokenizer for each in opened)
     assert ours.added == theirs.added and ours.files[MODEL_FILE] == theirs.files[MODEL_FILE]
 
 
