@@ -43,7 +43,11 @@ class ClipConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LanguageConfig:
-    """LLaMA decoder (Touvron et al., 2023); `vocab` counts real tokens, without row padding."""
+    """LLaMA decoder (Touvron et al., 2023).
+
+    `vocab` counts the rows of the vocabulary that are scored, without those that pad it here. They
+    are the tokens, and in a LLaVA the rows behind them too, as in its published code.
+    """
 
     vocab: int = 32007
     width: int = 4096
@@ -258,7 +262,7 @@ def tiny(vocab: int = 512, **changes) -> LegionConfig:
 
 def fakevlm_7b(**changes) -> LegionConfig:
     """FakeVLM (Wen et al., 2025), a LLaVA-1.5: CLIP ViT-L/14-336 and Vicuna-7B v1.5, no masks."""
-    base = LegionConfig(language=LanguageConfig(vocab=32002), sam=None,
+    base = LegionConfig(language=LanguageConfig(vocab=32064), sam=None,
                         verdict=VerdictConfig(WORDS, ("real", "fake"), hidden=0))
     return dataclasses.replace(base, **changes)
 

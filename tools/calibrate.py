@@ -20,7 +20,7 @@ from legion_jax import command
 from legion_jax.evaluate import calibration_fit
 from legion_jax.evaluate.calibration_fit import CalibrationError
 from legion_jax.predict import calibration
-from legion_jax.predict.predictor import Predictor
+from legion_jax.predict.detector import Detector, open_detector
 from legion_jax.weights.checkpoint import NEWEST, Checkpoint, define_step_flag, find_step
 
 
@@ -38,7 +38,7 @@ def labelled(source: Sequence[Record], failures: list[str]) -> Iterator[tuple[np
             failures.append(str(error))
 
 
-def judged(predictor: Predictor, source: Sequence[Record],
+def judged(predictor: Detector, source: Sequence[Record],
            failures: list[str]) -> tuple[np.ndarray, list[int]]:
     """Verdict logits float32[N, classes] before calibration, and labels, of all labelled photos."""
     logits, labels = [], []
@@ -65,7 +65,7 @@ def calibrate(folder: str, data_dir: str, split: str, *, batch_size: int,
     verdict_classes.check_labels(manifest.known_labels(version, split), classes,
                                  f"{version}, split {split}")
     failures: list[str] = []
-    logits, labels = judged(Predictor.from_checkpoint(checkpoint, batch_size=batch_size), source,
+    logits, labels = judged(open_detector(checkpoint, batch_size=batch_size), source,
                             failures)
     try:
         truth = calibration_fit.class_indices(labels, classes)

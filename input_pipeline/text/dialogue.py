@@ -6,7 +6,7 @@ a conversation is `system`, then of every turn `question` and `answer`:
     legion          SYSTEM USER: The <im_start><image><im_end> provides ... Q ASSISTANT: A</s>
     llava15_chat    USER: <image>, line break, Q ASSISTANT: A </s>   (a system's text only if given)
     raw             <image>Q                                         (the question alone)
-    sida            SYSTEM USER: <im_start><image><im_end>, line break, Q ASSISTANT: A</s>
+    sida, lisa      SYSTEM USER: <im_start><image><im_end>, line break, Q ASSISTANT: A</s>
 """
 
 import dataclasses
@@ -37,6 +37,7 @@ THREE_WAY = (
     "Can you identify if this image is real, full synthetic, or tampered image? Please mask the "
     "tampered regions if it is tampered."
 )
+SEGMENT = "Can you segment the tampered region in this image? Please output segmentation mask."
 TOKENIZERS = {kind.rules: kind for kind in (Tokenizer, FastTokenizer)}
 
 
@@ -163,8 +164,10 @@ SIDA = Dialogue(
     question="USER: {photo}{question} ASSISTANT:", photo=f"<im_start>{IMAGE_TOKEN}<im_end>\n",
     marks="refused", answer=" {answer}", tokens=("<im_start>", "<im_end>", "[CLS]", "[SEG]"),
     rules="slow")
+LISA = dataclasses.replace(  # what SIDA is trained from, which knows no [CLS]
+    SIDA, name="lisa", instruction=SEGMENT, tokens=("<im_start>", "<im_end>", "[SEG]"))
 DIALOGUES: Mapping[str, Dialogue] = MappingProxyType(
-    {dialogue.name: dialogue for dialogue in (LEGION, LLAVA15_CHAT, RAW, SIDA)})
+    {dialogue.name: dialogue for dialogue in (LEGION, LLAVA15_CHAT, RAW, SIDA, LISA)})
 
 
 def dialogue_named(name: str, subject: str = "dialogue") -> Dialogue:

@@ -6,21 +6,33 @@ and 5.x read them.
 
 import json
 
-from legion_jax.config import LegionConfig
+from input_pipeline.text.tokenizer import IMAGE_TOKEN
+from legion_jax.config import TOKEN, LegionConfig
 from legion_jax.models import clip, sam_encoder
 from legion_jax.models.sam_decoder import TOKEN_EPS
 
 BICUBIC, BILINEAR = 3, 2  # PIL's numbers
+CHAT_TEMPLATE = "chat_template.json"
+# Jinja: a turn is its role, then its photos, then its texts; the system has no role.
+TEMPLATE = (
+    "{%- for turn in messages -%}",
+    "{%- if turn.role != 'system' %}{{ turn.role | upper ~ ': ' }}{% endif -%}",
+    "{%- for part in turn.content if part.type == 'image' %}{{ '<image>\n' }}{% endfor -%}",
+    "{%- for part in turn.content if part.type == 'text' %}{{ part.text ~ ' ' }}{% endfor -%}",
+    "{%- endfor -%}",
+    "{%- if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif -%}")
 
 
 def llava_files(config: LegionConfig, *, blocks: int, rows: int, image_token: int,
-                dtype: str) -> dict[str, bytes]:
+                dtype: str, pad_token: int = 0, says_image: bool = False) -> dict[str, bytes]:
     """What `LlavaForConditionalGeneration` and its processor read beside weights and tokenizer.
 
     Args:
         blocks: number of CLIP blocks in the weights, at least `config.vision.depth`.
         rows: rows of the vocabulary matrices; image_token: the one that stands for `<image>`.
         dtype: of the weights.
+        pad_token: the row that pads.
+        says_image: whether `<image>` may be generated, as by the published FakeVLM.
 
     Returns:
         {file name: content}.
@@ -30,15 +42,15 @@ def llava_files(config: LegionConfig, *, blocks: int, rows: int, image_token: in
         "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava",
         "torch_dtype": dtype, "tie_word_embeddings": False,
         "image_token_index": image_token, "image_token_id": image_token,
-        "image_seq_length": config.vision.num_patches, "pad_token_id": 0,
+        "image_seq_length": config.vision.num_patches, "pad_token_id": pad_token,
         "projector_hidden_act": "gelu", "multimodal_projector_bias": True,
         "vision_feature_layer": config.vision.depth - blocks - 1,  # the first entry: embeddings
         "vision_feature_select_strategy": "default",
         # Not of transformers: what legion_jax cannot tell from tensors.
         "verdict_classes": list(config.classes), "position_dtype": config.position_dtype,
         "text_config": text, "vision_config": _vision_config(config, blocks, dtype)}
-    generation = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "do_sample": False,
-                  "suppress_tokens": [image_token]}
+    generation = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": pad_token,
+                  "do_sample": False} | ({} if says_image else {"suppress_tokens": [image_token]})
     side = config.vision.image_size
     preprocessor = {
         "image_processor_type": "CLIPImageProcessor", "processor_class": "LlavaProcessor",
@@ -48,6 +60,20 @@ def llava_files(config: LegionConfig, *, blocks: int, rows: int, image_token: in
         "image_mean": list(clip.MEAN), "image_std": list(clip.STD)}
     return {"config.json": encode(llava), "generation_config.json": encode(generation),
             "preprocessor_config.json": encode(preprocessor)}
+
+
+def processor_files(config: LegionConfig) -> dict[str, bytes]:
+    """{file name: content} of what `LlavaProcessor` reads beside images and tokenizer.
+
+    The one additional token is CLIP's class token, which is counted and then left out. The template
+    writes conversations as `dialogue.LLAVA15_CHAT` does.
+    """
+    processor = {
+        "processor_class": "LlavaProcessor", "image_token": IMAGE_TOKEN,
+        "patch_size": config.vision.patch, "num_additional_image_tokens": 1,
+        "vision_feature_select_strategy": "default"}
+    return {"processor_config.json": encode(processor),
+            CHAT_TEMPLATE: encode({"chat_template": "".join(TEMPLATE)})}
 
 
 def _text_config(config: LegionConfig, rows: int, dtype: str) -> dict:
@@ -110,14 +136,14 @@ def sam_files(config: LegionConfig) -> dict[str, bytes]:
 
 
 def published_configs(config: LegionConfig, dtype: str = "float32") -> dict[str, dict[str, bytes]]:
-    """The small files of LEGION and CLIP folders, for weights of this dtype.
+    """The small files of LEGION (or LISA, or SIDA) and CLIP folders, for weights of this dtype.
 
     Returns:
         {"legion" or "clip": {file name: content}}.
     """
     c, v, s = config.language, config.vision, config.sam
     legion = {
-        "architectures": ["LegionForCls" if config.classes else "LegionForCausalLM"],
+        "architectures": [_architecture(config)],
         "model_type": "llava", "hidden_act": "silu", "hidden_size": c.width,
         "intermediate_size": c.mlp, "num_hidden_layers": c.layers, "num_attention_heads": c.heads,
         "rms_norm_eps": c.norm_eps, "max_position_embeddings": c.max_positions,
@@ -127,7 +153,9 @@ def published_configs(config: LegionConfig, dtype: str = "float32") -> dict[str,
         "mm_hidden_size": v.width, "mm_vision_select_layer": v.select_layer,
         "mm_vision_select_feature": "patch", "mm_use_im_start_end": True,
         "vision_tower": "clip", "mm_vision_tower": "clip", "out_dim": s.prompt_width,
-        "train_mask_decoder": True, "with_region": True, "num_level_reg_features": 4,
+        "train_mask_decoder": True,
+        **({"mm_projector_type": "linear"} if config.projector == "linear" else
+           {"with_region": True, "num_level_reg_features": 4}),
         "tune_mm_mlp_adapter": False,
         # Not of the published code: what this one cannot tell from tensors.
         "verdict_classes": list(config.classes), "position_dtype": config.position_dtype}
@@ -152,6 +180,15 @@ def published_configs(config: LegionConfig, dtype: str = "float32") -> dict[str,
                        "generation_config.json": encode(generation)},
             "clip": {"config.json": encode(tower),
                      "preprocessor_config.json": encode(preprocessor)}}
+
+
+def _architecture(config: LegionConfig) -> str:
+    """The class of the published code."""
+    if config.verdict_source == TOKEN:
+        return "SIDAForCausalLM"
+    if config.projector == "linear":
+        return "LISAForCausalLM"
+    return "LegionForCls" if config.classes else "LegionForCausalLM"
 
 
 def _unit(values: tuple[float, ...]) -> list[float]:

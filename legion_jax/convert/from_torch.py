@@ -106,7 +106,8 @@ def _write(plan: Plan, options: Options, copies: LocalCopies, output: str,
             (folder / "source" / name).write_bytes(content)
         plan.tokenizer.save(folder / "tokenizer")
         legion_json.write_meta(
-            folder, plan.config, base=None, trained=[], absent=plan.absent,
+            folder, plan.config, dialogue=plan.system.dialogue.name, base=None, trained=[],
+            absent=plan.absent,
             vocabulary=dataclasses.asdict(plan.vocabulary()),
             options=dataclasses.asdict(options), sources={
                 role: {"path": copies.named(source.folder.path), "sha256": hashes[role],
@@ -123,18 +124,22 @@ def jobs(plan: Plan) -> dict[str, Callable[[Callable], None]]:
 
     The array has the layout and dtype of the parameter; index is () or its place in the stack.
     """
-    def job_of(rule: Rule, key: str, index: tuple[int, ...]):
-        dtype = plan.params[rule.path][1]
+    made_of: dict[str, list[tuple[Rule, tuple[int, ...]]]] = {}
+    for rule in plan.table:
+        for index, key in np.ndenumerate(rule.keys):
+            made_of.setdefault(key, []).append((rule, index))
 
+    def job_of(key: str, targets: list[tuple[Rule, tuple[int, ...]]]):
         def job(put):
             value = plan.sources.read(key)
             if key in plan.adapters:
                 value = (value.astype(np.float32) + plan.adapters[key]()).astype(value.dtype)
-            put(rule.path, index, streaming.cast(rule.layout.to_jax(value), dtype))
+            for rule, index in targets:
+                put(rule.path, index,
+                    streaming.cast(rule.layout.to_jax(value), plan.params[rule.path][1]))
         return job
 
-    return {key: job_of(rule, key, index) for rule in plan.table
-            for index, key in np.ndenumerate(rule.keys)}
+    return {key: job_of(key, targets) for key, targets in made_of.items()}
 
 
 def _write_tensors(plan: Plan, folder: pathlib.Path, progress: bool):
@@ -264,6 +269,9 @@ def _compare_values(opened: Checkpoint, copies: LocalCopies, progress: bool) -> 
     order = plan.sources.in_file_order(work)
     streaming.run(compare, order, sizes=[plan.sources.entries[n].nbytes for n in order],
                   beside={}, description="comparing", progress=progress)
+    if meta.dialogue != plan.system.dialogue.name:
+        problems.append(f"{folder / META}: dialogue {meta.dialogue}, of the sources "
+                        f"{plan.system.dialogue.name}")
     problems += _compare_records(opened, plan, options) + _compare_carried(folder, plan)
     return sorted(problems)
 

@@ -9,6 +9,7 @@ from legion_jax import command
 from legion_jax.convert import from_torch
 from legion_jax.convert.names import CLS_TOWER
 from legion_jax.convert.plan import Options
+from legion_jax.convert.systems import SYSTEMS
 from legion_jax.weights.checkpoint_error import read_json
 
 flags.disclaim_key_flags()  # --help of whatever command calls `main` lists them
@@ -71,7 +72,7 @@ def convert(values: dict, output: str) -> None:
     sam = values["sam_config"] or (beside if beside.exists() else None)
     options = Options(sam=read_json(epath.Path(sam)) if sam else None, **{
         name: values[name] for name in ("tokenizer", "config", "lora_alpha", "merge_lora",
-                                        "partial", "allow_nonfinite")})
+                                        "partial", "allow_nonfinite", "system")})
     summary = from_torch.convert(main, output, **folders, options=options)
     describe(summary, output, checkpoint=main, clip=clip)
 
@@ -82,6 +83,8 @@ def main() -> None:
     others = [flags.DEFINE_string(name, None, text) for name, text in
               (FOLDERS | SMALL_FILES).items()]
     others += [
+        flags.DEFINE_enum("system", None, [*SYSTEMS], "What the weights are to become, if not the "
+                          "system they are; it gets the tokens that it lacks."),
         flags.DEFINE_float("lora_alpha", Options.lora_alpha,
                            "Of unmerged LoRA without an adapter_config.json."),
         flags.DEFINE_bool("merge_lora", False, "Fold LoRA into its kernels, in float32."),

@@ -104,6 +104,7 @@ class_state = seen.hidden_states[llava.config.vision_feature_layer][:, 0]
 verdict_logits = head(class_state, "prediction_head")
 verdict = dict(zip($classes, verdict_logits.softmax(-1)[0].tolist()))
 """
+LORA = " Its LoRA is merged into its weights."
 MASK_NOTES = """
 SAM's square holds the photo in its upper left corner: enlarge `mask_logits` to
 $sam_side x $sam_side, cut out the photo and enlarge it to its own size.
@@ -112,6 +113,42 @@ ROUNDING_NOTES = """
 The published code evaluates the language model's rotary tables and SAM's positions in bfloat16,
 transformers in float32. Scores differ by that rounding.
 """
+
+ALONE = """\
+# A LLaVA that says whether a photo is real
+
+This folder is a `LlavaForConditionalGeneration`: CLIP's vision tower, a projector and a language
+model, with their image processor and tokenizer.$lora Asked about a photo it answers in words,
+and its first sentence says which of these the photo is: $classes. Row $image_token of the embedding
+stands for the photo, $patches times. Transformers 4.45 or newer opens it.
+
+```python
+# Set beforehand:
+#   folder   path of this folder
+#   photo    a picture of PIL in RGB
+import torch
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+processor = AutoProcessor.from_pretrained(folder)
+llava = LlavaForConditionalGeneration.from_pretrained(folder).eval()
+content = [{"type": "image"}, {"type": "text", "text": "$question"}]
+prompt = processor.apply_chat_template([{"role": "user", "content": content}],
+                                       add_generation_prompt=True)
+inputs = processor(images=photo, text=prompt, return_tensors="pt").to(llava.dtype)
+with torch.no_grad():
+    written = llava.generate(**inputs, max_new_tokens=256)
+new = written[0, inputs["input_ids"].shape[1]:]
+answer = processor.decode(new, skip_special_tokens=True)
+```
+"""
+
+
+def llava_card(config: LegionConfig, *, image_token: int, question: str) -> bytes:
+    """The card of a LLaVA that stands alone; its one code block asks it `question`."""
+    rounded = config.position_dtype == "bfloat16"
+    return string.Template(ALONE + (ROUNDING_NOTES if rounded else "")).substitute(
+        image_token=image_token, patches=config.vision.num_patches, question=question,
+        classes=", ".join(config.classes), lora=LORA if config.lora.rank else "").encode()
 
 
 def model_card(config: LegionConfig, *, image_token: int, seg_token: int,
@@ -141,5 +178,5 @@ def model_card(config: LegionConfig, *, image_token: int, seg_token: int,
         low=4 * config.sam.grid, sam_model=", SamModel" if masks else "",
         classes=repr(config.classes), prompt=build_prompt(),
         parts=parts, imports=IMPORTS if masks or verdict else "",
-        lora=" Its LoRA is merged into its weights." if config.lora.rank else "",
+        lora=LORA if config.lora.rank else "",
         zero_row=" It is zero, and a score of 0 may be the highest." if own_row else "").encode()

@@ -1,8 +1,8 @@
 """Names of the same tensors in other layouts: one two-way table of renames per layout.
 
-The published names, on which `rules` works, are those of LEGION and GLaMM folders and, for CLIP,
-those of a vision tower folder. Every table is a pure rename: shapes and values stay. What a
-layout cannot hold, such as SAM in a LLaVA folder, has no entry in its table.
+The published names, on which `rules` works, are those of LEGION and GLaMM folders, for CLIP those
+of a vision tower folder, and SIDA's for what only SIDA has. Every table is a pure rename: shapes
+and values stay. What a layout cannot hold, such as SAM in a LLaVA folder, is not in its table.
 
 Vision towers and LLaVA have several spellings because transformers changed its modules: LLaVA got
 a `model.` in 4.52, and towers lost their inner `vision_model.` in 5. Version 4 saves LLAVA_OLD; 5
@@ -14,8 +14,8 @@ import functools
 import re
 from collections.abc import Iterable
 
-from legion_jax.config import LegionConfig
-from legion_jax.convert.table import SAM
+from legion_jax.config import TOKEN, LegionConfig
+from legion_jax.convert.table import FUSION_ATTENTION, FUSION_QUERY, SAM, VERDICT
 
 
 @functools.cache
@@ -138,10 +138,12 @@ def sam_hf(iou_layers: int = 3) -> Spelling:
         *_hf_image_encoder(), *_hf_prompt_encoder(), *_hf_mask_decoder(iou_layers)))
 
 
-PUBLISHED = Spelling("LEGION", _same(
-    "model.layers.", "model.embed_tokens.", "model.norm.", "lm_head.", "model.mm_projector.",
-    "model.text_hidden_fcs.", "model.region_encoder.", "prediction_head.", SAM,
-    "model.vision_tower.vision_tower."))
+_LLAVA = ("model.layers.", "model.embed_tokens.", "model.norm.", "lm_head.", "model.mm_projector.",
+          "model.text_hidden_fcs.", "model.vision_tower.vision_tower.")  # and a projection of [SEG]
+PUBLISHED = Spelling("LEGION", _same(*_LLAVA, "model.region_encoder.", "prediction_head.", SAM))
+LISA = Spelling("LISA", (
+    *_same(*_LLAVA, *(f"{layer}." for layer in VERDICT[TOKEN]), f"{FUSION_QUERY}.",
+           f"{FUSION_ATTENTION}."), (SAM, "model.visual_model.")))
 CLIP = Spelling("CLIP", _same("vision_model."))
 CLIP_5 = Spelling("CLIP vision tower of transformers 5", _tower(""))
 CLS_TOWER = Spelling("vision tower of a detection checkpoint",
@@ -165,7 +167,7 @@ LLAVA_5_FILE = _llava(
     head="language_model.lm_head.")
 
 # Where two tables know as many names of a set, the first is meant.
-TABLES = (CLS_TOWER, PUBLISHED, CLIP, SAM_ORIGINAL, SAM_HF, LLAVA_OLD, LLAVA_NEW, LLAVA_5,
+TABLES = (CLS_TOWER, PUBLISHED, LISA, CLIP, SAM_ORIGINAL, SAM_HF, LLAVA_OLD, LLAVA_NEW, LLAVA_5,
           LLAVA_5_FILE, CLIP_5)
 
 
@@ -203,6 +205,7 @@ KNOWN = (
 )
 # Names of what is modelled; one that no rule uses means that files and config disagree.
 MODELLED = (r"^model\.(layers|embed_tokens|norm|mm_projector|text_hidden_fcs)\.", r"^lm_head\.",
+            r"^model\.(cls_head|sida_fc1|attention_layer)\.",
             rf"^{re.escape(SAM)}(image_encoder|mask_decoder)\.", r"^prediction_head\.")
 
 
@@ -218,6 +221,8 @@ def is_known(key: str) -> bool:
 
 def unused_prompts(config: LegionConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of the tensors of SAM's point and mask prompts, which LEGION never runs."""
+    if config.sam is None:
+        return {}
     D, C = config.sam.prompt_width, config.sam.mask_channels
     root = SAM + "prompt_encoder."
     shapes = {f"{root}point_embeddings.{i}.weight": (1, D) for i in range(4)}

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 
+from input_pipeline import files, strict_json
 from legion_jax.convert import streaming
 from legion_jax.convert.layout_json import (
     CARRIED,
@@ -21,7 +22,7 @@ from legion_jax.convert.layout_json import (
     read_layout,
 )
 from legion_jax.convert.lora import with_lora
-from legion_jax.convert.roles import LORA
+from legion_jax.convert.roles import LORA, SMALL_FILES
 from legion_jax.convert.table import Rule, lora_rules, rules
 from legion_jax.convert.tensor_folder import open_safetensors
 from legion_jax.models import param_tree
@@ -54,6 +55,14 @@ class Origin:
     def source(self) -> epath.Path:
         """Folder of what the conversion recorded."""
         return epath.Path(self.first.folder) / "source"
+
+    def small_files(self, role: str) -> dict[str, bytes]:
+        """{name: content} of the configuration files beside the weights. Raises CheckpointError."""
+        folder = self.source / role
+        return {file.name: files.read_plain(file, largest=strict_json.LARGEST, links=False,
+                                            error=CheckpointError)
+                for file in (folder.iterdir() if folder.exists() else ())
+                if file.name in SMALL_FILES}
 
     @property
     def spelling(self) -> str:
@@ -129,30 +138,33 @@ class Values:
                 for key, number in ((f"{root}weight", 1), (f"{root}bias", 0)) if key not in tower}
 
     def _table(self, table: list[Rule], merge: bool) -> dict[str, Tensor]:
-        tensors = {}
+        parts: dict[str, list[tuple[Rule, tuple[int, ...]]]] = {}
         for rule in table:
-            if rule.path not in self._reader.entries:
-                continue  # a tower this checkpoint was converted without
-            entry = self._reader.entries[rule.path]
+            if rule.path in self._reader.entries:  # else of a tower it was converted without
+                for index, key in np.ndenumerate(rule.keys):
+                    parts.setdefault(key, []).append((rule, index))
+        tensors = {}
+        for key, (first, *others) in parts.items():
+            rule, entry = first[0], self._reader.entries[first[0].path]
             shape = rule.layout.torch_shape(tuple(entry.shape[rule.keys.ndim:]))
-            for index, key in np.ndenumerate(rule.keys):
-                dtype = self._dtypes.get(key, str(entry.dtype))
-                read = self._read(rule, index, dtype, merge)
-                tensors[key] = Tensor(shape, dtype, read, len(tensors))
+            dtype = self._dtypes.get(key, str(entry.dtype))
+            tensors[key] = Tensor(shape, dtype, self._read([first, *others], dtype, merge),
+                                  len(tensors))
         return tensors
 
-    def _read(self, rule: Rule, index: tuple[int, ...], dtype: str,
+    def _read(self, parts: list[tuple[Rule, tuple[int, ...]]], dtype: str,
               merge: bool) -> Callable[[], np.ndarray]:
-        module = rule.path.rpartition("/")[0]
-        adapted = (merge and rule.path.endswith("/kernel")
-                   and f"{module}/lora_a" in self._reader.entries)
-
-        def read():
-            value = self._reader.read(rule.path, index)
-            if adapted:
+        def read_part(rule: Rule, index: tuple[int, ...]) -> np.ndarray:
+            module, value = rule.path.rpartition("/")[0], self._reader.read(rule.path, index)
+            if merge and rule.path.endswith("/kernel") and (
+                    f"{module}/lora_a" in self._reader.entries):
                 a, b = (self._reader.read(f"{module}/lora_{f}", index) for f in "ab")
                 value = with_lora(value, a, b, self.config.lora)
             return streaming.cast(rule.layout.to_torch(value), dtype)
+
+        def read() -> np.ndarray:
+            arrays = [read_part(rule, index) for rule, index in parts]
+            return np.concatenate(arrays) if arrays[1:] else arrays[0]
         return read
 
     def _carried(self) -> dict[str, Tensor]:

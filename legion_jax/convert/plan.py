@@ -12,12 +12,13 @@ from input_pipeline.errors import UserError
 from input_pipeline.paths import absolute
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig
-from legion_jax.convert import lora, sizes
+from legion_jax.convert import lora, sizes, systems
 from legion_jax.convert.names import belongs_to_model
 from legion_jax.convert.roles import LORA, Sources
+from legion_jax.convert.systems import FAKEVLM, LEGION, System
 from legion_jax.convert.table import SAM, Rule, lora_rules, rules
 from legion_jax.convert.tensor_folder import Entry
-from legion_jax.convert.vocabulary import tokenizer_of
+from legion_jax.convert.vocabulary import Needs, check_image, tokenizer_of
 from legion_jax.models import param_tree
 from legion_jax.weights.checkpoint_error import CheckpointError, first_of, read_json
 from legion_jax.weights.legion_json import Vocabulary
@@ -39,6 +40,7 @@ class Options:
         merge_lora: fold LoRA into its kernels, in float32, whatever kernels it adapts.
         partial: convert what is there, even if whole towers are missing.
         allow_nonfinite: take NaN and infinity as they are.
+        system: one of `systems.SYSTEMS` that the weights are to become, if not the one they are.
     """
 
     tokenizer: str | None = None
@@ -48,6 +50,7 @@ class Options:
     merge_lora: bool = False
     partial: bool = False
     allow_nonfinite: bool = False
+    system: str | None = None
 
     def resolved(self) -> "Options":
         """The same with absolute paths, to be used again from any folder."""
@@ -62,6 +65,7 @@ class Plan:
 
     Attributes:
         config: architecture of the model.
+        system: which member of the family it is.
         tokenizer: of the language model; None where a plan went on without one.
         sources: the open folders.
         table: rules of the parameters that are there.
@@ -75,6 +79,7 @@ class Plan:
     """
 
     config: LegionConfig
+    system: System
     tokenizer: Tokenizer | None
     sources: Sources
     table: list[Rule]
@@ -113,7 +118,7 @@ class Plan:
         if image is not None and (type(image) is not int or not 0 <= image <= rows):
             raise CheckpointError(f"config.json: image_token_index {image!r} is none of the {rows} "
                                   f"rows of {EMBEDDING}")
-        return Vocabulary(rows, image)
+        return Vocabulary(max(rows, self.config.language.vocab), image)
 
 
 def make_plan(sources: Sources, options: Options, *, assume: bool = False) -> Plan:
@@ -137,11 +142,17 @@ class _Planner:
     def __init__(self, sources: Sources, options: Options, assume: bool):
         self.sources, self.options, self.assume = sources, options, assume
         self.main = sources.roles["main"]
+        self.system = systems.system_of(sources, asked=options.system, tokenizer=options.tokenizer,
+                                        partial=options.partial and not assume)
         self.notes: list[str] = []
 
     def plan(self) -> Plan:
         if (unread := _leftovers(self.sources)) and not self.assume:
             raise CheckpointError(first_of(unread))
+        if self.options.sam and not self.system.masks:
+            raise CheckpointError(f"--sam_config: {self.main.folder.path} is a "
+                                  f"{self.system.name}, which draws no masks and has no SAM; "
+                                  f"--sam takes one, --system says what is to become of it")
         if not self.assume and lora.CONFIG in self.main.small_files and (
                 EMBEDDING not in self.sources.entries):
             raise CheckpointError(f"{self.main.folder.path}: an adapter; --adapter takes it, "
@@ -152,8 +163,9 @@ class _Planner:
         configs, known = self._configs(entries)
         rows = (*known[EMBEDDING].shape, 0)[0]
         tokenizer = self._tokenizer(rows) if EMBEDDING in entries else None
+        vocab = tokenizer.vocab_size if tokenizer and tokenizer.rules == "slow" else rows
         config = sizes.read_config(
-            configs, known, vocab=tokenizer.vocab_size if tokenizer else rows, lora=factors,
+            configs, known, vocab=vocab, lora=factors, system=self.system,
             sam=self.options.sam or self._any_sam(configs, known))
         abstract = param_tree.abstract_params(config)
         table = rules(config, rows) + lora_rules(config)
@@ -168,7 +180,7 @@ class _Planner:
         shapes = {rule.path: tuple(abstract[rule.path].shape) for rule in table}
         used = {name for rule in table for name in rule.keys.ravel()}
         return Plan(
-            config, tokenizer, self.sources, table, absent=absent, adapters=adapters,
+            config, self.system, tokenizer, self.sources, table, absent=absent, adapters=adapters,
             params={rule.path: (shapes[rule.path], _common_dtype(rule, entries)) for rule in table},
             rest=[name for name in entries if name not in used], notes=self.notes,
             misfits={rule.path: sentences for rule in table
@@ -228,9 +240,16 @@ class _Planner:
 
     def _tokenizer(self, rows: int) -> Tokenizer | None:
         """The tokenizer; None where `assume` takes every row of the vocabulary for a token."""
+        system = self.system
+        becomes = self.options.system is not None or (system == LEGION and self.main.is_llava)
+        needs = Needs(system.dialogue, system.tokens if becomes else (),
+                      grows=self.options.system is not None)
         try:
-            return tokenizer_of(self.sources, named=self.options.tokenizer, rows=rows,
-                                notes=self.notes)
+            tokenizer = tokenizer_of(self.sources, needs, named=self.options.tokenizer, rows=rows,
+                                     notes=self.notes)
+            if system == FAKEVLM:
+                check_image(self.sources, tokenizer.added, owner=tokenizer.name)
+            return tokenizer
         except UserError as error:
             if not self.assume:
                 raise

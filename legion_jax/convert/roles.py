@@ -25,8 +25,8 @@ ROLES = ("main", "clip", "sam", "head", *ADDED)
 ADAPTER_CONFIG = "adapter_config.json"
 # Small files that travel with the weights and are written back on export.
 SMALL_FILES = ("config.json", "generation_config.json", "preprocessor_config.json",
-               "processor_config.json", "chat_template.jinja", "sam_config.json",
-               ADAPTER_CONFIG)
+               "processor_config.json", "chat_template.jinja", "chat_template.json",
+               "sam_config.json", ADAPTER_CONFIG)
 
 
 def unwrapped(key: str) -> str:

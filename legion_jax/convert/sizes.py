@@ -1,6 +1,7 @@
 """Architecture of a checkpoint: from its config files and from the shapes of its tensors.
 
-LEGION's config.json says nothing about SAM, whose sizes are fixed in the published code.
+No config.json of LEGION, LISA or SIDA says anything about SAM, whose sizes are fixed in the
+published code.
 """
 
 import re
@@ -9,7 +10,6 @@ from typing import Any
 
 from input_pipeline.records import verdict_classes
 from legion_jax.config import (
-    VISION,
     ClipConfig,
     LanguageConfig,
     LegionConfig,
@@ -17,7 +17,8 @@ from legion_jax.config import (
     SamConfig,
     VerdictConfig,
 )
-from legion_jax.convert.table import SAM
+from legion_jax.convert.systems import SIDA, System
+from legion_jax.convert.table import FUSION_ATTENTION, FUSION_QUERY, PROJECTOR, SAM, VERDICT
 from legion_jax.convert.tensor_folder import Entry
 from legion_jax.weights.checkpoint_error import CheckpointError
 
@@ -25,59 +26,85 @@ from legion_jax.weights.checkpoint_error import CheckpointError
 # those of the published SAM.
 DECODER_HEADS = {256: 8}
 CLIP_HEAD_WIDTH = 64
-VERDICT_CLASSES = ("synthetic", "real")  # index order of the published head
 # What other LLaVAs have otherwise, and no tensor's shape tells.
 FIXED = {"mm_vision_select_feature": "patch", "vision_feature_select_strategy": "default",
-         "projector_hidden_act": "gelu", "mm_projector_type": "mlp2x_gelu",
-         "multimodal_projector_bias": True}
-# What Hugging Face leaves out of a LLaVA's text_config because it is LLaMA's default.
+         "projector_hidden_act": "gelu", "multimodal_projector_bias": True}
+# What Hugging Face leaves out of a config because it is LLaMA's default.
 LLAMA_DEFAULTS = {"num_attention_heads": 32, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
 
 
 def read_config(configs: Mapping[str, dict], entries: Mapping[str, Entry], *, vocab: int,
-                lora: LoraConfig, sam: dict | None = None) -> LegionConfig:
+                lora: LoraConfig, system: System, sam: dict | None = None) -> LegionConfig:
     """Assemble the architecture.
 
     Args:
         configs: {role: config.json} of the folders that have one; "main" must be there.
         entries: all tensors under their published names.
-        vocab: number of tokens of the tokenizer.
+        vocab: number of rows of the vocabulary that can be said.
         lora: low-rank update the tensors hold unmerged.
+        system: which member of the family it is.
         sam: sizes of a SAM other than the published one, for what shapes do not tell.
 
     Raises:
         CheckpointError: naming the field that is missing or not supported.
     """
     main = configs["main"]
-    for name, wanted in FIXED.items():
+    projector = "linear" if f"{PROJECTOR}.weight" in entries else "mlp2x_gelu"
+    for name, wanted in (FIXED | {"mm_projector_type": projector}).items():
         if main.get(name, wanted) not in (wanted, None):
             raise CheckpointError(f"config.json: {name} must be {wanted!r}, not {main[name]!r}")
     select = main.get("mm_vision_select_layer", main.get("vision_feature_layer", -2))
+    # The code of LEGION and LISA, whose config.json is flat, rounds what transformers does not.
     position = main.get("position_dtype", "float32" if "text_config" in main else "bfloat16")
     if position not in ("float32", "bfloat16"):
         raise CheckpointError(f"config.json: position_dtype must be float32 or bfloat16, not "
                               f"{position!r}")
-    has_head = "prediction_head.0.weight" in entries
     tower = configs.get("clip") or (
         _part(main, "vision_config") if main.get("vision_config") else {})
+    language = _language(main, entries, vocab)
     return LegionConfig(
-        vision=_clip(tower, entries, select),
-        language=_language(main, entries, vocab), lora=lora,
-        sam=_sam(entries, sam or hf_sam(configs.get("sam", {}))),
-        verdict=VerdictConfig(
-            VISION, _classes(main, entries),
-            _shape(entries, "prediction_head.0.weight", 2)[0]) if has_head else None,
-        position_dtype=position)
+        vision=_clip(tower, entries, select), projector=projector, language=language, lora=lora,
+        sam=_sam(entries, sam or hf_sam(configs.get("sam", {}))) if system.masks else None,
+        verdict=_verdict(main, entries, system, language.width),
+        fusion=_fusion(entries, system), position_dtype=position)
 
 
-def _classes(config: dict, entries: Mapping[str, Entry]) -> tuple[str, ...]:
-    """Names of the verdict head's classes; the published head has none in its files."""
-    rows, _ = _shape(entries, "prediction_head.2.weight", 2)
-    classes = config.get("verdict_classes") or VERDICT_CLASSES
+def _verdict(config: dict, entries: Mapping[str, Entry], system: System,
+             width: int) -> VerdictConfig | None:
+    """A head that is there tells its sizes; SIDA has one even where it is still to be trained."""
+    source = system.source
+    if source is None:
+        return None
+    if source not in VERDICT:
+        return VerdictConfig(source, _classes(config, system), hidden=0)
+    up, down = (f"{layer}.weight" for layer in VERDICT[source])
+    if up in entries:
+        rows, _ = _shape(entries, down, 2)
+        return VerdictConfig(source, _classes(config, system, rows=rows, layer=down),
+                             _shape(entries, up, 2)[0])
+    return VerdictConfig(source, system.classes, width // 2) if system == SIDA else None
+
+
+def _fusion(entries: Mapping[str, Entry], system: System) -> bool:
+    """Whether the verdict looks at the masks: where its tensors are, or are still to be trained."""
+    if not system.fusion:
+        return False
+    there = any(name.startswith((FUSION_QUERY, FUSION_ATTENTION)) for name in entries)
+    return there or f"{VERDICT[system.source][0]}.weight" not in entries
+
+
+def _classes(config: dict, system: System, *, rows: int | None = None,
+             layer: str = "") -> tuple[str, ...]:
+    """Names of the verdict's classes; those of the published system where the config has none.
+
+    Args:
+        rows: how many there must be, as `layer`, the last of the head, has rows; None: any number.
+    """
+    classes = config.get("verdict_classes") or system.classes
     if not isinstance(classes, list | tuple) or not all(isinstance(n, str) for n in classes) or (
-            len(classes) != rows):
-        raise CheckpointError(f"config.json: verdict_classes must be {rows} names, as many as "
-                              f"prediction_head.2.weight has rows, not {classes!r}")
+            rows not in (None, len(classes))):
+        wanted = f"{rows} names, as many as {layer} has rows" if rows else "names"
+        raise CheckpointError(f"config.json: verdict_classes must be {wanted}, not {classes!r}")
     try:
         verdict_classes.check_names(classes)
     except verdict_classes.ClassError as error:

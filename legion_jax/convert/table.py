@@ -1,8 +1,8 @@
 """One table between published tensor names and our parameter paths, used in both directions.
 
-Key names are those of LEGION and GLaMM checkpoints, of a CLIP vision folder and of the detection
-variant's head; `names` leads from the names of other layouts to these. LoRA factors are in a
-table of their own: published checkpoints hold them merged.
+Key names are those of LEGION and GLaMM checkpoints, of a CLIP vision folder, of the detection
+variant's head, and of what SIDA has beside them; `names` leads from the names of other layouts to
+these. LoRA factors are in a table of their own: published checkpoints hold them merged.
 """
 
 import dataclasses
@@ -11,9 +11,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from legion_jax.config import VISION, LegionConfig
+from legion_jax.config import TOKEN, VISION, LegionConfig
 
 SAM = "model.grounding_encoder."
+PROJECTOR = "model.mm_projector"
+# The two layers of a verdict head, by where the verdict comes from.
+VERDICT = {VISION: ("prediction_head.0", "prediction_head.2"),
+           TOKEN: ("model.cls_head.0.0", "model.cls_head.0.3")}
+FUSION_QUERY, FUSION_ATTENTION = "model.sida_fc1", "model.attention_layer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +27,7 @@ class Layout:
 
     Attributes:
         to_jax: PyTorch array -> our array.
-        to_torch: our array -> PyTorch array.
+        to_torch: our array -> PyTorch array; of `one_of`, what it is of that array.
         torch_shape: shape of our array -> shape of the PyTorch array.
     """
 
@@ -44,6 +49,22 @@ def linear() -> Layout:
 def unsqueezed() -> Layout:
     """[1, ...] <-> [...]."""
     return Layout(lambda w: w[0], lambda w: w[None], lambda s: (1, *s))
+
+
+def one_of(number: int, total: int, inner: Layout) -> Layout:
+    """The `number`th of `total` arrays that lie one behind the other in a PyTorch array.
+
+    Rules that share a tensor stand in the table in the order in which their arrays lie in it.
+    """
+    def to_jax(w):
+        rows = len(w) // total
+        return inner.to_jax(w[number * rows:(number + 1) * rows])
+
+    def torch_shape(s):
+        rows, *others = inner.torch_shape(s)
+        return (total * rows, *others)
+
+    return Layout(to_jax, inner.to_torch, torch_shape)
 
 
 def convolution(side: int) -> Layout:
@@ -68,13 +89,17 @@ def upscaling() -> Layout:
     return Layout(to_jax, to_torch, lambda s: (s[0], s[1] // 4, 2, 2))
 
 
-def vocabulary(rows: int, padded: int, *, transpose: bool) -> Layout:
+def vocabulary(rows: int, tokens: int, padded: int, *, transpose: bool) -> Layout:
     """[V, D] <-> [V padded, D], or its transpose; padding rows are zero and cut on the way out.
 
-    `rows` may count rows that belong to no token: they travel in the padding.
+    `rows` may count rows that belong to no token: they travel in the padding. Tokens beyond them
+    are new, and each begins with the mean of the rows: its logit is the mean of the others' logits.
     """
     def to_jax(w):
-        w = np.concatenate([w, np.zeros((padded - rows, *w.shape[1:]), w.dtype)])
+        new = np.zeros((padded - rows, *w.shape[1:]), w.dtype)
+        if tokens > rows:
+            new[:tokens - rows] = w.astype(np.float32).mean(axis=0, dtype=np.float64)
+        w = np.concatenate([w, new])
         return transposed(w) if transpose else w
 
     def to_torch(w):
@@ -158,7 +183,7 @@ def clip_rules(config: LegionConfig) -> list[Rule]:
 def language_rules(config: LegionConfig, rows: int | None = None) -> list[Rule]:
     """`rows`: of the vocabulary matrices in PyTorch, if some belong to no token."""
     c, n = config.language, range(config.language.layers)
-    matrix = functools.partial(vocabulary, rows or c.vocab, c.padded_vocab)
+    matrix = functools.partial(vocabulary, rows or c.vocab, c.vocab, c.padded_vocab)
     block = "model.layers.{i}."
     rules = [
         _rule("language/embed/embedding", "model.embed_tokens.weight", matrix(transpose=False)),
@@ -239,6 +264,45 @@ def mask_decoder_rules(config: LegionConfig) -> list[Rule]:
     return rules
 
 
+def mask_rules() -> list[Rule]:
+    """Everything that masks are drawn with, and what leads to it, but the encoder and decoder."""
+    prompt = SAM + "prompt_encoder."
+    return [
+        *_dense("text_projection/up", "model.text_hidden_fcs.0.0"),
+        *_dense("text_projection/down", "model.text_hidden_fcs.0.2"),
+        _rule("prompt_encoder/no_mask", prompt + "no_mask_embed.weight", unsqueezed()),
+        _rule("prompt_encoder/frequencies",
+              prompt + "pe_layer.positional_encoding_gaussian_matrix", same())]
+
+
+def projector_rules(config: LegionConfig) -> list[Rule]:
+    """From vision to language."""
+    if config.projector == "linear":
+        return _dense("projector", PROJECTOR)
+    return [*_dense("projector/up", f"{PROJECTOR}.0"), *_dense("projector/down", f"{PROJECTOR}.2")]
+
+
+def verdict_rules(config: LegionConfig) -> list[Rule]:
+    """The verdict head; none where there is none."""
+    if config.verdict_source not in VERDICT:
+        return []
+    up, down = VERDICT[config.verdict_source]
+    return [*_dense("verdict/up", up), *_dense("verdict/down", down)]
+
+
+def fusion_rules(config: LegionConfig) -> list[Rule]:
+    """SIDA's attention of the verdict to the masks, whose three projections PyTorch packs."""
+    if not config.fusion:
+        return []
+    packed = f"{FUSION_ATTENTION}.in_proj_"
+    rules = [*_dense("fusion/ask", FUSION_QUERY),
+             *_dense("fusion/out", f"{FUSION_ATTENTION}.out_proj")]
+    for number, name in enumerate(("query", "key", "value")):
+        rules += [_rule(f"fusion/{name}/kernel", f"{packed}weight", one_of(number, 3, linear())),
+                  _rule(f"fusion/{name}/bias", f"{packed}bias", one_of(number, 3, same()))]
+    return rules
+
+
 def lora_rules(config: LegionConfig) -> list[Rule]:
     """LoRA factors of unmerged checkpoints; none when the model has none."""
     if not config.lora.rank:
@@ -252,18 +316,8 @@ def lora_rules(config: LegionConfig) -> list[Rule]:
 
 def rules(config: LegionConfig, rows: int | None = None) -> list[Rule]:
     """The whole table for a model of these sizes, LoRA apart; `rows` as in `language_rules`."""
-    prompt = SAM + "prompt_encoder."
-    table = [
-        *clip_rules(config), *language_rules(config, rows), *sam_encoder_rules(config),
-        *mask_decoder_rules(config),
-        *_dense("projector/up", "model.mm_projector.0"),
-        *_dense("projector/down", "model.mm_projector.2"),
-        *_dense("text_projection/up", "model.text_hidden_fcs.0.0"),
-        *_dense("text_projection/down", "model.text_hidden_fcs.0.2"),
-        _rule("prompt_encoder/no_mask", prompt + "no_mask_embed.weight", unsqueezed()),
-        _rule("prompt_encoder/frequencies",
-              prompt + "pe_layer.positional_encoding_gaussian_matrix", same())]
-    if config.verdict_source == VISION:
-        table += [*_dense("verdict/up", "prediction_head.0"),
-                  *_dense("verdict/down", "prediction_head.2")]
-    return table
+    draws = config.sam is not None
+    return [*clip_rules(config), *language_rules(config, rows),
+            *(sam_encoder_rules(config) + mask_decoder_rules(config) if draws else ()),
+            *projector_rules(config), *(mask_rules() if draws else ()),
+            *verdict_rules(config), *fusion_rules(config)]

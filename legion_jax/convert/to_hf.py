@@ -1,4 +1,7 @@
-"""The layout of Hugging Face: a LLaVA folder, a SamModel folder, and the heads between them."""
+"""The layout of Hugging Face: a LLaVA folder, a SamModel folder, and the heads between them.
+
+A model that draws no masks and judges in words is a LLaVA and nothing else.
+"""
 
 import dataclasses
 import json
@@ -6,10 +9,11 @@ import json
 import numpy as np
 
 from input_pipeline.text.conversation import encode_prompt, image_index
+from input_pipeline.text.fast_tokenizer import PAD_TOKEN
 from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, as_json
 from legion_jax.convert import config_files, names
-from legion_jax.convert.model_card import model_card
+from legion_jax.convert.model_card import llava_card, model_card
 from legion_jax.convert.model_folder import ModelFolder
 from legion_jax.convert.origin import Origin, Tensor, Values, constant, split_tower
 from legion_jax.convert.table import SAM
@@ -18,11 +22,20 @@ from legion_jax.weights.checkpoint_error import CheckpointError
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 BUFFERS = ("rotary_emb.inv_freq", "position_ids")  # transformers computes them
 PROMPT = "prompt_ids.json"
+TEMPLATES = (config_files.CHAT_TEMPLATE, "chat_template.jinja")
 HEADS = ("model.text_hidden_fcs.", "prediction_head.")
 
 
 def hf_layout(origin: Origin) -> ModelFolder:
-    """All files of the export; towers that the checkpoint lacks are left out."""
+    """All files of the export; towers that the checkpoint lacks are left out.
+
+    Raises CheckpointError for a model that is no LLaVA of transformers.
+    """
+    if origin.opened.meta.config.projector == "linear":
+        raise CheckpointError(f"{origin.opened.folder}: its projector is one layer, that of "
+                              f"transformers' LLaVA is two; --layout legion writes this model")
+    if origin.opened.meta.config.sam is None:
+        return llava_alone(Values(origin))
     meta, tokenizer = origin.opened.meta, origin.opened.tokenizer
     config, vocabulary = meta.config, origin.first.meta.vocabulary
     if "verdict" in meta.absent:
@@ -33,11 +46,7 @@ def hf_layout(origin: Origin) -> ModelFolder:
         rows = config.language.vocab
         image_token = tokenizer.added.get(IMAGE_TOKEN, rows)
     values = Values(origin, rows=rows)
-    tower, rest = split_tower(values.tensors | {
-        name: t for name, t in values.published_carried().items() if name not in values.tensors})
-    if not tower or VOCABULARY[0] not in rest:
-        raise CheckpointError(f"{origin.opened.folder}: a LLaVA folder needs CLIP, projector and "
-                              f"language model; not there: {', '.join(meta.absent)}")
+    tower, rest = _tensors(values)
     own_row = image_token == rows
     if own_row:
         rows += 1
@@ -45,9 +54,9 @@ def hf_layout(origin: Origin) -> ModelFolder:
     written = ModelFolder()
     llava = _spelled(names.LLAVA_OLD, tower | values.post_norm(tower) | rest)
     written.add_model("llava/", llava, file_format="safetensors", shard_bytes=5 * 10 ** 9)
-    blocks = 1 + max(int(name.split(".")[3]) for name in tower if ".encoder.layers." in name)
     written.add_small("llava/", config_files.llava_files(
-        config, blocks=blocks, rows=rows, image_token=image_token, dtype=values.main_dtype()))
+        config, blocks=_blocks(tower), rows=rows, image_token=image_token,
+        dtype=values.main_dtype()))
     written.small[f"llava/{ADDED_FILE}"] = as_json(
         tokenizer.added | {IMAGE_TOKEN: tokenizer.added.get(IMAGE_TOKEN, image_token)})
     masks = f"{SAM}mask_decoder.iou_token.weight" in rest
@@ -64,6 +73,44 @@ def hf_layout(origin: Origin) -> ModelFolder:
         config, image_token=image_token, seg_token=tokenizer.seg_id, own_row=own_row,
         sam=masks, masks=masks and any(name.startswith(HEADS[0]) for name in heads))
     return written
+
+
+def llava_alone(values: Values, *, file_format: str = "safetensors") -> ModelFolder:
+    """A FakeVLM, or another LLaVA, as the folder that transformers opens."""
+    origin, config = values.origin, values.config
+    tower, rest = _tensors(values)
+    tokenizer = origin.opened.tokenizer
+    ids = tokenizer.ids_of((IMAGE_TOKEN, PAD_TOKEN))
+    written = ModelFolder()
+    written.add_model("", _spelled(names.LLAVA_OLD, tower | values.post_norm(tower) | rest),
+                      file_format=file_format, shard_bytes=5 * 10 ** 9)
+    written.add_small("", config_files.llava_files(
+        config, blocks=_blocks(tower), rows=config.language.vocab, image_token=ids[IMAGE_TOKEN],
+        pad_token=ids[PAD_TOKEN], dtype=values.main_dtype(), says_image=True))
+    came = origin.small_files("main")
+    templates = {name: came[name] for name in TEMPLATES if name in came}
+    processor = config_files.processor_files(config)
+    if templates:
+        processor.pop(config_files.CHAT_TEMPLATE)
+    written.add_small("", processor | templates)
+    written.small["README.md"] = llava_card(
+        config, image_token=ids[IMAGE_TOKEN], question=origin.opened.dialogue.instruction)
+    return written
+
+
+def _tensors(values: Values) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(CLIP's, all others), those too that the model does not hold. Raises CheckpointError."""
+    tower, rest = split_tower(values.tensors | {
+        name: t for name, t in values.published_carried().items() if name not in values.tensors})
+    if not tower or VOCABULARY[0] not in rest:
+        raise CheckpointError(f"{values.origin.opened.folder}: a LLaVA folder needs CLIP, "
+                              f"projector and language model; not there: "
+                              f"{', '.join(values.origin.opened.meta.absent)}")
+    return tower, rest
+
+
+def _blocks(tower: dict[str, Tensor]) -> int:
+    return 1 + max(int(name.split(".")[3]) for name in tower if ".encoder.layers." in name)
 
 
 def _spelled(table: names.Spelling, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,9 @@
 
 An adapter may have been trained with other tokens than its base has, such as a `[SEG]` of its own.
 The rows of the vocabulary that training changed are at the ids of its tokenizer.
+
+A model that is to become another system gets the tokens it lacks: they take the first rows of its
+vocabulary that belong to no token, and rows of their own behind the last (`table.vocabulary`).
 """
 
 import dataclasses
@@ -9,7 +12,8 @@ import pathlib
 
 from input_pipeline import files, strict_json
 from input_pipeline.errors import UserError
-from input_pipeline.text.tokenizer import ADDED_TOKENS, IMAGE_TOKEN, Tokenizer
+from input_pipeline.text.dialogue import Dialogue
+from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import (
     ADDED_FILE,
     MODEL_FILE,
@@ -110,7 +114,22 @@ def _pieces(path: pathlib.Path) -> dict[str, int]:
     return vocab if isinstance(vocab, dict) else {}
 
 
-def tokenizer_of(sources: Sources, *, named: str | None, rows: int,
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What is asked of a model's tokenizer.
+
+    Attributes:
+        dialogue: which it must serve.
+        added: tokens that one gets that lacks them, in this order; (): none is added.
+        grows: whether the vocabulary may get new rows for them.
+    """
+
+    dialogue: Dialogue
+    added: tuple[str, ...] = ()
+    grows: bool = False
+
+
+def tokenizer_of(sources: Sources, needs: Needs, *, named: str | None, rows: int,
                  notes: list[str]) -> Tokenizer:
     """The tokenizer of a model, checked against its embedding.
 
@@ -122,13 +141,12 @@ def tokenizer_of(sources: Sources, *, named: str | None, rows: int,
     Raises:
         TokenizerError, CheckpointError: naming the file, the token, or both sizes.
     """
-    main = sources.roles["main"]
-    folder, extend = pathlib.Path(named or main.folder.root), main.is_llava
+    folder = pathlib.Path(named or sources.roles["main"].folder.root)
     own = _own_tokens(sources, named, notes)
     if own is None or own.folder.samefile(folder):
-        return read_tokenizer(folder, rows=rows, extend=extend)
+        return read_tokenizer(folder, needs, rows=rows)
     try:
-        base, raw = _parse(folder, extend)
+        base, raw = _parse(folder, needs)
     except UserError:
         if named or own.lacks:
             raise
@@ -136,21 +154,21 @@ def tokenizer_of(sources: Sources, *, named: str | None, rows: int,
     else:
         difference = own.differs_from(base, raw | base.added)
     if not difference:
-        return _checked(base, folder, rows, extend)
+        return _checked(base, folder, rows, needs)
     if named:
         notes.append(f"the tokenizer of {folder} is used, as --tokenizer says; that of "
                      f"{own.folder} is another: {difference}")
-        return _checked(base, folder, rows, extend)
+        return _checked(base, folder, rows, needs)
     if own.lacks:
         raise CheckpointError(
             f"{own.folder}: the adapter's tokenizer is not that of {folder}: {difference}; and it "
             f"cannot be used, for {own.lacks} is not there. Name a folder that has {MODEL_FILE} "
             f"and {ADDED_FILE} with --tokenizer")
-    _check_image(sources, own)
+    check_image(sources, own.tokens, owner=own.folder)
     notes.append(f"the adapter's own tokenizer is used, {own.folder}, not that of {folder}: "
                  f"{difference}")
     try:
-        return read_tokenizer(own.folder, rows=rows, extend=extend)
+        return read_tokenizer(own.folder, needs, rows=rows)
     except UserError as error:
         raise CheckpointError(f"{error}. The adapter's tokens are not those of {folder} "
                               f"({difference}); --tokenizer says which to take") from error
@@ -168,58 +186,54 @@ def _own_tokens(sources: Sources, named: str | None, notes: list[str]) -> Listed
         return None
 
 
-def _check_image(sources: Sources, own: Listed) -> None:
+def check_image(sources: Sources, tokens: dict[str, int], *, owner: pathlib.Path | str) -> None:
     """Compare the row of `<image>` with the config's. Raises CheckpointError."""
     config = sources.configs.get("main", {})
     index = config.get("image_token_index", config.get("image_token_id"))
     if sources.roles["main"].is_llava and index is not None and (
-            own.tokens.get(IMAGE_TOKEN, index) != index):
-        raise CheckpointError(f"{own.folder}: {IMAGE_TOKEN} is {own.tokens[IMAGE_TOKEN]} in its "
+            tokens.get(IMAGE_TOKEN, index) != index):
+        raise CheckpointError(f"{owner}: {IMAGE_TOKEN} is {tokens[IMAGE_TOKEN]} in its "
                               f"tokenizer, config.json of the checkpoint says {index}; name the "
                               f"tokenizer to use with --tokenizer")
 
 
-def read_tokenizer(folder: pathlib.Path, *, rows: int, extend: bool) -> Tokenizer:
-    """The tokenizer of a checkpoint folder, checked against its embedding.
-
-    Args:
-        rows: of the embedding.
-        extend: the checkpoint knows nothing of `[SEG]` and its like (a LLaVA); they take the first
-            rows that belong to no token yet.
+def read_tokenizer(folder: pathlib.Path, needs: Needs, *, rows: int) -> Tokenizer:
+    """The tokenizer of a checkpoint folder, checked against its embedding of `rows` rows.
 
     Raises:
         TokenizerError, CheckpointError: naming the file, the token, or both sizes.
     """
-    return _checked(_parse(folder, extend)[0], folder, rows, extend)
+    return _checked(_parse(folder, needs)[0], folder, rows, needs)
 
 
-def _parse(folder: pathlib.Path, extend: bool) -> tuple[Tokenizer, dict[str, int]]:
+def _parse(folder: pathlib.Path, needs: Needs) -> tuple[Tokenizer, dict[str, int]]:
     """The tokenizer, and the added tokens as its folder has them."""
     if not (folder / MODEL_FILE).exists():
         raise CheckpointError(f"{folder / MODEL_FILE}: not found; name the tokenizer's folder with "
                               f"--tokenizer")
-    if not extend:
+    dialogue = needs.dialogue
+    if not needs.added:
         if not (folder / ADDED_FILE).exists():
             raise CheckpointError(
-                f"{folder / ADDED_FILE}: not found, so this tokenizer has no {ADDED_TOKENS[0]} and "
-                f"its like. LEGION and GLaMM folders have it; of an original LLaVA take the folder "
-                f"made for transformers, such as llava-hf/llava-1.5-7b-hf")
-        tokenizer = Tokenizer.from_folder(folder)
+                f"{folder / ADDED_FILE}: not found, so this tokenizer has no {dialogue.tokens[0]} "
+                f"and its like. LEGION, GLaMM and SIDA folders have it; of an original LLaVA take "
+                f"the folder made for transformers, such as llava-hf/llava-1.5-7b-hf")
+        tokenizer = dialogue.open_tokenizer(folder)
         _check_files(folder, tokenizer, tokenizer.added)
         return tokenizer, tokenizer.added
     contents = read_files(folder)
     raw = load_added(contents[ADDED_FILE], file=f"{folder}/{ADDED_FILE}")
     added = dict(raw)
-    if IMAGE_TOKEN in added and added.keys() > set(ADDED_TOKENS) and (
+    if IMAGE_TOKEN in added and added.keys() > set(needs.added) and (
             added[IMAGE_TOKEN] == max(added.values())):
         del added[IMAGE_TOKEN]  # where we have put it; here an image has no token
     pieces = Tokenizer(contents | {ADDED_FILE: as_json(added)}, name=str(folder))
     size = pieces.vocab_size
-    for token in ADDED_TOKENS:
+    for token in needs.added:
         if token not in added:
             added[token], size = size, size + 1
     tokenizer = Tokenizer(contents | {ADDED_FILE: as_json(added)}, name=str(folder))
-    tokenizer.check()
+    tokenizer.check(dialogue.tokens, dialogue=dialogue.name)
     _check_files(folder, tokenizer, raw)
     return tokenizer, raw
 
@@ -232,12 +246,13 @@ def _check_files(folder: pathlib.Path, tokenizer: Tokenizer, added: dict[str, in
                               f"in {ADDED_FILE}; remove or mend the one that is older")
 
 
-def _checked(tokenizer: Tokenizer, folder: pathlib.Path, rows: int, extend: bool) -> Tokenizer:
-    """The tokenizer. Raises CheckpointError where it has another size than the embedding."""
-    if not extend and tokenizer.vocab_size != rows:
-        raise CheckpointError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
+def _checked(tokenizer: Tokenizer, folder: pathlib.Path, rows: int, needs: Needs) -> Tokenizer:
+    """The tokenizer. Raises CheckpointError where the embedding has no rows for its tokens."""
+    size = tokenizer.vocab_size
+    if not needs.added and size != rows and (tokenizer.rules == "slow" or size > rows):
+        raise CheckpointError(f"{folder}: the tokenizer has {size} tokens, "
                               f"model.embed_tokens.weight {rows} rows")
-    if tokenizer.vocab_size > rows:
-        raise CheckpointError(f"{folder}: {tokenizer.vocab_size} tokens with "
-                              f"{', '.join(ADDED_TOKENS)}, the embedding has {rows} rows")
+    if needs.added and size > rows and not needs.grows:
+        raise CheckpointError(f"{folder}: {size} tokens with {', '.join(needs.added)}, the "
+                              f"embedding has {rows} rows")
     return tokenizer

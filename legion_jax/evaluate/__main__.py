@@ -13,10 +13,18 @@ from input_pipeline import files, paths
 from legion_jax import command, distributed
 from legion_jax.evaluate import settings, text_scores
 from legion_jax.evaluate.intervals import RESAMPLES
-from legion_jax.evaluate.run import Scoring, Task, check_classes, facts_of, open_data, run
+from legion_jax.evaluate.run import (
+    Scoring,
+    Task,
+    check_classes,
+    check_rule,
+    facts_of,
+    open_data,
+    run,
+)
 from legion_jax.evaluate.terminal import show
+from legion_jax.predict.detector import open_detector
 from legion_jax.predict.prediction import Question, define_dialogue_flag
-from legion_jax.predict.predictor import Predictor
 from legion_jax.weights.checkpoint import Checkpoint, define_step_flag
 
 
@@ -65,13 +73,14 @@ def evaluate(asked: flags.FlagValues) -> None:
         print(settings.explain(asked.compat))
     encode = text_scores.encoder(asked.css_model) if asked.css_model else None
     checkpoint = Checkpoint.open_together(asked.checkpoint, asked.step)
+    check_rule(checkpoint, counting)
     data = open_data(asked.data_dir, asked.split)
     check_classes(checkpoint, data)
     question = Question.of(checkpoint.meta, asked.dialogue)
     facts = facts_of(checkpoint, data, question=question, int8=asked.int8)
     output = paths.folder(asked.output, "--output")
     files.make_folder(output)
-    task = Task(data.source, facts, lambda: Predictor.from_checkpoint(
+    task = Task(data.source, facts, lambda: open_detector(
         checkpoint, batch_size=asked.batch_size, question=question, int8=asked.int8),
         data.unlike_published)
     scoring = Scoring(counting, encode, asked.css_model, asked.resamples, asked.bootstrap_seed)

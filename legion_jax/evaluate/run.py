@@ -15,8 +15,10 @@ from etils import epath
 from tqdm import tqdm
 
 from input_pipeline import files
+from input_pipeline.errors import UserError
 from input_pipeline.records import manifest, prepared, verdict_classes
 from input_pipeline.records.record import DataError
+from legion_jax.config import WORDS
 from legion_jax.evaluate import chunks, text_scores, word_verdicts
 from legion_jax.evaluate.intervals import RESAMPLES, bootstrap_intervals
 from legion_jax.evaluate.photo_rows import Source, predicted
@@ -25,8 +27,8 @@ from legion_jax.evaluate.report.photos import RecordPhotos
 from legion_jax.evaluate.settings import DEFAULT, FORMAT, Settings, conventions
 from legion_jax.evaluate.summary import summary
 from legion_jax.predict import calibration
+from legion_jax.predict.detector import Detector
 from legion_jax.predict.prediction import Question
-from legion_jax.predict.predictor import Predictor
 from legion_jax.weights.checkpoint import Checkpoint
 
 
@@ -75,7 +77,17 @@ def check_classes(checkpoint: Checkpoint, data: Data) -> None:
         f"{checkpoint.folder}, for photos labelled {labels} in {data.name}, split {data.split}")
 
 
-def evaluate(predictor: Predictor, records: Sequence, *,
+def check_rule(checkpoint: Checkpoint, settings: Settings) -> None:
+    """Raise UserError where verdicts are to be read from words that do not judge."""
+    source = checkpoint.meta.config.verdict_source
+    if settings.verdict_rule is not None and source != WORDS:
+        judged = "does not judge photos" if source is None else (
+            f"judges photos by a head (config.verdict.source is {source!r})")
+        raise UserError(f"--compat={settings.verdict_rule}: reads verdicts from the words of "
+                        f"answers, but {checkpoint.folder} {judged}")
+
+
+def evaluate(predictor: Detector, records: Sequence, *,
              encode: Callable[[list[str]], np.ndarray] | None = None) -> tuple[dict, list[dict]]:
     """Predict every record of one split once, in memory, by the usual settings.
 
@@ -106,11 +118,11 @@ class Task:
 
     source: Source
     facts: dict
-    load: Callable[[], Predictor]
+    load: Callable[[], Detector]
     unlike_published: str | None = None
 
     @functools.cached_property
-    def predictor(self) -> Predictor:
+    def predictor(self) -> Detector:
         """The predictor, loaded when it is first asked for."""
         return self.load()
 

@@ -27,10 +27,10 @@ from input_pipeline.errors import UserError
 from input_pipeline.photos import images
 from legion_jax import command, distributed
 from legion_jax.predict import photo_sources, result_files
+from legion_jax.predict.detector import open_detector
 from legion_jax.predict.job import BatchJob, Options
 from legion_jax.predict.job_lines import Share
 from legion_jax.predict.prediction import EXPLAIN, Question, define_dialogue_flag
-from legion_jax.predict.predictor import Predictor
 from legion_jax.predict.queues import Limits
 from legion_jax.predict.sampling import Sampling
 from legion_jax.weights.checkpoint import Checkpoint, define_step_flag
@@ -123,24 +123,26 @@ def _predict(given: flags.FlagValues) -> int:
     source = _named_source(given.images, given.data_dir, given.split)
     sampling = Sampling(given.temperature, given.top_p, given.seed, given.no_repeat,
                         given.force_seg)
+    # Before minutes are spent on loading.
+    checkpoint = Checkpoint.open_together(given.checkpoint, given.step)
+    # An empty mask of a model that draws none would say that it found nothing.
+    masks = checkpoint.meta.config.sam is not None
+    write = tuple(kind for kind in given.write if masks or kind != result_files.MASK)
     options = Options(
-        explain=given.explain, write=tuple(given.write), sampling=sampling, int8=given.int8,
+        explain=given.explain, write=write, sampling=sampling, int8=given.int8,
         dialogue=given.dialogue, share=share, retry_failures=given.retry_failures,
         flush_seconds=given.flush_seconds,
         limits=Limits(file_bytes=given.max_file_mb << 20, queue_bytes=given.queue_mb << 20,
                       threads=given.threads))
-    # Before minutes are spent on loading.
-    checkpoint = Checkpoint.open_together(given.checkpoint, given.step)
     job = BatchJob(given.output, source, checkpoint=checkpoint, options=options)
-    if len(job.left) > MANY and given.write:
-        print(f"{len(given.write)} files will be written for each of {len(job.left):,} photos; "
+    if len(job.left) > MANY and write:
+        print(f"{len(write)} files will be written for each of {len(job.left):,} photos; "
               f"--write= leaves only the lines", file=sys.stderr)
     speed = "nothing was left to do"
     if len(job.left):
-        predictor = Predictor.from_checkpoint(checkpoint, batch_size=given.batch_size,
-                                              question=Question.of(checkpoint.meta,
-                                                                   given.dialogue),
-                                              sampling=sampling, int8=given.int8)
+        predictor = open_detector(checkpoint, batch_size=given.batch_size, sampling=sampling,
+                                  question=Question.of(checkpoint.meta, given.dialogue),
+                                  int8=given.int8)
         speed = job.run(predictor)
     done, failed = job.finish()
     print(f"{given.output}: {done:,} photos, {failed:,} left out; {speed}", flush=True)

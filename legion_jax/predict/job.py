@@ -25,9 +25,9 @@ from input_pipeline.errors import UserError
 from input_pipeline.paths import is_uri
 from legion_jax.display import numbers
 from legion_jax.predict import calibration, job_lines, photo_sources, result_files, result_names
+from legion_jax.predict.detector import Detector
 from legion_jax.predict.job_lines import Parts, Share
 from legion_jax.predict.prediction import Prediction, Question
-from legion_jax.predict.predictor import Predictor
 from legion_jax.predict.queues import Limits, ReadAhead, WriteBehind
 from legion_jax.predict.sampling import Sampling
 from legion_jax.weights.checkpoint import Checkpoint
@@ -92,7 +92,7 @@ class BatchJob:
         self.left = mine[(state[mine] == 0) | again]
         self._total, self._failed = len(mine), int(np.count_nonzero(failed & ~again))
 
-    def run(self, predictor: Predictor) -> str:
+    def run(self, predictor: Detector) -> str:
         """Do what is left; returns a sentence on how fast that was.
 
         The first SIGTERM or SIGINT stops the job after the photos that are in flight, with exit
@@ -100,7 +100,7 @@ class BatchJob:
         """
         options = self._options
         limits = dataclasses.replace(
-            options.limits, sam_longest=predictor.spec.sam_longest,
+            options.limits, sam_longest=predictor.longest,
             photos=max(options.limits.photos, 4 * predictor.batch_size))
         share, done = options.share, self._total - len(self.left)
         with (_alone(self.output, share),
@@ -127,7 +127,7 @@ class BatchJob:
             raise SystemExit(128 + signals[0])
         return progress.summary()
 
-    def _predict(self, predictor: Predictor, ahead: ReadAhead, writers: WriteBehind,
+    def _predict(self, predictor: Detector, ahead: ReadAhead, writers: WriteBehind,
                  write: Callable[..., None]) -> None:
         waiting, needs_pixels = {}, "overlay" in self._options.write
 

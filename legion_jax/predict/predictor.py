@@ -75,7 +75,7 @@ class Predictor:
             if number is not None and (not isinstance(number, int) or number < 1):
                 raise UserError(f"{name}: a whole number, 1 or more, got {number!r}")
         self.config, self.tokenizer, self.question = config, tokenizer, question
-        self.batch_size, self.temperature = batch_size, temperature
+        self.batch_size, self.temperature, self._int8 = batch_size, temperature, int8
         self.mesh = mesh = inference_mesh(config) if mesh is None else mesh
         self._dialogue = dialogue_named(question.dialogue)
         prompt = conversation.encode_prompt(tokenizer, question.instruction,
@@ -142,6 +142,17 @@ class Predictor:
                       out_shardings=layout)
         return cls(config, new(), tokenizer, question=question,
                    batch_size=batch_size, mesh=mesh)
+
+    @property
+    def longest(self) -> int:
+        """Longer side of a photo in SAM's view, px; 0 of a model without SAM."""
+        return self.spec.sam_longest
+
+    def identity(self) -> dict[str, Any]:
+        """What predictions depend on beside the parameters, JSON-ready."""
+        rules = self._programs.answering.rules
+        return {"question": dataclasses.asdict(self.question), "temperature": self.temperature,
+                "int8": self._int8, "sampling": dataclasses.asdict(rules.sampling)}
 
     def __call__(self, images: Sequence[np.ndarray | Image.Image], *,
                  explain: str = "fakes") -> list[Prediction]:

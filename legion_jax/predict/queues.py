@@ -82,6 +82,7 @@ class Limits:
             more is let in whenever the consumer would wait for ever otherwise.
         photos: decoded ones that wait; threads: that read and decode.
         sam_longest: pixels of the longer side in SAM's view; photos that vanish in it are refused.
+            0: there is no such view.
     """
 
     file_bytes: int = images.MAX_BYTES
@@ -204,7 +205,8 @@ class ReadAhead:
         with images.opened(content, image) as header:  # whose pixels are not decoded yet
             needed = images.decoding_bytes(header)
         try:
-            images.check_sam_size(header.height, header.width, self._limits.sam_longest)
+            if self._limits.sam_longest:
+                images.check_sam_size(header.height, header.width, self._limits.sam_longest)
         except ImageError as error:
             raise ImageError(f"{image}: {error}") from error
         self._grow(index, len(content) + needed)

@@ -14,8 +14,9 @@ from input_pipeline.photos import regions
 from legion_jax.display.overlay import draw_overlay
 from legion_jax.predict.prediction import Prediction
 
-KINDS = ("json", "mask", "overlay")
-ENDINGS = {"mask": "_mask.png", "overlay": "_overlay.png", "json": ".json"}
+MASK = "mask"
+KINDS = ("json", MASK, "overlay")
+ENDINGS = {MASK: "_mask.png", "overlay": "_overlay.png", "json": ".json"}
 SMALLEST_DRAWN = 800_000  # pixels of an overlay: small photos are enlarged
 DRAWING_BYTES = 32  # per pixel of an overlay, while it is drawn
 OVERLAY_SIDE = 4096  # px; a larger photo is drawn smaller: an overlay is there to be looked at
@@ -77,7 +78,7 @@ def write(output: epath.PathLike, line: dict, photo: np.ndarray | None, predicti
     if kinds:
         files.make_folder(target.parent)
     contents = {
-        "mask": lambda: regions.mask_to_png(prediction.mask),
+        MASK: lambda: regions.mask_to_png(prediction.mask),
         "overlay": lambda: _png(overlay(photo, prediction)),
         "json": lambda: json.dumps(line, indent=2, ensure_ascii=False).encode() + b"\n"}
     for kind, content in contents.items():
@@ -100,7 +101,7 @@ def working_bytes(prediction: Prediction, kinds: tuple[str, ...] = KINDS) -> int
     pixels = prediction.size[0] * prediction.size[1]
     masks = sum(region.mask is not None for region in prediction.regions)
     needed = pixels * (masks + 2)  # the masks and their encoding
-    if "mask" in kinds:
+    if MASK in kinds:
         needed += 3 * pixels
     if "overlay" in kinds:
         drawn = min(max(pixels, SMALLEST_DRAWN), OVERLAY_SIDE ** 2)

@@ -85,14 +85,16 @@ def example_spec(data: DataSettings, model: LegionConfig) -> ExampleSpec:
 def model_config(settings: RunSettings, vocab: int) -> LegionConfig:
     """Architecture of a run: the checkpoint's, or a named size for training from scratch.
 
-    Raises ConfigError where the vocabulary is not of `vocab` tokens.
+    Raises ConfigError where the vocabulary is not of `vocab` tokens. Only the model of a fast
+    tokenizer may have more rows: a LLaVA's say nothing, but are scored.
     """
     sizing = settings.model
     if settings.init_from:
         model = checkpoint.read_meta(settings.init_from).config
     else:
         model = architecture.named(sizing.name, vocab, "config.model.name")
-    if vocab != model.language.vocab:
+    rules = dialogue_named(settings.data.dialogue, "config.data.dialogue").rules
+    if vocab > model.language.vocab or (vocab < model.language.vocab and rules == "slow"):
         raise ConfigError(f"data.tokenizer: {vocab} tokens, the model has "
                           f"{model.language.vocab}")
     return dataclasses.replace(

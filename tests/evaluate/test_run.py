@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+import relatives
 import several_hosts
 import small_checkpoint
 import small_data
@@ -232,6 +233,21 @@ def test_a_head_without_a_class_of_real_photos_is_refused_at_once(config, data, 
             output=str(tmp_path / "out"), robustness="", css_model="",
             dialogue="", int8=False))
     assert not (tmp_path / "out").exists()
+
+
+def test_words_are_not_read_where_a_head_judges(config, data, tmp_path):
+    asked = types.SimpleNamespace(
+        checkpoint=str(tmp_path), step="newest", data_dir=str(data / "data"), split="all",
+        compat="fakevlm", output=str(tmp_path / "out"), robustness="", css_model="", dialogue="",
+        int8=False)
+    for verdict, why in ((config.verdict, r"judges photos by a head .*source is 'vision'\)"),
+                         (None, "does not judge photos")):
+        legion_json.write_meta(tmp_path, dataclasses.replace(config, verdict=verdict), base=None)
+        with pytest.raises(UserError, match=f"--compat=fakevlm: .*but {tmp_path} {why}"):
+            evaluate_command.evaluate(asked)
+    assert not (tmp_path / "out").exists()
+    legion_json.write_meta(tmp_path, relatives.fakevlm(config), base=None)
+    run.check_rule(Checkpoint.open(str(tmp_path)), compatible("fakevlm"))
 
 
 def on_this_host(folder: str, data_dir: str, output: str) -> int:

@@ -7,12 +7,16 @@ import shutil
 import family_golden
 import numpy as np
 import pytest
+import relatives
 from etils import epath
 from html_page import Page
 from made_rows import prediction, record
 
 from input_pipeline.errors import UserError
+from input_pipeline.text.conversation import parse_answer
+from input_pipeline.text.tokenizer import train_tokenizer
 from input_pipeline.text.verdict_words import draw_of, published_verdict, verdict_of_words
+from legion_jax.config import tiny
 from legion_jax.evaluate import (
     fakevlm_accuracy,
     run,
@@ -28,6 +32,7 @@ from legion_jax.evaluate.report.folder import Evaluation, open_evaluation
 from legion_jax.evaluate.settings import DEFAULT, compatible
 from legion_jax.evaluate.word_verdicts import FAKEVLM, HEAD, WORDS, Judgement, judge
 from legion_jax.predict.prediction import Question, probability_of
+from legion_jax.predict.predictor import Predictor
 
 PHOTO = np.full((16, 20, 3), 200, np.uint8)
 QUESTION = "Does the image looks real/fake?"
@@ -323,3 +328,21 @@ def test_in_memory_evaluation_judges_by_words():
     result, rows = run.evaluate(Speaker(), source().parts[0][1])
     assert result["detection"]["accuracy"] == pytest.approx(4 / 6)
     assert summary.summary(rows) == result
+
+
+@pytest.mark.slow
+def test_a_whole_system_that_judges_by_words(tmp_path):
+    texts = ["This is a real image.", "This is a fake image. The hand has six fingers."]
+    tokenizer = train_tokenizer(texts, 300, tmp_path / "tokenizer")
+    predictor = Predictor.untrained(
+        relatives.fakevlm(tiny(vocab=tokenizer.vocab_size)), tokenizer, batch_size=2,
+        question=Question("Real or fake?", max_new_tokens=8))
+    for rule, by in (("", WORDS), ("fakevlm", FAKEVLM)):
+        result, rows = evaluated(tmp_path / by, predictor, compatible(rule))
+        assert {row["verdict_by"] for row in rows} == {by} == {result["detection"]["verdict_by"]}
+        for row in rows:
+            assert row["words"] == verdict_of_words(parse_answer(row["answer"]).explanation)
+            assert by == FAKEVLM or row["verdict"] == row["words"]
+            assert row["probability"] == pytest.approx(
+                probability_of(row["verdict"], row["fake_probability"]))
+            assert 0 < row["fake_probability"] < 1 and row["num_masks"] == 0

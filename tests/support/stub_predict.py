@@ -8,7 +8,6 @@ import resource
 import runpy
 import sys
 import time
-import types
 
 import numpy as np
 
@@ -28,7 +27,7 @@ class StubPredictor:
 
     def __init__(self, *, batch_size: int = 4, seconds: float = 0.0, after=lambda number: None):
         """`seconds` per batch; `after(number)` is called when so many photos were answered."""
-        self.batch_size, self.spec = batch_size, types.SimpleNamespace(sam_longest=64)
+        self.batch_size, self.longest = batch_size, 64
         self._seconds, self._after, self.most_taken = seconds, after, 0
 
     def stream(self, items, *, explain="fakes"):
