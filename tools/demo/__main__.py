@@ -30,8 +30,8 @@ from legion_jax.evaluate import minilm_files
 from legion_jax.train.run import train
 from tools.demo.demo_page import Aim, DemoReport, write_report
 from tools.demo.demo_scores import Scores, best_and_last, css_encoder, score
+from tools.demo.demo_systems import LEGION, SYSTEMS, System
 from tools.demo.held_out import choose, choose_by_class, example
-from tools.demo.systems import LEGION, SYSTEMS, System
 
 NUM_TRAIN, NUM_TEST, PIECES = 4000, 120, 1024
 # Which checkpoint is best is decided on some held-out photos, and judged on the others.
