@@ -78,13 +78,13 @@ def fail(known: dict, reason: str, *, settings: Settings) -> dict:
 
 
 def predicted(predictor, source: "Source", numbers: Iterable[int], *,
-              settings: Settings) -> Iterator[tuple[int, dict]]:
+              settings: Settings, question: str = "") -> Iterator[tuple[int, dict]]:
     """Evaluate records `numbers` of a source; photos are read as the predictor takes them.
 
-    Yields (number, row), each once, in the order in which they are finished.
+    Yields (number, row), each once, in the order in which they are finished; `question` is as of
+    `finish`.
     """
     known, unreadable = {}, []
-    question = predictor.question.instruction if settings.verdict_rule else ""
 
     def photos():
         for number in numbers:

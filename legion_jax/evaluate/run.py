@@ -134,10 +134,12 @@ class Task:
         store = chunks.Chunks(output, len(self.source), host=jax.process_index(),
                               hosts=jax.process_count())
         store.begin(self.facts | dataclasses.asdict(settings))
+        question = self.facts["question"]["instruction"] if settings.verdict_rule else ""
         missing = store.missing()
         if missing:
             for number, row in tqdm(
-                    predicted(self.predictor, self.source, missing, settings=settings),
+                    predicted(self.predictor, self.source, missing, settings=settings,
+                              question=question),
                     total=len(missing), desc=output.name, unit="photo"):
                 store.add(number, row)
         store.wait()

@@ -60,8 +60,8 @@ def said(answer, fake, *, size=(16, 20)):
 class Speaker:
     """Gives the answers of PHOTOS in their order, with or without probabilities."""
 
-    def __init__(self, *, scores=True, question=QUESTION):
-        self.scores, self.question = scores, Question(question)
+    def __init__(self, *, scores=True):
+        self.scores = scores
 
     def stream(self, items, *, explain):
         for key, _ in items:
@@ -302,10 +302,15 @@ def test_words_compare_with_a_head_but_not_with_lots(ours, theirs, tmp_path):
 
 
 def test_a_head_is_not_read_by_the_published_rule(tmp_path):
-    head = Head()
-    head.question = Question(QUESTION)
     with pytest.raises(UserError, match="photo r0: its verdict cannot be read by the rule fakevl"):
-        evaluated(tmp_path, head, compatible("fakevlm"))
+        evaluated(tmp_path, Head(), compatible("fakevlm"))
+
+
+def test_the_published_rule_is_told_the_question(tmp_path):
+    """Without a question mark in it "real" of the question stands in the text that is judged."""
+    facts = FACTS | {"question": {"instruction": "Tell real from fake: "}}
+    rows = run.Task(source(), facts, Speaker).rows(epath.Path(tmp_path), compatible("fakevlm"))
+    assert [row["verdict"] for row in rows[2:5]] == ["real", "real", "fake"]
 
 
 def test_a_folder_is_not_mixed_of_two_rules(ours):
