@@ -111,7 +111,7 @@ class Evaluation:
         settings, task = self._settings, self._task
         shards = math.prod(self._mesh.shape[axis] for axis in BATCH)
         places = shards * math.ceil(settings.eval.batch_size / shards)
-        question = Question(settings.data.instruction, task.examples.sam_longest,
+        question = Question(settings.data.question, task.examples.sam_longest,
                             settings.eval.max_new_tokens, settings.data.mask_slots,
                             settings.data.dialogue)
         return Predictor(

@@ -45,10 +45,13 @@ class Objective:
 
     Attributes:
         weights: {name of ALL: weight}; terms of weight 0 are not computed.
+        nan_without_text: in a batch without targets the text's loss is NaN rather than 0, as in
+            SIDA's published code.
     """
 
     weights: Mapping[str, float]
     reading: Reading
+    nan_without_text: bool = False
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -61,15 +64,24 @@ class Objective:
 
     def counts(self, config: LegionConfig, batch: dict) -> dict[str, jax.Array]:
         """As of `counts`."""
-        return counts(config, batch, self.reading)
+        total = counts(config, batch, self.reading)
+        if self.nan_without_text and "ce" in self.wanted:
+            total["ce"] = jnp.where(total["ce"] == 0, jnp.nan, total["ce"])
+        return total
 
     def metrics(self, config: LegionConfig, batch: dict) -> dict[str, jax.Array]:
-        """Of a whole batch: its masks, regions dropped, and tokens that the language model reads.
+        """Of a whole batch: its masks, masks dropped, and tokens that the language model reads.
+
+        Where the verdict is on a token, also the labelled photos whose rows lack it.
         """
+        on_token = config.verdict_source == TOKEN
         reads = bool({*TEXT, *MASKS} & set(self.wanted)) or (
-            config.verdict_source == TOKEN and "verdict" in self.wanted)
-        return {"masks": self.counts(config, batch)["bce"], "dropped": batch["dropped"].sum(),
-                "tokens": tokens(batch, config.vision.num_patches) * reads}
+            on_token and "verdict" in self.wanted)
+        total = self.counts(config, batch)
+        unjudged = (batch["label"] != UNKNOWN).sum() - total["verdict"]
+        return {"masks": total["bce"], "dropped": batch["dropped"].sum(),
+                "tokens": tokens(batch, config.vision.num_patches) * reads} | (
+                    {"unjudged": unjudged} if on_token else {})
 
 
 def text_sums(model: Legion, states: jax.Array, batch: dict, image_index: int,
@@ -183,7 +195,7 @@ def sums(model: Legion, batch: dict, reading: Reading, *, key=None,
                                        model.config.classes)
     if masks:
         framed, has_seg = framed_masks(model, batch, states, reading, logits)
-        both = mask_sums(framed, mask_frame.unpack(batch["masks"]),
+        both = mask_sums(framed, mask_frame.targets(batch["masks"]),
                          mask_frame.inside(batch["original_size"], framed.shape[-1]),
                          has_seg & batch["mask_valid"])
         total |= {name: value for name, value in zip(MASKS, both, strict=True) if name in masks}

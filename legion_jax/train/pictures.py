@@ -103,8 +103,8 @@ class Pictures:
     def _picture(self, example: dict, packed: np.ndarray) -> np.ndarray:
         """The photo twice, with true masks and with drawn ones."""
         used = example["mask_valid"]
-        truth, drawn = (_unpack(bits[used], example["original_size"])
-                        for bits in (example["masks"], packed))
+        truth, drawn = (_unpack(masks[used], example["original_size"])
+                        for masks in (example["masks"], packed))
         answer = conversation.parse_answer(
             self._tokenizer.decode(example["ids"][example["loss_mask"]].tolist()),
             dialogue=self._dialogue)
@@ -137,8 +137,10 @@ def _row(index: tuple[slice, ...]) -> int:
     return index[0].start or 0
 
 
-def _unpack(bits: np.ndarray, size: np.ndarray) -> np.ndarray:
-    return regions.unpack_masks(bits)[:, :size[0], :size[1]].astype(bool)
+def _unpack(masks: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """bool[K, *size] of masks of bits, or of grey ones, of which the brighter half counts."""
+    pixels = masks >= 128 if masks.shape[1] == masks.shape[2] else regions.unpack_masks(masks)
+    return pixels[:, :size[0], :size[1]].astype(bool)
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:

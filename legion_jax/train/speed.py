@@ -1,7 +1,6 @@
 """How fast a run is, in updates, examples, tokens and operations per second, and a trace of it."""
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import pathlib
@@ -36,7 +35,7 @@ def photo_flops(settings: RunSettings, model: LegionConfig, spec: ExampleSpec,
     cached = [TOWERS[name].path.strip("/")
               for name in train_data.cached_towers(settings, model, spec)]
     return flops.training(model, sizes, trainable=settings.trainable,
-                          losses=dataclasses.asdict(settings.loss), cached=cached)
+                          losses=settings.loss_weights, cached=cached)
 
 
 def of_run(settings: RunSettings, model: LegionConfig, spec: ExampleSpec,

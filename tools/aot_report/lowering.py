@@ -101,7 +101,7 @@ def lower_train(run: Run, mesh: jax.sharding.Mesh) -> Program:
     optimizer = optim.make(settings.optimizer)
     # Outside `set_mesh`: optax makes its counters at once, which only real devices can.
     graph, state, frozen = setup.abstract_state(
-        run.model, optimizer, mesh, trainable=settings.trainable,
+        run.model, optimizer, mesh, trainable=settings.stored,
         frozen_dtype=settings.frozen_dtype)
     layout = jax.tree.map(lambda x: x.sharding, state)
     reading = losses.Reading(IMAGE_INDEX, run.watched,

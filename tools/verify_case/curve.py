@@ -22,7 +22,8 @@ from tools.verify_case.forward import loss_terms
 from tools.verify_case.whole import assemble, merged, to_torch_tensors
 
 LOSS, GRAD_NORM, NOISE_FACTOR = 1e-4, 1e-3, 10
-SCHEDULE = {"learning_rate": 1e-3, "schedule": "linear", "warmup_steps": 10, "total_steps": 60}
+SCHEDULE = {"learning_rate": 1e-3, "schedule": "linear", "warmup": "above_zero",
+            "warmup_steps": 10, "total_steps": 60}
 
 
 def check_curve(case: Case, results: Results) -> None:

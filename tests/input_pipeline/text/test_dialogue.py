@@ -52,9 +52,9 @@ def learned_of(dialogue, turns):
 
 
 def test_names():
-    assert list(DIALOGUES) == ["legion", "llava15_chat", "raw", "sida"]
+    assert list(DIALOGUES) == ["legion", "llava15_chat", "raw", "sida", "sida_described", "lisa"]
     assert dialogue_named("sida") is SIDA
-    with pytest.raises(UserError, match="dialogue: legion, llava15_chat, raw, sida, not 'Sida'"):
+    with pytest.raises(UserError, match="dialogue: legion, .*, lisa, not 'Sida'"):
         dialogue_named("Sida")
 
 
@@ -90,6 +90,26 @@ def test_an_image_stands_in_the_turn_that_names_it():
     assert [part.images for part in parts[::3]] == [0, 1, 2, 0]
     assert parts[3].text == "USER: <image>\nsee ASSISTANT:"
     assert RAW.prompt("a") == "<image>a"
+
+
+def test_what_is_said_and_masked_of_a_photo():
+    for dialogue in (LEGION, LLAVA15_CHAT):
+        assert dialogue.answer_to("unknown", "A <p> dog </p> [SEG].") == "A <p> dog </p> [SEG]."
+        assert dialogue.photo_masks("tampered") == 0
+    assert LEGION.masks_phrases and not (LLAVA15_CHAT.masks_phrases or SIDA.masks_phrases)
+    described = dialogue_named("sida_described")
+    assert SIDA.answer_to("real", "A dog.") == "[CLS] The image is real"
+    assert described.answer_to("real", "") == "[CLS] The image is real [END]"
+    assert described.answer_to("tampered", "A dog.") == (
+        "[CLS] The image is tampered [SEG] A dog. [END]")
+    assert [SIDA.photo_masks(label) for label in ("real", "synthetic", "tampered")] == [0, 0, 1]
+    assert SIDA.says("[CLS]") and not SIDA.says("[END]") and described.says("[END]")
+    assert LEGION.says("[SEG]") and not LLAVA15_CHAT.says("[SEG]")
+    assert described.describes("A dog.") and not (SIDA.describes("A") or described.describes(""))
+    for asked in (SIDA.photo_masks, lambda label: SIDA.answer_to(label, "")):
+        with pytest.raises(UserError, match="no answer of the dialogue sida is for photos labelled "
+                                            "unknown, only for real, synthetic, tampered"):
+            asked("unknown")
 
 
 def test_a_text_of_the_system_opens_the_conversation():
