@@ -48,10 +48,7 @@ def check_reading(case: SidaCase, results: Results) -> None:
 def _check_batch(case, results, name, batch):
     inputs = sida_batches.inputs(case, batch)
     length = sida_batches.rows(case, batch)["ids"].shape[1]
-    ids = case.tokenizer.ids_of(case.config.watched)
-    out = {key: np.asarray(value) for key, value in case.compute(
-        _read, inputs, image_index=case.image_index(inputs["ids"]), cls_id=ids[CLS_TOKEN],
-        seg_id=ids[SEG_TOKEN], slots=inputs["mask_valid"].shape[1]).items()}
+    out = forward(case, inputs)
     rows, _, width = out["states"].shape
     results.equal(f"{name}_hidden_shape", (rows, length - 1 + case.patches, width))
     for row, wanted in enumerate(case.reference[f"{name}_last_hidden_stats"]):
@@ -75,8 +72,15 @@ def _check_batch(case, results, name, batch):
         check_mask(case, results, f"{name}_mask{row}", framed[row][0][has[row], :height, :width])
 
 
+def forward(case: SidaCase, inputs: dict) -> dict[str, np.ndarray]:
+    """Everything between the words of a batch and its masks, see `_read`."""
+    ids = case.tokenizer.ids_of(case.config.watched)
+    return {key: np.asarray(value) for key, value in case.compute(
+        _read, inputs, image_index=case.image_index(inputs["ids"]), cls_id=ids[CLS_TOKEN],
+        seg_id=ids[SEG_TOKEN], slots=inputs["mask_valid"].shape[1]).items()}
+
+
 def _read(model, inputs, *, image_index, cls_id, seg_id, slots):
-    """Everything between the words of a batch and its masks."""
     reading = losses.Reading(image_index, {CLS_TOKEN: cls_id, SEG_TOKEN: seg_id})
     seen, patches = losses.see(model, inputs), model.config.vision.num_patches
     states = losses.read_text(model, inputs, seen, image_index)
