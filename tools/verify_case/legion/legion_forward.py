@@ -10,6 +10,7 @@ from legion_jax.convert.tensor_folder import TensorFolder
 from legion_jax.models import mask_frame, param_tree, sam_encoder
 from legion_jax.models.layers import numerics
 from legion_jax.models.legion import Legion, Seen, splice_flags, token_slots
+from legion_jax.models.reading import Reading
 from legion_jax.train import losses
 from tools.verify_case.comparisons import Results, unpacked
 from tools.verify_case.legion.legion_case import LegionCase
@@ -197,6 +198,6 @@ def loss_terms(case: LegionCase, batch: dict) -> np.ndarray:
 
 def _losses(model, batch, *, weights, seg_id, image_index):
     objective = losses.Objective(dict(weights),
-                                 losses.Reading(image_index, {SEG_TOKEN: seg_id}))
+                                 Reading(image_index, {SEG_TOKEN: seg_id}))
     return losses.weighted_means(objective.sums(model, batch, None),
                                  objective.counts(model.config, batch), objective.weights)
