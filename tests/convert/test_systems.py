@@ -187,6 +187,29 @@ def test_heads_of_other_numbers_of_classes(sida_config, tmp_path, classes):
                                config, dtype="bfloat16", remat="layers")
 
 
+@pytest.mark.parametrize("lost", ["model.visual_model.mask_decoder.iou_token.weight",
+                                  "model.attention_layer.in_proj_bias",
+                                  "model.cls_head.0.0.weight", "model.sida_fc1.weight"])
+def test_tensors_that_a_sida_lacks(sida, tmp_path, lost):
+    """By their names in the files."""
+    main = shutil.copytree(sida[0], tmp_path / "own")
+    (main / "pytorch_model.bin").unlink()
+    published.save_shards(main, {k: v for k, v in layouts.raw(sida[0]).items() if k != lost},
+                          suffix=".safetensors", shards=1)
+    message = refused(tmp_path, main, clip=sida[1], sam_config=HEADS)
+    assert message.startswith(f"{lost}: missing")
+
+
+def test_a_sida_without_its_fusion(sida, tmp_path):
+    main = shutil.copytree(sida[0], tmp_path / "own")
+    (main / "pytorch_model.bin").unlink()
+    tensors = {k: v for k, v in layouts.raw(sida[0]).items()
+               if not k.startswith(OF_SIDA) or "cls_head" in k}
+    published.save_shards(main, tensors, suffix=".safetensors", shards=1)
+    summary = layouts.convert(main, tmp_path / "jax", clip=sida[1], sam_config=HEADS)
+    assert summary.config.verdict.source == "token" and not summary.config.fusion
+
+
 def test_sida_without_clip(sida, tmp_path):
     message = refused(tmp_path, sida[0], sam_config=HEADS)
     assert "nothing of vision" in message and "--clip" in message
@@ -229,6 +252,10 @@ def test_what_only_another_system_has(fakevlm, sida, lisa, folders, tmp_path):
     published.save(head, {"prediction_head.0.weight": np.ones((2, 2), np.float32)})
     message = refused(tmp_path, sida[0], head=head, **given)
     assert message.startswith("prediction_head.0.weight: part of the model, but ")
+    novel = tmp_path / "novel.safetensors"
+    published.save(novel, {"model.sida_fc1.bias": np.ones(32, np.float32)})
+    message = refused(tmp_path, lisa[0], head=novel, **given)
+    assert message.startswith("model.sida_fc1.bias: part of the model, but ")
 
 
 def test_config_of_another_system(fakevlm, sida, tmp_path):
