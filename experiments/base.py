@@ -9,8 +9,6 @@ recipes load this one by `recipes.load("base")`, call `get_config()` and change 
 
 import ml_collections
 
-from input_pipeline.text.conversation import INSTRUCTION
-
 # LEGION, section 4: LoRA on query and value, vocabulary matrices, [SEG] projection, mask decoder.
 LOCALISATION = (r"/lora_[ab]$", r"^language/(embed|head)/", r"^text_projection/", r"^mask_decoder/")
 VERDICT_ONLY = (r"^verdict/",)
@@ -47,6 +45,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.loss.dice = 0.2
     c.loss.verdict = 0.0  # the published verdict head is trained on its own, see detect_tiny.py
 
+    c.compat = _compat()
+
     c.optimizer = _optimizer()
 
     c.eval = _eval()
@@ -56,15 +56,18 @@ def get_config() -> ml_collections.ConfigDict:
 
 def _model() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
-    c.name = "legion_7b"  # legion_7b or tiny; with init_from the checkpoint decides the sizes
+    # One of legion_jax/config.py's PUBLISHED and TINY; with init_from the checkpoint decides.
+    c.name = "legion_7b"
     c.lora_rank = 8
     c.lora_alpha = 16.0
     c.lora_dropout = 0.05
+    # Kernels of the language model's layers: query, key, value, out, gate, up, down.
+    c.lora_targets = ("query", "value")
     c.dtype = "bfloat16"  # float32: full-precision arithmetic everywhere
     c.position_dtype = "bfloat16"  # the published weights were trained with rounded positions
     # What the backward pass computes again instead of keeping it: "layers", "attention" (all but
     # products with weights: a quarter less to compute, more memory) or "none"; by tower as
-    # "layers,language=attention" (towers: clip, language, sam_encoder).
+    # "layers,language=attention" (towers: vision, language, sam_encoder).
     c.remat = "layers"
     return c
 
@@ -77,17 +80,22 @@ def _data() -> ml_collections.ConfigDict:
     c.mixture = ()
     c.eval_split = "test"
     c.tokenizer = ""  # folder with tokenizer.model; empty: the one of init_from
-    # What is written around questions and answers: legion, llava15_chat, raw or sida; see
-    # input_pipeline/text/dialogue.py.
+    # What is written around questions and answers: legion, llava15_chat, sida or sida_described;
+    # see input_pipeline/text/dialogue.py.
     c.dialogue = "legion"
-    c.instruction = INSTRUCTION  # the question of every conversation
+    c.instruction = ""  # the question of every conversation; empty: the dialogue's own
     c.text_length = 961  # ids per row, the image placeholder counting as one
     # Shorter lengths a batch may have: texts of about one length go together, and each length is
     # compiled once. The published texts have 300 ids on average.
     c.text_buckets = ()
     c.own_questions = False  # ask what a record asks, where it asks something
+    # Learn answers that say no more than a record's label, too; only SIDA's dialogues have them.
+    c.learn_labels = False
     c.mask_slots = 8  # masks per photo; further regions stay plain text
     c.mask_canvas = 1024  # side of the frame losses are computed in; larger photos are scaled
+    # Targets are shares, not bits: masks with their greys, antialiased, in the frame of the photo
+    # as SAM sees it (which mask_canvas must have room for) rather than in its own.
+    c.soft_masks = False
     # The published training resized the longest side to 512 but inference to 1024. Here both use
     # this one value; 0 means the whole SAM canvas.
     c.sam_longest = 0
@@ -100,6 +108,21 @@ def _data() -> ml_collections.ConfigDict:
     c.workers = 0  # processes that prepare batches; each holds `buffer` of them
     c.buffer = 2
     c.max_bad = 0.01  # share of unusable records at which a run stops
+    return c
+
+
+def _compat() -> ml_collections.ConfigDict:
+    """Faults of SIDA's published training, by which it can be repeated (see sida_7b_published)."""
+    c = ml_collections.ConfigDict()
+    # bce and dice each weigh loss.bce + loss.dice: two names were given to one sum.
+    c.doubled_masks = False
+    # The second norm of every language layer is trained: a pattern for another part matched it.
+    c.trained_norms = False
+    # text_projection, verdict and fusion are drawn anew, whatever init_from holds of them, and stay
+    # so where they are not trained.
+    c.fresh_heads = False
+    # A batch without a text to learn has a language loss of NaN, at which a run here stops.
+    c.nan_without_text = False
     return c
 
 
@@ -119,7 +142,10 @@ def _eval() -> ml_collections.ConfigDict:
 def _optimizer() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.learning_rate = 1e-4
-    c.schedule = "linear"
+    c.schedule = "linear"  # after the warm-up: linear, cosine or constant
+    # "above_zero": update t of it has (t + 1) / warmup_steps of the rate; "from_zero": t /
+    # warmup_steps; "peak_first": all of it, and then from zero, as in SIDA's published training.
+    c.warmup = "above_zero"
     c.warmup_steps = 100
     c.total_steps = 2109
     c.beta1 = 0.9

@@ -68,13 +68,27 @@ class LanguageConfig:
         return self.width // self.heads
 
 
+# Of a layer of the language model.
+LAYER_KERNELS = ("query", "key", "value", "out", "gate", "up", "down")
+
+
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank update of the query and value projections (Hu et al., 2021); rank 0: none."""
+    """Low-rank update of kernels in the language model's layers (Hu et al., 2021); rank 0: none.
+
+    `targets` are the names of these kernels, of LAYER_KERNELS.
+    """
 
     rank: int = 0
     alpha: float = 16.0
     dropout: float = 0.05
+    targets: tuple[str, ...] = ("query", "value")
+
+    def __post_init__(self):
+        if not self.targets or len(set(self.targets)) < len(self.targets) or (
+                set(self.targets) - set(LAYER_KERNELS)):
+            raise UserError(f"lora.targets: some of {', '.join(LAYER_KERNELS)}, each once, not "
+                            f"{', '.join(map(repr, self.targets)) or 'none'}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,6 +39,8 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"layers/(attention/)?(out|down)/kernel$", P(None, "tensor", "fsdp")),
     (r"layers/mlp/up/kernel$", P(None, "fsdp", "tensor")),
     (r"layers/mlp/down/kernel$", P(None, "tensor", "fsdp")),
+    (r"(out|down)/lora_a$", P(None, "tensor", None)),
+    (r"(out|down)/lora_b$", P(None, None, "fsdp")),
     (r"lora_a$", P(None, "fsdp", None)),
     (r"lora_b$", P(None, None, "tensor")),
     (r"^language/embed/embedding$", P("tensor", "fsdp")),

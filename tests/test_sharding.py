@@ -14,7 +14,7 @@ from random_models import QUICK_COMPILE, READING, random_batch, randomized
 
 from experiments import base
 from legion_jax import sharding
-from legion_jax.config import LoraConfig, legion_7b
+from legion_jax.config import LAYER_KERNELS, LoraConfig, fakevlm_7b, legion_7b, sida_13b
 from legion_jax.models import param_tree
 from legion_jax.train import optim
 from legion_jax.train.knobs import OptimizerSettings
@@ -23,11 +23,13 @@ from legion_jax.train.setup import abstract_state
 from legion_jax.train.step import init_state, make_step
 
 FULL = param_tree.abstract_params(legion_7b(lora=LoraConfig(rank=8)))
+ADAPTED = param_tree.abstract_params(fakevlm_7b(lora=LoraConfig(8, targets=LAYER_KERNELS)))
+SIDA = param_tree.abstract_params(sida_13b(lora=LoraConfig(rank=8)))
 
 
-@pytest.mark.parametrize("path", FULL)
-def test_every_parameter_of_the_full_model_has_a_rule(path):
-    spec, shape = sharding.spec_for(path), FULL[path].shape
+@pytest.mark.parametrize("path", SIDA | ADAPTED | FULL)
+def test_every_parameter_of_the_full_models_has_a_rule(path):
+    spec, shape = sharding.spec_for(path), (SIDA | ADAPTED | FULL)[path].shape
     assert len(spec) <= len(shape)
     mesh = sharding.make_mesh((2, 2, 2))
     assert tuple(sharding.fit(spec, shape, mesh))[:len(spec)] == tuple(spec)  # divides evenly
@@ -35,7 +37,11 @@ def test_every_parameter_of_the_full_model_has_a_rule(path):
         assert not spec or spec[0] is None
     if math.prod(shape) > 2 ** 20 and path not in ("sam_encoder/position",):
         copied = path.startswith("mask_decoder/")
-        assert {axis for axis in spec if axis} == (set() if copied else {"fsdp", "tensor"})
+        axes = {axis for axis in spec if axis}
+        if "/lora_" in path:  # whose other side is the rank
+            assert len(axes) == 1
+        else:
+            assert axes == (set() if copied else {"fsdp", "tensor"})
 
 
 @pytest.mark.parametrize("path, spec", [
@@ -45,6 +51,8 @@ def test_every_parameter_of_the_full_model_has_a_rule(path):
     ("language/layers/query/lora_a", P(None, "fsdp", None)),
     ("language/layers/value/lora_b", P(None, None, "tensor")),
     ("language/layers/out/kernel", P(None, "tensor", "fsdp")),
+    ("language/layers/out/lora_a", P(None, "tensor", None)),
+    ("language/layers/down/lora_b", P(None, None, "fsdp")),
     ("language/layers/gate/kernel", P(None, "fsdp", "tensor")),
     ("language/layers/down/kernel", P(None, "tensor", "fsdp")),
     ("language/layers/norm1/scale", P()),
@@ -58,7 +66,7 @@ def test_every_parameter_of_the_full_model_has_a_rule(path):
     ("prompt_encoder/frequencies", P()),
 ])
 def test_rule(path, spec):
-    assert path in FULL
+    assert path in FULL | ADAPTED
     assert sharding.spec_for(path) == spec
 
 
@@ -216,8 +224,8 @@ def test_constrain_pins_the_layout_on_a_mesh():
 
 # A large epsilon: Adam would blow up the last bits of gradients that are nearly zero.
 OPTIMIZER = OptimizerSettings(
-    learning_rate=0.02, schedule="constant", warmup_steps=0, total_steps=9, beta1=0.9, beta2=0.95,
-    epsilon=1e-2, weight_decay=0.1, clip_norm=1.0)
+    learning_rate=0.02, schedule="constant", warmup="above_zero", warmup_steps=0, total_steps=9,
+    beta1=0.9, beta2=0.95, epsilon=1e-2, weight_decay=0.1, clip_norm=1.0)
 TRAINABLE = (*base.LOCALISATION, *base.VERDICT_ONLY)
 SEGS = [[8, 11], [], [7, 9, 10], [9], [], [6, 12], [5], [10]]
 

@@ -11,14 +11,19 @@ An example is what the compiled train step reads:
 | ids           | int32[T]                   | conversation; the image placeholder is -200         |
 | valid         | bool[T]                    | False at padding                                    |
 | loss_mask     | bool[T]                    | True where the token is a target; the whole of it   |
-|               |                            | False where the record has no caption               |
-| masks *       | uint8[K, M, M / 8]         | ground truth, one bit per pixel, in [SEG] order     |
+|               |                            | False where the answer says no caption              |
+| masks *       | uint8[K, M, M / 8]         | ground truth, one bit per pixel, in [SEG] order;    |
+|               | or uint8[K, M, M]          | 0 to 255 with `soft_masks`                          |
 | mask_valid *  | bool[K]                    | which slots hold a mask                             |
 | label         | int32                      | -1 unknown, 0 real, 1 fully synthetic, 2 tampered   |
-| dropped       | int32                      | regions without slot, cut off, or too small to see  |
+| dropped       | int32                      | masks without slot, cut off, not there, or too      |
+|               |                            | small to see                                        |
 | bad           | int32                      | 1 where the row replaces an unusable record, else 0 |
 
 Those with a star only where masks are drawn: nothing is prepared for a model without SAM.
+
+What is said of a photo, and what of it is masked, is up to the dialogue. A record whose texts hold
+a token of the tokenizer is unusable: it would be read as that token.
 """
 
 import dataclasses
@@ -32,7 +37,7 @@ from PIL import Image
 from input_pipeline.errors import UserError
 from input_pipeline.photos import images, regions
 from input_pipeline.photos.views import CanvasView, Fields, View
-from input_pipeline.records.record import UNKNOWN, Record, Region
+from input_pipeline.records.record import LABELS, UNKNOWN, Record, Region
 from input_pipeline.text import conversation
 from input_pipeline.text.dialogue import LEGION, Dialogue
 from input_pipeline.text.tokenizer import Tokenizer
@@ -52,6 +57,8 @@ class ExampleSpec:
             frame they are compared in, px.
         dialogue: what is written around questions and answers.
         own_questions: ask what the record asks, where it asks something.
+        learn_labels: learn answers that say the record's label alone, too.
+        soft_masks: masks are grey, in the frame of the photo as SAM sees it, antialiased like it.
         reduced_decoding: decode large training JPEGs at 1/2, 1/4 or 1/8 (images.py).
     """
 
@@ -63,11 +70,16 @@ class ExampleSpec:
     instruction: str
     dialogue: Dialogue = LEGION
     own_questions: bool = False
+    learn_labels: bool = False
+    soft_masks: bool = False
     reduced_decoding: bool = False
 
     def __post_init__(self):
         if self.mask_canvas % 8:
             raise UserError(f"mask_canvas: a multiple of 8, got {self.mask_canvas}")
+        if self.soft_masks and self.mask_canvas < self.sam_longest:
+            raise UserError(f"mask_canvas: {self.mask_canvas} px, but with soft_masks the photo as "
+                            f"SAM sees it is the frame, whose longer side is {self.sam_longest}")
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -98,8 +110,8 @@ def fields(spec: ExampleSpec, length: int | None = None) -> Fields:
     """
     T, K, M = length or spec.text_length, spec.mask_slots, spec.mask_canvas
     masks = {} if spec.sam is None else {
-        "original_size": ((2,), np.int32), "masks": ((K, M, M // 8), np.uint8),
-        "mask_valid": ((K,), np.bool_)}
+        "original_size": ((2,), np.int32), "mask_valid": ((K,), np.bool_),
+        "masks": ((K, M, M if spec.soft_masks else M // 8), np.uint8)}
     return view_fields(spec) | {
         "ids": ((T,), np.int32), "valid": ((T,), np.bool_), "loss_mask": ((T,), np.bool_),
         "label": ((), np.int32), "dropped": ((), np.int32), "bad": ((), np.int32)} | masks
@@ -119,27 +131,73 @@ def frame_size(height: int, width: int, canvas: int) -> tuple[int, int, float]:
     return max(1, round(height * scale)), max(1, round(width * scale)), scale
 
 
-def ground_truth(record: Record, spec: ExampleSpec, size: tuple[int, int]):
-    """Regions whose phrase is in the caption, in the order of their spans.
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """What of a photo is masked.
 
-    Args:
-        size: (height, width) of the photo.
-
-    Returns:
-        Spans, one mask uint8[h, ceil(w / 8)] for each, and the (h, w) of their frame.
+    Attributes:
+        masks: one per [SEG], from left to right: uint8[h, ceil(w / 8)] of bits, uint8[h, w] with
+            `soft_masks`.
+        spans: of the phrases in the caption that have them; None where the photo is masked as one.
+        size: the (h, w) of their frame.
+        wanted: how many there would be if all were there and could be seen.
     """
-    height, width, scale = frame_size(*size, spec.mask_canvas)
+
+    masks: Sequence[np.ndarray]
+    spans: Sequence[tuple[int, int]] | None
+    size: tuple[int, int]
+    wanted: int
+
+    def segs(self, slots: int) -> int:
+        """How many [SEG]s there are in the answer."""
+        return self.wanted if self.spans is None else len(self.spans[:slots])
+
+
+def ground_truth(record: Record, spec: ExampleSpec, size: tuple[int, int]) -> Truth:
+    """The masks that the answer to a photo of `size` (height, width) asks for.
+
+    Raises RegionError for one that covers no pixel of the photo, UserError where the dialogue has
+    no answer for the record's label.
+    """
+    number = spec.dialogue.photo_masks(LABELS[record.label]) if spec.sam else 0
+    *frame, scale = frame_size(*size, spec.mask_canvas)
+    if spec.sam and spec.soft_masks:
+        frame, scale = images.sam_size(*size, spec.sam.longest), 1.0
+    frame = tuple(frame)
+    if number:
+        return Truth(_of_photo(record, spec, size, frame) * number, None, frame, number)
+    if not (spec.sam and spec.dialogue.masks_phrases):
+        return Truth([], [], frame, 0)
+    spans, masks = _of_phrases(record, spec, size, (frame, scale))
+    return Truth(masks, spans, frame, len(record.regions))
+
+
+def _of_phrases(record, spec, size, frame):
+    """Spans and masks of the regions whose phrase is in the caption; `frame`: size and scale."""
     spans, masks = [], []
     for region in _explained(record):
         try:
-            mask = region.bits((height, width), scale)
+            mask = (regions.softly_resized(255 * region.pixels(size), frame[0])
+                    if spec.soft_masks else region.bits(*frame))
         except regions.RegionError:
-            if scale == 1:
+            if frame[1] == 1:
                 raise
             continue  # too small to be seen in the reduced frame; counted as dropped
-        spans.append((region.start, region.end))
-        masks.append(mask)
-    return spans, masks, (height, width)
+        if not spec.soft_masks or mask.any():
+            spans.append((region.start, region.end))
+            masks.append(mask)
+    return spans, masks
+
+
+def _of_photo(record, spec, size, frame):
+    """One mask of all that is marked, none where nothing is or nobody looked."""
+    marked = record.graded(size) if spec.soft_masks else record.marked(size)
+    if marked is None:
+        return []
+    mask = (regions.softly_resized if spec.soft_masks else regions.resized)(marked, frame)
+    if not mask.any():
+        return []
+    return [mask if spec.soft_masks else regions.mask_to_bits(mask)]
 
 
 def _explained(record: Record) -> list[Region]:
@@ -149,8 +207,17 @@ def _explained(record: Record) -> list[Region]:
 
 
 def answer_of(record: Record, spans: Sequence[tuple[int, int]], spec: ExampleSpec) -> str:
-    """What the model is to say: the caption, its phrases as the dialogue writes them."""
-    return conversation.tag_phrases(record.caption, spans, dialogue=spec.dialogue)
+    """What the model is to say, by the dialogue; `spans`: phrases of the caption with a mask.
+
+    Raises UserError where the dialogue has no answer for the record's label.
+    """
+    caption = conversation.tag_phrases(record.caption, spans, dialogue=spec.dialogue)
+    return spec.dialogue.answer_to(LABELS[record.label], caption)
+
+
+def _is_learned(record: Record, spec: ExampleSpec) -> bool:
+    return spec.dialogue.describes(record.caption) or (
+        spec.learn_labels and bool(spec.dialogue.openings))
 
 
 def question_of(record: Record, spec: ExampleSpec) -> str:
@@ -163,28 +230,43 @@ def training_example(tokenizer: Tokenizer, spec: ExampleSpec, record: Record,
     """The example of a record (see `fields`); `length` instead of `spec.text_length`.
 
     Phrases beyond `mask_slots` stay plain text and are counted in `dropped`, like masks whose
-    [SEG] was cut off with the text.
+    [SEG] was cut off with the text, and a [SEG] for which the record has no mask.
 
     Raises:
-        ExampleError: naming the record, when its image or a polygon is unusable.
+        ExampleError: naming the record, when its image or a polygon is unusable, a text holds a
+            token, or the dialogue has no answer for its label.
     """
     try:
         needed = spec.least if spec.reduced_decoding else None
         image, whole = images.read_photo(record.image, name=record.id, at_least=needed)
-        spans, masks, size = ground_truth(record, spec, whole) if spec.sam else ([], [], whole)
+        truth = ground_truth(record, spec, whole)
         views = image_fields(image, spec)
-    except (images.ImageError, regions.RegionError) as error:
+        spans = (truth.spans or [])[:spec.mask_slots]
+        question, answer = _texts(record, spans, spec, tokenizer)
+    except UserError as error:
         raise ExampleError(f"record {record.id}: {error}") from error
-    used = spans[:spec.mask_slots]
-    text = _encoded(tokenizer, spec, question_of(record, spec), answer_of(record, used, spec),
-                    length)
-    if spec.sam and not text.truncated and text.num_segs != len(used):
-        raise ExampleError(f"record {record.id}: {text.num_segs} [SEG] tokens for {len(used)} "
-                           f"masks")
+    text = _encoded(tokenizer, spec, question, answer, length)
+    segs = truth.segs(spec.mask_slots)
+    if spec.sam and not text.truncated and text.num_segs != segs:
+        raise ExampleError(f"record {record.id}: {text.num_segs} [SEG] tokens for {segs} masks")
+    masks = truth.masks[:min(text.num_segs, spec.mask_slots)]
     return views | {
-        "ids": text.ids, "valid": text.valid, "loss_mask": text.loss_mask & bool(record.caption),
+        "ids": text.ids, "valid": text.valid,
+        "loss_mask": text.loss_mask & _is_learned(record, spec),
         "label": np.int32(record.label), "dropped": np.int32(0), "bad": np.int32(0)} | (
-        _mask_fields(record, spec, masks[:text.num_segs], size) if spec.sam else {})
+        _mask_fields(spec, truth, masks) if spec.sam else {})
+
+
+def _texts(record: Record, spans: Sequence[tuple[int, int]], spec: ExampleSpec,
+           tokenizer: Tokenizer) -> tuple[str, str]:
+    """Question and answer. Raises UserError for one of the record's own that holds a token."""
+    question = question_of(record, spec)
+    own = {"question": question if question is not spec.instruction else "",
+           "caption": record.caption * spec.dialogue.describes(record.caption)}
+    for name, text in own.items():
+        if held := [token for token in tokenizer.added if token in text]:
+            raise UserError(f"its {name} holds {held[0]}, a token of {tokenizer.name}")
+    return question, answer_of(record, spans, spec)
 
 
 def _encoded(tokenizer: Tokenizer, spec: ExampleSpec, question: str, answer: str,
@@ -193,16 +275,18 @@ def _encoded(tokenizer: Tokenizer, spec: ExampleSpec, question: str, answer: str
                                      length=length or spec.text_length)
 
 
-def _mask_fields(record: Record, spec: ExampleSpec, masks: Sequence[np.ndarray],
-                 size: tuple[int, int]) -> dict[str, np.ndarray]:
-    packed, valid = regions.place_bits(masks, spec.mask_slots, spec.mask_canvas)
-    return {"original_size": np.array(size, np.int32), "masks": packed, "mask_valid": valid,
-            "dropped": np.int32(len(record.regions) - valid.sum())}
+def _mask_fields(spec: ExampleSpec, truth: Truth,
+                 masks: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    place = regions.place_values if spec.soft_masks else regions.place_bits
+    placed, valid = place(masks, spec.mask_slots, spec.mask_canvas)
+    return {"original_size": np.array(truth.size, np.int32), "masks": placed, "mask_valid": valid,
+            "dropped": np.int32(truth.wanted - valid.sum())}
 
 
 def text_length(record: Record, tokenizer: Tokenizer, spec: ExampleSpec) -> int:
     """Number of ids of a record's conversation if no region turns out to be unusable."""
-    spans = [(region.start, region.end) for region in _explained(record)] if spec.sam else []
+    phrases = _explained(record) if spec.sam and spec.dialogue.masks_phrases else []
+    spans = [(region.start, region.end) for region in phrases]
     text = conversation.build_conversation(
         question_of(record, spec), answer_of(record, spans[:spec.mask_slots], spec),
         dialogue=spec.dialogue)

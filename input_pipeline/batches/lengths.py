@@ -57,6 +57,6 @@ def _key(tokenizer: Tokenizer, spec: ExampleSpec, split: str, number: int) -> st
     digests = {name: hashlib.sha256(content).hexdigest()
                for name, content in tokenizer.files.items()}
     question = {name: value for name, value in dataclasses.asdict(spec).items()
-                if name in ("instruction", "own_questions", "mask_slots")}
-    text = json.dumps([digests, question, split, number], sort_keys=True)
+                if name in ("instruction", "own_questions", "mask_slots", "dialogue")}
+    text = json.dumps([digests, question, spec.sam is None, split, number], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,5 +1,6 @@
 """What several data sets judge alike: image names, stated sizes, masks of another size."""
 
+import io
 import logging
 import posixpath
 from collections.abc import Collection, Iterable
@@ -137,3 +138,20 @@ def fit_mask(content: bytes, size: tuple[int, int], notes: Notes, **options) -> 
     if not mask.any():
         raise RecordError("unusable mask", "mask covers no pixel")
     return mask_to_png(mask)
+
+
+def grey_levels(content: bytes, **options) -> bytes:
+    """How far each pixel is masked in a mask file with greys, as a grey PNG of the file's size.
+
+    Empty where all is black or white, which a mask of bits says as well; `options` are those of
+    `mask_pictures.read`. Raises RecordError as `fit_mask` does.
+    """
+    try:
+        picture = mask_pictures.read(content, **options)
+    except RegionError as error:
+        raise RecordError("unusable mask", str(error)) from error
+    if not picture.grey:
+        return b""
+    buffer = io.BytesIO()
+    Image.fromarray(picture.values).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -6,12 +6,12 @@
     text_label_images/{split}/description/{real,full_synthetic,tampered}_GT.json: {FILE: text}
 
 A tampered image's mask is white where it was changed; of grey pixels, which the published files
-have, those from 128 on are, or none with the configs `..._white`, as SIDA's own code validates. (It
-trains with value / 255 as a soft target, which records of ours cannot hold.) One that is missing,
-empty, no image or of other proportions than its image is dropped and the image kept as one whose
-artifacts are not marked; one of another size is resized. Real images are marked as clean, synthetic
-ones are not marked. Descriptions are optional; one whose image is not there is an item without a
-file.
+have, those from 128 on are, or none with the configs `..._white`, as SIDA's own code validates. It
+trains with value / 255 as a soft target: a mask with greys is also kept as the record's heatmap,
+for runs with config.data.soft_masks. A mask that is missing, empty, no image or of other
+proportions than its image is dropped and the image kept as one whose artifacts are not marked; one
+of another size is resized. Real images are marked as clean, synthetic ones are not marked.
+Descriptions are optional; one whose image is not there is an item without a file.
 """
 
 import posixpath
@@ -20,6 +20,7 @@ import re
 from input_pipeline.datasets.checks import (
     check_image,
     fit_mask,
+    grey_levels,
     home,
     note_size,
     say_left_out,
@@ -155,20 +156,20 @@ class SidSet(DataSet):
 
     def _record(self, name: str, image: bytes, label: int, mask: bytes | RecordError | None,
                 text: str, notes: Notes) -> Record:
-        union, marked = b"", label == REAL
+        union, heatmap, marked = b"", b"", label == REAL
+        options = {"background_may_be_masked": True,
+                   "white_alone": self.config.endswith("_white")}
         if label == TAMPERED:
             try:
                 if isinstance(mask, RecordError):
                     raise mask
-                union = fit_mask(mask, shown_size(image, name), notes,
-                                 background_may_be_masked=True,
-                                 white_alone=self.config.endswith("_white"))
-                marked = True
+                union = fit_mask(mask, shown_size(image, name), notes, **options)
+                heatmap, marked = grey_levels(mask, **options), True
             except RecordError as error:
                 notes.dropped(error, 0)
         return Record(dataset=self.name, file_name=name, image=image, label=label,
                       group_id=image_hash(image), caption=check_text(text, "description").strip(),
-                      has_masks=marked, union_mask=union)
+                      has_masks=marked, union_mask=union, heatmap=heatmap)
 
 
 def _take(texts: dict[str, str], *names: str) -> str:

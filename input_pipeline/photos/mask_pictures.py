@@ -33,10 +33,12 @@ class MaskPicture:
         mask: uint8[H, W] of 0 and 1.
         grey: share of the pixels that were neither black nor white, 0 to 1; 0 where the mask had
             two values, or numbers of classes.
+        values: uint8[H, W], what the rules were about.
     """
 
     mask: np.ndarray
     grey: float
+    values: np.ndarray
 
 
 def read(content: bytes, *, background_may_be_masked: bool = False,
@@ -58,7 +60,7 @@ def read(content: bytes, *, background_may_be_masked: bool = False,
     if border.all() and not mask.all() and not background_may_be_masked:
         raise RegionError("mask covers the whole border of the picture: its background seems to "
                           "be what is masked; save the region white on black")
-    return MaskPicture(mask.astype(np.uint8), grey)
+    return MaskPicture(mask.astype(np.uint8), grey, values)
 
 
 def _values(content: bytes) -> np.ndarray:

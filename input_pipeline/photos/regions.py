@@ -166,6 +166,12 @@ def resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
 
+def softly_resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8[H, W] at another `size` (height, width), antialiased as SAM's view of a photo is."""
+    picture = Image.fromarray(values)
+    return np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR))
+
+
 def union_of(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """bool[H, W], True where any of the masks [H, W] of `size` is not 0; nowhere without masks."""
     union = np.zeros(size, bool)
@@ -196,6 +202,15 @@ def place_bits(bits: Sequence[np.ndarray], slots: int,
     for slot, rows in enumerate(bits):
         packed[slot, : rows.shape[0], : rows.shape[1]] = rows
     return packed, np.arange(slots) < len(bits)
+
+
+def place_values(values: Sequence[np.ndarray], slots: int,
+                 canvas: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `place_bits`, of grey masks uint8[H, W]: uint8[slots, canvas, canvas] and bool[slots]."""
+    placed = np.zeros((slots, canvas, canvas), np.uint8)
+    for slot, rows in enumerate(values):
+        placed[slot, : rows.shape[0], : rows.shape[1]] = rows
+    return placed, np.arange(slots) < len(values)
 
 
 def unpack_masks(packed: np.ndarray) -> np.ndarray:
@@ -255,6 +270,15 @@ def png_to_mask(content: bytes) -> np.ndarray:
     except images.ImageError as error:
         raise RegionError(f"mask is not an image that PIL can read ({error})") from error
     return (values.reshape(*values.shape[:2], -1) > 0).any(axis=-1).astype(np.uint8)
+
+
+def png_to_grey(content: bytes) -> np.ndarray:
+    """Decodes a grey picture: uint8[H, W]. Raises RegionError for what is no image."""
+    try:
+        with images.opened(content, "heat map") as image:
+            return np.asarray(image.convert("L"))
+    except images.ImageError as error:
+        raise RegionError(f"heat map is not an image that PIL can read ({error})") from error
 
 
 def mask_to_png(mask: np.ndarray) -> bytes:

@@ -23,10 +23,15 @@
 | .polygons | text | JSON [[x1, y1, x2, y2, ...], ...] in pixels; '[]' where `mask` is given |
 | .mask | bytes | PNG, not zero where the artifact is; empty where polygons are given |
 | union_mask | bytes | PNG of all artifacts together, of sets that mark them so; empty otherwise |
-| heatmap | bytes | 8-bit grey PNG of how bad each place is (RichHF); empty otherwise |
+| heatmap | bytes | 8-bit grey PNG of how bad each place is, or how far it is marked, of sets that |
+|         |       | say so (RichHF, grey masks of SID-Set); of any size; empty otherwise |
 | scores | 4 x float32 | aesthetic, artifact, misalignment, overall, 0 to 1 (RichHF); else NaN |
 
 Polygons stay polygons: which pixels they cover is the reader's choice of rasteriser.
+
+A text may not hold a word that a tokenizer takes for a token. RESERVED are those of LEGION, which
+every data set is refused; what has a meaning in another system alone ([CLS], [END], <pad>) is plain
+text to the rest, and refused where such a system is trained, see `batches.examples`.
 """
 
 import dataclasses
@@ -44,6 +49,7 @@ from input_pipeline.photos.images import ImageError, read_image
 from input_pipeline.photos.regions import (
     RegionError,
     mask_to_bits,
+    png_to_grey,
     png_to_mask,
     polygons_to_bits,
     polygons_to_mask,
@@ -178,6 +184,18 @@ class Record:
             return None
         masks = (region.pixels(size, rasteriser=rasteriser) for region in self.regions)
         return union_of(itertools.chain(masks, self._union_mask(size)), size)
+
+    def graded(self, size: tuple[int, int]) -> np.ndarray | None:
+        """How far each place of a photo of `size` (height, width) is marked, uint8[h, w].
+
+        That is its heatmap, whatever size that has, else 255 where it is `marked`; None where
+        nobody looked. Raises RegionError as `marked` does.
+        """
+        if not self.has_masks:
+            return None
+        if self.heatmap:
+            return png_to_grey(self.heatmap)
+        return 255 * self.marked(size).astype(np.uint8)
 
     def _union_mask(self, size: tuple[int, int]) -> Iterator[np.ndarray]:
         if self.union_mask:

@@ -7,6 +7,13 @@ a conversation is `system`, then of every turn `question` and `answer`:
     llava15_chat    USER: <image>, line break, Q ASSISTANT: A </s>   (a system's text only if given)
     raw             <image>Q                                         (the question alone)
     sida, lisa      SYSTEM USER: <im_start><image><im_end>, line break, Q ASSISTANT: A</s>
+    sida_described  as sida, and the question asks for a description
+
+What is answered is the record's caption. SIDA's answers begin with words for the record's label; a
+described one goes on with the caption, if there is one, and ends with `[END]`:
+
+    sida            [CLS] The image is tampered [SEG]
+    sida_described  [CLS] The image is tampered [SEG] CAPTION [END]
 """
 
 import dataclasses
@@ -38,6 +45,7 @@ THREE_WAY = (
     "tampered regions if it is tampered."
 )
 SEGMENT = "Can you segment the tampered region in this image? Please output segmentation mask."
+_SEG = "[SEG]"
 TOKENIZERS = {kind.rules: kind for kind in (Tokenizer, FastTokenizer)}
 
 
@@ -66,6 +74,9 @@ class Dialogue:
     lead: what stands before every answer and is not learned.
     answer: what is learned, with {answer}; None: the dialogue asks and has no form for answers.
     region: how a phrase with a mask is written in an answer, with {phrase}.
+    openings: what an answer begins with, as (label, text) of every label there may be; the mask of
+        a [SEG] in it is all that is marked on the photo. Without any, an answer is the caption.
+    described: whether the caption follows the opening; closing: what follows at the end.
     tokens: added tokens that the tokenizer must have.
     stop: the token that ends what is generated.
     stops: what it is written behind in training, each "answer" or the "conversation".
@@ -81,6 +92,9 @@ class Dialogue:
     lead: str = ""
     answer: str | None
     region: str = "{phrase}"
+    openings: tuple[tuple[str, str], ...] = ()
+    described: bool = True
+    closing: str = ""
     tokens: tuple[str, ...]
     stop: str = "</s>"
     stops: Literal["answer", "conversation"] = "answer"
@@ -105,6 +119,46 @@ class Dialogue:
             said = self.answer.format(answer=answer) + stop
             parts += [question, Part(self.lead), Part(said, learned=True)]
         return parts if stop else [*parts, Part(self.stop, learned=True)]
+
+    def answer_to(self, label: str, caption: str) -> str:
+        """What is to be said of a photo: opening, caption and closing, one space between them.
+
+        Args:
+            label: of the photo, see `records.record.LABELS`.
+            caption: with its phrases already written as `region`.
+
+        Raises UserError naming the label where the dialogue has no opening for it.
+        """
+        opening = self._opening(label)
+        return " ".join(filter(None, [opening, caption * self.described, self.closing]))
+
+    def describes(self, caption: str) -> bool:
+        """Whether an answer says more than its opening and closing."""
+        return bool(caption) and self.described
+
+    @property
+    def masks_phrases(self) -> bool:
+        """Whether the phrases of a caption have masks, each its own."""
+        return _SEG in self.region
+
+    def photo_masks(self, label: str) -> int:
+        """How many masks, of all that is marked, an answer to a photo of this label opens with.
+
+        Raises UserError as `answer_to` does.
+        """
+        return self._opening(label).count(_SEG)
+
+    def says(self, token: str) -> bool:
+        """Whether its answers may hold a token."""
+        forms = (self.region, self.closing, *(text for _, text in self.openings))
+        return any(token in form for form in forms)
+
+    def _opening(self, label: str) -> str:
+        openings = dict(self.openings)
+        if openings and label not in openings:
+            raise UserError(f"no answer of the dialogue {self.name} is for photos labelled "
+                            f"{label}, only for {', '.join(openings)}")
+        return openings.get(label, "")
 
     def open_tokenizer(self, folder: epath.PathLike) -> Tokenizer:
         """The tokenizer of a folder, by the dialogue's rules.
@@ -162,12 +216,19 @@ RAW = Dialogue(  # how FakeVLM is asked in its evaluation
 SIDA = Dialogue(
     name="sida", instruction=THREE_WAY, system=SYSTEM,
     question="USER: {photo}{question} ASSISTANT:", photo=f"<im_start>{IMAGE_TOKEN}<im_end>\n",
-    marks="refused", answer=" {answer}", tokens=("<im_start>", "<im_end>", "[CLS]", "[SEG]"),
-    rules="slow")
+    marks="refused", answer=" {answer}",
+    openings=(("real", "[CLS] The image is real"),
+              ("synthetic", "[CLS] The image is full synthetic"),
+              ("tampered", "[CLS] The image is tampered [SEG]")),
+    described=False, tokens=("<im_start>", "<im_end>", "[CLS]", "[SEG]"), rules="slow")
+SIDA_DESCRIBED = dataclasses.replace(
+    SIDA, name="sida_described", instruction=THREE_WAY.removesuffix(".") + " and answer why.",
+    described=True, closing="[END]", tokens=(*SIDA.tokens, "[END]"))
 LISA = dataclasses.replace(  # what SIDA is trained from, which knows no [CLS]
-    SIDA, name="lisa", instruction=SEGMENT, tokens=("<im_start>", "<im_end>", "[SEG]"))
-DIALOGUES: Mapping[str, Dialogue] = MappingProxyType(
-    {dialogue.name: dialogue for dialogue in (LEGION, LLAVA15_CHAT, RAW, SIDA, LISA)})
+    SIDA, name="lisa", instruction=SEGMENT, openings=(), described=True,
+    tokens=("<im_start>", "<im_end>", "[SEG]"))
+DIALOGUES: Mapping[str, Dialogue] = MappingProxyType({dialogue.name: dialogue for dialogue in (
+    LEGION, LLAVA15_CHAT, RAW, SIDA, SIDA_DESCRIBED, LISA)})
 
 
 def dialogue_named(name: str, subject: str = "dialogue") -> Dialogue:

@@ -45,7 +45,9 @@ FAKEVLM = System("fakevlm", dialogue.LLAVA15_CHAT, masks=False, source=WORDS,
 LISA = System("lisa", dialogue.LISA, tokens=("[SEG]", "<im_start>", "<im_end>"))
 SIDA = System("sida", dialogue.SIDA, source=TOKEN, classes=("real", "synthetic", "tampered"),
               fusion=True, tokens=("[CLS]", "[SEG]", "<im_start>", "<im_end>"))
-SYSTEMS = {system.name: system for system in (LEGION, FAKEVLM, LISA, SIDA)}
+SIDA_DESCRIBED = dataclasses.replace(SIDA, name="sida_described", dialogue=dialogue.SIDA_DESCRIBED,
+                                     tokens=(*SIDA.tokens, "[END]"))
+SYSTEMS = {system.name: system for system in (LEGION, FAKEVLM, LISA, SIDA, SIDA_DESCRIBED)}
 # What only a system has that draws masks or judges by a head.
 PARTS = (SAM, "model.text_hidden_fcs.", *(names[0] for names in VERDICT.values()))
 

@@ -56,15 +56,17 @@ class LlamaLayer(nnx.Module):
     def __init__(self, config: LanguageConfig, lora: LoraConfig, dtype, *, int8: bool = False):
         D, F = config.width, config.mlp
 
-        def dense(i, o, lora=None):
-            return Dense(i, o, bias=False, lora=lora, int8=int8)
+        def dense(name, i, o):
+            own = lora if name in lora.targets else None
+            return Dense(i, o, bias=False, lora=own, int8=int8)
 
         self.norm1 = rms_norm(D, config.norm_eps, dtype)
         self.norm2 = rms_norm(D, config.norm_eps, dtype)
-        self.query, self.value = dense(D, D, lora), dense(D, D, lora)
-        self.key, self.out = dense(D, D), dense(D, D)
-        self.gate, self.up, self.down = dense(D, F), dense(D, F), dense(F, D)
-        self.heads = config.heads
+        self.query, self.value = dense("query", D, D), dense("value", D, D)
+        self.key, self.out = dense("key", D, D), dense("out", D, D)
+        self.gate, self.up = dense("gate", D, F), dense("up", D, F)
+        self.down = dense("down", F, D)
+        self.heads, self.adapted = config.heads, lora.targets
 
     def __call__(self, x, rope, attend, *, key=None):
         """x [B, T, D] -> ([B, T, D], the cache `attend` returned).
@@ -73,14 +75,19 @@ class LlamaLayer(nnx.Module):
         or None. `key` switches LoRA dropout on.
         """
         B, T, D = x.shape
-        query_key, value_key = (None, None) if key is None else jax.random.split(key)
+        keys = {} if key is None else dict(zip(
+            self.adapted, jax.random.split(key, len(self.adapted)), strict=True))
+
+        def project(name, x):
+            return getattr(self, name)(x, keys.get(name))
+
         h = self.norm1(x)
-        q, k, v = (constrain(y.reshape(B, T, self.heads, -1), BATCH, None, HEADS, None)
-                   for y in (self.query(h, query_key), self.key(h), self.value(h, value_key)))
+        q, k, v = (constrain(project(name, h).reshape(B, T, self.heads, -1), BATCH, None, HEADS,
+                             None) for name in ("query", "key", "value"))
         attended, cache = attend(rotate(q, *rope), rotate(k, *rope), v)
-        x = x + self.out(attended.reshape(B, T, D))
+        x = x + project("out", attended.reshape(B, T, D))
         h = self.norm2(x)
-        x = x + self.down(jax.nn.silu(self.gate(h)) * self.up(h))
+        x = x + project("down", jax.nn.silu(project("gate", h)) * project("up", h))
         return constrain(x, BATCH, SEQUENCE, None), cache
 
 

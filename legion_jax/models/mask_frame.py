@@ -126,6 +126,17 @@ def inside(original: jax.Array, canvas: int) -> jax.Array:
     return rows[:, :, None] & columns[:, None, :]
 
 
+def targets(masks: jax.Array) -> jax.Array:
+    """Ground truth float32[..., C, C], 0 to 1.
+
+    Args:
+        masks: uint8[..., C, C / 8] of bits, see `unpack`, or uint8[..., C, C] of 0 to 255.
+    """
+    if masks.shape[-1] == masks.shape[-2]:
+        return masks.astype(jnp.float32) / 255
+    return unpack(masks)
+
+
 def unpack(packed: jax.Array) -> jax.Array:
     """uint8[..., C, C / 8] -> float32[..., C, C] of 0 and 1; first bit is the leftmost pixel."""
     bits = (packed[..., None] >> jnp.arange(7, -1, -1, dtype=jnp.uint8)) & 1

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import operator
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import ml_collections
 
 from input_pipeline.errors import UserError
+from input_pipeline.text.dialogue import Dialogue, dialogue_named
 
 
 class ConfigError(UserError):
@@ -24,6 +26,7 @@ class ModelSettings:
     lora_rank: int
     lora_alpha: float
     lora_dropout: float
+    lora_targets: tuple[str, ...]
     dtype: str
     position_dtype: str
     remat: str
@@ -43,8 +46,10 @@ class DataSettings:
     text_length: int
     text_buckets: tuple[int, ...]
     own_questions: bool
+    learn_labels: bool
     mask_slots: int
     mask_canvas: int
+    soft_masks: bool
     sam_longest: int
     reduced_decoding: bool
     features: str
@@ -52,6 +57,16 @@ class DataSettings:
     workers: int
     buffer: int
     max_bad: float
+
+    @property
+    def spoken(self) -> Dialogue:
+        """The dialogue of that name. Raises UserError naming the knob."""
+        return dialogue_named(self.dialogue, "config.data.dialogue")
+
+    @property
+    def question(self) -> str:
+        """What is asked where a record does not ask for itself."""
+        return self.instruction or self.spoken.instruction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +84,29 @@ class LossSettings:
         return bool(self.bce or self.dice)
 
 
+# Parts that SIDA's published training begins anew in each of its stages.
+HEADS = r"^(text_projection|verdict|fusion)/"
+# Its pattern of the fusion's parameters also matched these, by their published names.
+SECOND_NORMS = r"^language/layers/norm2/"
+
+
+@dataclasses.dataclass(frozen=True)
+class CompatSettings:
+    """Faults of SIDA's published training, to repeat it with."""
+
+    doubled_masks: bool
+    trained_norms: bool
+    fresh_heads: bool
+    nan_without_text: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
     """AdamW, clipping of gradients, and the learning rate over the updates."""
 
     learning_rate: float
     schedule: str
+    warmup: str
     warmup_steps: int
     total_steps: int
     beta1: float
@@ -120,6 +152,7 @@ class RunSettings:
     checkpoint_keep_best: int
     stop_above: float
     loss: LossSettings
+    compat: CompatSettings
     optimizer: OptimizerSettings
     eval: EvalSettings
 
@@ -150,6 +183,30 @@ class RunSettings:
             raise ConfigError(
                 f"config.batch_size: {self.batch_size} rows do not divide into accumulation "
                 f"{self.accumulation} x {batch_shards} devices of the mesh axes data and fsdp")
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weights of the loss terms by their names, as they are used."""
+        weights = dataclasses.asdict(self.loss)
+        if self.compat.doubled_masks:
+            weights |= dict.fromkeys(("bce", "dice"), self.loss.bce + self.loss.dice)
+        return weights
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """Patterns over the paths of the parameters that the run trains, or holds as it drew them.
+        """
+        return (*self.trainable, *[SECOND_NORMS] * self.compat.trained_norms,
+                *[HEADS] * self.compat.fresh_heads)
+
+    def is_fresh(self, path: str) -> bool:
+        """Whether a parameter is drawn although the run's base has it."""
+        return self.compat.fresh_heads and bool(re.search(HEADS, path))
+
+    def is_held(self, path: str) -> bool:
+        """Whether a parameter of the run is stored with it, but not trained."""
+        return self.is_fresh(path) and not any(
+            re.search(pattern, path) for pattern in self.trainable)
 
     def as_dict(self) -> dict[str, Any]:
         """What config.json holds: groups are dicts, tuples are lists."""

@@ -16,7 +16,7 @@ from legion_jax import distributed, sharding
 from legion_jax.display import overlay
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
-from legion_jax.train import losses
+from legion_jax.models.reading import framed_masks, read_text, see, verdict_logits
 from legion_jax.train.knobs import RunSettings
 from legion_jax.train.setup import Task
 
@@ -103,8 +103,8 @@ class Pictures:
     def _picture(self, example: dict, packed: np.ndarray) -> np.ndarray:
         """The photo twice, with true masks and with drawn ones."""
         used = example["mask_valid"]
-        truth, drawn = (_unpack(bits[used], example["original_size"])
-                        for bits in (example["masks"], packed))
+        truth, drawn = (_unpack(masks[used], example["original_size"])
+                        for masks in (example["masks"], packed))
         answer = conversation.parse_answer(
             self._tokenizer.decode(example["ids"][example["loss_mask"]].tolist()),
             dialogue=self._dialogue)
@@ -124,11 +124,11 @@ def _masks(graph, params, frozen, batch, *, reading):
     """uint8[B, K, C, C / 8]: what is above zero, one bit per pixel."""
     model = param_tree.merge(graph, params, frozen)
     with numerics(model.config):
-        seen, verdict = losses.see(model, batch), None
-        states = losses.read_text(model, batch, seen, reading.image_index)
+        seen, verdict = see(model, batch), None
+        states = read_text(model, batch, seen, reading.image_index)
         if model.fusion is not None:
-            verdict, _ = losses.verdict_logits(model, batch, seen, states, reading)
-        logits, _ = losses.framed_masks(model, batch, states, reading, verdict)
+            verdict, _ = verdict_logits(model, batch, seen, states, reading)
+        logits, _ = framed_masks(model, batch, states, reading, verdict)
     return jnp.packbits(logits > 0, axis=-1)
 
 
@@ -137,8 +137,10 @@ def _row(index: tuple[slice, ...]) -> int:
     return index[0].start or 0
 
 
-def _unpack(bits: np.ndarray, size: np.ndarray) -> np.ndarray:
-    return regions.unpack_masks(bits)[:, :size[0], :size[1]].astype(bool)
+def _unpack(masks: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """bool[K, *size] of masks of bits, or of grey ones, of which the brighter half counts."""
+    pixels = masks >= 128 if masks.shape[1] == masks.shape[2] else regions.unpack_masks(masks)
+    return pixels[:, :size[0], :size[1]].astype(bool)
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:

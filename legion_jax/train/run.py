@@ -76,7 +76,7 @@ def _train(settings: RunSettings, workdir: epath.Path, *, profile: bool) -> Trai
     optimizer = optim.make(settings.optimizer)
     with jax.set_mesh(mesh):
         graph, abstract, frozen = setup.abstract_state(
-            task.model, optimizer, mesh, trainable=settings.trainable,
+            task.model, optimizer, mesh, trainable=settings.stored,
             frozen_dtype=settings.frozen_dtype)
         if jax.process_index() == 0:  # a workdir that cannot be written is noticed before the work
             setup.write_run_files(settings, task, abstract.params, workdir)

@@ -15,11 +15,11 @@ from input_pipeline import files, paths
 from input_pipeline.batches.examples import ExampleSpec
 from input_pipeline.errors import UserError
 from input_pipeline.text import conversation
-from input_pipeline.text.dialogue import dialogue_named
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import config as architecture, sharding
-from legion_jax.config import LegionConfig, LoraConfig
+from legion_jax.config import CLS_TOKEN, SEG_TOKEN, TOKEN, LegionConfig, LoraConfig
 from legion_jax.models import param_tree, tower_views
+from legion_jax.models.reading import Reading
 from legion_jax.train import data as train_data, knobs, losses, optim
 from legion_jax.train.knobs import ConfigError, DataSettings, RunSettings
 from legion_jax.train.step import TrainState, init_state, make_step
@@ -34,7 +34,7 @@ class Task:
     model: LegionConfig
     tokenizer: Tokenizer
     examples: ExampleSpec
-    reading: losses.Reading
+    reading: Reading
 
 
 def read_task(settings: RunSettings) -> Task:
@@ -43,11 +43,12 @@ def read_task(settings: RunSettings) -> Task:
     folder = data.tokenizer or (settings.init_from and f"{settings.init_from}/tokenizer")
     if not folder:
         raise ConfigError("data.tokenizer: needed when init_from is empty")
-    dialogue = dialogue_named(data.dialogue, "config.data.dialogue")
+    dialogue = data.spoken
     tokenizer = dialogue.open_tokenizer(folder)
     model = model_config(settings, tokenizer.vocab_size)
     _check_losses(settings, model)
-    prompt = conversation.encode_prompt(tokenizer, data.instruction, dialogue=dialogue)
+    _check_dialogue(settings, model)
+    prompt = conversation.encode_prompt(tokenizer, data.question, dialogue=dialogue)
     if len(prompt) >= data.text_length:
         raise ConfigError(f"data.text_length: the prompt alone takes {len(prompt)} ids, "
                           f"got {data.text_length}")
@@ -57,7 +58,7 @@ def read_task(settings: RunSettings) -> Task:
         raise ConfigError(f"config.data.text_length: {data.text_length} ids and a photo take "
                           f"{positions} positions, the language model has "
                           f"{model.language.max_positions}")
-    return Task(model, tokenizer, example_spec(data, model), losses.Reading(
+    return Task(model, tokenizer, example_spec(data, model), Reading(
         conversation.image_index(prompt), tokenizer.ids_of(model.watched),
         train_data.first_target(data, len(prompt))))
 
@@ -72,14 +73,32 @@ def _check_losses(settings: RunSettings, model: LegionConfig) -> None:
                           f"the model draws no masks (it has no SAM)")
 
 
+def _check_dialogue(settings: RunSettings, model: LegionConfig) -> None:
+    """Raises ConfigError for a loss on what no answer of the dialogue has."""
+    dialogue, loss = settings.data.spoken, settings.loss
+    if dialogue.answer is None:
+        raise ConfigError(f"config.data.dialogue: {dialogue.name} only asks, it has no form for "
+                          f"answers to learn")
+    for term, token, wanted in (
+            ("verdict", CLS_TOKEN, bool(loss.verdict) and model.verdict_source == TOKEN),
+            ("bce and dice", SEG_TOKEN, loss.reads_masks)):
+        if wanted and not dialogue.says(token):
+            raise ConfigError(f"config.loss: {term} above 0, but no answer of the dialogue "
+                              f"{dialogue.name} has the {token} that the model needs for it")
+    if loss.ce and not (dialogue.described or settings.data.learn_labels):
+        raise ConfigError(f"config.loss.ce: {loss.ce}, but the answers of the dialogue "
+                          f"{dialogue.name} hold no captions to learn; config.data.learn_labels "
+                          f"learns them as they are")
+
+
 def example_spec(data: DataSettings, model: LegionConfig) -> ExampleSpec:
     """What a run makes of a record: shapes, question, and how training decodes."""
     return ExampleSpec(
         vision=tower_views.of_vision(model), sam=tower_views.of_sam(model, data.sam_longest),
-        dialogue=dialogue_named(data.dialogue, "config.data.dialogue"),
-        text_length=data.text_length, mask_slots=data.mask_slots,
-        mask_canvas=data.mask_canvas, instruction=data.instruction,
-        own_questions=data.own_questions, reduced_decoding=data.reduced_decoding)
+        dialogue=data.spoken, text_length=data.text_length, mask_slots=data.mask_slots,
+        mask_canvas=data.mask_canvas, instruction=data.question,
+        own_questions=data.own_questions, learn_labels=data.learn_labels,
+        soft_masks=data.soft_masks, reduced_decoding=data.reduced_decoding)
 
 
 def model_config(settings: RunSettings, vocab: int) -> LegionConfig:
@@ -93,13 +112,14 @@ def model_config(settings: RunSettings, vocab: int) -> LegionConfig:
         model = checkpoint.read_meta(settings.init_from).config
     else:
         model = architecture.named(sizing.name, vocab, "config.model.name")
-    rules = dialogue_named(settings.data.dialogue, "config.data.dialogue").rules
+    rules = settings.data.spoken.rules
     if vocab > model.language.vocab or (vocab < model.language.vocab and rules == "slow"):
         raise ConfigError(f"data.tokenizer: {vocab} tokens, the model has "
                           f"{model.language.vocab}")
     return dataclasses.replace(
         model, dtype=sizing.dtype, position_dtype=sizing.position_dtype, remat=sizing.remat,
-        lora=LoraConfig(sizing.lora_rank, sizing.lora_alpha, sizing.lora_dropout))
+        lora=LoraConfig(sizing.lora_rank, sizing.lora_alpha, sizing.lora_dropout,
+                        sizing.lora_targets))
 
 
 def abstract_state(model: LegionConfig, optimizer: optax.GradientTransformation,
@@ -123,13 +143,15 @@ def abstract_state(model: LegionConfig, optimizer: optax.GradientTransformation,
 
 
 def jit_step(settings: RunSettings, graph, optimizer, layout: TrainState, *,
-             reading: losses.Reading) -> Callable:
+             reading: Reading) -> Callable:
     """`step(state, frozen, batch) -> (state, metrics)` of a run; the state is donated."""
     return jax.jit(
         make_step(graph, optimizer, optim.schedule(settings.optimizer),
-                  objective=losses.Objective(dataclasses.asdict(settings.loss), reading),
+                  objective=losses.Objective(settings.loss_weights, reading,
+                                             settings.compat.nan_without_text),
                   accumulation=settings.accumulation, seed=settings.seed,
-                  stop_above=settings.stop_above or math.inf),
+                  stop_above=settings.stop_above or math.inf,
+                  is_held=settings.is_held if settings.compat.fresh_heads else None),
         donate_argnums=0, out_shardings=(layout, None))
 
 
@@ -142,7 +164,7 @@ def first_params(settings: RunSettings, model: LegionConfig, base: checkpoint.Ch
         params, frozen: abstract trees, sharded.
     """
     trained, fixed = param_tree.flatten(params), param_tree.flatten(frozen)
-    stored = set(base.stored) if base else set()
+    stored = {p for p in base.stored if not settings.is_fresh(p)} if base else set()
     loaded = base.load_some(
         {p: a for p, a in (trained | fixed).items() if p in stored}) if base else {}
     fresh = {p: a for p, a in trained.items() if p not in stored}
@@ -209,7 +231,7 @@ def write_run_files(settings: RunSettings, task: Task, params: dict, workdir: ep
             json.dumps(knobs.lasting(config), sort_keys=True).encode()).hexdigest()
     legion_json.write_meta(
         workdir, task.model, dialogue=settings.data.dialogue, **fields,
-        question={"instruction": settings.data.instruction,
+        question={"instruction": settings.data.question,
                   "sam_longest": task.examples.sam_longest,
                   "max_new_tokens": settings.eval.max_new_tokens,
                   "mask_slots": settings.data.mask_slots})
@@ -225,8 +247,8 @@ def vocabulary(settings: RunSettings, given: int | None) -> int:
     """
     folder = settings.data.tokenizer
     if folder and paths.find(folder, "config.data.tokenizer").exists():
-        dialogue = dialogue_named(settings.data.dialogue, "config.data.dialogue")
-        tokens, owner = dialogue.open_tokenizer(folder).vocab_size, f"tokenizer {folder}"
+        tokens = settings.data.spoken.open_tokenizer(folder).vocab_size
+        owner = f"tokenizer {folder}"
     elif settings.init_from:
         tokens = checkpoint.read_meta(settings.init_from).config.language.vocab
         owner = f"config.init_from {settings.init_from}"

@@ -1,7 +1,6 @@
 """How fast a run is, in updates, examples, tokens and operations per second, and a trace of it."""
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import pathlib
@@ -18,10 +17,10 @@ from input_pipeline.paths import is_uri
 from legion_jax import chips
 from legion_jax.config import LegionConfig
 from legion_jax.models import flops
+from legion_jax.models.reading import Reading
 from legion_jax.train import data as train_data
 from legion_jax.train.frozen_features import TOWERS
 from legion_jax.train.knobs import RunSettings
-from legion_jax.train.losses import Reading
 
 LOG = logging.getLogger("legion_jax")
 SETTLED = 5  # updates in a row without compiling, before a trace begins
@@ -36,7 +35,7 @@ def photo_flops(settings: RunSettings, model: LegionConfig, spec: ExampleSpec,
     cached = [TOWERS[name].path.strip("/")
               for name in train_data.cached_towers(settings, model, spec)]
     return flops.training(model, sizes, trainable=settings.trainable,
-                          losses=dataclasses.asdict(settings.loss), cached=cached)
+                          losses=settings.loss_weights, cached=cached)
 
 
 def of_run(settings: RunSettings, model: LegionConfig, spec: ExampleSpec,

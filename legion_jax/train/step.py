@@ -14,6 +14,7 @@ from flax import nnx
 
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
+from legion_jax.sharding import path_name
 from legion_jax.train import losses
 
 
@@ -60,7 +61,8 @@ def init_state(params: dict, optimizer: optax.GradientTransformation) -> TrainSt
 
 def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate: Callable, *,
               objective: Objective, accumulation: int = 1, seed: int = 0,
-              stop_above: float = math.inf) -> Callable:
+              stop_above: float = math.inf,
+              is_held: Callable[[str], bool] | None = None) -> Callable:
     """Build `step(state, frozen, batch) -> (state, metrics)`.
 
     The batch is split into `accumulation` parts run one after another. Every part's sums are
@@ -68,6 +70,8 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate
     result. Metrics are float32 scalars on device: loss; every term of the `objective` (weighted,
     so that they add up to loss) and what it tells of a batch; grad_norm before clipping,
     learning_rate, bad (rows without a usable record), halted.
+
+    `is_held` says of a path whether its parameter stays as it is, though it is in the state.
 
     A loss or gradient that is not finite, or a loss above `stop_above`, halts: the state stays as
     it was before this update, whatever batches follow, until a host looks at the metrics.
@@ -78,7 +82,7 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate
         key = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def loss(params, part, key):
-            model = param_tree.merge(graph, params, frozen)
+            model = param_tree.merge(graph, _where(params, is_held, jax.lax.stop_gradient), frozen)
             with numerics(model.config):
                 sums = objective.sums(model, part, key)
             terms = losses.weighted_means(sums, total, objective.weights)
@@ -87,6 +91,7 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate
         terms, grads = _accumulate(jax.grad(loss, has_aux=True), state.params, batch, key,
                                    accumulation, terms=tuple(total))
         updates, opt_state = optimizer.update(grads, state.optimizer, state.params)
+        updates = _where(updates, is_held, jnp.zeros_like)
         metrics = {"loss": _total(terms)} | terms | objective.metrics(config, batch) | {
             "grad_norm": optax.global_norm(grads), "learning_rate": rate(state.step),
             "bad": batch["bad"].sum()}
@@ -100,6 +105,14 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, rate
                                    metrics | {"halted": halted})
 
     return step
+
+
+def _where(tree: dict, chosen: Callable[[str], bool] | None, change: Callable) -> dict:
+    """The tree with the leaves of chosen paths changed; None chooses none."""
+    if chosen is None:
+        return tree
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: change(x) if chosen(path_name(path)) else x, tree)
 
 
 def _total(terms: dict[str, jax.Array]) -> jax.Array:

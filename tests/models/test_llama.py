@@ -9,9 +9,11 @@ import pytest
 import torch
 import transformers
 from flax import nnx
+from random_models import randomized
 from torch_side import assert_close, fill, randomize, tensors
 
-from legion_jax.config import LanguageConfig, LoraConfig
+from input_pipeline.errors import UserError
+from legion_jax.config import LAYER_KERNELS, LanguageConfig, LoraConfig
 from legion_jax.models import param_tree
 from legion_jax.models.llama import Llama, rope_tables, round_to_bf16
 
@@ -112,6 +114,30 @@ def test_lora_stands_on_query_and_value_only(model):
     with_lora = {name for name in ("query", "key", "value", "out", "gate", "up", "down")
                  if getattr(layers, name).lora_a is not None}
     assert with_lora == {"query", "value"}
+
+
+@pytest.mark.parametrize("targets", [("key", "down"), LAYER_KERNELS])
+def test_lora_stands_where_it_is_told_to_and_equals_merged_weights(config, targets):
+    lora = dataclasses.replace(config.lora, targets=targets)
+    language = randomized(nnx.eval_shape(lambda: Llama(config.language, lora)))
+    flat = param_tree.flatten(nnx.to_pure_dict(nnx.split(language)[1]))
+    assert {path.split("/")[1] for path in flat if "lora_" in path} == set(targets)
+    for name in targets:
+        a, b = (flat.pop(f"layers/{name}/lora_{factor}") for factor in "ab")
+        flat[f"layers/{name}/kernel"] += 2.0 * a @ b  # alpha 4, rank 2
+    plain = nnx.split(nnx.eval_shape(lambda: Llama(config.language, LoraConfig())))[0]
+    assert_close(read(language), read(param_tree.merge(plain, param_tree.unflatten(flat))))
+    dropped = dataclasses.replace(lora, dropout=0.5)
+    noisy = nnx.merge(nnx.split(nnx.eval_shape(lambda: Llama(config.language, dropped)))[0],
+                      nnx.split(language)[1])
+    assert np.abs(read(noisy, jax.random.key(3)) - read(noisy)).max() > 0.01
+
+
+@pytest.mark.parametrize("targets, said", [
+    ((), "none"), (("query", "query"), "'query', 'query'"), (("q_proj",), "'q_proj'")])
+def test_targets_of_lora_that_are_none(targets, said):
+    with pytest.raises(UserError, match=f"lora.targets: some of query, .*, each once, not {said}"):
+        LoraConfig(rank=2, targets=targets)
 
 
 def read(language: Llama, key=None):

@@ -1,12 +1,14 @@
 """legion_jax/train/knobs.py: its knobs are those of experiments/base.py; bad values are named."""
 
 import json
+import re
 
 import ml_collections
 import pytest
 
-from experiments import base, detect_tiny, pretrain_7b, tiny
-from legion_jax.train import knobs
+from experiments import base, fakevlm_7b, sida_7b_describe, sida_7b_published
+from input_pipeline.errors import UserError
+from legion_jax.train import knobs, recipes
 from legion_jax.train.knobs import ConfigError, RunSettings
 
 
@@ -16,9 +18,9 @@ def read(**changes) -> RunSettings:
     return RunSettings.from_config(config, without_data=True)
 
 
-@pytest.mark.parametrize("recipe", [base, tiny, detect_tiny, pretrain_7b])
+@pytest.mark.parametrize("recipe", recipes.known())
 def test_settings_are_what_a_recipe_says_knob_by_knob(recipe):
-    config = recipe.get_config()
+    config = recipes.load(recipe).get_config()
     settings = RunSettings.from_config(config, without_data=True)
     assert json.dumps(settings.as_dict()) == config.to_json()  # the order is that of config.json
     hash(settings)
@@ -95,6 +97,38 @@ def test_a_run_needs_data_and_a_batch_that_divides():
     with pytest.raises(ConfigError, match="batch_size: 16 rows do not divide into accumulation 2 "
                                           "x 16 devices"):
         read(accumulation=2).check_batch(16)
+
+
+def test_the_warm_up_of_fakevlm_follows_the_updates():
+    config = fakevlm_7b.get_config()
+    assert config.optimizer.warmup_steps == 25  # 3 % of 812, rounded up
+    config.optimizer.total_steps = 100
+    assert RunSettings.from_config(config, without_data=True).optimizer.warmup_steps == 3
+
+
+def test_the_question_is_the_dialogues_where_none_is_given():
+    settings = RunSettings.from_config(sida_7b_describe.get_config(), without_data=True)
+    assert settings.data.question.endswith("if it is tampered and answer why.")
+    assert read(**{"data.instruction": "Real?"}).data.question == "Real?"
+    with pytest.raises(UserError, match="config.data.dialogue: legion, .*, not 'sidda'"):
+        assert read(**{"data.dialogue": "sidda"}).data.question
+
+
+def test_faults_of_sida_change_what_is_trained_and_how_much_it_weighs():
+    plain = read()
+    assert plain.stored == plain.trainable and plain.loss_weights["bce"] == plain.loss.bce
+    assert not plain.is_held("verdict/up/kernel")
+    config = sida_7b_published.get_config()
+    config.trainable = (r"/lora_[ab]$", r"^(mask_decoder|verdict)/")  # of the second stage
+    faulty = RunSettings.from_config(config, without_data=True)
+    assert faulty.loss_weights == {"ce": 0.0, "bce": 2.0, "dice": 2.0, "verdict": 1.0}
+    trained = [path for path in ("language/layers/norm2/scale", "language/layers/norm1/scale",
+                                 "verdict/up/kernel", "fusion/ask/kernel")
+               if any(re.search(pattern, path) for pattern in faulty.stored)]
+    assert trained == ["language/layers/norm2/scale", "verdict/up/kernel", "fusion/ask/kernel"]
+    assert faulty.is_fresh("verdict/up/kernel") and not faulty.is_held("verdict/up/kernel")
+    assert faulty.is_held("text_projection/up/bias")
+    assert not faulty.is_held("mask_decoder/iou_token")
 
 
 def test_free_knobs_are_knobs():

@@ -1,5 +1,6 @@
 """legion_jax/train/optim.py: schedules by value, AdamW and clipping against PyTorch."""
 
+import family_golden
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +14,8 @@ from legion_jax.train.knobs import OptimizerSettings
 
 def settings(**changes) -> OptimizerSettings:
     return OptimizerSettings(**dict(
-        learning_rate=8.0, schedule="linear", warmup_steps=4, total_steps=12, beta1=0.9,
-        beta2=0.95, epsilon=1e-8, weight_decay=0.0, clip_norm=1.0) | changes)
+        learning_rate=8.0, schedule="linear", warmup="above_zero", warmup_steps=4, total_steps=12,
+        beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.0, clip_norm=1.0) | changes)
 
 
 WARMUP = [2, 4, 6, 8]  # the first update already has a rate
@@ -42,8 +43,37 @@ def test_published_schedule():
                                [1e-6, 5e-5, 1e-4, 1e-4 * (2109 - 702) / 2009], rtol=1e-6)
 
 
+def test_the_end_of_a_cosine_keeps_its_digits():
+    rate = jax.jit(optim.schedule(settings(schedule="cosine", warmup_steps=0, total_steps=4000)))
+    steps = np.array([3990, 3998, 3999])
+    np.testing.assert_allclose(rate(steps), 4 * (1 + np.cos(np.pi * steps / 4000)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("warmup, rates", [
+    ("from_zero", [0, 2, 4, 6, 8, 7, 6, 5, 4, 3, 2, 1, 0]),
+    ("peak_first", [8, 0, 2, 4, 6, 8, 7, 6, 5, 4, 3, 2, 1])])
+def test_other_warmups(warmup, rates):
+    rate = jax.jit(optim.schedule(settings(warmup=warmup)))
+    np.testing.assert_allclose([rate(t) for t in range(13)], rates, rtol=1e-6)
+    none = optim.schedule(settings(warmup=warmup, warmup_steps=0, total_steps=4))
+    begin = [8] * (warmup == "peak_first")
+    np.testing.assert_allclose(none(jnp.arange(5)), [*begin, 8, 6, 4, 2, 0][:5])
+
+
+@pytest.mark.parametrize("case, schedule, warmup, steps, total", [
+    ("F", "cosine", "from_zero", 2, 40), ("S", "linear", "peak_first", 100, 5000)])
+def test_golden_schedules(case, schedule, warmup, steps, total):
+    """FakeVLM's and SIDA's; of the second only a part of the warm-up."""
+    rates = family_golden.outputs(family_golden.folder(case))["curve_lr"]
+    peak = rates.max()
+    rate = optim.schedule(settings(learning_rate=peak, schedule=schedule, warmup=warmup,
+                                   warmup_steps=steps, total_steps=total))
+    np.testing.assert_allclose(rate(jnp.arange(len(rates))), rates, rtol=1e-6, atol=1e-7 * peak)
+
+
 @pytest.mark.parametrize("changes, message", [
     (dict(schedule="step"), "optimizer.schedule: linear, cosine or constant, not 'step'"),
+    (dict(warmup="sida"), "optimizer.warmup: above_zero, from_zero, peak_first, not 'sida'"),
     (dict(warmup_steps=12), "0 <= warmup_steps < total_steps, got 12 and 12"),
     (dict(warmup_steps=-1), "got -1 and 12"),
     (dict(warmup_steps=0, total_steps=0), "got 0 and 0"),
@@ -96,6 +126,18 @@ def test_five_updates_are_those_of_torch(weight_decay, epsilon):
         reference.step()
         for ours, expected in zip(jax.tree.leaves(params), theirs, strict=True):
             np.testing.assert_allclose(ours, expected.detach(), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.9, 0.95), (0.0, 0.0)])
+def test_updates_by_one_gradient_are_as_long_as_the_rate(betas):
+    """Bias corrections in float32 would make the first ones of beta2 0.999 too long by 6e-6."""
+    optimizer = optim.make(settings(learning_rate=0.5, schedule="constant", warmup_steps=0,
+                                    beta1=betas[0], beta2=betas[1], epsilon=0.0, clip_norm=1e9))
+    params = {"x": jnp.zeros(3)}
+    state = optimizer.init(params)
+    for _ in range(5):
+        updates, state = optimizer.update({"x": jnp.array([1e-3, 1.0, -4.0])}, state, params)
+        np.testing.assert_allclose(updates["x"], [-0.5, -0.5, 0.5], rtol=1e-6)
 
 
 def test_decay_alone_shrinks_matrices_only():

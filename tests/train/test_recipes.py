@@ -11,7 +11,8 @@ from repository import ROOT
 
 from legion_jax.train import recipes
 
-RECIPES = ["base", "detect_tiny", "pretrain_7b", "tiny"]
+RECIPES = ["base", "detect_tiny", "fakevlm_7b", "fakevlm_7b_lora", "pretrain_7b", "sida_13b",
+           "sida_7b", "sida_7b_describe", "sida_7b_published", "tiny", "tiny_fakevlm", "tiny_sida"]
 
 
 def config_of(*words):
@@ -37,7 +38,7 @@ def test_names_need_no_working_directory(tmp_path, monkeypatch):
 
 def test_a_misspelt_name_lists_the_recipes():
     with pytest.raises(FileNotFoundError, match="tinny: no such file and no recipe; recipes: "
-                                                "base, detect_tiny, pretrain_7b, tiny"):
+                                                f"{', '.join(RECIPES)}"):
         config_of("--config=tinny")
 
 
@@ -87,4 +88,5 @@ def test_every_recipe_works_where_there_is_no_experiments_folder(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True,
                           text=True, check=True)
     assert done.stdout.splitlines() == [
-        "16 64 256 16", f"tiny {tmp_path}/legion_jax/train/recipes.py"]
+        "16 64 256 256 256 160 160 160 160 16 16 16",
+        f"tiny {tmp_path}/legion_jax/train/recipes.py"]

@@ -49,9 +49,9 @@ def stage_times(source: Sequence[Record], tokenizer: Tokenizer, spec: ExampleSpe
 
 
 def _masks(record: Record, spec: ExampleSpec, size: tuple[int, int]) -> list[tuple[int, int]]:
-    spans, masks, _ = examples.ground_truth(record, spec, size)
-    regions.place_bits(masks[:spec.mask_slots], spec.mask_slots, spec.mask_canvas)
-    return spans[:spec.mask_slots]
+    truth = examples.ground_truth(record, spec, size)
+    regions.place_bits(truth.masks[:spec.mask_slots], spec.mask_slots, spec.mask_canvas)
+    return truth.spans[:spec.mask_slots]
 
 
 def padding(stream: Stream, lengths: np.ndarray, text_length: int) -> dict[str, dict]:

@@ -143,7 +143,7 @@ def of_config(config: ml_collections.ConfigDict, *, vocab: int | None = None) ->
     run = RunSettings.from_config(config, without_data=True)
     run.check_batch(1)
     model = setup.model_config(run, setup.vocabulary(run, vocab))
-    _, trained, frozen = param_tree.split_params(param_tree.abstract_model(model), run.trainable)
+    _, trained, frozen = param_tree.split_params(param_tree.abstract_model(model), run.stored)
     trained = param_tree.flatten(param_tree.cast(trained, "float32"))
     frozen = param_tree.flatten(param_tree.cast(frozen, run.frozen_dtype))
     described = {path: (a.shape, str(a.dtype)) for path, a in (trained | frozen).items()}

@@ -14,7 +14,7 @@ from prepared_sources import prepare, printed_by_the_tool, write_times
 
 from input_pipeline.datasets import open_dataset
 from input_pipeline.datasets.checks import fit_mask
-from input_pipeline.photos.regions import png_to_mask
+from input_pipeline.photos.regions import png_to_grey, png_to_mask
 from input_pipeline.records import manifest
 from input_pipeline.records.dataset import Notes
 from input_pipeline.records.prepared import open_split
@@ -48,6 +48,8 @@ def check_record(record, kind, content, name):
         assert record.union_mask == b""
     else:
         np.testing.assert_array_equal(png_to_mask(record.union_mask), expected)
+        np.testing.assert_array_equal(record.graded(expected.shape), 255 * expected)
+    assert record.heatmap == b""  # a mask without greys needs no second picture
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -246,3 +248,6 @@ def test_grey_pixels_of_a_mask_are_decided_by_the_configs_name(tmp_path):
         assert png_to_mask(record.union_mask).sum() == 40 * rows
         line, = (built.data_path / "train-manifest.jsonl").read_text().splitlines()
         assert "grey" in line
+        # Targets of training are the greys themselves.
+        np.testing.assert_array_equal(png_to_grey(record.heatmap), values)
+        np.testing.assert_array_equal(record.graded((30, 40)), values)
