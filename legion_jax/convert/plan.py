@@ -12,10 +12,10 @@ from input_pipeline.errors import UserError
 from input_pipeline.paths import absolute
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig
-from legion_jax.convert import lora, sizes, systems
+from legion_jax.convert import family, lora, sizes
+from legion_jax.convert.family import FAKEVLM, LEGION, System
 from legion_jax.convert.names import LISA, belongs_to_model
 from legion_jax.convert.roles import LORA, Sources
-from legion_jax.convert.systems import FAKEVLM, LEGION, System
 from legion_jax.convert.table import SAM, Rule, lora_rules, rules
 from legion_jax.convert.tensor_folder import Entry
 from legion_jax.convert.vocabulary import Needs, check_image, tokenizer_of
@@ -40,7 +40,7 @@ class Options:
         merge_lora: fold LoRA into its kernels, in float32, whatever kernels it adapts.
         partial: convert what is there, even if whole towers are missing.
         allow_nonfinite: take NaN and infinity as they are.
-        system: one of `systems.SYSTEMS` that the weights are to become, if not the one they are.
+        system: one of `family.SYSTEMS` that the weights are to become, if not the one they are.
     """
 
     tokenizer: str | None = None
@@ -142,7 +142,7 @@ class _Planner:
     def __init__(self, sources: Sources, options: Options, assume: bool):
         self.sources, self.options, self.assume = sources, options, assume
         self.main = sources.roles["main"]
-        self.system = systems.system_of(sources, asked=options.system, tokenizer=options.tokenizer,
+        self.system = family.system_of(sources, asked=options.system, tokenizer=options.tokenizer,
                                         partial=options.partial and not assume)
         self.notes: list[str] = []
 
