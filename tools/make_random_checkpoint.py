@@ -2,10 +2,13 @@
 
     python -m tools.make_random_checkpoint --size legion_7b --output DIR
 
-A development tool. OUTPUT is a LEGION folder as the published one is cut (bfloat16 `.bin` shards
-and an index), OUTPUT/clip the vision tower. Every value is random and finite; nothing here can
-answer a question.
+A development tool. OUTPUT is a LEGION or SIDA folder as the published ones are cut (bfloat16 `.bin`
+shards and an index) with the vision tower in OUTPUT/clip, or a FakeVLM, which has it inside. Every
+value is random and finite; nothing here can answer a question.
 """
+
+import json
+from collections.abc import Sequence
 
 import ml_dtypes
 import numpy as np
@@ -13,17 +16,20 @@ from absl import flags
 
 from input_pipeline import files
 from input_pipeline.text import tokenizer_files
-from input_pipeline.text.tokenizer import ADDED_TOKENS, Tokenizer
+from input_pipeline.text.fast_tokenizer import FAST_FILE, NORMALIZER, PAD_TOKEN, FastTokenizer
+from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from legion_jax import command, config
-from legion_jax.config import LegionConfig
-from legion_jax.convert.config_files import published_configs
+from legion_jax.config import TOKEN, LegionConfig
+from legion_jax.convert import systems
+from legion_jax.convert.config_files import llava_files, processor_files, published_configs
 from legion_jax.convert.model_folder import ModelFolder
-from legion_jax.convert.names import unused_prompts
+from legion_jax.convert.names import LISA, LLAVA_OLD, PUBLISHED, unused_prompts
 from legion_jax.convert.origin import Tensor, split_tower
 from legion_jax.convert.table import rules
 from legion_jax.models import param_tree
 
-SIZES = {"legion_7b": config.legion_7b, "tiny": lambda: config.tiny(vocab=519)}
+TINY = 519  # tokens, of any of them
+SIZES = config.PUBLISHED | config.TINY
 
 
 def random_values(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
@@ -34,8 +40,14 @@ def random_values(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
 
 
 def published_shapes(config: LegionConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every unmodelled tensor of a published LEGION checkpoint of this size."""
-    return _rotary(config) | unused_prompts(config) | _region_encoder(config)
+    """Name and shape of every unmodelled tensor of a published checkpoint of this size.
+
+    A LLaVA's vision tower apart, which `shapes` completes.
+    """
+    if config.sam is None:
+        return {}
+    region = {} if config.projector == "linear" else _region_encoder(config)
+    return _rotary(config) | unused_prompts(config) | region
 
 
 def _rotary(config):
@@ -82,8 +94,9 @@ def shapes(model: LegionConfig) -> dict[str, tuple[int, ...]]:
     return every | {f"{norm}weight": (model.vision.width,), f"{norm}bias": (model.vision.width,)}
 
 
-def random_tokenizer(vocab: int) -> Tokenizer:
-    """A tokenizer of `vocab` tokens whose pieces spell nothing in particular."""
+def random_tokenizer(vocab: int, tokens: Sequence[str]) -> Tokenizer:
+    """A tokenizer of `vocab` tokens whose pieces spell nothing in particular; `tokens` come last.
+    """
     from sentencepiece import sentencepiece_model_pb2 as proto
     model = proto.ModelProto()
     model.trainer_spec.model_type = proto.TrainerSpec.BPE
@@ -93,34 +106,83 @@ def random_tokenizer(vocab: int) -> Tokenizer:
     kinds = proto.ModelProto.SentencePiece
     pieces = [("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL)]
     pieces += [(f"<0x{byte:02X}>", kinds.BYTE) for byte in range(256)]
-    number = vocab - len(ADDED_TOKENS) - len(pieces)
+    number = vocab - len(tokens) - len(pieces)
     pieces += [(chr(0x4E00 + i) if i < 20000 else f"\u2581{i}", kinds.NORMAL)
                for i in range(number)]
     for rank, (piece, kind) in enumerate(pieces):
         model.pieces.add(piece=piece, score=-float(rank), type=kind)
-    added = {token: len(pieces) + rank for rank, token in enumerate(ADDED_TOKENS)}
+    added = {token: len(pieces) + rank for rank, token in enumerate(tokens)}
     content = {tokenizer_files.MODEL_FILE: model.SerializeToString(),
                tokenizer_files.ADDED_FILE: tokenizer_files.as_json(added),
                **tokenizer_files.llama_settings()}
-    tokenizer = Tokenizer(content, name="random tokenizer")
-    tokenizer.check()
-    return tokenizer
+    if PAD_TOKEN not in added:
+        return Tokenizer(content, name="random tokenizer")
+    content |= {name: tokenizer_files.as_json(json.loads(content[name]) | {"pad_token": PAD_TOKEN})
+                for name in tokenizer_files.CARRIED_FILES}
+    return FastTokenizer(content | {FAST_FILE: fast_file([name for name, _ in pieces], added)},
+                         name="random tokenizer")
+
+
+def fast_file(pieces: Sequence[str], added: dict[str, int]) -> bytes:
+    """tokenizer.json of these pieces, without the merges that would join them."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    control = {piece: index for index, piece in enumerate(pieces[:3])}
+    begin = {"SpecialToken": {"id": pieces[1], "type_id": 0}}
+    texts = [[begin, {"Sequence": {"id": name, "type_id": number}}]
+             for number, name in enumerate("AB")]
+    return (json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "pre_tokenizer": None,
+        "normalizer": NORMALIZER,
+        "post_processor": {
+            "type": "TemplateProcessing", "single": texts[0], "pair": [*texts[0], *texts[1]],
+            "special_tokens": {pieces[1]: {"id": pieces[1], "ids": [1], "tokens": [pieces[1]]}}},
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "added_tokens": [{"id": index, "content": token, "special": True} | flags
+                         for token, index in (control | added).items()],
+        "model": {"type": "BPE", "dropout": None, "unk_token": pieces[0], "fuse_unk": True,
+                  "continuing_subword_prefix": None, "end_of_word_suffix": None,
+                  "byte_fallback": True, "ignore_merges": False, "merges": [],
+                  "vocab": {piece: index for index, piece in enumerate(pieces)}}}) + "\n").encode()
 
 
 def make_files(model: LegionConfig, *, dtype: str, file_format: str, seed: int) -> ModelFolder:
-    """Both folders with random values, to be written."""
+    """All folders with random values, to be written."""
     tensors = {}
     for number, (name, shape) in enumerate(sorted(shapes(model).items())):
         def read(shape=shape, number=number):
             return random_values(shape, dtype, seed + number)
         tensors[name] = Tensor(shape, dtype, read, number)
-    folder, configs = ModelFolder(), published_configs(model, dtype)
-    tower, legion = split_tower(tensors)
-    folder.add_model("", legion, file_format=file_format)
+    folder = ModelFolder()
+    if model.sam is None:
+        _add_llava(folder, model, tensors, dtype=dtype, file_format=file_format)
+        return folder
+    table, system = (LISA, systems.SIDA) if model.verdict_source == TOKEN else (
+        PUBLISHED, systems.LEGION)
+    configs, (tower, rest) = published_configs(model, dtype), split_tower(tensors)
+    folder.add_model("", {table.from_published(name): t for name, t in rest.items()},
+                     file_format=file_format)
     folder.add_model("clip/", tower, file_format=file_format)
-    folder.add_small("", configs["legion"] | random_tokenizer(model.language.vocab).files)
+    tokenizer = random_tokenizer(model.language.vocab, system.tokens)
+    tokenizer.check(system.dialogue.tokens, dialogue=system.dialogue.name)
+    folder.add_small("", configs["legion"] | tokenizer.files)
     folder.add_small("clip/", configs["clip"])
     return folder
+
+
+def _add_llava(folder: ModelFolder, model: LegionConfig, tensors: dict[str, Tensor], *, dtype: str,
+               file_format: str) -> None:
+    """A FakeVLM, every row of whose vocabulary is a token."""
+    dialogue, rows = systems.FAKEVLM.dialogue, model.language.vocab
+    tokenizer = random_tokenizer(rows, dialogue.tokens)
+    tokenizer.check(dialogue.tokens, dialogue=dialogue.name)
+    folder.add_model("", {LLAVA_OLD.from_published(name): t for name, t in tensors.items()},
+                     file_format=file_format)
+    folder.add_small("", processor_files(model) | tokenizer.files | llava_files(
+        model, blocks=model.vision.layers, rows=rows, image_token=tokenizer.added[IMAGE_TOKEN],
+        pad_token=tokenizer.pad_id, dtype=dtype, says_image=True))
 
 
 def main() -> None:
@@ -134,7 +196,7 @@ def main() -> None:
     flags.mark_flags_as_required(["output"])
 
     def run() -> None:
-        written = make_files(SIZES[size.value](), dtype=dtype.value,
+        written = make_files(config.named(size.value, TINY, "--size"), dtype=dtype.value,
                              file_format=file_format.value, seed=seed.value)
         with files.new_folder(output.value, last="config.json") as folder:
             written.write(folder, progress=True)

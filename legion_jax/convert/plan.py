@@ -13,7 +13,7 @@ from input_pipeline.paths import absolute
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig
 from legion_jax.convert import lora, sizes, systems
-from legion_jax.convert.names import belongs_to_model
+from legion_jax.convert.names import LISA, belongs_to_model
 from legion_jax.convert.roles import LORA, Sources
 from legion_jax.convert.systems import FAKEVLM, LEGION, System
 from legion_jax.convert.table import SAM, Rule, lora_rules, rules
@@ -205,6 +205,7 @@ class _Planner:
         if self.options.config:
             configs["main"] = read_json(pathlib.Path(self.options.config))
         if EMBEDDING in entries and "main" in configs:
+            self._check_form(configs["main"])
             return configs | {"main": self._resized(configs["main"])}, entries
         if not self.assume:
             raise CheckpointError(
@@ -224,6 +225,17 @@ class _Planner:
             EMBEDDING: Entry("", (language.vocab, language.width), "float32"),
             "model.layers.0.mlp.up_proj.weight":
                 Entry("", (language.mlp, language.width), "float32")}
+
+    def _check_form(self, config: dict) -> None:
+        """Raises CheckpointError for a config.json of another system than the names are of."""
+        nested = "text_config" in config
+        if nested and self.main.spelling == LISA.name:
+            raise CheckpointError(f"config.json: has a text_config, as that of a LLaVA; the "
+                                  f"tensors of {self.main.folder.path} have LISA's names")
+        if not nested and self.main.is_llava and self.system == FAKEVLM:
+            raise CheckpointError(f"config.json: has no text_config; the tensors of "
+                                  f"{self.main.folder.path} have the names of a "
+                                  f"{self.main.spelling}, whose config has one")
 
     def _resized(self, config: dict) -> dict:
         """config.json of the language model with as many rows as an adapter's vocabulary has."""

@@ -32,7 +32,7 @@ def test_in_and_out_by_command(folders, tmp_path):
     assert code == 0 and f"{tmp_path}/torch/pytorch_model-00001-of-00002.bin: " in text
     for before, after in zip(folders, (tmp_path / "torch", tmp_path / "torch/clip"), strict=True):
         layouts.assert_same_arrays(layouts.raw(before), layouts.raw(after))
-    (tmp_path / "jax/params/clip.safetensors").unlink()
+    (tmp_path / "jax/params/vision.safetensors").unlink()
     assert run("convert_from_torch", "--verify", out)[0] == 1
 
 

@@ -80,16 +80,23 @@ def assert_same_arrays(left: dict[str, np.ndarray], right: dict[str, np.ndarray]
 
 
 def assert_same_checkpoint(left, right) -> None:
-    """Parameters, architecture and tokenizer of two converted checkpoints."""
-    assert checkpoint.read_meta(left).config == checkpoint.read_meta(right).config
+    """Parameters, architecture, dialogue and tokenizer of two converted checkpoints."""
+    opened = [checkpoint.Checkpoint.open(folder) for folder in (left, right)]
+    assert opened[0].meta.config == opened[1].meta.config
+    assert opened[0].meta.dialogue == opened[1].meta.dialogue
     assert_same_arrays(read_params(left), read_params(right))
-    ours, theirs = (Tokenizer.from_folder(pathlib.Path(f) / "tokenizer") for f in (left, right))
+    ours, theirs = (each.tokenizer for each in opened)
     assert ours.added == theirs.added and ours.files[MODEL_FILE] == theirs.files[MODEL_FILE]
 
 
 def raw(folder: pathlib.Path) -> dict[str, np.ndarray]:
     """All tensors of a folder, read by PyTorch and safetensors themselves."""
     return {name: published.to_array(tensor) for name, tensor in published.load(folder).items()}
+
+
+def raw_file(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """The same of a file."""
+    return {name: published.to_array(tensor) for name, tensor in published.load_file(file).items()}
 
 
 def spelled(tensors: dict[str, np.ndarray], table: Spelling) -> dict[str, np.ndarray]:
@@ -148,7 +155,8 @@ def detection(folder: pathlib.Path, legion: pathlib.Path, tensors: dict) -> path
 
 
 def trained_run(folder: pathlib.Path, base: pathlib.Path, *, rank: int = 2,
-                trainable: tuple[str, ...] = base.LOCALISATION) -> dict[str, np.ndarray]:
+                trainable: tuple[str, ...] = base.LOCALISATION,
+                dialogue: str = "legion") -> dict[str, np.ndarray]:
     """A run at step 1; returns what it trained, no value as in `base`."""
     config = dataclasses.replace(checkpoint.read_meta(base).config,
                                  lora=LoraConfig(rank, alpha=4.0))
@@ -165,8 +173,9 @@ def trained_run(folder: pathlib.Path, base: pathlib.Path, *, rank: int = 2,
     writer = run_checkpoints.RunCheckpoints(folder, every=1, keep=1)
     writer.save(1, param_tree.unflatten(trained), {"m": np.zeros(1)})
     writer.close()
-    Tokenizer.from_folder(base / "tokenizer").save(folder / "tokenizer")
-    legion_json.write_meta(folder, config, base=checkpoint.base_of(base), trained=sorted(trained))
+    checkpoint.Checkpoint.open(base).tokenizer.save(folder / "tokenizer")
+    legion_json.write_meta(folder, config, base=checkpoint.base_of(base), trained=sorted(trained),
+                           dialogue=dialogue)
     return trained
 
 

@@ -19,7 +19,7 @@ from input_pipeline.text.conversation import (
     tag_phrases,
 )
 from input_pipeline.text.tokenizer import Tokenizer
-from tools.verify_case.inputs import published_caption
+from tools.verify_case.legion.legion_inputs import published_caption
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 STD = np.array([0.26862954, 0.26130258, 0.27577711])

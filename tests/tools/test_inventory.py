@@ -142,7 +142,7 @@ def test_config_from_scratch_needs_a_vocabulary(folders, sized):
 @pytest.mark.parametrize("change, message", [
     (lambda c: c.update(frozen_dtype="int7"), "frozen_dtype: float32 or bfloat16, not 'int7'"),
     (lambda c: c.update(trainable=("nothing",)), "nothing matches no parameter"),
-    (lambda c: c.model.update(name="huge"), "model.name: legion_7b, tiny, not 'huge'"),
+    (lambda c: c.model.update(name="huge"), "model.name: legion_7b, .*, tiny_sida, not 'huge'"),
     (lambda c: c.update(init_from="nowhere"), "nowhere: no legion.json")])
 def test_config_that_no_run_could_use(change, message):
     c = base.get_config()
@@ -204,7 +204,7 @@ def test_tower_alone_and_weights_without_small_files(folders, converted, tmp_pat
     whole = by_path(inventory.of_checkpoint(converted))
     alone = inspect_params.of_torch(str(folders[1]))
     assert inspected.shapes(alone) == {
-        path: p.shape for path, p in whole.items() if path.startswith("clip/")}
+        path: p.shape for path, p in whole.items() if path.startswith("vision/")}
     assert "language" in alone.absent
     _, clip, state = inspected.copy(folders, tmp_path)
     bare = tmp_path / "bare"

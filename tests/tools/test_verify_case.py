@@ -10,10 +10,10 @@ from commands import run_tool
 from repository import SLIM_GOLDEN
 
 from input_pipeline.errors import UserError
-from tools.verify_case import __main__ as verify_case, slim
-from tools.verify_case.case import open_case
+from tools.verify_case import __main__ as verify_case, slim, systems
 from tools.verify_case.comparisons import Results, Stored
-from tools.verify_case.forward import check_sight
+from tools.verify_case.legion.legion_case import open_case
+from tools.verify_case.legion.legion_forward import check_sight
 
 
 def test_the_slim_case(torch_files):
@@ -42,7 +42,8 @@ def test_a_wrong_reference_fails_by_name(torch_files, slim_golden):
 
 
 def test_what_no_check_reads_is_a_failure(torch_files, slim_golden, monkeypatch):
-    monkeypatch.setattr(verify_case, "CHECKS", ())
+    unchecked = dataclasses.replace(systems.LEGION, checks=())
+    monkeypatch.setattr(verify_case, "system_of", lambda root: unchecked)
     results = verify_case.verify(str(slim_golden))
     names = np.load(slim_golden / "outputs.npz").files
     assert {row.quantity for row in results.failures} == {f"{n} (not compared)" for n in names}

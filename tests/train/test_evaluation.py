@@ -18,11 +18,11 @@ from legion_jax import sharding
 from legion_jax.config import LoraConfig, from_dict, to_dict
 from legion_jax.evaluate.run import evaluate
 from legion_jax.models import param_tree
+from legion_jax.models.reading import Reading
 from legion_jax.predict.prediction import Question
 from legion_jax.predict.predictor import Predictor
 from legion_jax.train import evaluation, setup
 from legion_jax.train.knobs import ConfigError, RunSettings
-from legion_jax.train.losses import Reading
 
 data = small_data.data
 # A [SEG] in the question asks for a mask, so that a model that says anything draws one.
@@ -77,9 +77,9 @@ def test_scores_are_those_of_the_evaluation_of_the_same_parameters(data, task, m
     assert score(*zeros) != scores
 
 
-def with_a_region(text, parse=conversation.parse_answer):
+def with_a_region(text, parse=conversation.parse_answer, **asked):
     """Whatever random parameters say, the first [SEG] belongs to it."""
-    return dataclasses.replace(parse(text), regions=[
+    return dataclasses.replace(parse(text, **asked), regions=[
         conversation.AnswerRegion("", 0, 0, "", seg_index=0)])
 
 

@@ -43,6 +43,12 @@ def test_published_schedule():
                                [1e-6, 5e-5, 1e-4, 1e-4 * (2109 - 702) / 2009], rtol=1e-6)
 
 
+def test_the_end_of_a_cosine_keeps_its_digits():
+    rate = jax.jit(optim.schedule(settings(schedule="cosine", warmup_steps=0, total_steps=4000)))
+    steps = np.array([3990, 3998, 3999])
+    np.testing.assert_allclose(rate(steps), 4 * (1 + np.cos(np.pi * steps / 4000)), rtol=1e-6)
+
+
 @pytest.mark.parametrize("warmup, rates", [
     ("from_zero", [0, 2, 4, 6, 8, 7, 6, 5, 4, 3, 2, 1, 0]),
     ("peak_first", [8, 0, 2, 4, 6, 8, 7, 6, 5, 4, 3, 2, 1])])
@@ -120,6 +126,18 @@ def test_five_updates_are_those_of_torch(weight_decay, epsilon):
         reference.step()
         for ours, expected in zip(jax.tree.leaves(params), theirs, strict=True):
             np.testing.assert_allclose(ours, expected.detach(), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.9, 0.95), (0.0, 0.0)])
+def test_updates_by_one_gradient_are_as_long_as_the_rate(betas):
+    """Bias corrections in float32 would make the first ones of beta2 0.999 too long by 6e-6."""
+    optimizer = optim.make(settings(learning_rate=0.5, schedule="constant", warmup_steps=0,
+                                    beta1=betas[0], beta2=betas[1], epsilon=0.0, clip_norm=1e9))
+    params = {"x": jnp.zeros(3)}
+    state = optimizer.init(params)
+    for _ in range(5):
+        updates, state = optimizer.update({"x": jnp.array([1e-3, 1.0, -4.0])}, state, params)
+        np.testing.assert_allclose(updates["x"], [-0.5, -0.5, 0.5], rtol=1e-6)
 
 
 def test_decay_alone_shrinks_matrices_only():

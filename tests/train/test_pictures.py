@@ -11,9 +11,9 @@ import small_data
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import sharding
+from legion_jax.models.reading import Reading
 from legion_jax.train import data as train_data, pictures
 from legion_jax.train.knobs import RunSettings
-from legion_jax.train.losses import Reading
 from legion_jax.train.setup import Task
 
 data = small_data.data

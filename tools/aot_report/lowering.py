@@ -13,9 +13,10 @@ from input_pipeline.text.tokenizer import EOS_ID
 from legion_jax import sharding
 from legion_jax.config import TINY, LegionConfig, tiny
 from legion_jax.models.flops import Flops, Sizes, answering
+from legion_jax.models.reading import Reading
 from legion_jax.predict.decoding import Rules, Watched
 from legion_jax.predict.programs import Answering, Programs, abstract_params
-from legion_jax.train import data as train_data, frozen_features, losses, optim, setup
+from legion_jax.train import data as train_data, frozen_features, optim, setup
 from legion_jax.train.knobs import ConfigError, RunSettings
 from legion_jax.train.speed import photo_flops
 
@@ -117,8 +118,8 @@ def lower_train(run: Run, mesh: jax.sharding.Mesh) -> Program:
         run.model, optimizer, mesh, trainable=settings.stored,
         frozen_dtype=settings.frozen_dtype)
     layout = jax.tree.map(lambda x: x.sharding, state)
-    reading = losses.Reading(run.image_index, run.watched,
-                             train_data.first_target(settings.data, run.prompt_ids))
+    reading = Reading(run.image_index, run.watched,
+                      train_data.first_target(settings.data, run.prompt_ids))
     step = setup.jit_step(settings, graph, optimizer, layout, reading=reading)
     with jax.set_mesh(mesh):
         lowered = step.lower(state, frozen, batch_arrays(run, mesh))

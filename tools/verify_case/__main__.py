@@ -2,14 +2,15 @@
 
     python -m tools.verify_case CASE_DIR [--json FILE] [--curve] [--device=gpu]
 
+The case's folder says of which system it is: LEGION, FakeVLM or SIDA.
+
 Prints a table of quantity, largest difference, tolerance and pass or fail; exits with 1 when
 anything fails. `--curve` also follows the case's training run. Tolerances are those of float32 on
 a CPU, which computes by default; `--device=gpu` holds a GPU's float32 to the same ones.
 
-`--slim ARCHIVE` checks nothing: it writes the case without its largest arrays into one archive. A
-folder that holds such a case.tar.xz, as tests/golden does, is a case, too.
+`--slim ARCHIVE` checks nothing: it writes a case of LEGION without its largest arrays into one
+archive. A folder that holds such a case.tar.xz, as tests/golden does, is a case, too.
 """
-
 
 import jax
 from absl import flags
@@ -19,28 +20,26 @@ from input_pipeline.errors import UserError
 from input_pipeline.paths import local_only
 from legion_jax import command
 from tools.verify_case import slim
-from tools.verify_case.answers import check_answers, check_teacher_forced
-from tools.verify_case.case import open_case
 from tools.verify_case.comparisons import Results
-from tools.verify_case.curve import check_curve
-from tools.verify_case.forward import check_reading, check_sight
-from tools.verify_case.inputs import check_pixels, check_text
-from tools.verify_case.training import check_gradients, check_losses
+from tools.verify_case.systems import system_of
 
 REASON = "its arrays are mapped"
-CHECKS = (check_text, check_pixels, check_sight, check_reading, check_losses, check_gradients,
-          check_answers, check_teacher_forced)
+CURVE_ARRAYS = ("curve_", "final/")  # of outputs.npz, where a training run has no folder of its own
 
 
 def verify(folder: str, *, curve: bool = False) -> Results:
     """Run all checks of a case; arrays of outputs.npz that none of them read count as failures."""
     with slim.unpacked(local_only(folder, "CASE_DIR", REASON)) as root:
-        case = open_case(root)
-        results = Results(case.reference, case.inputs)
-        for check in CHECKS + ((check_curve,) if curve else ()):
+        system = system_of(root)
+        case = system.open_case(root)
+        results = Results(*case.stored, noise=case.noise)
+        for check in (*system.checks, *(system.curve if curve else ())):
             check(case, results)
     for name in sorted(case.reference.unused):
-        results.add(f"{name} (not compared)", float("nan"), 0, "")
+        if name.startswith(CURVE_ARRAYS) and not curve:
+            results.left_to_curve.append(name)
+        else:
+            results.add(f"{name} (not compared)", float("nan"), 0, "")
     return results
 
 
@@ -52,10 +51,12 @@ def report(folder: str, results: Results, json_file: str | None) -> int:
     if results.left_out:
         print(f"{len(results.left_out)} are left out of this slim case: "
               f"{', '.join(results.left_out)}")
+    if results.left_to_curve:
+        print(f"{len(results.left_to_curve)} arrays of the training run are left to --curve")
     if json_file:
         files.write_json(json_file, {
             "case": folder, "passed": not failed, "quantities": results.as_json(),
-            "left_out": results.left_out})
+            "left_out": results.left_out, "left_to_curve": results.left_to_curve})
     return 1 if failed else 0
 
 

@@ -1,163 +1,141 @@
-"""A golden case folder: its arrays, its model in float32, and the batches they describe."""
+"""What golden cases of all systems have: a folder, arrays, texts, and a model in float32."""
 
 import dataclasses
 import functools
 import json
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
 import jax
 import numpy as np
 from flax import nnx
 
 from input_pipeline.errors import UserError
-from input_pipeline.photos import images, regions
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.config import SEG_TOKEN, LegionConfig
-from legion_jax.convert import from_torch
-from legion_jax.convert.plan import Options
-from legion_jax.convert.table import clip_rules
-from legion_jax.convert.tensor_folder import TensorFolder
+from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
-from legion_jax.models.clip import ClipTower
 from legion_jax.models.layers import numerics
 from legion_jax.models.legion import Legion
 from legion_jax.train.losses import Reading
 from legion_jax.weights.checkpoint import Checkpoint
-from legion_jax.weights.checkpoint_error import read_json
-from tools.verify_case import slim
-from tools.verify_case.comparisons import Stored
-from tools.verify_case.whole import assemble
-
-NEEDED = ("meta.json", "inputs.npz", "outputs.npz", "checkpoint", "clip")
+from tools.verify_case.comparisons import Results, Stored
 
 
 class CaseError(UserError):
     """A folder that is no golden case, or lacks something; the message says what."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A model.
+
+    Attributes:
+        config: architecture in float32 with exact positions.
+        params: {path: float32 array}, nested; graph: structure that goes with them.
+    """
+
+    config: LegionConfig
+    graph: nnx.GraphDef
+    params: dict
+
+    @classmethod
+    def of(cls, config: LegionConfig, flat: dict) -> "Loaded":
+        """A model of parameters {path: array}."""
+        graph = param_tree.split_params(param_tree.abstract_model(config),
+                                        param_tree.EVERYTHING)[0]
+        return cls(config, graph, param_tree.unflatten(flat))
+
+
+@dataclasses.dataclass(kw_only=True)
 class Case:
     """Everything the checks read.
 
     Attributes:
-        reference: what the published code computed; inputs: what it computed it from.
+        meta: what meta.json says.
+        reference: what the published code computed.
+        noise: {array: largest distance of the reference from its evaluation in float64}.
         left_out_files: files below the folder that the full case has and this one is known to lack.
-        config: architecture in float32 with exact positions.
-        params: {path: float32 array}; graph: structure that goes with them.
+        load: converts and reads the weights, once a check asks for the model.
     """
 
     folder: pathlib.Path
     meta: dict
-    inputs: Stored
     reference: Stored
-    left_out_files: frozenset[str]
     tokenizer: Tokenizer
-    config: LegionConfig
-    graph: nnx.GraphDef
-    params: dict
+    load: Callable[[], Loaded]
+    noise: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    left_out_files: frozenset[str] = frozenset()
+
+    @property
+    def stored(self) -> tuple[Stored, ...]:
+        """All arrays that a comparison may name."""
+        return (self.reference,)
+
+    @functools.cached_property
+    def loaded(self) -> Loaded:
+        """The model with what it consists of."""
+        return self.load()
+
+    @property
+    def config(self) -> LegionConfig:
+        """See `Loaded`."""
+        return self.loaded.config
+
+    @property
+    def graph(self) -> nnx.GraphDef:
+        """See `Loaded`."""
+        return self.loaded.graph
+
+    @property
+    def params(self) -> dict:
+        """See `Loaded`."""
+        return self.loaded.params
 
     @functools.cached_property
     def model(self) -> Legion:
         """The model with the case's parameters."""
         return param_tree.merge(self.graph, self.params)
 
-    def compute(self, function: Callable, *arguments, **static):
-        """`function(model, *arguments, **static)`, compiled once for arguments of one shape."""
-        with numerics(self.config):
-            return _compiled(self.graph, function, **static)(self.params, *arguments)
-
-    @property
-    def seen_photos(self) -> list[int]:
-        """Numbers of the photos whose way through CLIP is recorded."""
-        return list(range(len(self.reference["projector_stats"])))
-
-    def full_clip(self) -> tuple[nnx.GraphDef, dict]:
-        """The CLIP tower with the blocks behind the selected one, as (graph, parameters)."""
-        config = dataclasses.replace(
-            self.config, vision=dataclasses.replace(self.config.vision, select_layer=-1))
-        folder = TensorFolder(self.folder / "clip")
-        shapes = param_tree.abstract_params(config)
-        params = {rule.path.removeprefix("vision/"):
-                  assemble(rule, folder.read, shapes[rule.path].shape).astype("float32")
-                  for rule in clip_rules(config)}
-        tower = nnx.eval_shape(lambda: ClipTower(config.vision))
-        return nnx.split(tower)[0], param_tree.unflatten(params)
-
-    def loss_weights(self) -> dict[str, float]:
-        """Weights of the loss terms in the case's training."""
-        weights = self.meta["loss_weights"]
-        return {name: weights[name] for name in ("ce", "bce", "dice")} | {"verdict": 0.0}
-
-    def image(self, number: int) -> np.ndarray:
-        """A photo of the case, uint8[H, W, 3]."""
-        return images.read_image(self.folder / "images" / f"image_{number}.png")
-
-    def canvas(self) -> int:
-        """Side of the smallest canvas all photos fit on, a multiple of 8."""
-        sides = self.inputs["train_orig_sizes"].ravel().tolist()
-        sides += [s for i in range(len(self.meta["eval"]))
-                  for s in self.inputs[f"eval{i}_orig_sizes"].ravel().tolist()]
-        return -(-max(sides) // 8) * 8
-
-    def photos(self, numbers: list[int], longest: int) -> dict[str, np.ndarray]:
-        """Image fields of a batch, prepared by our own pipeline."""
-        fields = {"vision_image": [], "sam_image": [], "resized_size": [], "original_size": []}
-        for number in numbers:
-            photo = self.image(number)
-            sam, resized = images.sam_image(photo, longest, self.config.sam.image_size)
-            fields["vision_image"].append(images.clip_image(photo, self.config.vision.image_size))
-            fields["sam_image"].append(sam)
-            fields["resized_size"].append(np.array(resized, np.int32))
-            fields["original_size"].append(np.array(photo.shape[:2], np.int32))
-        return {key: np.stack(value) for key, value in fields.items()}
-
-    def gt_masks(self, number: int) -> np.ndarray:
-        """Ground truth of a training sample, uint8[N, H, W]."""
-        return unpacked(self.inputs, f"train_gt_masks_{number}")
-
-    def batch(self, name: str, numbers: list[int], masks: list[np.ndarray]) -> dict:
-        """Training batch from the ids `{name}_input_ids`, photos and masks per row.
-
-        Texts that are shorter than those of training are padded to their length, as in training:
-        batches that differ in nothing else share a program.
-        """
-        length = self.inputs["train_input_ids"].shape[1]
-
-        def padded(array):
-            return np.pad(array, ((0, 0), (0, max(0, length - array.shape[1]))))
-
-        labels = self.inputs[f"{name}_labels"]
-        slots = max((len(m) for m in masks), default=1) or 1
-        packed, valid = zip(*(
-            regions.place_bits(regions.mask_to_bits(m), slots, self.canvas()) for m in masks),
-            strict=True)
-        rows = len(numbers)
-        return self.photos(numbers, self.meta["train_image_size"]) | {
-            "ids": padded(self.inputs[f"{name}_input_ids"].astype(np.int32)),
-            "valid": padded(self.inputs[f"{name}_attention_masks"]),
-            "loss_mask": padded(labels != self.meta["ignore_index"]),
-            "masks": np.stack(packed), "mask_valid": np.stack(valid),
-            "label": np.full(rows, -1, np.int32), "dropped": np.zeros(rows, np.int32)}
-
-    def train_batch(self) -> dict:
-        """The batch of all training samples."""
-        rows = range(len(self.inputs["train_input_ids"]))
-        return self.batch("train", list(rows), [self.gt_masks(i) for i in rows])
-
-    def reading(self, ids: np.ndarray) -> Reading:
-        """Where losses find what they look at in these rows of ids."""
-        return Reading(self.image_index(ids), {SEG_TOKEN: self.tokenizer.seg_id})
+    def holding(self, loaded: Loaded) -> Self:
+        """The case with another model."""
+        return dataclasses.replace(self, load=lambda: loaded)
 
     def image_index(self, ids: np.ndarray) -> int:
-        """Common index of the image placeholder in int[B, T]."""
+        """Common index of the image placeholder in int[B, T]. Raises CaseError."""
         indices = {conversation.image_index(row) for row in ids}
         if len(indices) > 1:
             raise CaseError(f"{self.folder}: rows hold the image at {sorted(indices)}; "
                             f"a batch needs one place")
         return indices.pop()
+
+    def reading(self, ids: np.ndarray) -> Reading:
+        """Where losses find what they look at in these rows of ids."""
+        return Reading(self.image_index(ids), self.tokenizer.ids_of(self.config.watched))
+
+    def compute(self, function: Callable, *arguments, **static):
+        """`function(model, *arguments, **static)`, compiled once for arguments of one shape."""
+        with numerics(self.config):
+            return _compiled(self.graph, function, **static)(self.params, *arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """How cases of one system are known, opened and checked.
+
+    Attributes:
+        marker: a file that its cases alone have.
+        checks: functions of (case, results), in the order of the data; curve: those of a training
+            run.
+    """
+
+    name: str
+    marker: str
+    open_case: Callable[[pathlib.Path], Case]
+    checks: Sequence[Callable[[Case, Results], None]]
+    curve: Sequence[Callable[[Case, Results], None]]
 
 
 @functools.cache
@@ -167,39 +145,30 @@ def _compiled(graph: nnx.GraphDef, function: Callable, **static) -> Callable:
         param_tree.merge(graph, params), *arguments, **static))
 
 
-def unpacked(stored: Stored, name: str, shape_name: str | None = None) -> np.ndarray:
-    """Masks that are stored as bits of the flattened array, uint8[N, H, W].
-
-    Their shape is the array `shape_name`, by default `{name}_shape`.
-    """
-    shape = stored[shape_name or f"{name}_shape"]
-    return np.unpackbits(stored[name], count=int(np.prod(shape))).reshape(shape)
-
-
-def open_case(root: pathlib.Path) -> Case:
-    """Convert the case's checkpoint and load it in float32. Raises CaseError, CheckpointError."""
-    for name in NEEDED:
+def need(root: pathlib.Path, names: Sequence[str]) -> None:
+    """Raises CaseError naming what of `names` the folder lacks."""
+    for name in names:
         if not (root / name).exists():
             raise CaseError(f"{root / name}: not there; a case folder has one")
-    left_out = slim.left_out(root)
-    sam = root / "sam" / "sam_config.json"
-    head = root / "cls"
+
+
+def read_noise(root: pathlib.Path) -> dict[str, float]:
+    """`Case.noise` of a case's noise.json."""
+    arrays = json.loads((root / "noise.json").read_text())["arrays"]
+    return {name: entry["max_abs"] for name, entry in arrays.items()}
+
+
+def load_converted(convert: Callable[[str], LegionConfig]) -> Loaded:
+    """What `convert` writes into a folder, with all numbers in float32. Raises CheckpointError."""
     with tempfile.TemporaryDirectory() as scratch:
-        converted = f"{scratch}/model"
-        config = from_torch.convert(
-            str(root / "checkpoint"), converted, clip=str(root / "clip"), progress=False,
-            head=str(head) if head.exists() else None,
-            options=Options(sam=read_json(sam) if sam.exists() else None)).config
-        config = dataclasses.replace(config, dtype="float32", position_dtype="float32")
-        graph, params, _ = param_tree.split_params(param_tree.abstract_model(config),
-                                                   param_tree.EVERYTHING)
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        wanted = {p: jax.ShapeDtypeStruct(a.shape, "float32", sharding=device)
-                  for p, a in param_tree.flatten(params).items()}
-        params = param_tree.unflatten(Checkpoint.open(converted).load(wanted))
-        tokenizer = Tokenizer.from_folder(f"{converted}/tokenizer")
-    return Case(folder=root, meta=json.loads((root / "meta.json").read_text()),
-                inputs=Stored(np.load(root / "inputs.npz"), left_out["inputs.npz"]),
-                reference=Stored(np.load(root / "outputs.npz"), left_out["outputs.npz"]),
-                left_out_files=left_out["files"], tokenizer=tokenizer, config=config,
-                graph=graph, params=params)
+        folder = f"{scratch}/model"
+        return load_float32(folder, convert(folder))
+
+
+def load_float32(folder: str, config: LegionConfig) -> Loaded:
+    """A converted checkpoint with all numbers in float32. Raises CheckpointError."""
+    config = dataclasses.replace(config, dtype="float32", position_dtype="float32")
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = {p: jax.ShapeDtypeStruct(a.shape, "float32", sharding=device)
+              for p, a in param_tree.abstract_params(config).items()}
+    return Loaded.of(config, Checkpoint.open(folder).load(wanted))

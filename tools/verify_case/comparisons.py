@@ -4,12 +4,16 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 from rich.table import Table
 
 from input_pipeline.errors import UserError
 from legion_jax.display.console import DataConsole
+
+NOISE_FACTOR = 10  # times the reference's own rounding
+FEATURE = 1e-4  # of features, states and logits, of the largest one of an array
 
 
 class Stored:
@@ -38,6 +42,15 @@ class Stored:
     def names(self, prefix: str) -> list[str]:
         """Names with that beginning, of arrays that are there and of those left out."""
         return [name for name in (*self._arrays, *sorted(self.left_out)) if name.startswith(prefix)]
+
+
+def unpacked(stored: Stored, name: str, shape_name: str | None = None) -> np.ndarray:
+    """Masks that are stored as bits of the flattened array, uint8[N, H, W].
+
+    Their shape is the array `shape_name`, by default `{name}_shape`.
+    """
+    shape = stored[shape_name or f"{name}_shape"]
+    return np.unpackbits(stored[name], count=int(np.prod(shape))).reshape(shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,47 +82,49 @@ def _equal(got, want, *, where=True):
     return ((got != want) & where).sum(), 0, "entries"
 
 
-def _within(got, want, *, tolerance: float):
+def _within(got, want, *, tolerance: float, rounding: float = 0.0):
     """Largest absolute difference."""
-    return _largest(got, want), tolerance, "absolute"
+    return _largest(got, want), max(tolerance, rounding), "absolute"
 
 
-def _scaled(got, want, *, rounding: float = 0.0, per: int = 1, where=True):
+def _scaled(got, want, *, spacing: float = 0.0, per: int = 1, where=True, rounding: float = 0.0):
     """Features: 1e-4 of the largest reference magnitude, at least 1e-4.
 
     Args:
-        rounding: relative spacing of a reference that was stored in less than float32.
+        spacing: relative, of a reference that was stored in less than float32.
         per: number of values of which each entry is the sum; their mean is compared.
         where: flags of what counts, broadcast to the feature's shape.
     """
     got, want = (np.where(where, x, 0) / per for x in (got, want))
     magnitude = max(1.0, float(np.abs(want.astype(np.float64)).max(initial=0)))
-    return _largest(got, want), (1e-4 + rounding) * magnitude, "absolute"
+    return _largest(got, want), max((1e-4 + spacing) * magnitude, rounding), "absolute"
 
 
-def _of_largest(got, want, *, tolerance: float):
-    """Gradients: largest difference, relative to the largest entry of the reference."""
+def _of_largest(got, want, *, tolerance: float, rounding: float = 0.0):
+    """Arrays: largest difference, relative to the largest entry of the reference."""
     scale = float(np.abs(want).max(initial=0)) or 1.0
-    return _largest(got / scale, want / scale), tolerance, "absolute"
+    return _largest(got / scale, want / scale), max(tolerance, rounding / scale), "absolute"
 
 
-def _relative(got, want, *, tolerance: float):
+def _relative(got, want, *, tolerance: float, rounding: float = 0.0):
     """Scalars, relative to each reference value; zeros must be met exactly."""
     scale = np.where(want == 0, 1, np.abs(want.astype(np.float64)))
+    scale = np.maximum(scale, rounding / tolerance) if rounding else scale
     return _largest(got, want, scale), tolerance, "relative"
 
 
-def _stats(got, want, *, axes: int, tolerance: float = 1e-4):
+def _stats(got, want, *, axes: int, tolerance: float = 1e-4, rounding: float = 0.0):
     """[sum, sum of abs, sum of squares, min, max] over the last `axes` axes.
 
     Sums are measured against the sum of absolute values, extremes against the largest one.
     """
     x = got.astype(np.float64)
-    x = x.reshape(*x.shape[:x.ndim - axes], -1)
+    x = x.reshape(*x.shape[:x.ndim - axes], math.prod(x.shape[x.ndim - axes:]))
     ours = np.stack([x.sum(-1), np.abs(x).sum(-1), (x ** 2).sum(-1), x.min(-1), x.max(-1)], -1)
     extreme = np.maximum(np.abs(want[..., 3]), np.abs(want[..., 4]))
     scale = np.stack([want[..., 1], want[..., 1], want[..., 2], extreme, extreme], -1)
-    return _largest(ours, want, np.maximum(scale, 1e-12)), tolerance, "relative"
+    scale = np.maximum(scale, max(1e-12, rounding / tolerance))
+    return _largest(ours, want, scale), tolerance, "relative"
 
 
 def _signs(got, want):
@@ -119,13 +134,17 @@ def _signs(got, want):
     return share, 1e-4, "share of pixels"
 
 
-def _comparing(rule: Callable) -> Callable:
-    """The method that notes what `rule(ours, reference)` says: difference, tolerance and unit."""
+def _comparing(rule: Callable, *, exact: bool = False) -> Callable:
+    """The method that notes what `rule(ours, reference)` says: difference, tolerance and unit.
+
+    A rule that is not `exact` is also told how far rounding alone may take us from the reference.
+    """
     @functools.wraps(rule)
     def compare(self, name: str, got, want=None, **options) -> None:
         want = self._reference(name, want)
         if want is not None:
-            self.add(name, *rule(np.asarray(got), want, **options))
+            noise = {} if exact else {"rounding": NOISE_FACTOR * self._noise.get(name, 0.0)}
+            self.add(name, *rule(np.asarray(got), want, **noise, **options))
 
     return compare
 
@@ -139,13 +158,15 @@ class Results:
 
     Attributes:
         rows: what was compared; left_out: names that could not be.
+        left_to_curve: names of arrays of a training run that was not followed.
     """
 
-    def __init__(self, *stored: Stored):
-        """`stored`: where the references are looked up."""
+    def __init__(self, *stored: Stored, noise: Mapping[str, float] = MappingProxyType({})):
+        """`stored`: where the references are looked up; `noise`: see `Case`."""
         self.rows: list[Row] = []
         self.left_out: list[str] = []
-        self._stored = stored
+        self.left_to_curve: list[str] = []
+        self._stored, self._noise = stored, noise
 
     def add(self, name: str, difference: float, tolerance: float, unit: str) -> None:
         """Note a comparison that was made elsewhere."""
@@ -164,13 +185,13 @@ class Results:
         self.left_out.append(name)
         return None
 
-    equal = _comparing(_equal)
+    equal = _comparing(_equal, exact=True)
     within = _comparing(_within)
     scaled = _comparing(_scaled)
     of_largest = _comparing(_of_largest)
     relative = _comparing(_relative)
     stats = _comparing(_stats)
-    signs = _comparing(_signs)
+    signs = _comparing(_signs, exact=True)
 
     @property
     def failures(self) -> list[Row]:

@@ -33,7 +33,13 @@ class SlimError(UserError):
 
 
 def write(folder: pathlib.Path, archive: pathlib.Path) -> None:
-    """Write the case `folder` without LEFT_OUT_ARRAYS and LEFT_OUT_FILES as an archive."""
+    """Write a case of LEGION without LEFT_OUT_ARRAYS and LEFT_OUT_FILES as an archive.
+
+    Raises SlimError for another folder.
+    """
+    for name in ARRAYS:
+        if not (folder / name).exists():
+            raise SlimError(f"{folder / name}: not there; only cases of LEGION are made slim")
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in ARRAYS)
     dropped = {p for pattern in LEFT_OUT_FILES for p in folder.glob(pattern)}
     names = {p: p.relative_to(folder).as_posix() for p in paths}

@@ -17,12 +17,16 @@ def assemble(rule: Rule, read, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def to_torch_tensors(params: dict[str, np.ndarray], table: list[Rule]) -> dict[str, np.ndarray]:
-    """{published name: array in PyTorch layout}, dtypes unchanged."""
-    out = {}
+    """{published name: array in PyTorch layout}, dtypes unchanged.
+
+    Arrays of one tensor (see `convert.table.one_of`) are joined.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
     for rule in table:
         for index, key in np.ndenumerate(rule.keys):
-            out[key] = rule.layout.to_torch(params[rule.path][index])
-    return out
+            parts.setdefault(key, []).append(rule.layout.to_torch(params[rule.path][index]))
+    return {key: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+            for key, arrays in parts.items()}
 
 
 def merged(params: dict[str, np.ndarray], config: LegionConfig) -> dict[str, np.ndarray]:

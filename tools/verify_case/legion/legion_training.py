@@ -9,9 +9,9 @@ from legion_jax.convert.table import rules
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
 from legion_jax.train import losses
-from tools.verify_case.case import Case
 from tools.verify_case.comparisons import Results
-from tools.verify_case.forward import loss_terms
+from tools.verify_case.legion.legion_case import LegionCase
+from tools.verify_case.legion.legion_forward import loss_terms
 from tools.verify_case.whole import to_torch_tensors
 
 # What the reference trains without LoRA.
@@ -21,7 +21,7 @@ GROUPS = {"q_proj_0": r"layers\.0\.self_attn\.q_proj", "layers": r"^model\.layer
 LOSS, GRAD_NORM = 1e-5, 1e-3
 
 
-def check_losses(case: Case, results: Results) -> None:
+def check_losses(case: LegionCase, results: Results) -> None:
     """Training, text-only, truncated and two-conversation batches."""
     rows = list(range(len(case.inputs["train_input_ids"])))
     batch, truth = case.train_batch(), [case.gt_masks(i) for i in rows]
@@ -42,7 +42,7 @@ def check_losses(case: Case, results: Results) -> None:
                      tolerance=LOSS)
 
 
-def two_conversations(case: Case, truth: list[np.ndarray]) -> dict:
+def two_conversations(case: LegionCase, truth: list[np.ndarray]) -> dict:
     """The batch whose first photo has two conversations: a row each, the photo repeated.
 
     Its ground truth is the first photo's masks followed by the complement of the first of them.
@@ -59,7 +59,7 @@ def two_conversations(case: Case, truth: list[np.ndarray]) -> dict:
     return case.batch("multi", numbers, masks)
 
 
-def gradients(case: Case, trainable: tuple[str, ...], batch: dict) -> dict[str, np.ndarray]:
+def gradients(case: LegionCase, trainable: tuple[str, ...], batch: dict) -> dict[str, np.ndarray]:
     """Gradients of the total loss, under published names and in PyTorch layout."""
     _, params, frozen = param_tree.split_params(case.model, trainable)
     graph = param_tree.split_params(param_tree.abstract_model(case.config), trainable)[0]
@@ -78,7 +78,7 @@ def gradients(case: Case, trainable: tuple[str, ...], batch: dict) -> dict[str, 
                             [rule for rule in rules(case.config) if rule.path in grads])
 
 
-def check_gradients(case: Case, results: Results) -> None:
+def check_gradients(case: LegionCase, results: Results) -> None:
     """Norm of every parameter's gradient, the stored full gradients and vocabulary rows."""
     reference = case.reference
     grads = gradients(case, TRAINABLE, case.train_batch())

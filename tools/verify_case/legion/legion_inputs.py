@@ -9,11 +9,11 @@ import numpy as np
 from input_pipeline.photos import images
 from input_pipeline.text import conversation
 from legion_jax.models import clip, sam_encoder
-from tools.verify_case.case import Case
 from tools.verify_case.comparisons import Results
+from tools.verify_case.legion.legion_case import LegionCase
 
 
-def check_text(case: Case, results: Results) -> None:
+def check_text(case: LegionCase, results: Results) -> None:
     """Tokenizer, conversation, labels, truncation and clean-up of answers."""
     tokenizer, meta = case.tokenizer, case.meta
     for entry in meta["tokenization"]:
@@ -76,7 +76,7 @@ def _check_rows(case, results, name, answers):
     results.equal(f"{name}_labels", np.stack([np.where(r.loss_mask, r.ids, ignore) for r in rows]))
 
 
-def check_pixels(case: Case, results: Results) -> None:
+def check_pixels(case: LegionCase, results: Results) -> None:
     """Both image branches on the case's photos and on the odd sizes of preprocess/."""
     inputs, meta = case.inputs, case.meta
     photos = case.photos(case.seen_photos, meta["train_image_size"])

@@ -11,50 +11,42 @@ from legion_jax.config import SEG_TOKEN
 from legion_jax.models import mask_frame
 from legion_jax.models.legion import Legion, token_slots
 from legion_jax.predict.decoding import Rules, Watched
-from legion_jax.predict.programs import Answering, Programs, inference_mesh
-from legion_jax.predict.scheduler import Job, Judging, Scheduler
-from tools.verify_case.case import Case, unpacked
-from tools.verify_case.comparisons import Results
-from tools.verify_case.forward import check_drawing
+from legion_jax.predict.scheduler import Job, Judging
+from tools.verify_case.answering import REFILLED, answers, says_nothing
+from tools.verify_case.comparisons import Results, unpacked
+from tools.verify_case.legion.legion_case import LegionCase
+from tools.verify_case.legion.legion_forward import check_drawing
 
-PLACES = 2  # of the decoding batch, of which one is filled at a time
-JUDGING = Judging(source=None, real=None, masked=None, read_words=lambda tokens: None)
-REFILLED = "in a place that another photo left"
+JUDGING = Judging(source=None, real=None, masked=None, read_words=says_nothing)
 
 
-def answer(case: Case, number: int, photos: Sequence[int], *, max_new: int, masks: int,
+def answer(case: LegionCase, number: int, photos: Sequence[int], *, max_new: int, masks: int,
            eos_id: int | None = None) -> list[Job]:
     """Greedy answers to the case's inference prompt `number`, by the scheduler of prediction.
 
     Args:
-        photos: numbers of the photos that are asked about. Two are answered at a time; others
-            come into places, and columns of the cache, that were used before.
+        photos: numbers of the photos that are asked about, as of `answers`.
         max_new: tokens of an answer; masks: of an answer, as many as are expected.
         eos_id: the end token, by default the tokenizer's own.
 
     Returns:
         The jobs, in the order of `photos`.
     """
-    prompt = case.inputs[f"eval{number}_input_ids"]
+    prompt = case.inputs[f"eval{number}_input_ids"][0]
     watched = Watched(SEG_TOKEN, case.tokenizer.seg_id, masks + 1)  # one more would be seen
     rules = Rules(max_new, case.tokenizer.eos_id if eos_id is None else eos_id, (watched,))
-    programs = Programs(
-        case.config, Answering(tuple(prompt[0].tolist()), case.image_index(prompt), rules),
-        inference_mesh(case.config, jax.devices()[:1]), places=PLACES)
-    scheduler = Scheduler(programs, case.params, places=PLACES, group=1, judging=JUDGING)
-    jobs = (_job(case, key, photo) for key, photo in enumerate(photos))
-    done = {job.key: job for job in scheduler.run(jobs, explain="always")}
-    return [done[key] for key in range(len(photos))]
+    return answers(case, prompt, photos, rules=rules, judging=JUDGING,
+                   job_of=lambda key, photo: _job(case, key, photo))
 
 
-def _job(case: Case, key: int, number: int) -> Job:
+def _job(case: LegionCase, key: int, number: int) -> Job:
     views = {name: field[0] for name, field in
              case.photos([number], case.meta["infer_image_size"]).items()}
     frame = views.pop("original_size")
     return Job(key, tuple(frame.tolist()), number, views, frame)
 
 
-def check_answers(case: Case, results: Results) -> None:
+def check_answers(case: LegionCase, results: Results) -> None:
     """All inference runs of a case."""
     for number, entry in enumerate(case.meta["eval"]):
         _check_answer(case, results, number, entry)
@@ -69,7 +61,7 @@ def check_answers(case: Case, results: Results) -> None:
                       empty["masks_shape"])
 
 
-def _check_answer(case: Case, results: Results, number: int, entry: dict) -> None:
+def _check_answer(case: LegionCase, results: Results, number: int, entry: dict) -> None:
     """Tokens, [SEG] states and masks of one prompt, and what each step computed."""
     other = (number + 1) % len(case.seen_photos)
     job, _, again = answer(case, number, [number, other, number], masks=entry["n_masks"],
@@ -119,7 +111,7 @@ def _check_steps(case, results, number, ids):
     results.scaled(f"{name}_step_top5_ids", ours, reference[f"{name}_step_top5_logits"])
     slots = max(case.meta["eval"][number]["n_masks"], 1)
     positions, has_seg, _ = token_slots(jnp.asarray(ids), case.tokenizer.seg_id, slots,
-                                      case.config.vision.num_patches)
+                                        case.config.vision.num_patches)
     segs = np.asarray(positions)[np.asarray(has_seg)]
     results.equal(f"{name}_seg_positions", np.stack([np.zeros_like(segs), segs], axis=1))
 
@@ -131,7 +123,7 @@ def _read(model, ids, image, *, image_index, steps):
     return states, model.language.logits(states[0, -steps:])
 
 
-def check_teacher_forced(case: Case, results: Results) -> None:
+def check_teacher_forced(case: LegionCase, results: Results) -> None:
     """The reference's validation path: masks of sample 0 from its true text."""
     ids = case.reference["valpath_input_ids"].astype(np.int32)
     photos = case.photos([0], case.meta["train_image_size"])

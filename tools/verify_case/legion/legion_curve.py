@@ -15,10 +15,11 @@ from legion_jax.train import optim
 from legion_jax.train.knobs import OptimizerSettings
 from legion_jax.train.losses import Objective
 from legion_jax.train.step import init_state, make_step
-from tools.verify_case.answers import answer
-from tools.verify_case.case import Case, CaseError
+from tools.verify_case.case import CaseError, Loaded
 from tools.verify_case.comparisons import Results
-from tools.verify_case.forward import loss_terms
+from tools.verify_case.legion.legion_answers import answer
+from tools.verify_case.legion.legion_case import LegionCase
+from tools.verify_case.legion.legion_forward import loss_terms
 from tools.verify_case.whole import assemble, merged, to_torch_tensors
 
 LOSS, GRAD_NORM, NOISE_FACTOR = 1e-4, 1e-3, 10
@@ -26,7 +27,7 @@ SCHEDULE = {"learning_rate": 1e-3, "schedule": "linear", "warmup": "above_zero",
             "warmup_steps": 10, "total_steps": 60}
 
 
-def check_curve(case: Case, results: Results) -> None:
+def check_curve(case: LegionCase, results: Results) -> None:
     """Losses and gradient norms per step, final weights, and the final model's answer."""
     folder = case.folder / "train_curve"
     if not folder.is_dir():
@@ -34,8 +35,9 @@ def check_curve(case: Case, results: Results) -> None:
     meta = json.loads((folder / "meta.json").read_text())
     wanted, first, final = (dict(np.load(folder / f"{name}.npz"))
                             for name in ("losses", "lora_init", "final"))
-    case = dataclasses.replace(case, config=dataclasses.replace(
-        case.config, lora=LoraConfig(meta["lora"]["r"], meta["lora"]["alpha"], 0.0)))
+    lora = LoraConfig(meta["lora"]["r"], meta["lora"]["alpha"], 0.0)
+    case = case.holding(dataclasses.replace(
+        case.loaded, config=dataclasses.replace(case.config, lora=lora)))
     adam = meta["optimizer"]
     config = OptimizerSettings(**SCHEDULE | {
         "beta1": adam["betas"][0], "beta2": adam["betas"][1], "epsilon": adam["eps"],
@@ -52,7 +54,7 @@ def check_curve(case: Case, results: Results) -> None:
     check_trained_model(case, results, meta, after)
 
 
-def run(case: Case, config, first: dict, steps: int):
+def run(case: LegionCase, config, first: dict, steps: int):
     """Train; returns {path: array} before and after, and the metrics of every step."""
     flat = param_tree.flatten(case.params)
     shapes = param_tree.abstract_params(case.config)
@@ -77,7 +79,7 @@ def run(case: Case, config, first: dict, steps: int):
     return flat, flat | param_tree.flatten(state.params), rows
 
 
-def check_final(case: Case, results: Results, meta: dict, before, after, final) -> None:
+def check_final(case: LegionCase, results: Results, meta: dict, before, after, final) -> None:
     """Weights after training, against ten times the float32 noise of the reference itself."""
     table = [*rules(case.config), *lora_rules(case.config)]
     start, end = ({_without_weight(key): value for key, value in to_torch_tensors(
@@ -104,12 +106,10 @@ def _without_weight(key: str) -> str:
     return key.removesuffix(".weight") if ".lora_" in key else key
 
 
-def check_trained_model(case: Case, results: Results, meta: dict, after: dict) -> None:
+def check_trained_model(case: LegionCase, results: Results, meta: dict, after: dict) -> None:
     """Losses after the last update, with LoRA and merged; answer of the merged model."""
     def model_case(config, flat):
-        graph = param_tree.split_params(param_tree.abstract_model(config), param_tree.EVERYTHING)[0]
-        return dataclasses.replace(case, config=config, graph=graph,
-                                   params=param_tree.unflatten(flat))
+        return case.holding(Loaded.of(config, flat))
 
     plain = dataclasses.replace(case.config, lora=LoraConfig())
     folded = {p: jnp.asarray(x) for p, x in merged(

@@ -6,20 +6,23 @@ import numpy as np
 import optax
 
 from legion_jax.config import SEG_TOKEN
-from legion_jax.models import clip, mask_frame, param_tree, sam_encoder
+from legion_jax.convert.tensor_folder import TensorFolder
+from legion_jax.models import mask_frame, param_tree, sam_encoder
 from legion_jax.models.layers import numerics
 from legion_jax.models.legion import Legion, Seen, splice_flags, token_slots
 from legion_jax.train import losses
-from tools.verify_case.case import Case, unpacked
-from tools.verify_case.comparisons import Results
+from tools.verify_case.comparisons import Results, unpacked
+from tools.verify_case.legion.legion_case import LegionCase
+from tools.verify_case.tower import tower_states
 
 EMBEDDING_ROWS = (0, 13, 14, 41, 42, 63)  # window borders and the last row
 
 
-def check_sight(case: Case, results: Results) -> None:
+def check_sight(case: LegionCase, results: Results) -> None:
     """CLIP (all hidden states), projector, verdict head and its gradients."""
     photos = case.photos(case.seen_photos, case.meta["train_image_size"])
-    states = np.asarray(_clip_states(case, photos["vision_image"]))
+    states = tower_states(case.config, TensorFolder(case.folder / "clip").read,
+                          photos["vision_image"])
     results.scaled("clip_hidden_all_first8", states[:, :, :8])
     results.stats("clip_hidden_all_stats", states, axes=2)
     seen, projected = case.compute(_see, photos["vision_image"])
@@ -34,18 +37,6 @@ def _see(model, image):
     """What CLIP sees, and its patches as the language model reads them."""
     seen = model.see(image)
     return seen.rows, model.project(seen.patches)
-
-
-def _clip_states(case: Case, image):
-    """Hidden states of the whole tower, the blocks LEGION never runs included."""
-    tower, tensors = case.full_clip()
-
-    @jax.jit
-    def states(tensors, image):
-        return param_tree.merge(tower, tensors)(clip.normalize(image), capture=True)[1]
-
-    with numerics(case.config):
-        return states(tensors, image)
 
 
 def _check_verdict(case, results, seen):
@@ -68,7 +59,7 @@ def _check_verdict(case, results, seen):
             results.scaled(name, np.asarray(grads[f"verdict/{path}/{ours}"]).T)
 
 
-def check_reading(case: Case, results: Results) -> None:
+def check_reading(case: LegionCase, results: Results) -> None:
     """Spliced embeddings, every LLaMA hidden state, logits, and the [SEG] states."""
     batch = case.train_batch()
     index = case.image_index(batch["ids"])
@@ -136,7 +127,8 @@ def _check_segs(case, results, batch, last):
     check_drawing(case, results, "train", batch, prompts, has_seg)
 
 
-def check_drawing(case: Case, results: Results, name: str, photos: dict, prompts, has_seg) -> None:
+def check_drawing(case: LegionCase, results: Results, name: str, photos: dict, prompts,
+                  has_seg) -> None:
     """SAM encoder, mask decoder and masks at the original size, of `{name}_*`.
 
     Args:
@@ -159,7 +151,7 @@ def check_drawing(case: Case, results: Results, name: str, photos: dict, prompts
                   tolerance=1e-3)
     if name == "train":
         half = 2.0 ** -11  # relative rounding of the float16 extracts
-        results.scaled("train_sam_emb_0_f16", image[0], rounding=half)
+        results.scaled("train_sam_emb_0_f16", image[0], spacing=half)
         results.within("train_lowres_f16", low,
                        tolerance=1e-3 + half * np.abs(low).max(initial=0))
         results.scaled("train_iou_pred", np.asarray(iou)[has_seg][:, None])
@@ -194,7 +186,7 @@ def _check_masks(case, results, name, ours):
     results.add(f"{name}_npos", off.max(initial=0), 1e-4, "share of pixels")
 
 
-def loss_terms(case: Case, batch: dict) -> np.ndarray:
+def loss_terms(case: LegionCase, batch: dict) -> np.ndarray:
     """[loss, ce, bce, dice, bce + dice] of a batch with the case's weights, in float64."""
     # Arguments that tell compiled functions apart must be hashable.
     terms = case.compute(_losses, batch, weights=tuple(case.loss_weights().items()),

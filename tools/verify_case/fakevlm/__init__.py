@@ -1,0 +1,1 @@
+"""Golden cases of FakeVLM: a LLaVA that gives its verdict in words."""

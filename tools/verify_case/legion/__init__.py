@@ -1,0 +1,1 @@
+"""Golden cases of LEGION, and of models like it."""
