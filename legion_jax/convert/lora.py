@@ -65,9 +65,9 @@ def read(sources: Sources, *, alpha: float,
     rank = next(iter(ranks))
     if config.get("r", rank) != rank:
         raise CheckpointError(f"{CONFIG}: r {config['r']!r}, the files have rank {rank}")
-    lora = LoraConfig(rank, float(config.get("lora_alpha", alpha)),
-                      float(config.get("lora_dropout", LoraConfig.dropout)),
-                      _targets(factors) or LoraConfig.targets)
+    alpha, dropout = (float(config.get(name, usual)) for name, usual in (
+        ("lora_alpha", alpha), ("lora_dropout", LoraConfig.dropout)))
+    lora = LoraConfig(rank, alpha, dropout, _targets(factors) or LoraConfig.targets)
     if merge:
         scale = np.float32(lora.alpha / rank)
         return LoraConfig(), {f"{module}.weight": functools.partial(_product, sources, pair, scale)
