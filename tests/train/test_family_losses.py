@@ -12,8 +12,9 @@ import torch
 from random_models import IMAGE_INDEX, QUICK_COMPILE, SEG_ID, random_batch, randomized
 
 from legion_jax.models import mask_frame, param_tree
+from legion_jax.models.reading import Reading
 from legion_jax.train import losses
-from legion_jax.train.losses import Objective, Reading
+from legion_jax.train.losses import Objective
 from legion_jax.train.step import init_state, make_step
 
 CLS_ID = 91
