@@ -6,9 +6,9 @@ import json
 import pytest
 from html_page import Page
 
-from input_pipeline.text.dialogue import LLAVA15_CHAT
+from input_pipeline.text.dialogue import LLAVA15_CHAT, SIDA_DESCRIBED
 from tools.demo import __main__ as demo
-from tools.demo.demo_systems import FAKEVLM
+from tools.demo.demo_systems import FAKEVLM, SIDA
 
 pytest.importorskip("skimage")
 pytestmark = pytest.mark.slow
@@ -44,3 +44,15 @@ def test_fakevlm_ends_in_a_page_without_masks(small, tmp_path):
     assert "mask" not in text and "of photos that are" in text and "written for PyTorch" in text
     assert (root / "pytorch").is_dir() and LLAVA15_CHAT.open_tokenizer(root / "tokenizer")
     assert json.loads((root / "run/legion.json").read_text())["dialogue"] == "llava15_chat"
+
+
+def test_sida_ends_in_a_page_of_three_classes(small, tmp_path):
+    aims = demo.run(tmp_path, shortened(SIDA, small))
+    root = SIDA.folder(tmp_path)
+    metrics = json.loads((root / "evaluation/metrics.json").read_text())
+    assert aims[1].reached == metrics["localisation"]["mean_with_artifacts"]["f1"]
+    assert 0 <= aims[0].reached <= 1
+    text = " ".join(Page((root / "report.html").read_text()).texts)
+    for words in ("called synthetic", "recall", "F1, with artifacts", "On real photos it marks"):
+        assert words in text, words
+    assert SIDA_DESCRIBED.open_tokenizer(root / "tokenizer")

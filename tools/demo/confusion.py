@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from input_pipeline.records import verdict_classes
-from input_pipeline.records.record import LABELS
+from input_pipeline.records.record import LABELS, UNKNOWN
+from legion_jax.evaluate import class_scores, weighted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +24,22 @@ class Confusion:
     counts: np.ndarray
 
     @property
+    def _scores(self) -> dict:
+        """As of `class_scores.scores`."""
+        truth, given = (np.repeat(index.ravel(), self.counts.ravel())
+                        for index in np.indices(self.counts.shape))
+        given = np.where(given == len(self.classes), class_scores.MISSING, given)
+        return weighted.values(class_scores.scores(truth, given, self.classes), len(truth))
+
+    @property
     def accuracy(self) -> float | None:
         """Share of photos that were called what they are; no verdict is a wrong one."""
-        return _share(np.trace(self.counts), self.counts.sum())
+        return self._scores["accuracy"]
 
     @property
     def recalls(self) -> list[float | None]:
         """The same among the photos of each class."""
-        return [_share(row[number], row.sum()) for number, row in enumerate(self.counts)]
+        return [self._scores["by_class"][name]["recall"] for name in self.classes]
 
     @property
     def silent(self) -> int:
@@ -43,14 +52,13 @@ def confusion_of(rows: Sequence[dict], classes: Sequence[str]) -> Confusion:
     counts = np.zeros((len(classes), len(classes) + 1), int)
     for row in rows:
         if (truth := class_of(row, classes)) is not None:
-            said = row["verdict"]
-            counts[truth, classes.index(said) if said in classes else len(classes)] += 1
+            counts[truth, class_scores.index_of(row["verdict"], classes)] += 1  # MISSING: the last
     return Confusion(tuple(classes), counts)
 
 
 def class_of(row: dict, classes: Sequence[str]) -> int | None:
-    """Index of the class that a row's photo is of."""
-    if row["label"] < 0:
+    """Index of the class that a row's photo is of; None where that is not known."""
+    if row["label"] == UNKNOWN:
         return None
     return verdict_classes.class_of(LABELS[row["label"]], classes)
 
@@ -59,7 +67,3 @@ def is_right(row: dict, classes: Sequence[str]) -> bool:
     """Whether the verdict on a photo is its class."""
     truth = class_of(row, classes)
     return truth is not None and row["verdict"] == classes[truth]
-
-
-def _share(part: int, whole: int) -> float | None:
-    return float(part / whole) if whole else None
