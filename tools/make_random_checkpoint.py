@@ -20,7 +20,7 @@ from input_pipeline.text.fast_tokenizer import FAST_FILE, NORMALIZER, PAD_TOKEN,
 from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from legion_jax import command, config
 from legion_jax.config import TOKEN, LegionConfig
-from legion_jax.convert import systems
+from legion_jax.convert import family
 from legion_jax.convert.config_files import llava_files, processor_files, published_configs
 from legion_jax.convert.model_folder import ModelFolder
 from legion_jax.convert.names import LISA, LLAVA_OLD, PUBLISHED, unused_prompts
@@ -159,8 +159,8 @@ def make_files(model: LegionConfig, *, dtype: str, file_format: str, seed: int) 
     if model.sam is None:
         _add_llava(folder, model, tensors, dtype=dtype, file_format=file_format)
         return folder
-    table, system = (LISA, systems.SIDA) if model.verdict_source == TOKEN else (
-        PUBLISHED, systems.LEGION)
+    table, system = (LISA, family.SIDA) if model.verdict_source == TOKEN else (
+        PUBLISHED, family.LEGION)
     configs, (tower, rest) = published_configs(model, dtype), split_tower(tensors)
     folder.add_model("", {table.from_published(name): t for name, t in rest.items()},
                      file_format=file_format)
@@ -175,7 +175,7 @@ def make_files(model: LegionConfig, *, dtype: str, file_format: str, seed: int) 
 def _add_llava(folder: ModelFolder, model: LegionConfig, tensors: dict[str, Tensor], *, dtype: str,
                file_format: str) -> None:
     """A FakeVLM, every row of whose vocabulary is a token."""
-    dialogue, rows = systems.FAKEVLM.dialogue, model.language.vocab
+    dialogue, rows = family.FAKEVLM.dialogue, model.language.vocab
     tokenizer = random_tokenizer(rows, dialogue.tokens)
     tokenizer.check(dialogue.tokens, dialogue=dialogue.name)
     folder.add_model("", {LLAVA_OLD.from_published(name): t for name, t in tensors.items()},

@@ -14,12 +14,12 @@ from input_pipeline import files, paths
 from legion_jax.config import LegionConfig
 from legion_jax.convert import agreement, streaming
 from legion_jax.convert.config_files import encode
+from legion_jax.convert.family import LEGION
 from legion_jax.convert.layout_json import CARRIED, LAYOUT, record
 from legion_jax.convert.local_copies import LocalCopies
 from legion_jax.convert.names import is_known
 from legion_jax.convert.plan import Options, Plan, make_plan
 from legion_jax.convert.roles import Sources, open_sources, reopen
-from legion_jax.convert.systems import LEGION
 from legion_jax.convert.table import Rule
 from legion_jax.convert.tensor_folder import open_safetensors, sha256
 from legion_jax.convert.weight_sets import PARTS

@@ -7,9 +7,9 @@ from etils import epath
 from input_pipeline.errors import UserError
 from legion_jax import command
 from legion_jax.convert import from_torch
+from legion_jax.convert.family import LEGION, SYSTEMS
 from legion_jax.convert.names import CLS_TOWER
 from legion_jax.convert.plan import Options
-from legion_jax.convert.systems import LEGION, SYSTEMS
 from legion_jax.weights.checkpoint_error import read_json
 
 flags.disclaim_key_flags()  # --help of whatever command calls `main` lists them

@@ -17,7 +17,7 @@ from legion_jax.config import (
     SamConfig,
     VerdictConfig,
 )
-from legion_jax.convert.systems import LEGION, SIDA, System
+from legion_jax.convert.family import LEGION, System
 from legion_jax.convert.table import FUSION_ATTENTION, FUSION_QUERY, PROJECTOR, SAM, VERDICT
 from legion_jax.convert.tensor_folder import Entry
 from legion_jax.weights.checkpoint_error import CheckpointError
@@ -84,7 +84,7 @@ def _verdict(config: dict, entries: Mapping[str, Entry], system: System,
         rows, _ = _shape(entries, down, 2)
         return VerdictConfig(source, _classes(config, system, rows=rows, layer=down),
                              _shape(entries, up, 2)[0])
-    return VerdictConfig(source, system.classes, width // 2) if system == SIDA else None
+    return VerdictConfig(source, system.classes, width // 2) if system.fusion else None
 
 
 def _fusion(entries: Mapping[str, Entry], system: System) -> bool:

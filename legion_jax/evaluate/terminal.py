@@ -11,7 +11,8 @@ from legion_jax.evaluate.settings import dialogue_of
 def show(result: dict) -> None:
     """Print the metric block."""
     console = DataConsole()
-    console.print(_localisation(result["localisation"], result.get("intervals", {})))
+    if result["localisation"]["num_images"]:
+        console.print(_localisation(result["localisation"], result.get("intervals", {})))
     if matched := result["matching"]:
         console.print(f"regions: AP50 {score(matched['hungarian']['ap50'])} (Hungarian), "
                       f"{score(matched['coco']['ap50'])} (COCO); mAP "

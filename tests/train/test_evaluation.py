@@ -154,6 +154,17 @@ def test_scores_over_other_photos_are_no_rank_beside_these(data):
         assert evaluation.basis(settings_of(data, **knobs)) != basis
 
 
+def test_verdicts_of_several_classes_are_ranked_by_them():
+    scores = evaluation.named_scores({"detection": {"accuracy": 0.75, "classes": {
+        "accuracy": 0.5, "macro_f1": 0.25, "by_class": {"real": {"recall": 1.0}}}}})
+    assert scores == {"detection.accuracy": 0.75, "detection.classes.accuracy": 0.5,
+                      "detection.classes.macro_f1": 0.25}
+    for name, value in scores.items():
+        assert evaluation.rank(scores, name) == value
+    binary = evaluation.named_scores({"detection": {"accuracy": 0.75}})
+    assert evaluation.rank(binary, "detection.classes.macro_f1") is None
+
+
 def test_more_is_better_of_every_rank(caplog):
     scores = {"localisation.mean.f1": 0.25, "detection.nll": 0.5}
     assert evaluation.rank(scores, "localisation.mean.f1") == 0.25

@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType, ModuleType
 
-from experiments import tiny, tiny_fakevlm
-from input_pipeline.text.dialogue import Dialogue, dialogue_named
+from experiments import tiny, tiny_fakevlm, tiny_sida
+from input_pipeline.text.dialogue import SIDA_DESCRIBED, Dialogue, dialogue_named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,14 @@ def _fakeclue_texts(photos: pathlib.Path) -> list[str]:
             if turn["from"] == "gpt"]
 
 
+def _sid_set_texts(photos: pathlib.Path) -> list[str]:
+    folder = photos / "text_label_images/train/description"
+    described = [text for file in sorted(folder.glob("*.json"))
+                 for text in json.loads(file.read_text()).values()]
+    # As often as they are said.
+    return described + [opening for _, opening in SIDA_DESCRIBED.openings] * len(described)
+
+
 LEGION = System(
     name="legion", title="LEGION learns on scarred photographs", recipe=tiny,
     layout="synthscars", dataset="synthscars/photos", texts=_synthscars_texts,
@@ -64,5 +72,10 @@ FAKEVLM = System(
     layout="fakeclue", dataset="fakeclue/published", texts=_fakeclue_texts,
     aims=(("verdict accuracy on held-out photos", 0.90, "accuracy"),), scored_every=300,
     explain="always")
+SIDA = System(
+    name="sida", title="SIDA learns what is real, synthetic and tampered", recipe=tiny_sida,
+    layout="sid_set", dataset="sid_set/folders", texts=_sid_set_texts,
+    aims=(("accuracy among three classes on held-out photos", 0.85, "of_classes"),
+          ("F1 on tampered held-out photos, mean", 0.50, "f1_with_artifacts")), scored_every=90)
 SYSTEMS: Mapping[str, System] = MappingProxyType(
-    {system.name: system for system in (LEGION, FAKEVLM)})
+    {system.name: system for system in (LEGION, FAKEVLM, SIDA)})

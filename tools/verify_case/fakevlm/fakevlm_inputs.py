@@ -14,6 +14,7 @@ from input_pipeline.text.tokenizer import IMAGE_ID, IMAGE_TOKEN, Tokenizer
 from input_pipeline.text.tokenizer_files import ADDED_FILE, MODEL_FILE, as_json
 from input_pipeline.text.verdict_words import FAKE, REAL, published_response, published_verdict
 from legion_jax.config import ClipConfig
+from legion_jax.evaluate.fakevlm_accuracy import published_accuracy
 from legion_jax.models import clip
 from tools.verify_case import slim
 from tools.verify_case.case import CaseError
@@ -150,6 +151,25 @@ def _verdict(response: str) -> str:
     """As cases write it: "1" of real, "0" of fake, "random" of what is drawn by lot."""
     verdict = published_verdict(response, random.Random(0))
     return "random" if verdict.drawn else {REAL: "1", FAKE: "0"}[verdict.word]
+
+
+def check_accuracies(case: FakevlmCase, results: Results) -> None:
+    """Accuracies as the published evaluation counts and rounds them."""
+    example = case.meta["accuracy_example"]
+    counts = {name: of_category["right"] | of_category["wrong"]
+              for name, of_category in example["in"].items()}
+    ours, wanted = published_accuracy(counts), example["out"]
+    for name, published in wanted["category_acc"].items():
+        for figure, value in published.items():
+            results.equal(f"accuracy_example {name} {figure}",
+                          _figures(ours["category_acc"][name][figure]), _figures(value))
+    results.equal("accuracy_example global", _figures(ours["global_stats"]),
+                  _figures(wanted["global_stats"]))
+
+
+def _figures(value) -> list[float]:
+    """A figure, or a dict of them by name."""
+    return [value[name] for name in sorted(value)] if isinstance(value, dict) else [value]
 
 
 def check_pixels(case: FakevlmCase, results: Results) -> None:

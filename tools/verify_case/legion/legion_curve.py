@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,12 +10,11 @@ from experiments import base
 from legion_jax.config import SEG_TOKEN, LoraConfig
 from legion_jax.convert.table import lora_rules, rules
 from legion_jax.models import param_tree
-from legion_jax.train import optim
 from legion_jax.train.knobs import OptimizerSettings
 from legion_jax.train.losses import Objective
-from legion_jax.train.step import init_state, make_step
 from tools.verify_case.case import CaseError, Loaded
 from tools.verify_case.comparisons import Results
+from tools.verify_case.learning import TrainingRun
 from tools.verify_case.legion.legion_answers import answer
 from tools.verify_case.legion.legion_case import LegionCase
 from tools.verify_case.legion.legion_forward import loss_terms
@@ -42,41 +40,32 @@ def check_curve(case: LegionCase, results: Results) -> None:
     config = OptimizerSettings(**SCHEDULE | {
         "beta1": adam["betas"][0], "beta2": adam["betas"][1], "epsilon": adam["eps"],
         "weight_decay": adam["weight_decay"], "clip_norm": adam["clip_global_grad_norm"]})
-    before, after, rows = run(case, config, first, meta["steps"])
+    training = run(case, config, first, meta["steps"])
     for name in ("loss", "ce", "bce", "dice"):
-        results.relative(f"curve {name}", [r[name] for r in rows], wanted[name],
+        results.relative(f"curve {name}", training.column(name), wanted[name],
                          tolerance=LOSS)
-    results.relative("curve lr", [r["learning_rate"] for r in rows], wanted["lr"],
+    results.relative("curve lr", training.column("learning_rate"), wanted["lr"],
                      tolerance=1e-6)
-    results.relative("curve grad_norm", [r["grad_norm"] for r in rows], wanted["grad_norm_exact"],
+    results.relative("curve grad_norm", training.column("grad_norm"), wanted["grad_norm_exact"],
                      tolerance=GRAD_NORM)
-    check_final(case, results, meta, before, after, final)
-    check_trained_model(case, results, meta, after)
+    check_final(case, results, meta, training.before, training.after, final)
+    check_trained_model(case, results, meta, training.after)
 
 
-def run(case: LegionCase, config, first: dict, steps: int):
-    """Train; returns {path: array} before and after, and the metrics of every step."""
-    flat = param_tree.flatten(case.params)
+def run(case: LegionCase, config, first: dict, steps: int) -> TrainingRun:
+    """Train; odd steps swap the samples."""
     shapes = param_tree.abstract_params(case.config)
-    flat |= {rule.path: jnp.asarray(assemble(
-        rule, lambda key: first[key.removesuffix(".weight")], shapes[rule.path].shape))
-             for rule in lora_rules(case.config)}
-    graph, abstract, frozen = param_tree.split_params(
-        param_tree.abstract_model(case.config), base.LOCALISATION)
-    params = param_tree.unflatten({p: flat[p] for p in param_tree.flatten(abstract)})
-    frozen = param_tree.unflatten({p: flat[p] for p in param_tree.flatten(frozen)})
+    flat = param_tree.flatten(case.params) | {rule.path: assemble(
+        rule, lambda key: first[key.removesuffix(".weight")], shapes[rule.path].shape)
+        for rule in lora_rules(case.config)}
     batch = case.train_batch()
     batch["bad"] = np.zeros(len(batch["ids"]), np.int32)  # every record of a case is sound
-    optimizer = optim.make(config)
-    step = jax.jit(make_step(graph, optimizer, optim.schedule(config),
-                             objective=Objective(case.loss_weights(),
-                                                 case.reading(batch["ids"]))))
-    state, rows = init_state(params, optimizer), []
-    for number in range(steps):
-        order = slice(None, None, -1 if number % 2 else 1)  # odd steps swap the samples
-        state, metrics = step(state, frozen, {k: v[order] for k, v in batch.items()})
-        rows.append({k: float(v) for k, v in jax.device_get(metrics).items()})
-    return flat, flat | param_tree.flatten(state.params), rows
+    swapped = {name: array[::-1] for name, array in batch.items()}
+    training = TrainingRun(
+        case, flat, base.LOCALISATION, settings=config,
+        objective=Objective(case.loss_weights(), case.reading(batch["ids"])))
+    training.follow(steps, lambda number: swapped if number % 2 else batch)
+    return training
 
 
 def check_final(case: LegionCase, results: Results, meta: dict, before, after, final) -> None:

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from legion_jax.config import SEG_TOKEN
 from legion_jax.convert.tensor_folder import TensorFolder
 from legion_jax.models import mask_frame, param_tree, sam_encoder
 from legion_jax.models.layers import numerics
 from legion_jax.models.legion import Legion, Seen, splice_flags, token_slots
 from legion_jax.train import losses
+from tools.verify_case import learning
 from tools.verify_case.comparisons import Results, unpacked
 from tools.verify_case.legion.legion_case import LegionCase
 from tools.verify_case.tower import tower_states
@@ -188,15 +188,7 @@ def _check_masks(case, results, name, ours):
 
 def loss_terms(case: LegionCase, batch: dict) -> np.ndarray:
     """[loss, ce, bce, dice, bce + dice] of a batch with the case's weights, in float64."""
-    # Arguments that tell compiled functions apart must be hashable.
-    terms = case.compute(_losses, batch, weights=tuple(case.loss_weights().items()),
-                         seg_id=case.tokenizer.seg_id, image_index=case.image_index(batch["ids"]))
-    ce, bce, dice = (float(terms[name]) for name in ("ce", "bce", "dice"))
+    objective = losses.Objective(case.loss_weights(), case.reading(batch["ids"]))
+    terms = learning.loss_terms(case, batch, objective)
+    ce, bce, dice = (terms[name] for name in ("ce", "bce", "dice"))
     return np.array([ce + bce + dice, ce, bce, dice, bce + dice])
-
-
-def _losses(model, batch, *, weights, seg_id, image_index):
-    objective = losses.Objective(dict(weights),
-                                 losses.Reading(image_index, {SEG_TOKEN: seg_id}))
-    return losses.weighted_means(objective.sums(model, batch, None),
-                                 objective.counts(model.config, batch), objective.weights)

@@ -2,14 +2,19 @@
 
 import re
 
-import jax
 import numpy as np
 
 from legion_jax.convert.table import rules
-from legion_jax.models import param_tree
-from legion_jax.models.layers import numerics
 from legion_jax.train import losses
 from tools.verify_case.comparisons import Results
+from tools.verify_case.learning import (
+    GRAD_NORM,
+    LOSS,
+    Gradients,
+    check_norms,
+    norm,
+    together,
+)
 from tools.verify_case.legion.legion_case import LegionCase
 from tools.verify_case.legion.legion_forward import loss_terms
 from tools.verify_case.whole import to_torch_tensors
@@ -18,7 +23,6 @@ from tools.verify_case.whole import to_torch_tensors
 TRAINABLE = (r"^language/", r"^projector/", r"^mask_decoder/", r"^text_projection/")
 GROUPS = {"q_proj_0": r"layers\.0\.self_attn\.q_proj", "layers": r"^model\.layers\.",
           "final_norm": r"^model\.norm\.", "total": r""}
-LOSS, GRAD_NORM = 1e-5, 1e-3
 
 
 def check_losses(case: LegionCase, results: Results) -> None:
@@ -59,42 +63,20 @@ def two_conversations(case: LegionCase, truth: list[np.ndarray]) -> dict:
     return case.batch("multi", numbers, masks)
 
 
-def gradients(case: LegionCase, trainable: tuple[str, ...], batch: dict) -> dict[str, np.ndarray]:
-    """Gradients of the total loss, under published names and in PyTorch layout."""
-    _, params, frozen = param_tree.split_params(case.model, trainable)
-    graph = param_tree.split_params(param_tree.abstract_model(case.config), trainable)[0]
-    objective = losses.Objective(case.loss_weights(), case.reading(batch["ids"]))
-
-    def loss(params, frozen, batch):  # nothing is a constant that the compiler would fold
-        model = param_tree.merge(graph, params, frozen)
-        with numerics(case.config):
-            sums = objective.sums(model, batch, None)
-        terms = losses.weighted_means(sums, objective.counts(case.config, batch),
-                                      objective.weights)
-        return sum(terms.values())
-
-    grads = param_tree.flatten(jax.jit(jax.grad(loss))(params, frozen, batch))
-    return to_torch_tensors({p: np.asarray(g) for p, g in grads.items()},
-                            [rule for rule in rules(case.config) if rule.path in grads])
-
-
 def check_gradients(case: LegionCase, results: Results) -> None:
     """Norm of every parameter's gradient, the stored full gradients and vocabulary rows."""
     reference = case.reference
-    grads = gradients(case, TRAINABLE, case.train_batch())
-    norms = {key: float(np.linalg.norm(g.astype(np.float64))) for key, g in grads.items()}
-    total = case.meta["grad_group_norms"]["total"]
-    for key, want in case.meta["grad_norms"].items():
-        got = norms.get(key, 0.0)
-        # A true zero (the softmax does not see key biases) is rounding noise in both runs.
-        if want is None or want < 1e-6 * total:
-            results.within(f"grad norm {key}", got, 0.0, tolerance=1e-6 * total)
-        else:
-            results.relative(f"grad norm {key}", got, want, tolerance=GRAD_NORM)
-    for group, want in case.meta["grad_group_norms"].items():
-        pattern = GROUPS.get(group, re.escape(group))
-        got = np.sqrt(sum(n ** 2 for key, n in norms.items() if re.search(pattern, key)))
-        results.relative(f"grad norm of group {group}", got, want, tolerance=GRAD_NORM)
+    batch = case.train_batch()
+    objective = losses.Objective(case.loss_weights(), case.reading(batch["ids"]))
+    grads = Gradients(case, TRAINABLE, objective)(case, batch)
+    grads = to_torch_tensors(grads, [rule for rule in rules(case.config) if rule.path in grads])
+    norms = {key: norm(grad) for key, grad in grads.items()}
+    groups = case.meta["grad_group_norms"]
+    check_norms(results, "grad norm", norms, case.meta["grad_norms"], total=groups["total"])
+    for group, want in groups.items():
+        results.relative(f"grad norm of group {group}",
+                         together(norms, GROUPS.get(group, re.escape(group))), want,
+                         tolerance=GRAD_NORM)
     for name in reference.names("grad/"):
         results.of_largest(name, grads[name.removeprefix("grad/")], tolerance=GRAD_NORM)
     rows = reference["grad_rows"]

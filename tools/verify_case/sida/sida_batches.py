@@ -4,15 +4,14 @@ import dataclasses
 
 import numpy as np
 
+from input_pipeline.records.record import LABELS
 from input_pipeline.text.conversation import encode_turns
-from input_pipeline.text.dialogue import SIDA
+from input_pipeline.text.dialogue import SIDA, SIDA_DESCRIBED
 from legion_jax.config import SEG_TOKEN
+from tools.verify_case.case import CaseError
 from tools.verify_case.sida.sida_case import GROUPS, KINDS, SAM_SIZE, SidaCase
 
-STAGES = ("stage1", "stage2")
-QUESTION = ("Can you identify if this image is real, full synthetic, or tampered image? Please "
-            "mask the tampered regions if it is tampered")
-NAMES = {"real": "real", "full_synthetic": "full synthetic", "tampered": "tampered [SEG]"}
+DIALOGUES = {"stage1": SIDA, "stage2": SIDA_DESCRIBED}  # of the stages of training
 TWO_MASKS = "twoseg"  # the tampered pair, of which one answer asks for two masks
 
 
@@ -21,7 +20,7 @@ class Batch:
     """What the published code was given at once.
 
     Attributes:
-        stage: one of STAGES, whose vocabulary it is read with.
+        stage: one of DIALOGUES, whose vocabulary it is read with.
         names: of the photos, all of one kind.
         turns: (question, answer) about each.
         learned: whether the answer is.
@@ -34,10 +33,13 @@ class Batch:
 
 
 def of_stage(case: SidaCase, stage: str, group: str) -> Batch:
-    """A batch of one of STAGES and one of GROUPS."""
-    names = case.names(group)
-    learned = [stage == "stage2" and bool(case.description(name)) for name in names]
-    return Batch(stage, names, [_turn(case, name, stage) for name in names], learned)
+    """A batch of one of DIALOGUES and one of GROUPS."""
+    names, dialogue = case.names(group), DIALOGUES[stage]
+    label = LABELS[KINDS[GROUPS[group]]]
+    turns = [(dialogue.instruction, dialogue.answer_to(label, case.description(name)))
+             for name in names]
+    return Batch(stage, names, turns, [dialogue.describes(case.description(name))
+                                       for name in names])
 
 
 def of_two_masks(case: SidaCase) -> Batch:
@@ -50,15 +52,7 @@ def of_two_masks(case: SidaCase) -> Batch:
 def batches(case: SidaCase) -> dict[str, Batch]:
     """{name: batch} of all."""
     return {f"{stage}_{group}": of_stage(case, stage, group)
-            for stage in STAGES for group in GROUPS} | {TWO_MASKS: of_two_masks(case)}
-
-
-def _turn(case: SidaCase, name: str, stage: str) -> tuple[str, str]:
-    answer = f"[CLS] The image is {NAMES[case.kind(name)]}"
-    if stage == "stage1":
-        return f"{QUESTION}.", answer
-    text = case.description(name)
-    return f"{QUESTION} and answer why.", " ".join(filter(None, [answer, text, "[END]"]))
+            for stage in DIALOGUES for group in GROUPS} | {TWO_MASKS: of_two_masks(case)}
 
 
 def split(conversation: str) -> tuple[str, str]:
@@ -100,7 +94,7 @@ def inputs(case: SidaCase, batch: Batch) -> dict[str, np.ndarray]:
     texts = rows(case, batch)
     padding = max(rows(case, each)["ids"].shape[1] for each in alike) - texts["ids"].shape[1]
     texts = {name: np.pad(array, ((0, 0), (0, padding))) for name, array in texts.items()}
-    masks = [[case.soft_mask(name)] * answer.count(SEG_TOKEN)
+    masks = [_masks(case, name, answer.count(SEG_TOKEN))
              for name, (_, answer) in zip(batch.names, batch.turns, strict=True)]
     slots = max(answer.count(SEG_TOKEN) for each in alike for _, answer in each.turns)
     placed = np.zeros((len(masks), slots, SAM_SIZE, SAM_SIZE), np.uint8)
@@ -116,3 +110,11 @@ def inputs(case: SidaCase, batch: Batch) -> dict[str, np.ndarray]:
         "sam_embedding": case.embeddings(batch.names), "masks": placed, "mask_valid": valid,
         "label": labels(case, batch), "dropped": np.zeros(count, np.int32),
         "bad": np.zeros(count, np.int32)}
+
+
+def _masks(case: SidaCase, name: str, number: int) -> list[np.ndarray]:
+    """Ground truth of a photo: of two masks the second is the first in a mirror."""
+    mask = case.soft_mask(name)
+    if number > 2:
+        raise CaseError(f"{case.folder}: {name}: {number} masks in an answer, 2 at most are known")
+    return [mask, mask[:, ::-1]][:number]

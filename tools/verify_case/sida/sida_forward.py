@@ -7,7 +7,7 @@ import numpy as np
 
 from legion_jax.config import CLS_TOKEN, SEG_TOKEN
 from legion_jax.models.legion import splice_flags, token_slots
-from legion_jax.train import losses
+from legion_jax.models.reading import Reading, framed_masks, read_text, see, verdict_logits
 from tools.verify_case.comparisons import FEATURE, Results
 from tools.verify_case.sida import sida_batches
 from tools.verify_case.sida.sida_case import SidaCase
@@ -48,10 +48,7 @@ def check_reading(case: SidaCase, results: Results) -> None:
 def _check_batch(case, results, name, batch):
     inputs = sida_batches.inputs(case, batch)
     length = sida_batches.rows(case, batch)["ids"].shape[1]
-    ids = case.tokenizer.ids_of(case.config.watched)
-    out = {key: np.asarray(value) for key, value in case.compute(
-        _read, inputs, image_index=case.image_index(inputs["ids"]), cls_id=ids[CLS_TOKEN],
-        seg_id=ids[SEG_TOKEN], slots=inputs["mask_valid"].shape[1]).items()}
+    out = forward(case, inputs)
     rows, _, width = out["states"].shape
     results.equal(f"{name}_hidden_shape", (rows, length - 1 + case.patches, width))
     for row, wanted in enumerate(case.reference[f"{name}_last_hidden_stats"]):
@@ -75,17 +72,25 @@ def _check_batch(case, results, name, batch):
         check_mask(case, results, f"{name}_mask{row}", framed[row][0][has[row], :height, :width])
 
 
+def forward(case: SidaCase, inputs: dict) -> dict[str, np.ndarray]:
+    """Everything between the words of a batch and its masks, see `_read`."""
+    ids = case.tokenizer.ids_of(case.config.watched)
+    return {key: np.asarray(value) for key, value in case.compute(
+        _read, inputs, image_index=case.image_index(inputs["ids"]), cls_id=ids[CLS_TOKEN],
+        seg_id=ids[SEG_TOKEN], slots=inputs["mask_valid"].shape[1]).items()}
+
+
 def _read(model, inputs, *, image_index, cls_id, seg_id, slots):
     """Everything between the words of a batch and its masks."""
-    reading = losses.Reading(image_index, {CLS_TOKEN: cls_id, SEG_TOKEN: seg_id})
-    seen, patches = losses.see(model, inputs), model.config.vision.num_patches
-    states = losses.read_text(model, inputs, seen, image_index)
-    logits, _ = losses.verdict_logits(model, inputs, seen, states, reading)
+    reading = Reading(image_index, {CLS_TOKEN: cls_id, SEG_TOKEN: seg_id})
+    seen, patches = see(model, inputs), model.config.vision.num_patches
+    states = read_text(model, inputs, seen, image_index)
+    logits, _ = verdict_logits(model, inputs, seen, states, reading)
     positions, has_seg, _ = token_slots(inputs["ids"], seg_id, slots, patches)
     prompts = model.prompt(jnp.take_along_axis(states, positions[..., None], axis=1))
     fused = model.fuse(prompts, logits, has_seg)
     low, _ = model.draw(inputs["sam_embedding"], fused)
-    framed, _ = losses.framed_masks(model, inputs, states, reading, logits)
+    framed, _ = framed_masks(model, inputs, states, reading, logits)
     return {"states": states, "logits": logits, "has_seg": has_seg, "prompts": prompts,
             "query": model.fusion.ask(logits), "fused": fused, "low": low, "framed": framed,
             "valid": splice_flags(inputs["valid"], image_index, patches, True)}

@@ -1,4 +1,4 @@
-"""convert/systems.py: which member of the family a folder is, and what cannot be made of it."""
+"""convert/family.py: which member of the family a folder is, and what cannot be made of it."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from stored_params import read_params
 from input_pipeline.errors import UserError
 from input_pipeline.text.tokenizer_files import ADDED_FILE, as_json
 from legion_jax.config import LegionConfig, LoraConfig, VerdictConfig
-from legion_jax.convert import from_torch, import_command, systems
+from legion_jax.convert import family, from_torch, import_command
 from legion_jax.convert.names import LISA
 from legion_jax.weights import checkpoint
 
@@ -57,7 +57,7 @@ def lisa(sida_config, tmp_path_factory):
     tensors = {name: value for name, value in family_folders.random_tensors(sida_config).items()
                if not name.startswith(OF_SIDA)}
     return family_folders.sida(tmp_path_factory.mktemp("lisa"), sida_config, tensors,
-                               tokens=systems.LISA.tokens)
+                               tokens=family.LISA.tokens)
 
 
 def edited(folder, target, **changes):
@@ -143,6 +143,19 @@ def test_a_trained_sida_that_began_as_a_lisa_is_written_as_a_sida(lisa, tmp_path
         assert "/lora_" in path or np.array_equal(again[path], value), path
 
 
+def test_a_sida_is_prepared_for_its_second_stage(sida, tmp_path):
+    """[END] comes last; a folder that has it is one of that stage."""
+    main, clip = sida
+    parts = {"sam_config": HEADS}
+    layouts.convert(main, tmp_path / "jax", clip=clip, system="sida_described", **parts)
+    meta = checkpoint.read_meta(tmp_path / "jax")
+    assert (meta.dialogue, meta.absent) == ("sida_described", ())
+    check_new_rows(tmp_path / "jax", layouts.raw(main), ROWS, ("[END]",))
+    back = layouts.write(tmp_path / "jax", tmp_path / "back")
+    layouts.convert(back, tmp_path / "again", clip=back / "clip", **parts)
+    layouts.assert_same_checkpoint(tmp_path / "again", tmp_path / "jax")
+
+
 def test_a_bare_llava_becomes_a_sida(config, fakevlm_config, tmp_path):
     """Spare rows are taken first, in the order of the published training."""
     tensors = family_folders.random_tensors(dataclasses.replace(config, lora=LoraConfig()))
@@ -187,6 +200,29 @@ def test_heads_of_other_numbers_of_classes(sida_config, tmp_path, classes):
                                config, dtype="bfloat16", remat="layers")
 
 
+@pytest.mark.parametrize("lost", ["model.visual_model.mask_decoder.iou_token.weight",
+                                  "model.attention_layer.in_proj_bias",
+                                  "model.cls_head.0.0.weight", "model.sida_fc1.weight"])
+def test_tensors_that_a_sida_lacks(sida, tmp_path, lost):
+    """By their names in the files."""
+    main = shutil.copytree(sida[0], tmp_path / "own")
+    (main / "pytorch_model.bin").unlink()
+    published.save_shards(main, {k: v for k, v in layouts.raw(sida[0]).items() if k != lost},
+                          suffix=".safetensors", shards=1)
+    message = refused(tmp_path, main, clip=sida[1], sam_config=HEADS)
+    assert message.startswith(f"{lost}: missing")
+
+
+def test_a_sida_without_its_fusion(sida, tmp_path):
+    main = shutil.copytree(sida[0], tmp_path / "own")
+    (main / "pytorch_model.bin").unlink()
+    tensors = {k: v for k, v in layouts.raw(sida[0]).items()
+               if not k.startswith(OF_SIDA) or "cls_head" in k}
+    published.save_shards(main, tensors, suffix=".safetensors", shards=1)
+    summary = layouts.convert(main, tmp_path / "jax", clip=sida[1], sam_config=HEADS)
+    assert summary.config.verdict.source == "token" and not summary.config.fusion
+
+
 def test_sida_without_clip(sida, tmp_path):
     message = refused(tmp_path, sida[0], sam_config=HEADS)
     assert "nothing of vision" in message and "--clip" in message
@@ -198,7 +234,7 @@ def test_sida_whose_tokenizer_lacks_a_token(sida_config, tmp_path, tokens):
     main, clip = family_folders.sida(tmp_path, sida_config,
                                      family_folders.random_tensors(sida_config), tokens=tokens)
     message = refused(tmp_path, main, clip=clip, sam_config=HEADS)
-    lacking = next(iter(set(systems.SIDA.tokens) - set(tokens)))
+    lacking = next(iter(set(family.SIDA.tokens) - set(tokens)))
     assert f"has no {lacking}" in message and "the dialogue sida needs it" in message
 
 
@@ -221,7 +257,7 @@ def test_what_only_another_system_has(fakevlm, sida, lisa, folders, tmp_path):
     given = {"clip": sida[1], "sam_config": HEADS}
     assert "has no SAM" in refused(tmp_path, fakevlm, sam_config=HEADS)
     assert "again in" in refused(tmp_path, fakevlm, clip=folders[1])
-    assert "--system: legion, fakevlm, lisa, sida, not 'lego'" in refused(
+    assert "--system: legion, fakevlm, lisa, sida, sida_described, not 'lego'" in refused(
         tmp_path, fakevlm, system="lego")
     assert "draws no masks" in refused(tmp_path, lisa[0], system="fakevlm", clip=lisa[1])
     assert "verdict head of another system" in refused(tmp_path, sida[0], system="legion", **given)
@@ -229,6 +265,10 @@ def test_what_only_another_system_has(fakevlm, sida, lisa, folders, tmp_path):
     published.save(head, {"prediction_head.0.weight": np.ones((2, 2), np.float32)})
     message = refused(tmp_path, sida[0], head=head, **given)
     assert message.startswith("prediction_head.0.weight: part of the model, but ")
+    novel = tmp_path / "novel.safetensors"
+    published.save(novel, {"model.sida_fc1.bias": np.ones(32, np.float32)})
+    message = refused(tmp_path, lisa[0], head=novel, **given)
+    assert message.startswith("model.sida_fc1.bias: part of the model, but ")
 
 
 def test_config_of_another_system(fakevlm, sida, tmp_path):
