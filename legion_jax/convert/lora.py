@@ -58,18 +58,11 @@ def read(sources: Sources, *, alpha: float,
         return LoraConfig(), {}
     if not 0 < alpha < math.inf:
         raise CheckpointError(f"lora_alpha must be a positive number, not {alpha}")
-    ranks = {_check(sources, module, pair): module for module, pair in factors.items()}
-    if len(ranks) > 1:
-        raise CheckpointError(f"LoRA of several ranks: "
-                              f"{', '.join(f'{module} {rank}' for rank, module in ranks.items())}")
-    rank = next(iter(ranks))
-    if config.get("r", rank) != rank:
-        raise CheckpointError(f"{CONFIG}: r {config['r']!r}, the files have rank {rank}")
-    alpha, dropout = (float(config.get(name, usual)) for name, usual in (
-        ("lora_alpha", alpha), ("lora_dropout", LoraConfig.dropout)))
-    lora = LoraConfig(rank, alpha, dropout, _targets(factors) or LoraConfig.targets)
+    lora = LoraConfig(_rank(sources, factors, config), float(config.get("lora_alpha", alpha)),
+                      float(config.get("lora_dropout", LoraConfig.dropout)),
+                      _targets(factors) or LoraConfig.targets)
     if merge:
-        scale = np.float32(lora.alpha / rank)
+        scale = np.float32(lora.alpha / lora.rank)
         return LoraConfig(), {f"{module}.weight": functools.partial(_product, sources, pair, scale)
                               for module, pair in factors.items()}
     if problem := must_merge(sources, factors):
@@ -119,6 +112,18 @@ def _config(sources: Sources) -> dict:
                 raise CheckpointError(f"{path}: lora_dropout must be from 0 to 1, not {dropout!r}")
             return config
     return {}
+
+
+def _rank(sources: Sources, factors: dict[str, dict[str, str]], config: dict) -> int:
+    """The one rank of all factors. Raises CheckpointError where they do not fit or agree."""
+    ranks = {_check(sources, module, pair): module for module, pair in factors.items()}
+    if len(ranks) > 1:
+        raise CheckpointError(f"LoRA of several ranks: "
+                              f"{', '.join(f'{module} {rank}' for rank, module in ranks.items())}")
+    (rank,) = ranks
+    if config.get("r", rank) != rank:
+        raise CheckpointError(f"{CONFIG}: r {config['r']!r}, the files have rank {rank}")
+    return rank
 
 
 def _check(sources: Sources, module: str, pair: dict[str, str]) -> int:
