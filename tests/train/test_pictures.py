@@ -80,6 +80,13 @@ def test_two_hosts_draw_together_and_the_first_one_shows(data, right):
     assert first == draw_truth(str(data), (2, 4, 1))
 
 
+def test_of_grey_masks_the_brighter_half_is_shown():
+    bits = np.random.default_rng(0).integers(0, 2, (2, 16, 16), np.uint8)
+    packed = np.packbits(bits, axis=-1)
+    for masks in (packed, 255 * bits, 127 + bits):
+        np.testing.assert_array_equal(pictures._unpack(masks, np.array([9, 5])), bits[:, :9, :5])
+
+
 def test_photos_of_runs_that_draw_no_masks(data):
     config = small_data.make_config(data)
     config.log_images_every = 0
