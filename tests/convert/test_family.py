@@ -293,3 +293,61 @@ def test_command_takes_the_system(sida, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "sida" in printed and "real, synthetic, tampered" in printed
     assert "prediction_head" not in printed
+
+
+def test_runs_of_a_fakevlm_go_out(fakevlm, tmp_path):
+    """What was trained whole into the folder it came as; LoRA for the base, and back."""
+    layouts.convert(fakevlm, tmp_path / "jax")
+    trained = layouts.trained_run(tmp_path / "whole", tmp_path / "jax", dialogue="llava15_chat",
+                                  trainable=(".*",), rank=0)
+    back = layouts.raw(layouts.write(tmp_path / "whole", tmp_path / "back"))
+    before = layouts.raw(fakevlm)
+    assert back.keys() == before.keys()
+    np.testing.assert_array_equal(back["multi_modal_projector.linear_1.weight"],
+                                  trained["projector/up/kernel"].T)
+    layouts.trained_run(tmp_path / "run", tmp_path / "jax", dialogue="llava15_chat",
+                        trainable=("/lora_[ab]$", "^language/head/"))
+    adapter = layouts.write(tmp_path / "run", tmp_path / "adapter", "adapter")
+    layouts.convert(fakevlm, tmp_path / "again", adapter=adapter)
+    assert checkpoint.read_meta(tmp_path / "again").dialogue == "llava15_chat"
+    layouts.assert_same_arrays(read_params(tmp_path / "again"), read_params(tmp_path / "run"))
+
+
+def test_an_adapter_of_sida_has_the_names_of_its_code(sida, tmp_path):
+    main, clip = sida
+    layouts.convert(main, tmp_path / "jax", clip=clip, sam_config=HEADS)
+    layouts.trained_run(tmp_path / "run", tmp_path / "jax", dialogue="sida", trainable=(
+        "/lora_[ab]$", "^language/embed/", "^(text_projection|mask_decoder|verdict|fusion)/"))
+    adapter = layouts.write(tmp_path / "run", tmp_path / "adapter", "adapter")
+    modules = layouts.raw_file(adapter / "trained_modules.safetensors")
+    assert {".".join(name.split(".")[:3]) for name in modules} == {
+        "model.visual_model.mask_decoder", "model.text_hidden_fcs.0", "model.cls_head.0",
+        "model.sida_fc1.weight", "model.sida_fc1.bias", "model.attention_layer.out_proj",
+        "model.attention_layer.in_proj_weight", "model.attention_layer.in_proj_bias"}
+    layouts.convert(main, tmp_path / "again", clip=clip, adapter=adapter, sam_config=HEADS)
+    layouts.assert_same_arrays(read_params(tmp_path / "again"), read_params(tmp_path / "run"))
+
+
+def test_training_state_of_sida(sida, sida_config, tmp_path):
+    """PEFT's names and LoRA in one file, a vision tower beside the rest."""
+    main, clip = sida
+    rng, width = np.random.default_rng(4), sida_config.language.width
+    state = {f"base_model.model.{name}": value for name, value in layouts.raw(main).items()}
+    factors = {f"model.layers.{i}.self_attn.{n}_proj.lora_{f}.{{}}weight":
+               rng.normal(size=shape).astype(np.float32)
+               for i in range(sida_config.language.layers) for n in "qv"
+               for f, shape in (("A", (2, width)), ("B", (width, 2)))}
+    state |= {f"base_model.model.{name.format('default.')}": v for name, v in factors.items()}
+    state |= {f"base_model.model.model.vision_tower.vision_tower.{name}": value
+              for name, value in layouts.raw(clip).items()}
+    published.save(tmp_path / "pytorch_model.bin", state)
+    summary = layouts.convert(
+        tmp_path / "pytorch_model.bin", tmp_path / "jax", clip=clip, sam_config=HEADS,
+        config_file=str(main / "config.json"), tokenizer=str(main), lora_alpha=16.0)
+    assert summary.config.lora.rank == 2 and summary.config.fusion and not summary.unknown
+    layouts.convert(main, tmp_path / "base", clip=clip, sam_config=HEADS)
+    stored = read_params(tmp_path / "jax")
+    np.testing.assert_array_equal(stored["language/layers/query/lora_a"][0],
+                                  factors["model.layers.0.self_attn.q_proj.lora_A.{}weight"].T)
+    layouts.assert_same_arrays({path: v for path, v in stored.items() if "lora_" not in path},
+                               read_params(tmp_path / "base"))
