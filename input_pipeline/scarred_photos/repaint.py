@@ -1,4 +1,4 @@
-"""A photo repainted from edge to edge: brush strokes in its colours, and nothing of it is left."""
+"""A photo repainted from edge to edge: brush strokes in its colours, on canvas one can see."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -8,7 +8,10 @@ from PIL import Image, ImageDraw, ImageFilter
 LAYERS = ((6.0, 14, 30, 1.0), (2.5, 7, 17, 1.0), (1.0, 4, 9, 0.55))
 MEAN_SIDE = 160
 JITTER = 12.0  # of a stroke's colour, in steps of 255
-EXPLANATION = "The whole picture is laid down in brush strokes, and no fine detail is left."
+# Threads of the canvas: px from one to the next in a picture of MEAN_SIDE, and how much darker the
+# paint is between them, in steps of 255.
+THREAD, WEAVE = 7.0, 44.0
+EXPLANATION = "The whole picture is laid down in brush strokes, and the canvas shows through."
 
 
 def repaint(photo: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
@@ -29,7 +32,14 @@ def repaint(photo: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
         soft = image.filter(ImageFilter.GaussianBlur(blur * scale))
         _paint_layer(brush, np.asarray(soft), width=max(2, round(width * scale)),
                      length=length * scale, share=share, rng=rng)
-    return np.asarray(canvas)
+    painted = np.asarray(canvas) - WEAVE * _weave(photo.shape[:2], THREAD * scale, rng)[..., None]
+    return np.clip(painted, 0, 255).astype(np.uint8)
+
+
+def _weave(size, thread, rng):
+    """Float [H, W] from 0 on the threads of a canvas to 1 between them."""
+    rows, columns = (np.arange(side) * np.pi / thread + rng.uniform(0, np.pi) for side in size)
+    return 1 - np.maximum(np.sin(rows)[:, None] ** 2, np.sin(columns) ** 2)
 
 
 def _paint_layer(brush, soft, *, width, length, share, rng):
