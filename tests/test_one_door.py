@@ -19,6 +19,7 @@ ALLOWED = {
     "input_pipeline/records/builder.py": "locks a local folder",
     "input_pipeline/records/tree.py": "asks a local file for its kind",
     "input_pipeline/scarred_photos/samples.py": "the photos inside scikit-image",
+    "legion_jax/convert/family.py": LOCAL,
     "legion_jax/convert/from_torch.py": LOCAL,
     "legion_jax/convert/local_copies.py": "makes the copies",
     "legion_jax/convert/plan.py": LOCAL,

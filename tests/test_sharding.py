@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import relatives
 from jax.sharding import PartitionSpec as P
 from random_models import QUICK_COMPILE, READING, random_batch, randomized
 
@@ -227,21 +228,27 @@ OPTIMIZER = OptimizerSettings(
     learning_rate=0.02, schedule="constant", warmup="above_zero", warmup_steps=0, total_steps=9,
     beta1=0.9, beta2=0.95, epsilon=1e-2, weight_decay=0.1, clip_norm=1.0)
 TRAINABLE = (*base.LOCALISATION, *base.VERDICT_ONLY)
+WEIGHTS = {"ce": 1.0, "bce": 0.4, "dice": 0.2, "verdict": 0.7}
+CLS_ID = 91
 SEGS = [[8, 11], [], [7, 9, 10], [9], [], [6, 12], [5], [10]]
 
 
 @pytest.fixture(scope="module")
 def updates(config):
-    """`mesh -> (metrics of three updates, final state, size of the step's cache)`."""
+    """As of `updates_of`, of LEGION."""
     config = dataclasses.replace(config, lora=dataclasses.replace(config.lora, dropout=0.2))
-    graph, params, frozen = param_tree.split_params(
-        randomized(param_tree.abstract_model(config)), TRAINABLE)
-    optimizer, rate = optim.make(OPTIMIZER), optim.schedule(OPTIMIZER)
-    step = make_step(graph, optimizer, rate, objective=Objective(
-        {"ce": 1.0, "bce": 0.4, "dice": 0.2, "verdict": 0.7}, READING))
-    batches = [random_batch(config, SEGS, seed=seed) for seed in range(3)]
+    return updates_of(config, TRAINABLE, Objective(WEIGHTS, READING), [
+        random_batch(config, SEGS, seed=seed) for seed in range(3)])
 
-    def run(state, frozen, batches, **options):
+
+def updates_of(config, trainable, objective, batches):
+    """`mesh, parts -> (metrics of an update per batch, final state, size of the step's cache)`."""
+    graph, params, frozen = param_tree.split_params(
+        randomized(param_tree.abstract_model(config)), trainable)
+    optimizer, rate = optim.make(OPTIMIZER), optim.schedule(OPTIMIZER)
+
+    def run(state, frozen, batches, *, parts, **options):
+        step = make_step(graph, optimizer, rate, objective=objective, accumulation=parts)
         jitted = jax.jit(step, compiler_options=QUICK_COMPILE, **options)
         metrics = []
         for batch in batches:
@@ -250,19 +257,19 @@ def updates(config):
         return metrics, state, jitted._cache_size()
 
     @functools.cache
-    def on(shape):
+    def on(shape, parts=1):
         if shape is None:
-            return run(init_state(params, optimizer), frozen, batches)
+            return run(init_state(params, optimizer), frozen, batches, parts=parts)
         mesh = sharding.make_mesh(shape)
         with jax.set_mesh(mesh):
             _, abstract, abstract_frozen = abstract_state(
-                config, optimizer, mesh, trainable=TRAINABLE, frozen_dtype="float32")
+                config, optimizer, mesh, trainable=trainable, frozen_dtype="float32")
             layout = jax.tree.map(lambda x: x.sharding, abstract)
             state = jax.device_put(init_state(params, optimizer), layout)
             placed = jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), frozen,
                                   abstract_frozen)
             return run(state, placed, jax.device_put(batches, sharding.batch_sharding(mesh)),
-                       out_shardings=(layout, None))
+                       parts=parts, out_shardings=(layout, None))
 
     return on
 
@@ -276,8 +283,11 @@ def test_one_device_compiles_once(updates):
     (1, 2, 2, 2), *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in (
         (2, 2, 2), (1, 8, 1), (1, 1, 8), (8, 1, 1), (1, 2, 1, 4)))])
 def test_updates_on_a_mesh_are_those_of_one_device(updates, mesh):
-    metrics, state, compiled = updates(mesh)
-    expected_metrics, expected, _ = updates(None)
+    assert_same(updates(mesh), updates(None))
+
+
+def assert_same(on_mesh, alone):
+    (metrics, state, compiled), (expected_metrics, expected, _) = on_mesh, alone
     assert compiled == 1
     for values, wanted in zip(metrics, expected_metrics, strict=True):
         for name in wanted:
@@ -287,6 +297,24 @@ def test_updates_on_a_mesh_are_those_of_one_device(updates, mesh):
     for path, value in wanted.items():
         np.testing.assert_allclose(ours[path], value, atol=1e-5 * np.abs(value).max(),
                                    err_msg=path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["fakevlm", "sida"])
+def test_updates_of_the_relatives_on_a_mesh_in_two_parts_are_those_of_one_device(config, system):
+    """Soft masks, a row without [CLS] and one without a label among them."""
+    config, weights = getattr(relatives, system)(config), WEIGHTS
+    batches = [random_batch(config, SEGS, slots=1, seed=seed) for seed in range(3)]
+    for number, batch in enumerate(batches):
+        rows, slots, side, _ = batch["masks"].shape
+        batch["masks"] = np.random.default_rng(number).integers(0, 256, (rows, slots, side, side),
+                                                                np.uint8)
+        batch["ids"][number != np.arange(rows), 6] = CLS_ID
+    if system == "fakevlm":
+        weights = dict.fromkeys(WEIGHTS, 0.0) | {"ce": 1.0}
+    reading = dataclasses.replace(READING, watched=READING.watched | {"[CLS]": CLS_ID})
+    on = updates_of(config, param_tree.EVERYTHING, Objective(weights, reading), batches)
+    assert_same(on((1, 2, 2, 2), 2), on(None))
 
 
 def test_state_stays_split_over_the_mesh(updates):

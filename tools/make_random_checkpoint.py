@@ -20,7 +20,7 @@ from input_pipeline.text.fast_tokenizer import FAST_FILE, NORMALIZER, PAD_TOKEN,
 from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from legion_jax import command, config
 from legion_jax.config import TOKEN, LegionConfig
-from legion_jax.convert import systems
+from legion_jax.convert import family
 from legion_jax.convert.config_files import llava_files, processor_files, published_configs
 from legion_jax.convert.model_folder import ModelFolder
 from legion_jax.convert.names import LISA, LLAVA_OLD, PUBLISHED, unused_prompts
@@ -117,6 +117,8 @@ def random_tokenizer(vocab: int, tokens: Sequence[str]) -> Tokenizer:
                **tokenizer_files.llama_settings()}
     if PAD_TOKEN not in added:
         return Tokenizer(content, name="random tokenizer")
+    content |= {name: tokenizer_files.as_json(json.loads(content[name]) | {"pad_token": PAD_TOKEN})
+                for name in tokenizer_files.CARRIED_FILES}
     return FastTokenizer(content | {FAST_FILE: fast_file([name for name, _ in pieces], added)},
                          name="random tokenizer")
 
@@ -125,9 +127,19 @@ def fast_file(pieces: Sequence[str], added: dict[str, int]) -> bytes:
     """tokenizer.json of these pieces, without the merges that would join them."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     control = {piece: index for index, piece in enumerate(pieces[:3])}
+    begin = {"SpecialToken": {"id": pieces[1], "type_id": 0}}
+    texts = [[begin, {"Sequence": {"id": name, "type_id": number}}]
+             for number, name in enumerate("AB")]
     return (json.dumps({
         "version": "1.0", "truncation": None, "padding": None, "pre_tokenizer": None,
-        "normalizer": NORMALIZER, "post_processor": None, "decoder": None,
+        "normalizer": NORMALIZER,
+        "post_processor": {
+            "type": "TemplateProcessing", "single": texts[0], "pair": [*texts[0], *texts[1]],
+            "special_tokens": {pieces[1]: {"id": pieces[1], "ids": [1], "tokens": [pieces[1]]}}},
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
         "added_tokens": [{"id": index, "content": token, "special": True} | flags
                          for token, index in (control | added).items()],
         "model": {"type": "BPE", "dropout": None, "unk_token": pieces[0], "fuse_unk": True,
@@ -147,8 +159,8 @@ def make_files(model: LegionConfig, *, dtype: str, file_format: str, seed: int) 
     if model.sam is None:
         _add_llava(folder, model, tensors, dtype=dtype, file_format=file_format)
         return folder
-    table, system = (LISA, systems.SIDA) if model.verdict_source == TOKEN else (
-        PUBLISHED, systems.LEGION)
+    table, system = (LISA, family.SIDA) if model.verdict_source == TOKEN else (
+        PUBLISHED, family.LEGION)
     configs, (tower, rest) = published_configs(model, dtype), split_tower(tensors)
     folder.add_model("", {table.from_published(name): t for name, t in rest.items()},
                      file_format=file_format)
@@ -163,7 +175,7 @@ def make_files(model: LegionConfig, *, dtype: str, file_format: str, seed: int) 
 def _add_llava(folder: ModelFolder, model: LegionConfig, tensors: dict[str, Tensor], *, dtype: str,
                file_format: str) -> None:
     """A FakeVLM, every row of whose vocabulary is a token."""
-    dialogue, rows = systems.FAKEVLM.dialogue, model.language.vocab
+    dialogue, rows = family.FAKEVLM.dialogue, model.language.vocab
     tokenizer = random_tokenizer(rows, dialogue.tokens)
     tokenizer.check(dialogue.tokens, dialogue=dialogue.name)
     folder.add_model("", {LLAVA_OLD.from_published(name): t for name, t in tensors.items()},

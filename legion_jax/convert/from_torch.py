@@ -14,6 +14,7 @@ from input_pipeline import files, paths
 from legion_jax.config import LegionConfig
 from legion_jax.convert import agreement, streaming
 from legion_jax.convert.config_files import encode
+from legion_jax.convert.family import LEGION
 from legion_jax.convert.layout_json import CARRIED, LAYOUT, record
 from legion_jax.convert.local_copies import LocalCopies
 from legion_jax.convert.names import is_known
@@ -41,6 +42,7 @@ class Summary:
         unknown: the same of tensors of which nothing is known.
         absent: towers that are not there.
         nonfinite: published names of tensors with NaN or infinite values.
+        system: which member of the family it is.
     """
 
     config: LegionConfig
@@ -49,6 +51,7 @@ class Summary:
     unknown: list[str]
     absent: list[str]
     nonfinite: list[str]
+    system: str = LEGION.name
 
 
 def convert(main: str, output: str, *, clip: str | None = None, sam: str | None = None,
@@ -116,7 +119,7 @@ def _write(plan: Plan, options: Options, copies: LocalCopies, output: str,
     return Summary(plan.config, sum(math.prod(shape) for shape, _ in plan.params.values()),
                    carried=[name for name in plan.rest if is_known(name)],
                    unknown=[name for name in plan.rest if not is_known(name)],
-                   absent=plan.absent, nonfinite=nonfinite)
+                   absent=plan.absent, nonfinite=nonfinite, system=plan.system.name)
 
 
 def jobs(plan: Plan) -> dict[str, Callable[[Callable], None]]:

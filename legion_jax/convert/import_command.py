@@ -7,9 +7,9 @@ from etils import epath
 from input_pipeline.errors import UserError
 from legion_jax import command
 from legion_jax.convert import from_torch
+from legion_jax.convert.family import LEGION, SYSTEMS
 from legion_jax.convert.names import CLS_TOWER
 from legion_jax.convert.plan import Options
-from legion_jax.convert.systems import SYSTEMS
 from legion_jax.weights.checkpoint_error import read_json
 
 flags.disclaim_key_flags()  # --help of whatever command calls `main` lists them
@@ -48,8 +48,12 @@ def describe(summary: from_torch.Summary, output: str, *, checkpoint: str,
         print(f"NaN or infinite values in {', '.join(summary.nonfinite)}")
     if summary.absent:
         print(f"not there: {', '.join(summary.absent)}; training can start them anew")
-    if not summary.config.classes:
+    if summary.config.classes:
+        print(f"a {summary.system}, whose verdict is one of {', '.join(summary.config.classes)}")
+    elif summary.system == LEGION.name:
         print("no prediction_head.* found: this model gives no verdict (see --head)")
+    else:
+        print(f"a {summary.system}, which gives no verdict")
 
 
 def check(output: str) -> int:

@@ -9,9 +9,11 @@ import numpy as np
 
 from legion_jax.config import LoraConfig
 from legion_jax.convert.roles import ADAPTER_CONFIG as CONFIG, LORA, Sources
+from legion_jax.convert.table import LAYER_MODULES
 from legion_jax.weights.checkpoint_error import CheckpointError, read_json
 
-ADAPTED = re.compile(r"^model\.layers\.\d+\.self_attn\.[qv]_proj$")  # where the model has LoRA
+# Where the model may have LoRA.
+ADAPTED = re.compile(rf"^model\.layers\.\d+\.({'|'.join(map(re.escape, LAYER_MODULES.values()))})$")
 # Variants that compute something else than W + alpha / rank * B A.
 PLAIN = {"peft_type": "LORA", "bias": "none", "use_dora": False, "use_rslora": False,
          "fan_in_fan_out": False, "rank_pattern": {}, "alpha_pattern": {}, "lora_bias": False,
@@ -56,17 +58,11 @@ def read(sources: Sources, *, alpha: float,
         return LoraConfig(), {}
     if not 0 < alpha < math.inf:
         raise CheckpointError(f"lora_alpha must be a positive number, not {alpha}")
-    ranks = {_check(sources, module, pair): module for module, pair in factors.items()}
-    if len(ranks) > 1:
-        raise CheckpointError(f"LoRA of several ranks: "
-                              f"{', '.join(f'{module} {rank}' for rank, module in ranks.items())}")
-    rank = next(iter(ranks))
-    if config.get("r", rank) != rank:
-        raise CheckpointError(f"{CONFIG}: r {config['r']!r}, the files have rank {rank}")
-    lora = LoraConfig(rank, float(config.get("lora_alpha", alpha)),
-                      float(config.get("lora_dropout", LoraConfig.dropout)))
+    lora = LoraConfig(_rank(sources, factors, config), float(config.get("lora_alpha", alpha)),
+                      float(config.get("lora_dropout", LoraConfig.dropout)),
+                      _targets(factors) or LoraConfig.targets)
     if merge:
-        scale = np.float32(lora.alpha / rank)
+        scale = np.float32(lora.alpha / lora.rank)
         return LoraConfig(), {f"{module}.weight": functools.partial(_product, sources, pair, scale)
                               for module, pair in factors.items()}
     if problem := must_merge(sources, factors):
@@ -77,14 +73,21 @@ def read(sources: Sources, *, alpha: float,
 def must_merge(sources: Sources, adapted: Iterable[str]) -> str | None:
     """Why LoRA of these modules cannot stay apart from its kernels; None if it can."""
     adapted = set(adapted)
+    kinds = {LAYER_MODULES[target] for target in _targets(adapted)}
     if others := sorted(module for module in adapted if not ADAPTED.match(module)):
-        return (f"{others[0]} has LoRA; here only q_proj and v_proj of the language model can keep "
-                f"theirs")
+        return f"{others[0]} has LoRA; here only layers of the language model can keep theirs"
     kernels = {name.removesuffix(".weight") for name in sources.entries if name.endswith(".weight")}
-    if adapted and (bare := sorted(filter(ADAPTED.match, kernels - adapted))):
-        return (f"{bare[0]} has no LoRA and {len(adapted)} others have; here q_proj and v_proj of "
-                f"all layers can keep theirs")
+    if bare := sorted(name for name in kernels - adapted
+                      if (match := ADAPTED.match(name)) and match[1] in kinds):
+        return (f"{bare[0]} has no LoRA and {len(adapted)} others have; here all layers have it, "
+                f"or none")
     return None
+
+
+def _targets(modules: Iterable[str]) -> tuple[str, ...]:
+    """Which kernels of a layer are among these modules, of any layer."""
+    kinds = {match[1] for match in map(ADAPTED.match, modules) if match}
+    return tuple(target for target, module in LAYER_MODULES.items() if module in kinds)
 
 
 def _config(sources: Sources) -> dict:
@@ -109,6 +112,18 @@ def _config(sources: Sources) -> dict:
                 raise CheckpointError(f"{path}: lora_dropout must be from 0 to 1, not {dropout!r}")
             return config
     return {}
+
+
+def _rank(sources: Sources, factors: dict[str, dict[str, str]], config: dict) -> int:
+    """The one rank of all factors. Raises CheckpointError where they do not fit or agree."""
+    ranks = {_check(sources, module, pair): module for module, pair in factors.items()}
+    if len(ranks) > 1:
+        raise CheckpointError(f"LoRA of several ranks: "
+                              f"{', '.join(f'{module} {rank}' for rank, module in ranks.items())}")
+    (rank,) = ranks
+    if config.get("r", rank) != rank:
+        raise CheckpointError(f"{CONFIG}: r {config['r']!r}, the files have rank {rank}")
+    return rank
 
 
 def _check(sources: Sources, module: str, pair: dict[str, str]) -> int:
@@ -141,9 +156,10 @@ def config_file(lora: LoraConfig, *, base: str, layers: str, modules: list[str])
             have kernels of the same names.
         modules: modules that are stored whole.
     """
+    kinds = "|".join(re.escape(LAYER_MODULES[target]) for target in lora.targets)
     return {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
             "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout,
-            "bias": "none", "target_modules": rf"{re.escape(layers)}\d+\.self_attn\.[qv]_proj",
+            "bias": "none", "target_modules": rf"{re.escape(layers)}\d+\.({kinds})",
             "modules_to_save": modules,
             "fan_in_fan_out": False, "use_dora": False, "use_rslora": False,
             "inference_mode": True}

@@ -12,10 +12,10 @@ from input_pipeline.errors import UserError
 from input_pipeline.paths import absolute
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import ClipConfig, LanguageConfig, LegionConfig, LoraConfig
-from legion_jax.convert import lora, sizes, systems
-from legion_jax.convert.names import belongs_to_model
+from legion_jax.convert import family, lora, sizes
+from legion_jax.convert.family import FAKEVLM, LEGION, System
+from legion_jax.convert.names import LISA, belongs_to_model
 from legion_jax.convert.roles import LORA, Sources
-from legion_jax.convert.systems import FAKEVLM, LEGION, System
 from legion_jax.convert.table import SAM, Rule, lora_rules, rules
 from legion_jax.convert.tensor_folder import Entry
 from legion_jax.convert.vocabulary import Needs, check_image, tokenizer_of
@@ -40,7 +40,7 @@ class Options:
         merge_lora: fold LoRA into its kernels, in float32, whatever kernels it adapts.
         partial: convert what is there, even if whole towers are missing.
         allow_nonfinite: take NaN and infinity as they are.
-        system: one of `systems.SYSTEMS` that the weights are to become, if not the one they are.
+        system: one of `family.SYSTEMS` that the weights are to become, if not the one they are.
     """
 
     tokenizer: str | None = None
@@ -106,8 +106,8 @@ class Plan:
 
     def _orphans(self) -> list[str]:
         orphans = [name for name in self.rest if belongs_to_model(name)]
-        return [f"{orphans[0]}: part of the model, but config.json leaves no place for it; "
-                f"{len(orphans)} such tensors"] if orphans else []
+        return [f"{_shown(orphans[0], self.sources)}: part of the model, but config.json leaves no "
+                f"place for it; {len(orphans)} such tensors"] if orphans else []
 
     def vocabulary(self) -> Vocabulary:
         """The vocabulary matrices of the files. Raises CheckpointError for an odd `<image>`."""
@@ -142,7 +142,7 @@ class _Planner:
     def __init__(self, sources: Sources, options: Options, assume: bool):
         self.sources, self.options, self.assume = sources, options, assume
         self.main = sources.roles["main"]
-        self.system = systems.system_of(sources, asked=options.system, tokenizer=options.tokenizer,
+        self.system = family.system_of(sources, asked=options.system, tokenizer=options.tokenizer,
                                         partial=options.partial and not assume)
         self.notes: list[str] = []
 
@@ -184,7 +184,7 @@ class _Planner:
             params={rule.path: (shapes[rule.path], _common_dtype(rule, entries)) for rule in table},
             rest=[name for name in entries if name not in used], notes=self.notes,
             misfits={rule.path: sentences for rule in table
-                     if (sentences := _misfits(rule, shapes[rule.path], entries))})
+                     if (sentences := _misfits(rule, shapes[rule.path], entries, self.sources))})
 
     def _lora(self) -> tuple[LoraConfig, dict[str, Callable[[], np.ndarray]]]:
         """As `lora.read`."""
@@ -205,6 +205,7 @@ class _Planner:
         if self.options.config:
             configs["main"] = read_json(pathlib.Path(self.options.config))
         if EMBEDDING in entries and "main" in configs:
+            self._check_form(configs["main"])
             return configs | {"main": self._resized(configs["main"])}, entries
         if not self.assume:
             raise CheckpointError(
@@ -224,6 +225,17 @@ class _Planner:
             EMBEDDING: Entry("", (language.vocab, language.width), "float32"),
             "model.layers.0.mlp.up_proj.weight":
                 Entry("", (language.mlp, language.width), "float32")}
+
+    def _check_form(self, config: dict) -> None:
+        """Raises CheckpointError for a config.json of another system than the names are of."""
+        nested = "text_config" in config
+        if nested and self.main.spelling == LISA.name:
+            raise CheckpointError(f"config.json: has a text_config, as that of a LLaVA; the "
+                                  f"tensors of {self.main.folder.path} have LISA's names")
+        if not nested and self.main.is_llava and self.system == FAKEVLM:
+            raise CheckpointError(f"config.json: has no text_config; the tensors of "
+                                  f"{self.main.folder.path} have the names of a "
+                                  f"{self.main.spelling}, whose config has one")
 
     def _resized(self, config: dict) -> dict:
         """config.json of the language model with as many rows as an adapter's vocabulary has."""
@@ -282,16 +294,24 @@ def _missing_towers(table: list[Rule], entries: dict[str, Entry]) -> list[str]:
     return [tower for tower in towers if tower not in present]
 
 
-def _misfits(rule: Rule, shape: tuple[int, ...], entries: dict[str, Entry]) -> list[str]:
+def _shown(key: str, sources: Sources) -> str:
+    """What a tensor is called in messages: where it has LISA's name, that."""
+    return (LISA.from_published(key) or key) if (
+        sources.roles["main"].spelling == LISA.name) else key
+
+
+def _misfits(rule: Rule, shape: tuple[int, ...], entries: dict[str, Entry],
+             sources: Sources) -> list[str]:
     """A sentence per tensor of a parameter of this shape that is missing or misshapen."""
     wanted, sentences = rule.layout.torch_shape(shape[rule.keys.ndim:]), []
     for key in rule.keys.ravel():
+        name = _shown(key, sources)
         if key not in entries:
-            sentences.append(f"{key}: missing, {rule.path} needs {wanted}")
+            sentences.append(f"{name}: missing, {rule.path} needs {wanted}")
         elif entries[key].shape != wanted:
-            sentences.append(f"{key}: file {entries[key].shape}, {rule.path} needs {wanted}")
+            sentences.append(f"{name}: file {entries[key].shape}, {rule.path} needs {wanted}")
         elif not entries[key].dtype.startswith(("float", "bfloat")):
-            sentences.append(f"{key}: file {entries[key].dtype}, {rule.path} needs a float")
+            sentences.append(f"{name}: file {entries[key].dtype}, {rule.path} needs a float")
     return sentences
 
 

@@ -17,7 +17,7 @@ from legion_jax.config import (
     SamConfig,
     VerdictConfig,
 )
-from legion_jax.convert.systems import SIDA, System
+from legion_jax.convert.family import LEGION, System
 from legion_jax.convert.table import FUSION_ATTENTION, FUSION_QUERY, PROJECTOR, SAM, VERDICT
 from legion_jax.convert.tensor_folder import Entry
 from legion_jax.weights.checkpoint_error import CheckpointError
@@ -29,8 +29,10 @@ CLIP_HEAD_WIDTH = 64
 # What other LLaVAs have otherwise, and no tensor's shape tells.
 FIXED = {"mm_vision_select_feature": "patch", "vision_feature_select_strategy": "default",
          "projector_hidden_act": "gelu", "multimodal_projector_bias": True}
-# What Hugging Face leaves out of a config because it is LLaMA's default.
+# What Hugging Face leaves out of a text_config because it is LLaMA's default.
 LLAMA_DEFAULTS = {"num_attention_heads": 32, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
+# The same of a flat config.json. A LEGION's, which is a Vicuna's, has another and always says it.
+FLAT_DEFAULTS = {"rms_norm_eps": 1e-6}
 
 
 def read_config(configs: Mapping[str, dict], entries: Mapping[str, Entry], *, vocab: int,
@@ -61,7 +63,7 @@ def read_config(configs: Mapping[str, dict], entries: Mapping[str, Entry], *, vo
                               f"{position!r}")
     tower = configs.get("clip") or (
         _part(main, "vision_config") if main.get("vision_config") else {})
-    language = _language(main, entries, vocab)
+    language = _language(main if system == LEGION else FLAT_DEFAULTS | main, entries, vocab)
     return LegionConfig(
         vision=_clip(tower, entries, select), projector=projector, language=language, lora=lora,
         sam=_sam(entries, sam or hf_sam(configs.get("sam", {}))) if system.masks else None,
@@ -82,7 +84,7 @@ def _verdict(config: dict, entries: Mapping[str, Entry], system: System,
         rows, _ = _shape(entries, down, 2)
         return VerdictConfig(source, _classes(config, system, rows=rows, layer=down),
                              _shape(entries, up, 2)[0])
-    return VerdictConfig(source, system.classes, width // 2) if system == SIDA else None
+    return VerdictConfig(source, system.classes, width // 2) if system.fusion else None
 
 
 def _fusion(entries: Mapping[str, Entry], system: System) -> bool:

@@ -18,6 +18,11 @@ PROJECTOR = "model.mm_projector"
 # The two layers of a verdict head, by where the verdict comes from.
 VERDICT = {VISION: ("prediction_head.0", "prediction_head.2"),
            TOKEN: ("model.cls_head.0.0", "model.cls_head.0.3")}
+# The kernels of a layer of the language model.
+LAYER_MODULES = {
+    "query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj",
+    "out": "self_attn.o_proj", "gate": "mlp.gate_proj", "up": "mlp.up_proj",
+    "down": "mlp.down_proj"}
 FUSION_QUERY, FUSION_ATTENTION = "model.sida_fc1", "model.attention_layer"
 
 
@@ -308,10 +313,9 @@ def lora_rules(config: LegionConfig) -> list[Rule]:
     if not config.lora.rank:
         return []
     n = range(config.language.layers)
-    return [_rule(f"language/layers/{ours}/lora_{factor.lower()}",
-                  f"model.layers.{{i}}.self_attn.{theirs}_proj.lora_{factor}.weight",
-                  linear(), n)
-            for ours, theirs in (("query", "q"), ("value", "v")) for factor in "AB"]
+    return [_rule(f"language/layers/{target}/lora_{factor.lower()}",
+                  f"model.layers.{{i}}.{LAYER_MODULES[target]}.lora_{factor}.weight", linear(), n)
+            for target in config.lora.targets for factor in "AB"]
 
 
 def rules(config: LegionConfig, rows: int | None = None) -> list[Rule]:

@@ -11,7 +11,7 @@ from absl import flags
 
 from input_pipeline import files, paths
 from legion_jax import command, distributed
-from legion_jax.evaluate import settings, text_scores
+from legion_jax.evaluate import settings, teacher_forced, text_scores
 from legion_jax.evaluate.intervals import RESAMPLES
 from legion_jax.evaluate.run import (
     Scoring,
@@ -58,7 +58,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("resamples", RESAMPLES, "Bootstrap resamples for the intervals; "
                          "0: none.", lower_bound=0)
     flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the resamples.")
-    flags.DEFINE_string("compat", "", "legion, fakevlm: the conventions of that system's own "
+    flags.DEFINE_string("compat", "", "legion, fakevlm, sida: the conventions of that system's own "
                         "evaluation; empty: the project's.")
     define_dialogue_flag()
     flags.DEFINE_bool("int8", False, "Hold the language model's kernels in int8.")
@@ -77,6 +77,8 @@ def evaluate(asked: flags.FlagValues) -> None:
     data = open_data(asked.data_dir, asked.split)
     check_classes(checkpoint, data)
     question = Question.of(checkpoint.meta, asked.dialogue)
+    if counting.teacher_forced:
+        teacher_forced.check(checkpoint, question)
     facts = facts_of(checkpoint, data, question=question, int8=asked.int8)
     output = paths.folder(asked.output, "--output")
     files.make_folder(output)

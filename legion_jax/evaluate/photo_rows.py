@@ -56,7 +56,7 @@ def finish(known: dict, prediction: Prediction, *, settings: Settings, question:
     row = known | {
         "failed": None, "verdict": judged.verdict, "probability": judged.probability,
         "fake_probability": prediction.fake_probability, "verdict_by": judged.by,
-        "drawn": judged.drawn, "words": prediction.words,
+        "classes": list(prediction.classes), "drawn": judged.drawn, "words": prediction.words,
         "words_agree": judged.words_agree, "finished": prediction.finished,
         "explanation": prediction.explanation, "answer": prediction.answer,
         "regions": named, "num_masks": len(masks), "mask_area": float(mask.mean()),
@@ -69,9 +69,9 @@ def fail(known: dict, reason: str, *, settings: Settings) -> dict:
     """The row of a photo that could not be read: no answer, an empty mask, every score 0."""
     row = known | {
         "failed": reason, "verdict": None, "probability": None, "fake_probability": None,
-        "verdict_by": None, "drawn": False, "words": None, "words_agree": None, "finished": False,
-        "explanation": "", "answer": "",
-        "regions": [], "num_masks": 0, "mask_area": 0.0, "ious": [],
+        "verdict_by": None, "classes": [], "drawn": False, "words": None, "words_agree": None,
+        "finished": False, "explanation": "", "answer": "", "regions": [],
+        "num_masks": 0, "mask_area": 0.0, "ious": [],
         **_pixel_scores(np.zeros(known["size"], bool), known["truth_rle"], settings)}
     zeros = {name: 0.0 for name in mask_scores.NAMES if row[name] is not None}
     return row | zeros | _text_scores(row)

@@ -19,13 +19,14 @@ from input_pipeline.errors import UserError
 from input_pipeline.records import manifest, prepared, verdict_classes
 from input_pipeline.records.record import DataError
 from legion_jax.config import WORDS
-from legion_jax.evaluate import chunks, text_scores, word_verdicts
+from legion_jax.evaluate import chunks, class_scores, text_scores, word_verdicts
 from legion_jax.evaluate.intervals import RESAMPLES, bootstrap_intervals
 from legion_jax.evaluate.photo_rows import Source, predicted
 from legion_jax.evaluate.report import write_report
 from legion_jax.evaluate.report.photos import RecordPhotos
 from legion_jax.evaluate.settings import DEFAULT, FORMAT, Settings, conventions
 from legion_jax.evaluate.summary import summary
+from legion_jax.evaluate.teacher_forced import TeacherForced
 from legion_jax.predict import calibration
 from legion_jax.predict.detector import Detector
 from legion_jax.predict.prediction import Question
@@ -126,6 +127,11 @@ class Task:
         """The predictor, loaded when it is first asked for."""
         return self.load()
 
+    @functools.cached_property
+    def forced(self) -> TeacherForced:
+        """The same model with true answers given, where it is a predictor of this family."""
+        return TeacherForced(self.predictor)
+
     def rows(self, output: epath.Path, settings: Settings) -> list[dict] | None:
         """Rows of every record, predicted as far as they are not in `output` yet.
 
@@ -137,10 +143,11 @@ class Task:
         question = self.facts["question"]["instruction"] if settings.verdict_rule else ""
         missing = store.missing()
         if missing:
-            for number, row in tqdm(
-                    predicted(self.predictor, self.source, missing, settings=settings,
-                              question=question),
-                    total=len(missing), desc=output.name, unit="photo"):
+            answered = predicted(self.predictor, self.source, missing, settings=settings,
+                                 question=question)
+            if settings.teacher_forced:
+                answered = self.forced.added(answered, self.source, settings)
+            for number, row in tqdm(answered, total=len(missing), desc=output.name, unit="photo"):
                 store.add(number, row)
         store.wait()
         return list(store.rows()) if jax.process_index() == 0 else None
@@ -180,7 +187,8 @@ class Scoring:
                     "bootstrap_seed": self.seed},
                 "conventions": conventions(self.settings, css_model=self.css_model,
                                            resamples=self.resamples,
-                                           verdict_by=word_verdicts.source_of(rows)),
+                                           verdict_by=word_verdicts.source_of(rows),
+                                           classes=bool(class_scores.classes_of(rows))),
                 **summary(rows, rule=rule),
                 "intervals": bootstrap_intervals(rows, resamples=self.resamples, seed=self.seed,
                                                  rule=rule)}

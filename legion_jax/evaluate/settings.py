@@ -27,6 +27,7 @@ class Settings:
             `input_pipeline.photos.perturbations`).
         verdict_rule: how a verdict is read from words, FAKEVLM for the published rule; None: the
             verdict is the system's own, that of its head or our reading of its words.
+        teacher_forced: True: photos are read with their true answers, too, see `teacher_forced`.
     """
 
     rasteriser: str = "coco"
@@ -34,6 +35,8 @@ class Settings:
     perturbation: str = ""
     level: float = 0.0
     verdict_rule: str | None = None
+    # None rather than False: older evaluations have noted nothing of it, and may go on.
+    teacher_forced: bool | None = None
 
     def __post_init__(self):
         for name, known in (("rasteriser", regions.RASTERISERS), ("pixel_rule", mask_scores.RULES),
@@ -44,13 +47,14 @@ class Settings:
 
 
 DEFAULT = Settings()
-LEGION = "legion"
+LEGION, SIDA = "legion", "sida"
 # Each published evaluation, and which of its numbers are ours.
 COMPAT = {
     LEGION: (Settings(rasteriser="fillpoly", pixel_rule="legion"),
              "its localisation is localisation.mean, its accuracy "
              "detection.mean_accuracy_of_splits"),
-    FAKEVLM: (Settings(verdict_rule=FAKEVLM), "its accuracies are in published_accuracy")}
+    FAKEVLM: (Settings(verdict_rule=FAKEVLM), "its accuracies are in published_accuracy"),
+    SIDA: (Settings(teacher_forced=True), "its numbers are in teacher_forced")}
 
 
 def compatible(name: str) -> Settings:
@@ -173,13 +177,40 @@ BY_WORDS = {
             "places, the one of all photos not rounded, 0 of a class without photos.")}}
 
 
+# Where a verdict may be one of more classes than real and not real.
+OF_CLASSES = {
+    "detection.classes": (
+        "A verdict is right where it is the class of the photo's own label. accuracy is the share "
+        "of right ones, macro_f1 the unweighted mean of the F1 of the classes that any photo has "
+        "or was given; recall is over the photos of a class, precision over those that were given "
+        "it. Photos without a verdict, for want of a readable file or of the [CLS] that the head "
+        "reads in the answer, are wrong ones and stand under none in confusion, which counts the "
+        "photos of each label by the class they were given.")}
+
+
+FORCED = {
+    "teacher_forced": (
+        "As SIDA's published evaluation counts: the true answer, with its class and its [SEG], is "
+        "given to the model, the class is the most probable one at its [CLS], and masks are of "
+        "tampered photos alone, in the size of the photo as SAM sees it, where of the antialiased "
+        "true mask only pixels of 255 count. giou is the mean IoU of masks, 1 where neither has a "
+        "pixel; ciou that of all pixels counted together; pixel_accuracy is ciou in per cent; f1 "
+        "the harmonic mean of ciou and classes.accuracy; auc the mean precision of the classes "
+        "times their mean recall. None of these can be compared with numbers of answers that a "
+        "model writes.")}
+
+
 def conventions(settings: Settings, *, css_model: str = "", resamples: int = 0,
-                verdict_by: str | None = None) -> dict[str, str]:
-    """For each block of metrics.json, how its numbers come about; `verdict_by` is the judge, as of
-    `word_verdicts`.
+                verdict_by: str | None = None, classes: bool = False) -> dict[str, str]:
+    """For each block of metrics.json, how its numbers come about.
+
+    Args:
+        verdict_by: the judge, as of `word_verdicts`.
+        classes: whether there is a block `detection.classes`.
     """
     encoder = minilm_files.MODEL if css_model == minilm_files.NAME else css_model
-    return FIXED | BY_WORDS.get(verdict_by, {}) | {
+    return FIXED | BY_WORDS.get(verdict_by, {}) | (OF_CLASSES if classes else {}) | (
+        FORCED if settings.teacher_forced else {}) | {
         "localisation": f"Union of all predicted masks (logit > 0, whatever the verdict) against "
                         f"the union of all marked regions, at the photo's own size; "
                         f"{TRUTH[settings.rasteriser]}. mIoU is the mean of foreground and "

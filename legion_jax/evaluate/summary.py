@@ -10,6 +10,7 @@ from legion_jax.evaluate import (
     fakevlm_accuracy,
     mask_scores,
     region_scores,
+    teacher_forced,
     verdict_scores,
     weighted,
     word_verdicts,
@@ -17,7 +18,7 @@ from legion_jax.evaluate import (
 
 LISTED_FAILURES = 100
 # Not of a category.
-_WHOLE_ONLY = ("by_split", "by_category", "by_generator", "reliability", "verdict_by")
+_WHOLE_ONLY = ("by_split", "by_category", "by_generator", "reliability", "verdict_by", "classes")
 
 
 def summary(rows: Sequence[dict], *, rule: str = "exact") -> dict:
@@ -28,8 +29,9 @@ def summary(rows: Sequence[dict], *, rule: str = "exact") -> dict:
         answers cut at the length limit; num_no_mask: photos with artifacts whose answer draws
         none; localisation, text, words; detection and groups where verdicts and labels are known;
         matching where single regions are marked; categories where there are any;
-        published_accuracy where verdicts were read by FakeVLM's rule. A block is {} where there is
-        nothing to score, a number None where there is no photo to take it over.
+        published_accuracy where verdicts were read by FakeVLM's rule; teacher_forced where true
+        answers were read as by SIDA's evaluation. A block is {} where there is nothing to score, a
+        number None where there is no photo to take it over.
     """
     published = {"published_accuracy": fakevlm_accuracy.published_accuracy(
         fakevlm_accuracy.counts_of(rows))} if word_verdicts.source_of(
@@ -47,14 +49,17 @@ def summary(rows: Sequence[dict], *, rule: str = "exact") -> dict:
         "matching": numbers["matching"], "text": numbers["text"],
         "detection": numbers["detection"],
         "groups": verdict_scores.groups(numbers["detection"]) if numbers["detection"] else {},
-        "words": numbers["words"], **published}
+        "words": numbers["words"], **published, **{
+            name: numbers[name] for name in ("teacher_forced",) if name in numbers}}
 
 
 def blocks(rows: Sequence[dict], *, rule: str) -> dict[str, dict]:
     """The blocks whose numbers have intervals, as trees of `weighted` over the rows."""
     return {"localisation": _localisation(rows, rule=rule),
             "matching": region_scores.matching(rows), "text": _text(rows),
-            "detection": verdict_scores.block(rows), "words": verdict_scores.words(rows)}
+            "detection": verdict_scores.block(rows), "words": verdict_scores.words(rows)} | (
+                {"teacher_forced": teacher_forced.block(rows)}
+                if any("forced" in row for row in rows) else {})
 
 
 def _localisation(rows: Sequence[dict], *, rule: str) -> dict:

@@ -11,7 +11,8 @@ from legion_jax.evaluate.settings import dialogue_of
 def show(result: dict) -> None:
     """Print the metric block."""
     console = DataConsole()
-    console.print(_localisation(result["localisation"], result.get("intervals", {})))
+    if result["localisation"]["num_images"]:
+        console.print(_localisation(result["localisation"], result.get("intervals", {})))
     if matched := result["matching"]:
         console.print(f"regions: AP50 {score(matched['hungarian']['ap50'])} (Hungarian), "
                       f"{score(matched['coco']['ap50'])} (COCO); mAP "
@@ -23,6 +24,10 @@ def show(result: dict) -> None:
                       f"macro F1 {score(detected['macro_f1'])}, calibration error "
                       f"{score(detected['ece'])}, {detected['num']} photos")
         _say_how_judged(console, detected)
+        if "classes" in detected:
+            _say_classes(console, detected["classes"])
+    if forced := result.get("teacher_forced"):
+        _say_forced(console, forced)
     for name, column in result["groups"].items():
         left_out = f", without {', '.join(column['missing'])}" if column["missing"] else ""
         console.print(f"  {name}: accuracy {100 * column['accuracy']:.2f}{left_out}")
@@ -45,13 +50,40 @@ def show(result: dict) -> None:
 
 
 def _say_how_judged(console: DataConsole, detected: dict) -> None:
-    """One line where it is not a head that judges."""
+    """One line where it is not a head that judges, or where answers lack what it reads."""
     if (rule := detected.get("verdict_by")) == word_verdicts.WORDS:
         console.print(f"  judged by the words of the answer; {detected['num_unparsed']} answers "
                       f"say neither real nor fake and count as wrong")
     elif rule == word_verdicts.FAKEVLM:
         console.print(f"  judged by FakeVLM's published rule (--compat=fakevlm); "
                       f"{detected['num_drawn']} verdicts drawn by lot")
+    if missing := detected.get("num_no_verdict"):
+        console.print(f"  {missing} answers have no verdict and count as wrong")
+
+
+def _say_classes(console: DataConsole, classes: dict) -> None:
+    """Scores of each class, and the photos of each label by the class they were given."""
+    console.print(f"classes: accuracy {score(classes['accuracy'])}, macro F1 "
+                  f"{score(classes['macro_f1'])}, {classes['num']} photos")
+    table = Table("class", "recall", "precision", "F1", "photos")
+    for name, values in classes["by_class"].items():
+        table.add_row(name, *(score(values[key]) for key in ("recall", "precision", "f1")),
+                      str(values["support"]))
+    console.print(table)
+    table = Table("are / called", *classes["by_class"], "nothing")
+    for label, counts in classes["confusion"].items():
+        table.add_row(label, *map(str, counts.values()))
+    console.print(table)
+
+
+def _say_forced(console: DataConsole, forced: dict) -> None:
+    """The numbers of SIDA's evaluation."""
+    left_out = f", {forced['num_left_out']} left out" if forced["num_left_out"] else ""
+    console.print(f"given the true answer (--compat=sida): accuracy "
+                  f"{score(forced['classes']['accuracy'])}, gIoU {score(forced['giou'])}, cIoU "
+                  f"{score(forced['ciou'])}, F1 {score(forced['f1'])}, AUC "
+                  f"{score(forced['auc'])}; {forced['num']} photos, {forced['num_masks']} masks"
+                  f"{left_out}")
 
 
 def _localisation(averages: dict, intervals: dict) -> Table:

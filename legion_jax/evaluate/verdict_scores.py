@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from input_pipeline.records import verdict_classes
-from legion_jax.evaluate import weighted, word_verdicts
+from legion_jax.evaluate import class_scores, weighted, word_verdicts
 
 BINS = 15  # of equal width over the probability of a verdict (Guo et al., 2017, section 2)
 SMALLEST = 1e-12  # a probability of 0 that was wrong would cost an infinite likelihood
@@ -132,8 +132,8 @@ def grouped(accuracies: Mapping[str, float]) -> dict[str, dict]:
 def block(rows: Sequence[dict]) -> dict:
     """`detection` of N rows, with accuracies per split, category and generator.
 
-    Rows count whose label is known and that have a verdict, or none for want of a readable photo
-    or of a word for real or fake.
+    Rows count whose label is known and that have a verdict, or none for want of a readable photo,
+    of a word for real or fake, or of the [CLS] that a head reads.
 
     Returns:
         A tree of `weighted` over the rows, {} without any verdict. `by_split` and `by_category`
@@ -141,7 +141,9 @@ def block(rows: Sequence[dict]) -> dict:
         made, so its accuracy is a recall. `mean_accuracy_of_splits` and `_of_categories` are
         unweighted means over these. Where words are the verdict, `verdict_by` is the rule that
         reads them, as of `word_verdicts`; num_unparsed, num_drawn: answers without a verdict by
-        it, which count as wrong and are not of num_unanswered; verdicts by lot.
+        it, which count as wrong and are not of num_unanswered; verdicts by lot. The same of a head
+        is num_no_verdict, where there are any. `classes` is `class_scores.block`, where there are
+        more classes than real and not real.
     """
     numbers = np.array([number for number, row in enumerate(rows) if _counts(row)], int)
     rows = [rows[number] for number in numbers]
@@ -158,13 +160,15 @@ def block(rows: Sequence[dict]) -> dict:
         tree[f"by_{name}"], tree[f"mean_accuracy_of_{plural}"] = _by_part(
             [row[name] for row in rows], right)
     tree["by_generator"], _ = _by_part([row["generator"] for row in rows], right)
-    return weighted.among(numbers, tree | _of_words(rows))
+    if classes := class_scores.block(rows):
+        tree["classes"] = classes
+    return weighted.among(numbers, tree | _of_words(rows) | _of_heads(rows))
 
 
 def _counts(row: dict) -> bool:
     """Whether a row is a right or a wrong verdict."""
     return row["label"] >= 0 and (row["fake_probability"] is not None or bool(row["failed"])
-                                  or word_verdicts.is_by_words(row))
+                                  or row.get("verdict_by") is not None)
 
 
 def _has_verdict(row: dict) -> bool:
@@ -181,6 +185,14 @@ def _of_words(rows: Sequence[dict]) -> dict:
         "num_unanswered": len(rows) - len(read),
         "num_unparsed": sum(row["verdict"] is None for row in read),
         "num_drawn": sum(bool(row["drawn"]) for row in read)}
+
+
+def _of_heads(rows: Sequence[dict]) -> dict:
+    """What `block` tells beside where answers lack what a head reads, else {}."""
+    number = sum(word_verdicts.lacks_verdict(row) and not word_verdicts.is_by_words(row)
+                 for row in rows)
+    return {} if not number else {
+        "num_unanswered": sum(bool(row["failed"]) for row in rows), "num_no_verdict": number}
 
 
 def groups(detected: Mapping) -> dict[str, dict]:

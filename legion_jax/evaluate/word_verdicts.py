@@ -44,7 +44,8 @@ def judge(prediction: Prediction, rule: str | None, *, photo: str, question: str
         UserError: FAKEVLM of a system that does not judge by words.
     """
     if rule is None:
-        by = WORDS if prediction.by_words else HEAD if prediction.verdict is not None else None
+        judges = prediction.verdict is not None or prediction.classes
+        by = WORDS if prediction.by_words else HEAD if judges else None
         return Judgement(prediction.verdict, prediction.probability, by,
                          words_agree=prediction.words_agree)
     if not prediction.by_words:
@@ -63,6 +64,13 @@ def source_of(rows: list[dict]) -> str | None:
     do not tell, were judged by a head or not at all.
     """
     return next((row["verdict_by"] for row in rows if row.get("verdict_by")), None)
+
+
+def lacks_verdict(row: dict) -> bool:
+    """Whether what was to judge the photo of this row found no verdict in the answer: words that
+    say neither real nor fake, or no [CLS] for a head to read.
+    """
+    return row.get("verdict_by") is not None and row["verdict"] is None
 
 
 def is_by_words(row: dict) -> bool:

@@ -87,6 +87,7 @@ class Prediction:
             none were asked for.
         by_words: the system has no head, so that its verdict is `words`; it may have a
             fake_probability, of the words for real and fake, and then a probability.
+        classes: names of what the verdict may be; none where photos are not judged.
     """
 
     verdict: str | None
@@ -100,6 +101,7 @@ class Prediction:
     regions: list[Region]
     withheld: bool = False
     by_words: bool = False
+    classes: tuple[str, ...] = ()
 
     @property
     def words_agree(self) -> bool | None:

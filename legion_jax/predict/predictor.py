@@ -54,6 +54,7 @@ class Predictor:
     Attributes:
         batch_size: answers that are written at the same time; mesh: of the devices they run on.
         temperature: what the verdict's logits are divided by (see `predict.calibration`).
+        int8: whether the language model's kernels are held so.
     """
 
     def __init__(self, config: LegionConfig, params: dict[str, Any], tokenizer: Tokenizer, *,
@@ -75,7 +76,7 @@ class Predictor:
             if number is not None and (not isinstance(number, int) or number < 1):
                 raise UserError(f"{name}: a whole number, 1 or more, got {number!r}")
         self.config, self.tokenizer, self.question = config, tokenizer, question
-        self.batch_size, self.temperature, self._int8 = batch_size, temperature, int8
+        self.batch_size, self.temperature, self.int8 = batch_size, temperature, int8
         self.mesh = mesh = inference_mesh(config) if mesh is None else mesh
         self._dialogue = dialogue_named(question.dialogue)
         prompt = conversation.encode_prompt(tokenizer, question.instruction,
@@ -148,11 +149,21 @@ class Predictor:
         """Longer side of a photo in SAM's view, px; 0 of a model without SAM."""
         return self.spec.sam_longest
 
+    @property
+    def group(self) -> int:
+        """Photos that are looked at and drawn at once."""
+        return self._scheduler.group
+
+    @property
+    def params(self) -> dict:
+        """The tree of parameters it answers with."""
+        return self._scheduler.params
+
     def identity(self) -> dict[str, Any]:
         """What predictions depend on beside the parameters, JSON-ready."""
         rules = self._programs.answering.rules
         return {"question": dataclasses.asdict(self.question), "temperature": self.temperature,
-                "int8": self._int8, "sampling": dataclasses.asdict(rules.sampling)}
+                "int8": self.int8, "sampling": dataclasses.asdict(rules.sampling)}
 
     def __call__(self, images: Sequence[np.ndarray | Image.Image], *,
                  explain: str = "fakes") -> list[Prediction]:
@@ -230,7 +241,8 @@ class Predictor:
         name, probability, fake = self._verdict(job)
         result = Prediction(name, probability, fake, words=None, explanation="", answer="",
                             finished=True, size=job.size, regions=[], withheld=not job.shown,
-                            by_words=self.config.verdict_source == WORDS)
+                            by_words=self.config.verdict_source == WORDS,
+                            classes=self.config.classes)
         if not job.answered:
             return result
         tokens = job.tokens.tolist()

@@ -55,7 +55,8 @@ def overlay(image: np.ndarray, prediction: Prediction) -> Image.Image:
     masks = [r.mask for r in drawn]
     title = None
     if prediction.verdict is not None:
-        title = f"{prediction.verdict} {prediction.probability:.0%}"
+        sure = "" if prediction.probability is None else f" {prediction.probability:.0%}"
+        title = f"{prediction.verdict}{sure}"
     longest = max(image.shape[:2])
     if longest > OVERLAY_SIDE:
         size = tuple(max(1, round(side * OVERLAY_SIDE / longest)) for side in image.shape[1::-1])

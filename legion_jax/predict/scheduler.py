@@ -106,6 +106,11 @@ class Scheduler:
         self.temperature = temperature
         self._prefix = None
 
+    @property
+    def params(self) -> dict:
+        """The tree of parameters that jobs are run with."""
+        return self._params
+
     def run(self, jobs: Iterator[Job], *, explain: str) -> Iterator[Job]:
         """Yield every job once, in the order in which they are done; see `prediction.EXPLAIN`."""
         with jax.set_mesh(self._programs.mesh):

@@ -35,7 +35,9 @@ SCORES = {
     "localisation.mean_with_artifacts.f1": True, "localisation.pooled.f1": True,
     "localisation.false_area_on_real": False, "matching.coco.ap50": True,
     "detection.accuracy": True, "detection.balanced_accuracy": True, "detection.auc": True,
-    "detection.ece": False, "detection.nll": False, "text.rouge_l": True, "words.accuracy": True}
+    "detection.ece": False, "detection.nll": False,
+    "detection.classes.accuracy": True, "detection.classes.macro_f1": True,
+    "text.rouge_l": True, "words.accuracy": True}
 PREFIX = "eval/"  # of a score's name in metrics.jsonl and TensorBoard
 
 

@@ -16,7 +16,7 @@ from legion_jax import distributed, sharding
 from legion_jax.display import overlay
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
-from legion_jax.train import losses
+from legion_jax.models.reading import framed_masks, read_text, see, verdict_logits
 from legion_jax.train.knobs import RunSettings
 from legion_jax.train.setup import Task
 
@@ -124,11 +124,11 @@ def _masks(graph, params, frozen, batch, *, reading):
     """uint8[B, K, C, C / 8]: what is above zero, one bit per pixel."""
     model = param_tree.merge(graph, params, frozen)
     with numerics(model.config):
-        seen, verdict = losses.see(model, batch), None
-        states = losses.read_text(model, batch, seen, reading.image_index)
+        seen, verdict = see(model, batch), None
+        states = read_text(model, batch, seen, reading.image_index)
         if model.fusion is not None:
-            verdict, _ = losses.verdict_logits(model, batch, seen, states, reading)
-        logits, _ = losses.framed_masks(model, batch, states, reading, verdict)
+            verdict, _ = verdict_logits(model, batch, seen, states, reading)
+        logits, _ = framed_masks(model, batch, states, reading, verdict)
     return jnp.packbits(logits > 0, axis=-1)
 
 

@@ -19,6 +19,7 @@ from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import config as architecture, sharding
 from legion_jax.config import CLS_TOKEN, SEG_TOKEN, TOKEN, LegionConfig, LoraConfig
 from legion_jax.models import param_tree, tower_views
+from legion_jax.models.reading import Reading
 from legion_jax.train import data as train_data, knobs, losses, optim
 from legion_jax.train.knobs import ConfigError, DataSettings, RunSettings
 from legion_jax.train.step import TrainState, init_state, make_step
@@ -33,7 +34,7 @@ class Task:
     model: LegionConfig
     tokenizer: Tokenizer
     examples: ExampleSpec
-    reading: losses.Reading
+    reading: Reading
 
 
 def read_task(settings: RunSettings) -> Task:
@@ -57,7 +58,7 @@ def read_task(settings: RunSettings) -> Task:
         raise ConfigError(f"config.data.text_length: {data.text_length} ids and a photo take "
                           f"{positions} positions, the language model has "
                           f"{model.language.max_positions}")
-    return Task(model, tokenizer, example_spec(data, model), losses.Reading(
+    return Task(model, tokenizer, example_spec(data, model), Reading(
         conversation.image_index(prompt), tokenizer.ids_of(model.watched),
         train_data.first_target(data, len(prompt))))
 
@@ -142,7 +143,7 @@ def abstract_state(model: LegionConfig, optimizer: optax.GradientTransformation,
 
 
 def jit_step(settings: RunSettings, graph, optimizer, layout: TrainState, *,
-             reading: losses.Reading) -> Callable:
+             reading: Reading) -> Callable:
     """`step(state, frozen, batch) -> (state, metrics)` of a run; the state is donated."""
     return jax.jit(
         make_step(graph, optimizer, optim.schedule(settings.optimizer),

@@ -17,10 +17,10 @@ from input_pipeline.paths import is_uri
 from legion_jax import chips
 from legion_jax.config import LegionConfig
 from legion_jax.models import flops
+from legion_jax.models.reading import Reading
 from legion_jax.train import data as train_data
 from legion_jax.train.frozen_features import TOWERS
 from legion_jax.train.knobs import RunSettings
-from legion_jax.train.losses import Reading
 
 LOG = logging.getLogger("legion_jax")
 SETTLED = 5  # updates in a row without compiling, before a trace begins

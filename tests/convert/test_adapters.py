@@ -1,5 +1,7 @@
 """LoRA in and out, with adapters that PEFT itself writes, opens and merges."""
 
+import json
+import re
 import shutil
 
 import layouts
@@ -13,8 +15,8 @@ from peft_side import ALPHA, DROPOUT, LANGUAGE, OTHERS, QV, RANK
 from stored_params import read_params
 
 from input_pipeline.text.tokenizer import Tokenizer
-from legion_jax.config import LoraConfig
-from legion_jax.convert import names
+from legion_jax.config import LAYER_KERNELS, LoraConfig
+from legion_jax.convert import names, to_torch
 from legion_jax.convert.from_torch import verify
 from legion_jax.weights.checkpoint_error import CheckpointError
 
@@ -104,20 +106,50 @@ def test_adapter_of_a_llava(sized, tensors, folders, adapter, wanted, tmp_path):
                                {k: v for k, v in wanted.items() if "lora_" in k})
 
 
-def test_adapters_elsewhere_are_only_merged(sized, tensors, folders, tmp_path):
+def test_adapters_of_any_kernels_are_kept_or_merged(sized, tensors, folders, tmp_path):
     model = peft_side.adapted(sized, tensors, OTHERS + QV)
     model.save_pretrained(tmp_path / "adapter")
     arguments = dict(config=sized, clip=folders[1], adapter=tmp_path / "adapter")
-    with pytest.raises(CheckpointError) as error:
-        layouts.convert(folders[0], tmp_path / "out", **arguments)
-    assert "--merge_lora" in str(error.value)
-    assert any(f"{name} has LoRA" in str(error.value) for name in OTHERS)
+    kept = layouts.convert(folders[0], tmp_path / "kept", **arguments).config.lora
+    assert kept == LoraConfig(RANK, float(ALPHA), DROPOUT, LAYER_KERNELS)
+    own = read_params(tmp_path / "kept")
+    assert {path.split("/")[2] for path in own if "/lora_" in path} == set(LAYER_KERNELS)
+    to_torch.export(str(tmp_path / "kept"), str(tmp_path / "peft"), layout="adapter")
+    state = safetensors.numpy.load_file(tmp_path / "peft/adapter_model.safetensors")
+    for name, value in safetensors.numpy.load_file(
+            tmp_path / "adapter/adapter_model.safetensors").items():
+        if ".lora_" in name:
+            np.testing.assert_array_equal(state[name], value, err_msg=name)
+    pattern = json.loads((tmp_path / "peft/adapter_config.json").read_text())["target_modules"]
+    assert all(re.fullmatch(pattern, f"model.layers.2.{block}.{name}") for block, name in (
+        ("self_attn", "q_proj"), ("self_attn", "o_proj"), ("mlp", "down_proj")))
+    assert not re.fullmatch(pattern, "model.layers.2.mlp.q_proj")
     summary = layouts.convert(folders[0], tmp_path / "out", merge_lora=True, **arguments)
     assert summary.config.lora == LoraConfig()
     assert not any("lora" in path for path in read_params(tmp_path / "out"))
     assert verify(tmp_path / "out", progress=False) == []
     layouts.write(tmp_path / "out", tmp_path / "legion")
     assert_merged(tmp_path / "legion", model.merge_and_unload().state_dict())
+
+
+def test_adapters_elsewhere_are_only_merged(sized, folders, tmp_path):
+    """LoRA of the projector, which the model has no place for."""
+    (tmp_path / "adapter").mkdir()
+    width, D = sized.vision.width, sized.language.width
+    root = "base_model.model.model.mm_projector.0.lora_"
+    safetensors.numpy.save_file(
+        {f"{root}A.weight": np.ones((2, width), np.float32),
+         f"{root}B.weight": np.ones((D, 2), np.float32)},
+        tmp_path / "adapter/adapter_model.safetensors")
+    (tmp_path / "adapter/adapter_config.json").write_text('{"r": 2, "lora_alpha": 4}')
+    arguments = dict(config=sized, clip=folders[1], adapter=tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match="model.mm_projector.0 has LoRA; here only layers of "
+                                              "the language model .*--merge_lora"):
+        layouts.convert(folders[0], tmp_path / "out", **arguments)
+    layouts.convert(folders[0], tmp_path / "out", merge_lora=True, **arguments)
+    base = layouts.raw(folders[0])["model.mm_projector.0.weight"]
+    np.testing.assert_allclose(read_params(tmp_path / "out")["projector/up/kernel"].T,
+                               base + 2 * 2, rtol=1e-6)
 
 
 def test_merge_is_rounded_once(sized, folders, adapter, tmp_path):

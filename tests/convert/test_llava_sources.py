@@ -16,7 +16,7 @@ from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.weights import checkpoint
 from legion_jax.weights.checkpoint_error import CheckpointError
 
-QV = r"model\.language_model\.layers\.\d+\.self_attn\.[qv]_proj"
+QV = r"model\.language_model\.layers\.\d+\.(self_attn\.q_proj|self_attn\.v_proj)"
 sized = layouts.sized
 
 

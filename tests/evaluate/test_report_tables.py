@@ -86,7 +86,8 @@ def test_changes_of_damaged_photos_are_against_the_clean_ones():
     ("synthscars/photos", "all", "", 0, "Not comparable: the published numbers are of test photos"),
     ("ufd/capped", "all", "", 1, ""), ("ufd/capped", "crn+imle", "", 1, ""),
     ("loki/regions", "test", "", 4, ""), ("richhf", "test", "", 1, ""),
-    ("fakeclue/published", "test", "", 1, ""),
+    ("fakeclue/published", "test", "", 1, ""), ("sid_set/parquet", "test", "", 1, ""),
+    ("sid_set/folders", "validation", "", 0, "Not comparable: the published numbers are of test"),
     ("my_loki_copy", "test", "", 0, "Not comparable: no published table is of my_loki_copy"),
     ("", "", "", 0, "Not comparable: no published table is of unknown data"),
 ])
@@ -115,6 +116,27 @@ def test_this_run_stands_in_the_unit_of_the_published_table():
     assert texts.rows[0][1][0].text == "39.50" and "LEGION paper" in texts.note
 
 
+def test_classes_are_found_by_the_labels_they_are_of():
+    values = {name: {"recall": recall, "f1": recall / 2} for name, recall in (
+        ("real", 0.5), ("Full_Synthetic", 0.75), ("tampered", 0.25))}
+    classes = {"accuracy": 0.5, "macro_f1": 0.25, "by_class": values}
+    run = _run(data="sid_set/folders", split="test", unlike_published="",
+               detection={"classes": classes}, teacher_forced={"classes": classes | {
+                   "accuracy": 0.625, "by_class": {"real": {"recall": 1.0}}}})
+    [table] = published_results.standing(run).tables
+    rows = {term.name: [c.text for c in cells] for term, cells in table.rows}
+    assert [column.name for column in table.columns] == [
+        "real accuracy", "real F1", "synthetic accuracy", "synthetic F1", "tampered accuracy",
+        "tampered F1", "accuracy", "F1"]
+    assert rows["this run"] == ["50.00", "25.00", "75.00", "37.50", "25.00", "12.50", "50.00",
+                                "25.00"]
+    assert rows["this run, given the true answer"][0] == "100.00"
+    assert rows["this run, given the true answer"][2:7] == ["–"] * 4 + ["62.50"]
+    assert rows["SIDA-7B"] == ["89.10", "91.00", "98.70", "98.60", "92.70", "91.00", "93.50",
+                               "93.50"]
+    assert rows["LNP"] == ["–"] * 6 + ["55.30", "61.50"]
+
+
 def test_one_test_set_is_its_column():
     run = _run(data="ufd/all", split="crn", unlike_published="", detection={"accuracy": 0.75},
                groups={})
@@ -131,7 +153,8 @@ def test_published_tables_are_rectangles():
         assert table.ours in table.rows
         assert {len(values) for values in table.rows.values()} == {len(table.columns)}
         top = 100 if table.per_cent else 1
-        assert all(0 <= value <= top for values in table.rows.values() for value in values)
+        assert all(0 <= value <= top for values in table.rows.values() for value in values
+                   if value is not None)
 
 
 @pytest.mark.parametrize(("values", "quality"), [

@@ -15,7 +15,7 @@ def test_the_published_conventions():
     sentence = settings.explain("legion")
     for part in ("rasteriser fillpoly", "pixel_rule legion", "noise 25.5", "blur 5", "jpeg 50"):
         assert part in sentence
-    with pytest.raises(UserError, match="--compat: one of legion, fakevlm, not 'lisa'"):
+    with pytest.raises(UserError, match="--compat: one of legion, fakevlm, sida, not 'lisa'"):
         settings.compatible("lisa")
     with pytest.raises(UserError, match="rasteriser: one of coco, fillpoly, not 'opencv'"):
         Settings(rasteriser="opencv")

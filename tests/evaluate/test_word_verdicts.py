@@ -245,6 +245,7 @@ def test_the_rule_is_named_wherever_numbers_are(ours, theirs, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "judged by the words of the answer; 1 answers say neither real nor fake" in printed
     assert "words agree" not in printed
+    assert "localisation" not in printed  # nobody marked these photos
 
 
 def test_the_report_shows_how_verdicts_came_about(ours, theirs):

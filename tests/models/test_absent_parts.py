@@ -13,10 +13,10 @@ from input_pipeline.errors import UserError
 from legion_jax import config as architecture, sharding
 from legion_jax.config import TOKEN, WORDS, VerdictConfig
 from legion_jax.models import flops, param_tree, tower_views
+from legion_jax.models.reading import Reading, read_text, see
 from legion_jax.predict.decoding import Rules
 from legion_jax.predict.programs import Answering, Programs
 from legion_jax.train import losses
-from legion_jax.train.losses import Reading
 
 CLS_ID = 91
 MASKS = {"sam_image", "resized_size", "original_size", "masks", "mask_valid"}
@@ -80,7 +80,7 @@ def test_a_verdict_on_a_token_is_that_of_the_last_one(sida):
     reading = Reading(IMAGE_INDEX, {"[SEG]": SEG_ID, "[CLS]": CLS_ID})
     run = jax.jit(lambda batch: (
         losses.sums(sida, batch, reading), losses.counts(sida.config, batch, reading),
-        losses.read_text(sida, batch, losses.see(sida, batch), IMAGE_INDEX)),
+        read_text(sida, batch, see(sida, batch), IMAGE_INDEX)),
         compiler_options=QUICK_COMPILE)
     sums, counts, states = run(batch)
     patches = sida.config.vision.num_patches

@@ -1,5 +1,6 @@
 """legion_jax/predict/result_files.py: the line and the files of a photo."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -75,6 +76,17 @@ def test_the_overlay_of_a_large_photo_is_smaller(monkeypatch):
     assert picture.width == 600 and 450 < picture.height < 700
     small = result_files.overlay(np.full((20, 30, 3), 90, np.uint8), prediction())
     assert small.width == 480
+
+
+def test_an_overlay_names_a_verdict_that_nothing_tells_a_probability_of(monkeypatch):
+    titles = []
+    monkeypatch.setattr(result_files, "draw_overlay",
+                        lambda *_, title: titles.append(title))
+    photo = np.zeros((20, 30, 3), np.uint8)
+    for probability in (0.75, None):
+        result_files.overlay(photo, dataclasses.replace(
+            prediction(), verdict="fake", probability=probability))
+    assert titles == ["fake 75%", "fake"]
 
 
 def test_more_files_are_more_work():

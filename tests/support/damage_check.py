@@ -9,10 +9,15 @@ import safetensors.torch
 import torch
 
 from legion_jax.convert.from_torch import verify
+from legion_jax.convert.names import LISA, LLAVA_OLD
 from legion_jax.convert.roles import open_sources
 from legion_jax.convert.table import lora_rules, rules
 from legion_jax.models import param_tree
 from legion_jax.weights import checkpoint
+
+# What lies in the thirds of a tensor.
+PACKED = {f"model.attention_layer.in_proj_{kind}": ["fusion/query", "fusion/key", "fusion/value"]
+          for kind in ("weight", "bias")}
 
 
 def load_files(place: pathlib.Path, files) -> dict[str, torch.Tensor]:
@@ -87,7 +92,7 @@ def check_converted(root: pathlib.Path, output: pathlib.Path, roles: dict[str, s
 def exported(output: pathlib.Path, layout: str) -> dict[str, np.ndarray]:
     """{published name: array} of an export."""
     if layout != "adapter":
-        clip = str(output / "clip") if layout == "legion" else None
+        clip = str(output / "clip") if (output / "clip").exists() else None
         return values_of(open_sources(str(output), clip=clip))
     files = sorted(p.name for p in output.glob("*.safetensors"))
     return {key.removeprefix("base_model.model."): to_array(t)
@@ -107,9 +112,13 @@ def check_exported(root: pathlib.Path, output: pathlib.Path, layout: str) -> Non
             if layout == "adapter" and key not in values:
                 continue
             wanted, value = rule.layout.to_torch(params[rule.path][index]), values[key]
+            if key in PACKED:
+                value = np.split(value, 3)[PACKED[key].index(rule.path.rpartition("/")[0])]
             if layout == "hf":
                 value = value[:len(wanted)]  # a row more for `<image>`
             assert same(wanted.astype(value.dtype), value), key
     if layout == "legion":
         for name, tensor in load_files(folder / "source", ["carried.safetensors"]).items():
-            assert same(to_array(tensor), values[name.split("/", 1)[1]]), name
+            key = name.split("/", 1)[1]
+            published = LISA.to_published(key) or LLAVA_OLD.to_published(key) or key
+            assert same(to_array(tensor), values[published]), name

@@ -16,6 +16,7 @@ import shutil
 import sys
 import traceback
 
+import family_folders
 import numpy as np
 import safetensors.torch
 import torch
@@ -49,13 +50,20 @@ CONFIG = LegionConfig(
                   global_blocks=(1,), prompt_width=16, mask_channels=4, decoder_layers=1,
                   decoder_heads=2, decoder_mlp=8, iou_hidden=8),
     verdict=VerdictConfig(classes=("tampered", "real"), hidden=8), dtype="float32", remat="none")
+OTHER_LANGUAGE = dataclasses.replace(CONFIG.language, vocab=272)  # bytes and some tokens
+FAKEVLM = dataclasses.replace(CONFIG, language=OTHER_LANGUAGE, sam=None,
+                              verdict=VerdictConfig("words", ("real", "fake"), hidden=0))
+SIDA = dataclasses.replace(
+    CONFIG, language=OTHER_LANGUAGE, projector="linear", fusion=True,
+    verdict=VerdictConfig("token", ("real", "synthetic", "tampered"), hidden=8))
 
 
 def convert(root: pathlib.Path, output: pathlib.Path, **roles: str) -> None:
     """As tools.convert_from_torch does it."""
     folders = {role: str(root / name) for role, name in roles.items()}
     sam = root / roles["main"] / "sam_config.json"
-    options = Options(sam=read_json(sam) if sam.exists() else None)
+    sizes = {"decoder_num_heads": SIDA.sam.decoder_heads} if roles["main"] == "sida" else None
+    options = Options(sam=read_json(sam) if sam.exists() else sizes)
     main = folders.pop("main")
     from_torch.convert(main, str(output), **folders, options=options, progress=False)
 
@@ -63,11 +71,15 @@ def convert(root: pathlib.Path, output: pathlib.Path, **roles: str) -> None:
 # What a conversion of a folder is given.
 PARTS = {"plain": {"main": "legion", "clip": "clip"}, "hf": {"main": "out"},
          "adapter": {"main": "legion", "clip": "clip", "adapter": "adapter"},
-         "parts": {"main": "legion", "clip": "clip", "sam": "sam.pth", "head": "head.safetensors"}}
+         "parts": {"main": "legion", "clip": "clip", "sam": "sam.pth", "head": "head.safetensors"},
+         "fakevlm": {"main": "llava"}, "sida": {"main": "sida", "clip": "clip"}}
 # {folder: its entry of PARTS, or for a converted checkpoint the layout it is exported in}
 CASES = {"bin": "plain", "shards": "plain", "single": "plain", "half": "plain", "hf": "hf",
-         "adapter": "adapter", "parts": "parts",
-         "back": "legion", "back as hf": "hf", "back as adapter": "adapter"}
+         "adapter": "adapter", "parts": "parts", "fakevlm": "fakevlm", "sida": "sida",
+         "back": "legion", "back as hf": "hf", "back as adapter": "adapter",
+         "back of fakevlm": "legion", "back of fakevlm as hf": "hf", "back of sida": "legion"}
+SOURCES = {"back": "bin", "back as hf": "shards", "back as adapter": "adapter",
+           "back of fakevlm": "fakevlm", "back of fakevlm as hf": "fakevlm", "back of sida": "sida"}
 
 
 def build(base: pathlib.Path) -> None:
@@ -83,7 +95,10 @@ def build(base: pathlib.Path) -> None:
         make_folder(base / name, dtype=dtype, suffix=suffix, shards=shards)
     _split(base / "parts")
     _adapt(base / "adapter", config)
-    for case, source in (("back", "bin"), ("back as hf", "shards"), ("back as adapter", "adapter")):
+    family_folders.fakevlm(base / "fakevlm" / "llava", FAKEVLM,
+                           family_folders.random_tensors(FAKEVLM), spare=3, shards=2)
+    family_folders.sida(base / "sida", SIDA, family_folders.random_tensors(SIDA), shards=2)
+    for case, source in SOURCES.items():
         shutil.copytree(base / source, base / f"{case} source")
         convert(base / f"{case} source", base / case / "jax", **PARTS[CASES[source]])
     to_torch.export(str(base / "back as hf" / "jax"), str(base / "hf" / "out"), layout="hf",

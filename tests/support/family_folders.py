@@ -9,8 +9,8 @@ import published
 from input_pipeline.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from legion_jax.config import LegionConfig
 from legion_jax.convert.config_files import llava_files, processor_files, published_configs
+from legion_jax.convert.family import FAKEVLM, SIDA
 from legion_jax.convert.names import LISA, LLAVA_OLD, Spelling
-from legion_jax.convert.systems import FAKEVLM, SIDA
 from tools.make_random_checkpoint import random_tokenizer, shapes
 
 # What a config.json may leave out, and the value it then has: of LLaMA, of LISA, of CLIP.

@@ -94,6 +94,11 @@ def raw(folder: pathlib.Path) -> dict[str, np.ndarray]:
     return {name: published.to_array(tensor) for name, tensor in published.load(folder).items()}
 
 
+def raw_file(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """The same of a file."""
+    return {name: published.to_array(tensor) for name, tensor in published.load_file(file).items()}
+
+
 def spelled(tensors: dict[str, np.ndarray], table: Spelling) -> dict[str, np.ndarray]:
     """The tensors `table` has a place for, buffers apart, under its names."""
     return {name: value for key, value in tensors.items()
@@ -150,7 +155,8 @@ def detection(folder: pathlib.Path, legion: pathlib.Path, tensors: dict) -> path
 
 
 def trained_run(folder: pathlib.Path, base: pathlib.Path, *, rank: int = 2,
-                trainable: tuple[str, ...] = base.LOCALISATION) -> dict[str, np.ndarray]:
+                trainable: tuple[str, ...] = base.LOCALISATION,
+                dialogue: str = "legion") -> dict[str, np.ndarray]:
     """A run at step 1; returns what it trained, no value as in `base`."""
     config = dataclasses.replace(checkpoint.read_meta(base).config,
                                  lora=LoraConfig(rank, alpha=4.0))
@@ -167,8 +173,9 @@ def trained_run(folder: pathlib.Path, base: pathlib.Path, *, rank: int = 2,
     writer = run_checkpoints.RunCheckpoints(folder, every=1, keep=1)
     writer.save(1, param_tree.unflatten(trained), {"m": np.zeros(1)})
     writer.close()
-    Tokenizer.from_folder(base / "tokenizer").save(folder / "tokenizer")
-    legion_json.write_meta(folder, config, base=checkpoint.base_of(base), trained=sorted(trained))
+    checkpoint.Checkpoint.open(base).tokenizer.save(folder / "tokenizer")
+    legion_json.write_meta(folder, config, base=checkpoint.base_of(base), trained=sorted(trained),
+                           dialogue=dialogue)
     return trained
 
 

@@ -74,11 +74,16 @@ def save_shards(folder: pathlib.Path, tensors: dict[str, np.ndarray], *, suffix:
 def load(folder: pathlib.Path) -> dict[str, torch.Tensor]:
     """All tensors of a folder, read by PyTorch and safetensors themselves."""
     out = {}
-    for file in sorted(folder.glob("*.bin")):
-        out |= torch.load(file, weights_only=True)
-    for file in sorted(folder.glob("*.safetensors")):
-        out |= {k: to_torch(v) for k, v in safetensors.numpy.load_file(file).items()}
+    for file in [*sorted(folder.glob("*.bin")), *sorted(folder.glob("*.safetensors"))]:
+        out |= load_file(file)
     return out
+
+
+def load_file(file: pathlib.Path) -> dict[str, torch.Tensor]:
+    """All tensors of a file."""
+    if file.suffix != ".safetensors":
+        return torch.load(file, weights_only=True)
+    return {k: to_torch(v) for k, v in safetensors.numpy.load_file(file).items()}
 
 
 def make(folder: pathlib.Path, config: LegionConfig, *, dtype: str = "bfloat16",

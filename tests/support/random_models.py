@@ -6,7 +6,7 @@ from flax import nnx
 
 from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
-from legion_jax.train.losses import Reading
+from legion_jax.models.reading import Reading
 
 IMAGE_INDEX, SEG_ID, IMAGE_ID = 3, 90, -200
 READING = Reading(IMAGE_INDEX, {"[SEG]": SEG_ID})

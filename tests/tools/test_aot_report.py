@@ -11,11 +11,13 @@ import jax
 import pytest
 import small_hlo
 
-from experiments import tiny
+from experiments import tiny, tiny_sida
 from input_pipeline.batches.examples import blank_example
 from input_pipeline.errors import UserError
 from input_pipeline.text import conversation
+from input_pipeline.text.dialogue import DIALOGUES, TOKENIZERS
 from input_pipeline.text.tokenizer import train_tokenizer
+from input_pipeline.text.tokenizer_files import ADDED_FILE, MODEL_FILE, as_json
 from legion_jax import sharding
 from tools.aot_report import collectives, costs, hlo, lowering, topologies, topology_table, traffic
 
@@ -89,6 +91,29 @@ def test_arrays_are_those_of_a_real_batch(tmp_path):
     assert {name: (a.shape[1:], a.dtype) for name, a in abstract.items()} == {
         name: (a.shape, a.dtype) for name, a in real.items()}
     assert {a.shape[0] for a in abstract.values()} == {config.batch_size}
+
+
+def test_prompts_are_those_of_the_published_vocabulary(golden):
+    """Of the pieces of LLaMA, with each dialogue's tokens behind them."""
+    model = (golden / "checkpoint" / MODEL_FILE).read_bytes()
+    found = {}
+    for name, dialogue in DIALOGUES.items():
+        kind = TOKENIZERS[dialogue.rules]
+        size = kind({MODEL_FILE: model, ADDED_FILE: b"{}"}, name="pieces").vocab_size
+        added = {token: size + number for number, token in enumerate(dialogue.tokens)}
+        tokenizer = kind({MODEL_FILE: model, ADDED_FILE: as_json(added)}, name=name)
+        prompt = conversation.encode_prompt(tokenizer, dialogue.instruction, dialogue=dialogue)
+        found[name] = len(prompt), conversation.image_index(prompt)
+    assert found == lowering.PROMPTS
+
+
+def test_a_run_reads_the_prompt_of_its_dialogue():
+    config = tiny_sida.get_config()
+    run = lowering.read_run(config, sharding.make_mesh((1, 1, 8)))
+    assert (run.prompt_ids, run.image_index) == (78, 35)
+    config.data.text_length = 36
+    with pytest.raises(UserError, match="text_length: the image alone stands at 35, got 36"):
+        lowering.read_run(config, sharding.make_mesh((1, 1, 8)))
 
 
 @pytest.mark.parametrize("mesh, message", [

@@ -12,6 +12,7 @@ from PIL import Image
 
 from legion_jax.display import overlay
 from tools.demo import demo_page, loss_curves
+from tools.demo.confusion import Confusion
 from tools.demo.demo_page import Aim, DemoReport, Example, ScoreRow
 
 
@@ -21,8 +22,8 @@ def _example(**changes) -> Example:
     truth[5:15, 5:25] = True
     example = Example(
         name="dog", image=image, truth=truth, prediction=Image.fromarray(image), verdict="tampered",
-        probability=0.973, is_fake=True, explanation="a smeared ear", reference="a blurred ear",
-        f1=0.8125)
+        probability=0.973, label="fake", right=True, explanation="a smeared ear",
+        reference="a blurred ear", f1=0.8125)
     return dataclasses.replace(example, **changes)
 
 
@@ -43,7 +44,8 @@ def _report(**changes) -> DemoReport:
         compared=[ScoreRow("best, after 30 updates", 0.625, *[None] * 8),
                   ScoreRow("last, after 50 updates", 0.5, *[None] * 8)],
         aims=[Aim("mask F1", 0.7, 0.8125), Aim("accuracy", 0.9, 0.88)],
-        examples=[_example()], failure=_example(name="church", verdict="real", f1=None))
+        examples=[_example()],
+        failure=_example(name="church", verdict="real", right=False, f1=None))
     return dataclasses.replace(report, **changes)
 
 
@@ -86,6 +88,40 @@ def test_report_shows_its_numbers():
         assert text in texts, text
     assert texts.count("–") == 4 + 2 * 8  # what the empty mask and the compared have no score for
     assert any("highest 1.000 after 30 updates" in text for text in texts)
+
+
+def test_a_system_without_masks_shows_nothing_about_them():
+    rows = [{"step": step, "loss": 1.0, "ce": 1.0, "bce": 0.0, "dice": 0.0, "verdict": 0.0}
+            for step in range(20)]
+    silent = _example(truth=None, prediction=None, verdict=None, probability=None, label="real",
+                      right=False, f1=None)
+    report = _report(
+        masks=False, aims=[Aim("accuracy", 0.9, 0.95)], metric="detection.accuracy", curve=rows,
+        examples=[silent], failure=silent,
+        scores=[ScoreRow("trained model", *[None] * 5, 0.95, 0.98765, 0.684, 0.731)],
+        compared=[], confusion=Confusion(("real", "fake"), np.array([[4, 1, 1], [0, 6, 0]])))
+    page = Page(demo_page.render(report))
+    text = " ".join(page.texts)
+    assert "mask" not in text and "IoU" not in text and "rtifact" not in text
+    assert "✗ says neither" in text and "likely fake" not in text and "truth: real" in text
+    for words in ("called real", "without a verdict", "recall", "0.667", "1.000", "0.950"):
+        assert words in text, words
+    assert sum(tag == "img" for tag, _ in page.tags) == 2  # the photo alone, of each
+
+
+def test_three_classes_have_a_table_and_a_column():
+    report = _report(
+        confusion=Confusion(("real", "synthetic", "tampered"),
+                            np.array([[5, 0, 1, 0], [0, 3, 0, 0], [2, 0, 7, 0]])),
+        false_area=0.013, scores=[ScoreRow("trained model", *[0.5] * 9, of_classes=0.833)],
+        curve=[row | {"verdict": 1.0} for row in _curve(5)],
+        examples=[_example(truth=None, label="synthetic", verdict="synthetic", f1=None)])
+    texts = Page(demo_page.render(report)).texts
+    for words in ("class", "0.833", "called synthetic", "0.778", "truth: synthetic"):
+        assert words in texts, words
+    assert "without a verdict" not in texts
+    text = " ".join(texts)
+    assert "marks 1.3 % of the picture" in text and "class of the photo, cross-entropy" in text
 
 
 def test_css_names_its_encoder_or_says_how_to_get_one():
@@ -154,8 +190,10 @@ def test_charts_keep_spikes_and_are_logarithmic_where_values_fall_far():
     rows = [{"step": k, "loss": v, "ce": v / 40 - 5, "bce": 0.0} for k, v in enumerate(values)]
     rows[7] |= {"ce": math.nan, "dice": None}
     charts = loss_curves.charts_of(rows)
+    assert [(chart.name, chart.y.log) for chart in charts] == [("ce", False)]
+    charts = loss_curves.charts_of([row | {"bce": row["loss"]} for row in rows], three_way=True)
     assert [(chart.name, chart.y.log) for chart in charts] == [
-        ("loss", True), ("ce", False), ("bce", False)]
+        ("loss", True), ("ce", False), ("bce", True)]
     for chart in charts:
         for line in chart.lines:
             points = np.array(line.points)
@@ -166,7 +204,7 @@ def test_charts_keep_spikes_and_are_logarithmic_where_values_fall_far():
         assert 2 <= len(chart.x.ticks) <= 7 and 2 <= len(chart.y.ticks) <= 7
     raw, means = charts[0].lines
     assert (3210.0, 1000.0) in raw.points and raw.width < means.width
-    assert charts[0].note.startswith("sum of the next four, weights included, from ")
+    assert charts[0].note.startswith("sum of the next two, weights included, from ")
     assert charts[0].note.endswith(", log scale")
 
 

@@ -54,7 +54,7 @@ def test_match(converted):
     text = listing.as_text(listed, listing.lines_of(chosen, ONE), ONE)
     assert f"--match: 816 of {sums(listed)['total']['parameters']:,} parameters" in text
     for pattern, message in (("(", r"--match: '\(' is no pattern"),
-                             ("zz", "--match: 'zz' fits none of 150 paths, such as clip/cls")):
+                             ("zz", "--match: 'zz' fits none of 150 paths, such as language/")):
         with pytest.raises(UserError, match=message):
             inspect_params.select(listed, pattern)
 

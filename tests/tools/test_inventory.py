@@ -234,7 +234,9 @@ def test_adapter(folders, tmp_path, module, rank):
     root = "base_model.model.model.layers.{}." + module
     factors = {f"{root.format(i)}.lora_{f}.weight": np.zeros(shape, np.float32)
                for i in range(3) for f, shape in (("A", (2, 48)), ("B", (wide, 2)))}
-    if rank:
+    if not rank:  # of the last layer alone
+        factors = {name: a for name, a in factors.items() if "layers.2" in name}
+    else:
         factors |= {name.replace("q_proj", "v_proj"): a for name, a in factors.items()}
     safetensors.numpy.save_file(factors, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4}))
@@ -245,5 +247,5 @@ def test_adapter(folders, tmp_path, module, rank):
         assert lora[0].source == f"{root.format('{0..2}')}.lora_A.weight" and lora[0].trainable
         assert lora[0].files == ("adapter/adapter_model.safetensors",)
     else:
-        assert any("mlp.up_proj has LoRA" in note and "--merge_lora" in note
+        assert any("mlp.up_proj has no LoRA and 1 others have" in note and "--merge_lora" in note
                    for note in listed.notes)

@@ -10,7 +10,7 @@ from commands import run_tool
 from legion_jax import config
 from legion_jax.convert import from_torch, to_torch
 from legion_jax.convert.plan import Options
-from legion_jax.weights import tensor_file
+from legion_jax.weights import checkpoint, tensor_file
 from legion_jax.weights.checkpoint_error import read_json
 from tools import make_random_checkpoint
 
@@ -34,17 +34,40 @@ def test_full_size_is_cut_as_the_published_one():
     assert len(legion) == len(set(legion)) == 972
 
 
-def test_there_and_back(tmp_path):
-    made = run_tool("tools.make_random_checkpoint", "--size=tiny", "--output", tmp_path / "torch")
+# SIDA: LEGION's without region encoder, verdict head and projector, and with its own twelve.
+@pytest.mark.parametrize("size, number", [("fakevlm_7b", 686), ("sida_7b", 972 - 43 - 8 + 12)])
+def test_full_sizes_of_the_family(size, number):
+    """Every tensor has a name in its folder, and there are as many as published."""
+    model = config.named(size, 0, "")
+    files = make_random_checkpoint.make_files(model, dtype="bfloat16", file_format="bin", seed=0)
+    names = [k for f, tensors in files.weights.items() if "clip" not in f for k in tensors]
+    assert None not in names and len(names) == len(set(names)) == number
+    roots = {".".join(name.split(".")[:2]) for name in names if not name.startswith("lm_head")}
+    assert roots == {
+        "fakevlm_7b": {"vision_tower.vision_model", "multi_modal_projector.linear_1",
+                       "multi_modal_projector.linear_2", "language_model.model",
+                       "language_model.lm_head"},
+        "sida_7b": {f"model.{part}" for part in (
+            "embed_tokens", "layers", "norm", "mm_projector", "visual_model", "text_hidden_fcs",
+            "cls_head", "sida_fc1", "attention_layer")}}[size]
+
+
+@pytest.mark.parametrize("size", ["tiny", "tiny_fakevlm", "tiny_sida"])
+def test_there_and_back(tmp_path, size):
+    made = run_tool("tools.make_random_checkpoint", f"--size={size}", "--output",
+                    tmp_path / "torch")
     assert made.returncode == 0, made.stderr
-    from_torch.convert(str(tmp_path / "torch"), str(tmp_path / "jax"),
-                       clip=str(tmp_path / "torch/clip"), progress=False,
-                       options=Options(sam=read_json(tmp_path / "torch/sam_config.json")))
+    sam, clip = tmp_path / "torch/sam_config.json", tmp_path / "torch/clip"
+    from_torch.convert(str(tmp_path / "torch"), str(tmp_path / "jax"), progress=False,
+                       clip=str(clip) if clip.exists() else None,
+                       options=Options(sam=read_json(sam) if sam.exists() else None))
+    wanted = config.named(size, make_random_checkpoint.TINY, "")
+    converted = checkpoint.read_meta(tmp_path / "jax").config
+    assert (converted.sam, converted.fusion, converted.projector) == (
+        wanted.sam, wanted.fusion, wanted.projector)
     to_torch.export(str(tmp_path / "jax"), str(tmp_path / "back"), progress=False)
-    for folder in (".", "clip"):
+    for folder in (".", *["clip"] * clip.exists()):
         before, after = (published.load(tmp_path / side / folder) for side in ("torch", "back"))
         assert before.keys() == after.keys()
         for key, value in before.items():
             assert torch.equal(value, after[key]), key
-
-

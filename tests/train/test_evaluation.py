@@ -18,11 +18,11 @@ from legion_jax import sharding
 from legion_jax.config import LoraConfig, from_dict, to_dict
 from legion_jax.evaluate.run import evaluate
 from legion_jax.models import param_tree
+from legion_jax.models.reading import Reading
 from legion_jax.predict.prediction import Question
 from legion_jax.predict.predictor import Predictor
 from legion_jax.train import evaluation, setup
 from legion_jax.train.knobs import ConfigError, RunSettings
-from legion_jax.train.losses import Reading
 
 data = small_data.data
 # A [SEG] in the question asks for a mask, so that a model that says anything draws one.
@@ -77,9 +77,9 @@ def test_scores_are_those_of_the_evaluation_of_the_same_parameters(data, task, m
     assert score(*zeros) != scores
 
 
-def with_a_region(text, parse=conversation.parse_answer):
+def with_a_region(text, parse=conversation.parse_answer, **asked):
     """Whatever random parameters say, the first [SEG] belongs to it."""
-    return dataclasses.replace(parse(text), regions=[
+    return dataclasses.replace(parse(text, **asked), regions=[
         conversation.AnswerRegion("", 0, 0, "", seg_index=0)])
 
 
@@ -152,6 +152,17 @@ def test_scores_over_other_photos_are_no_rank_beside_these(data):
     for knobs in ({"eval__photos": 4}, {"data__eval_split": "test[:2]"},
                   {"eval__metric": "detection.auc"}):
         assert evaluation.basis(settings_of(data, **knobs)) != basis
+
+
+def test_verdicts_of_several_classes_are_ranked_by_them():
+    scores = evaluation.named_scores({"detection": {"accuracy": 0.75, "classes": {
+        "accuracy": 0.5, "macro_f1": 0.25, "by_class": {"real": {"recall": 1.0}}}}})
+    assert scores == {"detection.accuracy": 0.75, "detection.classes.accuracy": 0.5,
+                      "detection.classes.macro_f1": 0.25}
+    for name, value in scores.items():
+        assert evaluation.rank(scores, name) == value
+    binary = evaluation.named_scores({"detection": {"accuracy": 0.75}})
+    assert evaluation.rank(binary, "detection.classes.macro_f1") is None
 
 
 def test_more_is_better_of_every_rank(caplog):

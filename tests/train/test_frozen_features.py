@@ -15,6 +15,7 @@ from input_pipeline.records import prepared
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import tiny
 from legion_jax.models import param_tree
+from legion_jax.models.reading import Reading
 from legion_jax.train import data as train_data, frozen_features, losses
 from legion_jax.train.knobs import RunSettings
 from legion_jax.weights import checkpoint, legion_json, params_files
@@ -71,7 +72,7 @@ def loss_terms(data, batch):
     index = int(np.flatnonzero(batch["ids"][0] < 0)[0])
     return jax.jit(lambda batch: losses.sums(
         param_tree.merge(graph, params), batch,
-        losses.Reading(index, {"[SEG]": tokenizer.seg_id})))(batch)
+        Reading(index, {"[SEG]": tokenizer.seg_id})))(batch)
 
 
 def test_losses_are_those_without_a_cache(data):

@@ -11,9 +11,9 @@ import small_data
 from input_pipeline.text import conversation
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax import sharding
+from legion_jax.models.reading import Reading
 from legion_jax.train import data as train_data, pictures
 from legion_jax.train.knobs import RunSettings
-from legion_jax.train.losses import Reading
 from legion_jax.train.setup import Task
 
 data = small_data.data
@@ -78,6 +78,13 @@ def test_two_hosts_draw_together_and_the_first_one_shows(data, right):
     first, second = several_hosts.run(draw_truth, str(data), [2, 4, 1])
     assert second == []
     assert first == draw_truth(str(data), (2, 4, 1))
+
+
+def test_of_grey_masks_the_brighter_half_is_shown():
+    bits = np.random.default_rng(0).integers(0, 2, (2, 16, 16), np.uint8)
+    packed = np.packbits(bits, axis=-1)
+    for masks in (packed, 255 * bits, 127 + bits):
+        np.testing.assert_array_equal(pictures._unpack(masks, np.array([9, 5])), bits[:, :9, :5])
 
 
 def test_photos_of_runs_that_draw_no_masks(data):

@@ -2,48 +2,25 @@
 
 import collections
 import dataclasses
-import functools
 import json
-import pathlib
 import struct
 
-import compilations
 import jax
 import pytest
 import small_data
-from random_models import QUICK_COMPILE
 from tensorboardX.proto import event_pb2
+from watched_runs import watch
 
 from input_pipeline.batches.examples import text_length
 from input_pipeline.records import prepared
 from input_pipeline.text.tokenizer import Tokenizer
 from legion_jax.config import LoraConfig
 from legion_jax.models import param_tree
-from legion_jax.train import pictures, setup, speed
-from legion_jax.train.run import train
+from legion_jax.train import pictures, speed
 from legion_jax.weights import checkpoint
 
 STEPS = 18
 data = small_data.data
-
-
-@dataclasses.dataclass
-class Watched:
-    """A run: text length of every update, and after how many of them what was compiled."""
-
-    workdir: pathlib.Path
-    config: object
-    lengths: list[int]
-    compiled: dict[int, list[str]]
-    programs: int = 0
-
-    def allowed(self, start: int) -> set[int]:
-        """After how many updates from `start` on something happens for the first time."""
-        lengths = self.lengths[len(self.lengths) - (STEPS - start):]
-        due = {n - start for every in (self.config.checkpoint_every, self.config.log_images_every,
-                                       self.config.log_every, self.config.eval.every)
-               for n in range(start + every - start % every, STEPS + 1, every)[:1]}
-        return {lengths.index(length) for length in set(lengths)} | due
 
 
 def make_config(root):
@@ -71,34 +48,6 @@ def small(config):
             config, lora=LoraConfig(rank=0), language=dataclasses.replace(
                 config.language, vocab=vocab, max_positions=512))
     return model
-
-
-def watch(config, workdir, small, **options) -> Watched:
-    """Train and count."""
-    watched = Watched(workdir, config, [], collections.defaultdict(list))
-    jitted, patch = [], pytest.MonkeyPatch()
-
-    class Step:
-        def __init__(self, *arguments, **options):
-            jitted.append(original(*arguments, **options))
-            self.lower = jitted[0].lower
-
-        def __call__(self, state, frozen, batch):
-            watched.lengths.append(batch["ids"].shape[1])
-            return jitted[0](state, frozen, batch)
-
-    original, quick = setup.jit_step, functools.partial(jax.jit, compiler_options=QUICK_COMPILE)
-    patch.setattr(jax, "jit", quick)
-    patch.setattr(setup, "jit_step", Step)
-    patch.setattr(setup, "model_config", small)
-    patch.setattr(speed, "TRACED", 2)  # that more are as many is no question of what they hold
-    try:
-        with compilations.heard(lambda name: watched.compiled[len(watched.lengths)].append(name)):
-            train(config, workdir, **options)
-    finally:
-        patch.undo()
-    watched.programs = jitted[0]._cache_size()
-    return watched
 
 
 @pytest.fixture(scope="module")

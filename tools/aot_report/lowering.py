@@ -13,14 +13,17 @@ from input_pipeline.text.tokenizer import EOS_ID
 from legion_jax import sharding
 from legion_jax.config import TINY, LegionConfig, tiny
 from legion_jax.models.flops import Flops, Sizes, answering
+from legion_jax.models.reading import Reading
 from legion_jax.predict.decoding import Rules, Watched
 from legion_jax.predict.programs import Answering, Programs, abstract_params
-from legion_jax.train import data as train_data, frozen_features, losses, optim, setup
+from legion_jax.train import data as train_data, frozen_features, optim, setup
 from legion_jax.train.knobs import ConfigError, RunSettings
 from legion_jax.train.speed import photo_flops
 
-# Of the published question in Vicuna's tokens; the answer and its training targets follow it.
-PROMPT_IDS, IMAGE_INDEX = 164, 36
+# {dialogue: ids of its own question in LLaMA's tokens, index of the image among them}; the answer
+# and its training targets follow.
+PROMPTS = {"legion": (164, 36), "llava15_chat": (22, 5), "raw": (11, 1), "sida": (75, 35),
+           "sida_described": (78, 35), "lisa": (60, 35)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,16 @@ class Run:
         """Ids of the watched tokens: any do, as no shape depends on them."""
         return {name: number for number, name in enumerate(self.model.watched, EOS_ID + 1)}
 
+    @property
+    def prompt_ids(self) -> int:
+        """Ids of the published question."""
+        return PROMPTS[self.examples.dialogue.name][0]
+
+    @property
+    def image_index(self) -> int:
+        """Where among them the image stands."""
+        return PROMPTS[self.examples.dialogue.name][1]
+
 
 def read_run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Run:
     """Shapes of a run on a mesh. Raises ConfigError for what no run could use."""
@@ -63,10 +76,11 @@ def read_run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Run:
     known = data.tokenizer or settings.init_from or settings.model.name not in TINY
     vocab = None if known else tiny().language.vocab
     model = setup.model_config(settings, setup.vocabulary(settings, vocab))
-    if data.text_length <= IMAGE_INDEX + 1:
+    run = Run(settings, model, setup.example_spec(data, model))
+    if data.text_length <= run.image_index + 1:
         raise ConfigError(f"config.data.text_length: the image alone stands at "
-                          f"{IMAGE_INDEX}, got {data.text_length}")
-    return Run(settings, model, setup.example_spec(data, model))
+                          f"{run.image_index}, got {data.text_length}")
+    return run
 
 
 def make_mesh(text: str, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
@@ -104,8 +118,8 @@ def lower_train(run: Run, mesh: jax.sharding.Mesh) -> Program:
         run.model, optimizer, mesh, trainable=settings.stored,
         frozen_dtype=settings.frozen_dtype)
     layout = jax.tree.map(lambda x: x.sharding, state)
-    reading = losses.Reading(IMAGE_INDEX, run.watched,
-                             train_data.first_target(settings.data, PROMPT_IDS))
+    reading = Reading(run.image_index, run.watched,
+                      train_data.first_target(settings.data, run.prompt_ids))
     step = setup.jit_step(settings, graph, optimizer, layout, reading=reading)
     with jax.set_mesh(mesh):
         lowered = step.lower(state, frozen, batch_arrays(run, mesh))
@@ -119,12 +133,12 @@ def lower_decode(run: Run, mesh: jax.sharding.Mesh) -> Program:
     batch, new = run.settings.eval.batch_size, run.settings.eval.max_new_tokens
     watched = tuple(Watched(name, number, run.settings.data.mask_slots)
                     for name, number in run.watched.items())
-    programs = Programs(run.model, Answering((0,) * PROMPT_IDS, IMAGE_INDEX, Rules(
+    programs = Programs(run.model, Answering((0,) * run.prompt_ids, run.image_index, Rules(
         new, EOS_ID, watched)), mesh, places=batch)
     with jax.set_mesh(mesh):
         lowered = programs.decode.lower(abstract_params(run.model, mesh), programs.state,
                                         jax.ShapeDtypeStruct((), "int32"))
-    _, token = answering(run.model, Sizes(PROMPT_IDS, IMAGE_INDEX, 0, 0), new=new)
+    _, token = answering(run.model, Sizes(run.prompt_ids, run.image_index, 0, 0), new=new)
     # Where rows do not divide over the devices, several decode the same ones.
     rows = programs.state.done
     copies = mesh.shape["data"] * mesh.shape["fsdp"] * rows.sharding.shard_shape(

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable
 
 LORA, FULL = "experiments/base.py", "experiments/pretrain_7b.py"
+FAKEVLM, SIDA = "experiments/fakevlm_7b.py", "experiments/sida_13b.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,8 @@ ROWS = (
     Row("v5e:4x4", "1,16,1", FULL, 16, "layers"), Row("v5e:16x16", "1,256,1", FULL, 256),
     Row("v5p:4x4x4", "1,64,1", FULL, 256), Row("v6e:4x4", "1,16,1", FULL, 16),
     Row("v6e:16x16", "1,256,1", FULL, 256),
+    Row("v5e:16x16", "1,256,1", FAKEVLM, 256), Row("v5p:4x4x4", "1,64,1", FAKEVLM, 256),
+    Row("v5e:4x4", "1,16,1", SIDA, 160),
     Row("v5e:4x4", "1,16,1", LORA, 16, "none", "decode"),
     Row("v5e:4x4", "1,1,16", LORA, 16, "none", "decode"),
     Row("v6e:4x4", "1,1,16", LORA, 16, "none", "decode"))

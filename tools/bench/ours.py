@@ -11,11 +11,11 @@ from input_pipeline.text.tokenizer import EOS_ID
 from legion_jax import sharding
 from legion_jax.config import SEG_TOKEN
 from legion_jax.models import param_tree
+from legion_jax.models.reading import Reading
 from legion_jax.predict.decoding import Rules, Watched
 from legion_jax.predict.programs import Answering, Programs, abstract_params
 from legion_jax.predict.scheduler import Job, Judging, Scheduler
 from legion_jax.train import optim, setup
-from legion_jax.train.losses import Reading
 from legion_jax.train.step import init_state
 from tools.bench.cases import Case, ParamsOnDevice, run_settings, without_lora
 

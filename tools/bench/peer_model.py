@@ -43,7 +43,7 @@ class Peer(nn.Module):
         self.config = config
         c = config.language
         llava = transformers.LlavaConfig(**_parsed(config_files.llava_files(
-            config, blocks=config.clip.depth, rows=c.vocab, image_token=c.vocab,
+            config, blocks=config.vision.depth, rows=c.vocab, image_token=c.vocab,
             dtype="float32")))
         sam = transformers.SamConfig(**_parsed(config_files.sam_files(config)))
         for part in (llava.vision_config, llava.text_config, sam, sam.vision_config,
@@ -52,7 +52,7 @@ class Peer(nn.Module):
         self.clip = transformers.CLIPVisionModel(llava.vision_config)
         self.language = transformers.LlamaForCausalLM(llava.text_config)
         self.sam = transformers.SamModel(sam)
-        C, D, W = config.clip.width, c.width, config.sam.prompt_width
+        C, D, W = config.vision.width, c.width, config.sam.prompt_width
         self.projector = nn.Sequential(nn.Linear(C, D), nn.GELU(), nn.Linear(D, D))
         self.text_projection = nn.Sequential(nn.Linear(D, D), nn.ReLU(), nn.Linear(D, W))
         if config.lora.rank:

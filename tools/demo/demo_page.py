@@ -14,9 +14,9 @@ from etils import epath
 from PIL import Image
 
 from input_pipeline import files
-from input_pipeline.records import verdict_classes
 from legion_jax.display import overlay, web
 from tools.demo import loss_curves
+from tools.demo.confusion import Confusion
 
 MAX_WIDTH = 1000  # px; wider pictures are reduced, the report stays small enough to mail
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
@@ -54,7 +54,8 @@ class ScoreRow:
     """Scores of one model or baseline, each 0 to 1, or None where it has none.
 
     f1, miou and fg_iou are means over photos, f1_with_artifacts over those with an artifact,
-    pooled_f1 counts the pixels of all photos together (`evaluate.mask_scores`).
+    pooled_f1 counts the pixels of all photos together (`evaluate.mask_scores`). accuracy and auc
+    judge real against fake, of_classes is the share of photos whose very class was said.
     """
 
     name: str
@@ -67,39 +68,38 @@ class ScoreRow:
     auc: float | None
     rouge_l: float | None
     css: float | None  # -1 to 1, see `evaluate.text_scores`
+    of_classes: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
     """One photo, what is true of it and what the model said.
 
-    image: uint8[H, W, 3]. truth: bool[H, W], all artifacts together. prediction: the photo with
-    the predicted masks and phrases drawn, as an RGB picture or uint8[Y, X, 3]. verdict: a
-    class of the verdict head. probability: that the photo is not real, 0 to 1.
-    is_fake: whether it is not. f1: of the masks, 0 to 1, or None. Raises ValueError when truth
+    image: uint8[H, W, 3]. truth: bool[H, W], all artifacts together, or None where nobody marked
+    them. prediction: the photo with the predicted masks and phrases drawn, as an RGB picture or
+    uint8[Y, X, 3], or None of a model that draws none. verdict: a class, or None where the model
+    gave none. probability: that the photo is not real, 0 to 1, or None. label: what it is; right:
+    whether the verdict says so. f1: of the masks, 0 to 1, or None. Raises ValueError when truth
     and image do not fit.
     """
 
     name: str
     image: np.ndarray
-    truth: np.ndarray
-    prediction: Image.Image | np.ndarray
-    verdict: str
-    probability: float
-    is_fake: bool
+    truth: np.ndarray | None
+    prediction: Image.Image | np.ndarray | None
+    verdict: str | None
+    probability: float | None
+    label: str
+    right: bool
     explanation: str
     reference: str
     f1: float | None
 
     def __post_init__(self):
-        if self.truth.dtype != bool or self.truth.shape != self.image.shape[:2]:
+        if self.truth is not None and (
+                self.truth.dtype != bool or self.truth.shape != self.image.shape[:2]):
             raise ValueError(f"{self.name}: truth needs bool{self.image.shape[:2]}, got "
                              f"{self.truth.dtype}{self.truth.shape}")
-
-    @property
-    def right(self) -> bool:
-        """Whether the verdict is right, real against not real."""
-        return verdict_classes.means_real(self.verdict) != self.is_fake
 
     @property
     def truth_picture(self) -> np.ndarray:
@@ -108,14 +108,24 @@ class Example:
                                               colours=[overlay.UNION]))
 
 
+# Names of ScoreRow's columns, by the groups they stand in.
+MASKS = {"f1": "F1", "f1_with_artifacts": "F1, with artifacts", "miou": "mIoU", "fg_iou": "IoU",
+         "pooled_f1": "F1, pooled"}
+VERDICT = {"accuracy": "accuracy", "auc": "AUC"}
+WORDS = {"rouge_l": "ROUGE-L", "css": "CSS"}
+BY_METRIC = {"localisation.mean.f1": "mask F1", "detection.accuracy": "verdict accuracy"}
+
+
 @dataclasses.dataclass(frozen=True)
 class DemoReport:
     """All a report shows.
 
     facts: (what, value) pairs for the top, such as ("training time", "5 min 12 s"). curve: rows
     of metrics.jsonl, see `loss_curves.charts_of`. compared: checkpoints of the run on photos that
-    had no part in choosing one. failure: a photo that went wrong, or None. encoder: model of the
-    sentence embeddings behind CSS, '' where it was not computed.
+    had no part in choosing one, which went by `metric`, one of BY_METRIC. failure: a photo that
+    went wrong, or None. encoder: model of the sentence embeddings behind CSS, '' where it was not
+    computed. masks: whether the model draws any. confusion: of a verdict that comes with the
+    answer, else None. false_area: mean share of real photos that is masked, or None.
     """
 
     title: str
@@ -127,6 +137,27 @@ class DemoReport:
     examples: Sequence[Example]
     failure: Example | None
     encoder: str = ""
+    masks: bool = True
+    metric: str = "localisation.mean.f1"
+    confusion: Confusion | None = None
+    false_area: float | None = None
+
+    @property
+    def columns(self) -> dict[str, dict[str, str]]:
+        """{group: {field of ScoreRow: name}} of the scores this model can have."""
+        classes = {"of_classes": "class"} if self.three_way else {}
+        return ({"masks": MASKS} if self.masks else {}) | {
+            "verdict": classes | VERDICT, "words": WORDS}
+
+    @property
+    def three_way(self) -> bool:
+        """Whether a verdict says more than real or fake."""
+        return self.confusion is not None and len(self.confusion.classes) > 2
+
+    @property
+    def chosen_by(self) -> str:
+        """The words for `metric`."""
+        return BY_METRIC[self.metric]
 
 
 def write_report(path: os.PathLike | str, report: DemoReport) -> None:
@@ -139,7 +170,7 @@ def render(report: DemoReport) -> str:
     environment = web.environment(_TEMPLATES)
     environment.filters["picture"] = data_uri
     return environment.get_template("demo.html").render(
-        report=report, charts=loss_curves.charts_of(report.curve),
+        report=report, charts=loss_curves.charts_of(report.curve, three_way=report.three_way),
         score_charts=loss_curves.score_charts(report.curve),
         met=sum(aim.met for aim in report.aims))
 

@@ -10,7 +10,7 @@ from legion_jax.display.charts import Chart, Line
 
 # Keys of metrics.jsonl and what they are, in the order shown.
 TERMS = {
-    "loss": "sum of the next four, weights included",
+    "loss": "sum of the next {number}, weights included",
     "ce": "next word, cross-entropy",
     "bce": "mask, binary cross-entropy",
     "dice": "mask, dice loss",
@@ -18,26 +18,33 @@ TERMS = {
     "grad_norm": "gradient norm before clipping",
     "learning_rate": "step size of the optimizer",
 }
+WEIGHED = ("ce", "bce", "dice", "verdict")  # those that make up the loss
+THREE_WAY = "class of the photo, cross-entropy"
 # The same of scores on held-out photos, 0 to 1.
 SCORES = {"eval/localisation.mean.f1": ("mask F1", "mean over photos"),
           "eval/detection.accuracy": ("verdict accuracy", "real or fake"),
           "eval/text.rouge_l": ("ROUGE-L", "explanation and reference")}
+_NUMBERS = ("terms", "one", "two", "three", "four")
 BUCKETS = 220  # the longest run still draws no more points than pixels
 LOG_FROM = 30.0  # largest over smallest value that calls for a logarithmic axis
 
 
-def charts_of(rows: Sequence[dict]) -> list[Chart]:
+def charts_of(rows: Sequence[dict], *, three_way: bool = False) -> list[Chart]:
     """Charts of TERMS from the rows of metrics.jsonl, {"step": int, name: number, ...} each.
 
-    Values that are missing, None, NaN or infinite are skipped; a term without any has no chart.
+    Values that are missing, None, NaN or infinite are skipped. A term without any, or one that is
+    always 0, which a run does not compute, has no chart; nor has the sum of a single one.
+    `three_way`: the verdict has more classes than real and fake.
     """
-    drawn = []
-    for name, meaning in TERMS.items():
-        pairs = [(row["step"], row[name]) for row in rows
-                 if row.get(name) is not None and math.isfinite(row[name])]
-        if pairs:
-            drawn.append(_chart(name, meaning, np.array(sorted(pairs), np.float64)))
-    return drawn
+    values = {name: [(row["step"], row[name]) for row in rows
+                     if row.get(name) is not None and math.isfinite(row[name])] for name in TERMS}
+    values = {name: pairs for name, pairs in values.items() if any(value for _, value in pairs)}
+    weighed = [name for name in WEIGHED if name in values]
+    meanings = TERMS | {"loss": TERMS["loss"].format(number=_NUMBERS[len(weighed)])}
+    if three_way:
+        meanings["verdict"] = THREE_WAY
+    return [_chart(name, meanings[name], np.array(sorted(pairs), np.float64))
+            for name, pairs in values.items() if name != "loss" or len(weighed) != 1]
 
 
 def score_charts(rows: Sequence[dict]) -> list[Chart]:

@@ -29,7 +29,7 @@ from legion_jax.weights import tensor_file
 from legion_jax.weights.checkpoint import Checkpoint
 from legion_jax.weights.checkpoint_error import read_json
 
-RECIPE = "LOCALISATION of experiments/base.py, the published recipe"
+RECIPE = "LOCALISATION of experiments/base.py, LEGION's published recipe"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from legion_jax.config import LegionConfig
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
 from legion_jax.models.legion import Legion
-from legion_jax.train.losses import Reading
+from legion_jax.models.reading import Reading
 from legion_jax.weights.checkpoint import Checkpoint
 from tools.verify_case.comparisons import Results, Stored
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from legion_jax.models import param_tree
 from legion_jax.models.layers import numerics
+from legion_jax.models.reading import Reading
 from legion_jax.train import losses, optim
 from legion_jax.train.knobs import OptimizerSettings
-from legion_jax.train.losses import Objective, Reading
+from legion_jax.train.losses import Objective
 from legion_jax.train.step import init_state, make_step
 from tools.verify_case.case import Case
 from tools.verify_case.comparisons import Results

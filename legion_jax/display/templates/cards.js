@@ -176,7 +176,7 @@ function badges(item) {
       const sure = answer.probability === null ? "" : ` ${share(answer.probability)}`;
       const lot = answer.drawn ? ", drawn" : "";
       add(kind, `${who}${sign}says ${answer.verdict}${sure}${lot}`);
-    } else if (answer.unparsed) add("bad", `${who}✗ says neither real nor fake`);
+    } else if (answer.unparsed) add("bad", `${who}✗ no verdict in the answer`);
     if (answer.words_agree === false) add("bad", `${who}✗ words say ${answer.words}`);
     if (answer.failed) add("bad", `${who}not readable`);
     else if (!answer.finished) add("bad", `${who}answer cut off`);

@@ -19,11 +19,12 @@ _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 # What has to be the same, or numbers mean different things. The path of each in metrics.json.
 SAME = (("data",), ("settings", "content"), ("settings", "rasteriser"), ("settings", "pixel_rule"),
         ("settings", "verdict_rule"), ("text", "css_model"))
-# Conventions that may differ: how sure numbers are, other numbers, and how a system that is judged
-# by its words is, as one may be compared with another that has a head.
-APART = ("intervals", "robustness", "detection.words")
+# Conventions that may differ: how sure numbers are, other numbers, and what is said of systems that
+# are judged by their words, or have more classes, as they may be compared with others.
+APART = ("intervals", "robustness", "detection.words", "detection.classes", "teacher_forced")
 LESS_IS_BETTER = ("false_area", "ece", "brier", "nll")
 HEADLINES = ("localisation.mean.f1", "localisation.mean.miou", "detection.accuracy",
+             "detection.classes.accuracy", "detection.classes.macro_f1",
              "text.rouge_l", "text.css")  # of each category
 SORTS = {
     "far": ("largest difference first", True), "b": ("B better first", True),
@@ -203,6 +204,10 @@ def _term(path: str, run: Evaluation) -> tables.Term:
     *block, key = path.split(".")
     term = tables.term(run, key, *block)
     way = tables.MEANS.get(block[-1], "" if len(block) < 2 else block[-1])
+    if block[-1] == "classes":
+        way = ""  # the name says so
+    if block[0] == "teacher_forced":
+        way = ", ".join(filter(None, [way, "true answer given"]))
     return dataclasses.replace(term, name=f"{term.name}, {way}" if way else term.name)
 
 

@@ -12,11 +12,11 @@ from input_pipeline.errors import UserError
 # What a row holds where nothing is known. Only `id` has to be there.
 UNKNOWN = {
     "label": -1, "category": "", "generator": "", "size": None, "verdict": None,
-    "probability": None, "fake_probability": None, "verdict_by": None, "drawn": False,
-    "words": None, "words_agree": None, "finished": True, "explanation": "", "answer": "",
-    "reference": "", "rouge_l": None, "css": None, "counts": None, "fg_iou": None, "bg_iou": None,
-    "miou": None, "f1": None, "num_regions": None, "num_masks": None, "regions": (), "truth": (),
-    "truth_rle": None, "failed": None}
+    "probability": None, "fake_probability": None, "verdict_by": None, "classes": (),
+    "drawn": False, "words": None, "words_agree": None, "finished": True, "explanation": "",
+    "answer": "", "reference": "", "rouge_l": None, "css": None, "counts": None, "fg_iou": None,
+    "bg_iou": None, "miou": None, "f1": None, "num_regions": None, "num_masks": None,
+    "regions": (), "truth": (), "truth_rle": None, "failed": None}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from input_pipeline.records import verdict_classes
-from input_pipeline.records.record import REAL, UNKNOWN
+from input_pipeline.records.record import LABELS, REAL, UNKNOWN
 from input_pipeline.text.conversation import FreePlaces
 from legion_jax.display import gallery
-from legion_jax.evaluate import word_verdicts
+from legion_jax.evaluate import class_scores
+from legion_jax.evaluate.word_verdicts import lacks_verdict
 
 # Order of the cards: name -> (words, whether the largest comes first).
 SORTS = {
@@ -17,7 +18,8 @@ SORTS = {
     "rouge_l": ("ROUGE-L, lowest first", False), "id": ("id", False)}
 # What photos can be filtered by, beside label, category and text.
 MARKS = {
-    "wrong": "wrong verdict", "unparsed": "no verdict in the words", "drawn": "verdict drawn",
+    "wrong": "wrong verdict", "class": "fake, but of another class",
+    "unparsed": "no verdict in the answer", "drawn": "verdict drawn",
     "disagree": "words disagree", "missed": "artifacts missed",
     "invented": "masks on clean photos", "cut": "answer cut off",
     "failed": "not readable"}
@@ -53,37 +55,41 @@ def answer(row: Mapping, title: str = "Prediction") -> dict:
              "words_agree", "finished", "answer", "rouge_l", "css", "counts", "fg_iou", "bg_iou",
              "miou", "f1", "num_regions", "num_masks")
     return {"title": title, "explanation": gallery.pieces(row["explanation"], spans),
-            "regions": regions, "right": right(row), "unparsed": unparsed(row)} | {
+            "regions": regions, "right": right(row), "unparsed": lacks_verdict(row)} | {
                 name: row[name] for name in shown}
 
 
 def right(row: Mapping) -> bool | None:
     """Whether the verdict is right, real against not real; None without a verdict or a truth.
 
-    Words that say neither are a wrong verdict.
+    An answer in which what judges finds no verdict is a wrong one.
     """
     if row["label"] == UNKNOWN:
         return None
     if row["verdict"] is None:
-        return False if unparsed(row) else None
+        return False if lacks_verdict(row) else None
     return verdict_classes.means_real(row["verdict"]) == (row["label"] == REAL)
 
 
-def unparsed(row: Mapping) -> bool:
-    """Whether the verdict was to be read from words that say neither real nor fake."""
-    return word_verdicts.is_by_words(row) and row["verdict"] is None
+def is_other_class(row: Mapping) -> bool:
+    """Whether a fake was rightly called one, but given another class than its own."""
+    classes = class_scores.classes_of([row])
+    if not (classes and right(row)) or row["label"] == REAL:
+        return False
+    own = verdict_classes.class_of(LABELS[row["label"]], classes)
+    return own is not None and class_scores.index_of(row["verdict"], classes) != own
 
 
 def quality(row: Mapping) -> float | None:
     """How good the answer is, 0 to 1, see WORST; None where nothing of it can be judged.
 
-    A verdict of words that has no probability was given 1.
+    A verdict of words that has no probability was given 1, a missing one 0.
     """
     parts = [] if row["f1"] is None else [row["f1"]]
     if row["fake_probability"] is not None and row["label"] != UNKNOWN:
         fake = row["fake_probability"]
         parts.append(1 - fake if row["label"] == REAL else fake)
-    elif word_verdicts.is_by_words(row) and row["label"] != UNKNOWN:
+    elif row["verdict_by"] is not None and row["label"] != UNKNOWN:
         parts.append(float(right(row)))
     return sum(parts) / len(parts) if parts else row["rouge_l"]
 
@@ -100,7 +106,8 @@ def sort_keys(row: Mapping) -> dict[str, list | float | str | None]:
 def marks(row: Mapping) -> list[str]:
     """The names in MARKS of what is true of a photo and its answer."""
     tp, fp, fn, _ = row["counts"] or (0, 0, 0, 0)
-    holds = {"wrong": right(row) is False, "unparsed": unparsed(row), "drawn": row["drawn"],
+    holds = {"wrong": right(row) is False, "class": is_other_class(row),
+             "unparsed": lacks_verdict(row), "drawn": row["drawn"],
              "disagree": row["words_agree"] is False,
              "missed": tp == 0 and fn > 0, "invented": tp + fn == 0 and fp > 0,
              "cut": not row["finished"] and not row["failed"], "failed": bool(row["failed"])}

@@ -95,9 +95,12 @@ def view(run: Evaluation, columns: dict[str, np.ndarray], shown: int) -> dict:
                 curves.histogram(fake, truth)]
     main = [tables.masks(run),
             tables.block(run, "Verdict", "detection", keys=tables.DETECTION),
+            *tables.classes(run, "Classes", "detection", "classes"),
             tables.block(run, "Explanation", "text", keys=("rouge_l", "css")),
             tables.block(run, "Words against verdict", "words"),
-            tables.block(run, "Artifacts one by one", "matching")]
+            tables.block(run, "Artifacts one by one", "matching"),
+            tables.block(run, "Given the true answer", "teacher_forced"),
+            *tables.classes(run, "Classes, given the true answer", "teacher_forced", "classes")]
     return {
         "metrics": {key: run.metrics.get(key) for key in (
             "data", "split", "checkpoint", "num_failed", "failures", "num_unfinished",

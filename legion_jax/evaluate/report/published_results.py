@@ -2,26 +2,32 @@
 
 Numbers are as printed. LEGION prints per cent, and neither says over what it averages (the implied
 background IoU points to means over photos) nor gives code that computes its tables; FakeVLM's F1
-does not say which class is positive.
+does not say which class is positive; SIDA's code scores answers that it is given the truth of.
 """
 
 import dataclasses
 import re
 
+from input_pipeline.records import verdict_classes
 from legion_jax.evaluate.report.folder import Evaluation
 from legion_jax.evaluate.report.tables import DASH, Cell, Table, Term, convention
 
 LEGION = "LEGION paper (arXiv 2503.15264)"
 FAKEVLM = "FakeVLM paper (arXiv 2503.14905)"
+SIDA = "SIDA, table of its repository (hzlsaber/SIDA)"
 THIRD = "a third party's scores of the public legion_LE weights and of its own retraining"
 _MASKS = ("mIoU and F1 as printed, in per cent: two-class mIoU, F1 of the artifacts. Whether they "
           "are means over photos or pooled is not published, so this run has a row of each.")
 _TEXT = "In per cent. The sentence encoder behind the published CSS is not named."
 _VERDICT = ("Whether the published F1 is that of the fake class is not said; this run's is. The "
             "sentence encoder behind the published CSS is not named.")
+_CLASSES = ("In per cent. The accuracy of one kind of photo is its recall; the F1 of all photos is "
+            "the mean of the three. SIDA's code gives the model the true answer and reads the "
+            "verdict at its [CLS]: the second row of this run is made so, with --compat=sida. "
+            "Of other methods only the overall numbers are told.")
 _TRAINING = {"train", "val", "validation", "dev"}
 # Sets that also have photos to train on, so that all splits together are no test.
-WITH_TRAINING = ("synthscars", "richhf", "fakeclue")
+WITH_TRAINING = ("synthscars", "richhf", "fakeclue", "sid_set")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +49,8 @@ class Published:
         columns: what each method's values are, in order.
         rows: {method: values, None where the table has none}; `ours` is the authors' own method.
         per_cent: values are in per cent, else from 0 to 1.
-        pooled: this run gets a second row, of the same measures pooled over all pixels.
+        ours_by: rows of this run, as (name, key of `Column.path`, what stands in its place), "" for
+            the path as it is.
     """
 
     dataset: str
@@ -54,7 +61,7 @@ class Published:
     rows: dict[str, tuple[float | None, ...]]
     ours: str
     per_cent: bool = True
-    pooled: bool = False
+    ours_by: tuple[tuple[str, str, str], ...] = (("this run", "", ""),)
 
 
 def _masks(*categories: str) -> tuple[Column, ...]:
@@ -68,6 +75,12 @@ def _masks(*categories: str) -> tuple[Column, ...]:
 _TEXT_COLUMNS = (Column("ROUGE-L", ("text", "rouge_l")), Column("CSS", ("text", "css")))
 _FAKEVLM_COLUMNS = (Column("accuracy", ("detection", "accuracy")),
                     Column("F1", ("detection", "f1")), *_TEXT_COLUMNS)
+_CLASS_COLUMNS = tuple(
+    column for label in ("real", "synthetic", "tampered") for column in (
+        Column(f"{label} accuracy", ("detection", "classes", "by_class", label, "recall")),
+        Column(f"{label} F1", ("detection", "classes", "by_class", label, "f1")))) + (
+    Column("accuracy", ("detection", "classes", "accuracy")),
+    Column("F1", ("detection", "classes", "macro_f1")))
 _THIRD_COLUMNS = tuple(
     Column(name, ("localisation", how, key)) for name, how, key in (
         ("mean IoU", "mean", "fg_iou"), ("mean F1", "mean", "f1"),
@@ -104,6 +117,14 @@ _FAKEVLM = {
     "Qwen2-VL-72B": (.578, .565, .175, .544, .554, .409, .173, .432),
     "GPT-4o": (.474, .420, .134, .407, .634, .572, .147, .354),
     "FakeVLM": (.986, .981, .580, .877, .843, .837, .201, .582)}
+# SID-Set accuracy and F1 of real, fully synthetic, tampered, all.
+_SID_SET = {
+    "SIDA-7B": (89.1, 91.0, 98.7, 98.6, 92.7, 91.0, 93.5, 93.5),
+    "SIDA-13B": (89.6, 91.1, 98.5, 98.7, 92.9, 91.2, 93.6, 93.5)} | {
+    name: (*(None,) * 6, *overall) for name, overall in {
+        "AntifakePrompt": (63.1, 74.2), "CnnSpot": (42.1, 52.7), "FreDect": (37.4, 47.0),
+        "Fusing": (40.6, 49.3), "Gram-Net": (54.8, 60.2), "UnivFD": (64.7, 80.0),
+        "LGrad": (51.7, 60.7), "LNP": (55.3, 61.5)}.items()}
 # Column -> the split that is all of it.
 _SETS = {"GANs": "", "Deepfakes": "deepfake", "CRN": "crn", "IMLE": "imle", "SITD": "sitd",
          "SAN": "san", "Diffusion": ""}
@@ -123,11 +144,14 @@ def _columns(table: dict[str, tuple], start: int, stop: int) -> dict[str, tuple]
     return {method: values[start:stop] for method, values in table.items()}
 
 
+_POOLED = (("this run, mean over photos", "", ""), ("this run, pooled", "mean", "pooled"))
+_FORCED = (("this run", "", ""),
+           ("this run, given the true answer", "detection", "teacher_forced"))
 TABLES = (
     Published("synthscars", "SynthScars, by content", LEGION, f"{_MASKS} The released data set "
               "does not tell a photo's category; without a side file nothing can be put here.",
               _masks("object", "animal", "human", "scene"), _columns(_LOCALISATION, 0, 8),
-              "LEGION", pooled=True),
+              "LEGION", ours_by=_POOLED),
     Published("synthscars", "SynthScars, all photos", THIRD, "From 0 to 1, of the artifacts.",
               _THIRD_COLUMNS, {"legion_LE": (.223, .321, .242, .389),
                                "retrained": (.196, .287, .200, .334)}, "legion_LE",
@@ -135,7 +159,7 @@ TABLES = (
     Published("synthscars", "SynthScars, explanations", LEGION, _TEXT, _TEXT_COLUMNS,
               _columns(_EXPLANATION, 0, 2), "LEGION"),
     Published("loki", "LOKI, masks", LEGION, _MASKS, _masks(""), _columns(_LOCALISATION, 8, 10),
-              "LEGION", pooled=True),
+              "LEGION", ours_by=_POOLED),
     Published("loki", "LOKI, masks of 229 photos", THIRD, "From 0 to 1, of the artifacts.",
               _THIRD_COLUMNS, {"legion_LE": (.099, .160, .117, .209),
                                "retrained": (.079, .128, .124, .221)}, "legion_LE",
@@ -146,7 +170,9 @@ TABLES = (
               _columns(_FAKEVLM, 4, 8), "FakeVLM", per_cent=False),
     Published("richhf", "RichHF-18K, masks", LEGION, f"{_MASKS} The threshold that makes masks "
               "of the published heat maps is not known.", _masks(""),
-              _columns(_LOCALISATION, 10, 12), "LEGION", pooled=True),
+              _columns(_LOCALISATION, 10, 12), "LEGION", ours_by=_POOLED),
+    Published("sid_set", "SID-Set, classes", SIDA, _CLASSES, _CLASS_COLUMNS, _SID_SET, "SIDA-7B",
+              ours_by=_FORCED),
     Published("fakeclue", "FakeClue", FAKEVLM, _VERDICT, _FAKEVLM_COLUMNS,
               _columns(_FAKEVLM, 0, 4), "FakeVLM", per_cent=False),
     Published("ufd", "UniversalFakeDetect, accuracy", LEGION,
@@ -205,11 +231,8 @@ def _table(run: Evaluation, table: Published, split: str) -> Table:
     def text(value: float | None) -> Cell:
         return DASH if value is None else Cell(f"{value:.{digits}f}")
 
-    ours = {"this run": [_number(run, column, split) for column in table.columns]}
-    if table.pooled:
-        ours = {"this run, mean over photos": ours["this run"],
-                "this run, pooled": [_number(run, _pooled(column), split)
-                                     for column in table.columns]}
+    ours = {name: [_number(run, _moved(column, key, other), split) for column in table.columns]
+            for name, key, other in table.ours_by}
     rows = [(Term(name), [text(value if value is None else scale * value) for value in values])
             for name, values in ours.items()]
     rows += [(Term(name), [text(value) for value in values]) for name, values in table.rows.items()]
@@ -220,19 +243,25 @@ def _table(run: Evaluation, table: Published, split: str) -> Table:
                  strong=(*ours, table.ours))
 
 
-def _pooled(column: Column) -> Column:
+def _moved(column: Column, key: str, other: str) -> Column:
+    """The column with `other` in place of `key` in its path."""
     return dataclasses.replace(
-        column, path=tuple("pooled" if key == "mean" else key for key in column.path))
+        column, path=tuple(other if part == key else part for part in column.path))
 
 
 def _number(run: Evaluation, column: Column, split: str) -> float | None:
-    """The run's number for a column; categories and groups are found whatever their case.
+    """The run's number for a column; categories and groups are found whatever their case, classes
+    by the label they are of.
 
     None for a group of test sets that lacks some of them: its mean is not the published one.
     """
     block, name, *rest = column.path
     if column.split and column.split == split.lower():
         return run.number("detection", "accuracy")
+    if "by_class" in rest:
+        names = list(run.block(block, name, "by_class"))
+        index = verdict_classes.class_of(rest[1], names)
+        rest[1] = rest[1] if index is None else names[index]
     if block in ("categories", "groups"):
         name = next((known for known in run.block(block) if known.lower() == name.lower()), name)
     return None if run.block(block, name).get("missing") else run.number(block, name, *rest)

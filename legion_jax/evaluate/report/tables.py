@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from legion_jax.display import numbers
+from legion_jax.evaluate.class_scores import NONE
 from legion_jax.evaluate.report.folder import Evaluation, value_at
 from legion_jax.evaluate.settings import dialogue_of
 from legion_jax.evaluate.word_verdicts import FAKEVLM, WORDS
@@ -34,11 +35,29 @@ MEASURES = {
     "num_unparsed": ("answers without a verdict", "Their words say neither real nor fake; each "
                      "counts as a wrong verdict."),
     "num_drawn": ("verdicts drawn", "By lot, where the words say neither real nor fake."),
+    "num_no_verdict": ("answers without a verdict", "They lack the [CLS] that the head reads; each "
+                       "counts as a wrong verdict."),
     "ap50": ("AP50", "Average precision of single masks at IoU 0.5."),
     "map": ("mAP", "Mean average precision of single masks over IoU 0.5, 0.55 ... 0.95."),
     "rouge_l": ("ROUGE-L", "F-measure of the longest common subsequence of words of explanation "
                 "and reference."),
     "css": ("CSS", "Cosine similarity of sentence embeddings of explanation and reference.")}
+# Of verdicts of more than two classes, which is not what MEASURES says of the same keys.
+OF_CLASSES = {
+    "accuracy": ("accuracy over classes", "Share of photos given their own class."),
+    "macro_f1": ("macro F1 over classes", "Mean of the F1 of every class."),
+    "recall": ("recall", "Share of the photos of a class that were given it."),
+    "precision": ("precision", "Share of the photos given a class that are of it."),
+    "f1": ("F1", "Harmonic mean of precision and recall."),
+    "support": ("photos", "How many photos are of the class.")}
+# Of true answers given, by the names of SIDA's evaluation.
+OF_FORCED = {
+    "giou": ("gIoU", "Mean IoU of true masks."),
+    "ciou": ("cIoU", "IoU of the pixels of all true masks counted together."),
+    "pixel_accuracy": ("pixel accuracy", "cIoU in per cent."),
+    "f1": ("F1", "Harmonic mean of cIoU and the accuracy over classes."),
+    "auc": ("AUC", "Mean precision of the classes times their mean recall."),
+    "num_masks": ("true masks", ""), "num_left_out": ("photos left out", "")}
 F1_OF_FAKE = ("F1 of fake", "F1 of the verdicts with fake as the positive class.")
 MEANS = {"mean": "mean over photos", "mean_with_artifacts": "photos with artifacts",
          "pooled": "pooled pixels"}
@@ -86,9 +105,12 @@ class Table:
 
 def term(run: Evaluation, key: str, *path: str) -> Term:
     """The name of measure `key` with its meaning and the run's convention for it."""
-    verdict = path[-1:] == ("detection",)
-    name, meaning = F1_OF_FAKE if verdict and key == "f1" else MEASURES.get(
-        key, (key.replace("_", " "), ""))
+    known = OF_CLASSES if "classes" in path else MEASURES
+    if path[-1:] == ("detection",):
+        known = MEASURES | {"f1": F1_OF_FAKE}
+    if path == ("teacher_forced",):
+        known = OF_FORCED
+    name, meaning = known.get(key, (key.replace("_", " "), ""))
     return Term(name, f"{meaning} {convention(run, *path, key)}".strip())
 
 
@@ -136,7 +158,7 @@ def block(run: Evaluation, title: str, *path: str, keys: Sequence[str] = ()) -> 
     rows = []
     for key in names:
         inner = run.block(*path, key)
-        if not key.startswith("by_"):  # those have tables of their own
+        if not key.startswith("by_") and key != "classes":  # those have tables of their own
             for name in inner:
                 inside = term(run, name, *path, key)
                 rows.append((dataclasses.replace(inside, name=f"{inside.name}, {key}"),
@@ -147,6 +169,28 @@ def block(run: Evaluation, title: str, *path: str, keys: Sequence[str] = ()) -> 
         return None
     num = run.number(*path, "num")
     return Table(title, [Term("value")], rows, note="" if num is None else f"{num:,.0f} photos.")
+
+
+def classes(run: Evaluation, title: str, *path: str) -> list[Table]:
+    """Scores of each class of a block of them, and what photos of each label were called."""
+    if not (names := run.block(*path, "by_class")):
+        return []
+    keys = ("recall", "precision", "f1", "support")
+    rows = [(Term(name), [cell(run, *path, "by_class", name, key) for key in keys])
+            for name in names]
+    rows.append((Term("all"), [cell(run, *path, key) for key in (
+        "accuracy", "", "macro_f1", "num")]))
+    whole = [dataclasses.replace(term(run, key, *path), name=name) for key, name in (
+        ("recall", "recall, accuracy of all"), ("precision", "precision"),
+        ("f1", "F1, macro F1 of all"), ("support", "photos"))]
+    confusion = run.block(*path, "confusion")
+    columns = list(dict.fromkeys(name for counts in confusion.values() for name in counts))
+    counted = [(Term(label), [cell(run, *path, "confusion", label, name) for name in columns])
+               for label in confusion]
+    return [Table(title, whole, rows, strong=("all",)),
+            Table(f"{title}: what photos were called", [Term(
+                "no verdict" if name == NONE else f"called {name}") for name in columns], counted,
+                note="A row for what the photos are.")]
 
 
 def categories(run: Evaluation) -> Table | None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from legion_jax.convert.roles import Source
 from legion_jax.models.legion import splice_flags
-from legion_jax.train import losses
+from legion_jax.models.reading import read_text, see
 from tools.verify_case.comparisons import FEATURE, Results
 from tools.verify_case.fakevlm.fakevlm_case import FakevlmCase
 from tools.verify_case.tower import tower_states
@@ -54,6 +54,6 @@ def check_reading(case: FakevlmCase, results: Results) -> None:
 
 def _read(model, batch, *, image_index):
     """Final states and logits of a batch, and which positions are of no padding."""
-    states = losses.read_text(model, batch, losses.see(model, batch), image_index)
+    states = read_text(model, batch, see(model, batch), image_index)
     valid = splice_flags(batch["valid"], image_index, model.config.vision.num_patches, True)
     return states, model.language.logits(states), valid

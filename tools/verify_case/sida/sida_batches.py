@@ -116,6 +116,5 @@ def _masks(case: SidaCase, name: str, number: int) -> list[np.ndarray]:
     """Ground truth of a photo: of two masks the second is the first in a mirror."""
     mask = case.soft_mask(name)
     if number > 2:
-        raise CaseError(f"{case.folder}: {name}: an answer with {number} masks, of which only 2 "
-                        f"are known")
+        raise CaseError(f"{case.folder}: {name}: {number} masks in an answer, 2 at most are known")
     return [mask, mask[:, ::-1]][:number]

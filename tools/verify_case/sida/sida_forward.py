@@ -7,7 +7,7 @@ import numpy as np
 
 from legion_jax.config import CLS_TOKEN, SEG_TOKEN
 from legion_jax.models.legion import splice_flags, token_slots
-from legion_jax.train import losses
+from legion_jax.models.reading import Reading, framed_masks, read_text, see, verdict_logits
 from tools.verify_case.comparisons import FEATURE, Results
 from tools.verify_case.sida import sida_batches
 from tools.verify_case.sida.sida_case import SidaCase
@@ -81,15 +81,16 @@ def forward(case: SidaCase, inputs: dict) -> dict[str, np.ndarray]:
 
 
 def _read(model, inputs, *, image_index, cls_id, seg_id, slots):
-    reading = losses.Reading(image_index, {CLS_TOKEN: cls_id, SEG_TOKEN: seg_id})
-    seen, patches = losses.see(model, inputs), model.config.vision.num_patches
-    states = losses.read_text(model, inputs, seen, image_index)
-    logits, _ = losses.verdict_logits(model, inputs, seen, states, reading)
+    """Everything between the words of a batch and its masks."""
+    reading = Reading(image_index, {CLS_TOKEN: cls_id, SEG_TOKEN: seg_id})
+    seen, patches = see(model, inputs), model.config.vision.num_patches
+    states = read_text(model, inputs, seen, image_index)
+    logits, _ = verdict_logits(model, inputs, seen, states, reading)
     positions, has_seg, _ = token_slots(inputs["ids"], seg_id, slots, patches)
     prompts = model.prompt(jnp.take_along_axis(states, positions[..., None], axis=1))
     fused = model.fuse(prompts, logits, has_seg)
     low, _ = model.draw(inputs["sam_embedding"], fused)
-    framed, _ = losses.framed_masks(model, inputs, states, reading, logits)
+    framed, _ = framed_masks(model, inputs, states, reading, logits)
     return {"states": states, "logits": logits, "has_seg": has_seg, "prompts": prompts,
             "query": model.fusion.ask(logits), "fused": fused, "low": low, "framed": framed,
             "valid": splice_flags(inputs["valid"], image_index, patches, True)}

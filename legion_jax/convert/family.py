@@ -38,6 +38,7 @@ class System:
     tokens: tuple[str, ...] = ()
 
 
+END = dialogue.SIDA_DESCRIBED.closing
 LEGION = System("legion", dialogue.LEGION, source=VISION, classes=("synthetic", "real"),
                 tokens=dialogue.LEGION.tokens)
 FAKEVLM = System("fakevlm", dialogue.LLAVA15_CHAT, masks=False, source=WORDS,
@@ -56,9 +57,9 @@ def system_of(sources: Sources, *, asked: str | None, partial: bool,
               tokenizer: str | None) -> System:
     """The system that the files are, or are asked to become.
 
-    A head on [CLS] is SIDA's, other weights with LISA's names are a LISA. A LLaVA with nothing
-    beside it is a FakeVLM, unless it knows [SEG] or `partial` says that parts of it are missing.
-    Everything else is a LEGION.
+    A head on [CLS] is SIDA's, of its second stage where it knows [END]; other weights with LISA's
+    names are a LISA. A LLaVA with nothing beside it is a FakeVLM, unless it knows [SEG] or
+    `partial` says that parts of it are missing. Everything else is a LEGION.
 
     Args:
         asked: name of the system the files are to become.
@@ -74,11 +75,11 @@ def system_of(sources: Sources, *, asked: str | None, partial: bool,
         _check(sources, SYSTEMS[asked])
         return SYSTEMS[asked]
     if _has(sources, VERDICT[TOKEN][0]):
-        return SIDA
+        return SIDA_DESCRIBED if _knows(sources, END, tokenizer) else SIDA
     if main.spelling == LISA_NAMES.name:
         return LISA
     alone = main.is_llava and not any(_has(sources, part) for part in PARTS)
-    if alone and not partial and not _knows_seg(sources, tokenizer):
+    if alone and not partial and not _knows(sources, SEG_TOKEN, tokenizer):
         return FAKEVLM
     return LEGION
 
@@ -101,8 +102,8 @@ def _check(sources: Sources, system: System) -> None:
                               f"LISA's projector, a LLaVA's has two")
 
 
-def _knows_seg(sources: Sources, tokenizer: str | None) -> bool:
-    """Whether a tokenizer of the model, or of its adapter, has [SEG]."""
+def _knows(sources: Sources, token: str, tokenizer: str | None) -> bool:
+    """Whether a tokenizer of the model, or of its adapter, has the token."""
     folders = [pathlib.Path(tokenizer)] if tokenizer else [
         source.folder.root for role, source in sources.roles.items() if role in ("main", "adapter")]
     for folder in folders:
@@ -110,6 +111,6 @@ def _knows_seg(sources: Sources, tokenizer: str | None) -> bool:
             listed = Listed.read(folder)
         except UserError:  # whoever opens the tokenizer says what is wrong
             continue
-        if listed and SEG_TOKEN in listed.tokens:
+        if listed and token in listed.tokens:
             return True
     return False
