@@ -3,14 +3,16 @@
 import dataclasses
 import json
 import re
+import types
 
 import family_golden
 import numpy as np
 import pytest
 from commands import run_tool
 
-from tools.verify_case import __main__ as verify_case, slim
+from tools.verify_case import __main__ as verify_case, learning, slim
 from tools.verify_case.comparisons import Results, Stored
+from tools.verify_case.sida import sida_curve, sida_training
 from tools.verify_case.sida.sida_inputs import remove_repeated_tags, shown
 from tools.verify_case.systems import FAKEVLM, SIDA, SYSTEMS, system_of
 
@@ -21,16 +23,17 @@ OF_INPUTS = re.compile(
 
 
 def compared(case, system, *names):
-    """Results of the checks of inputs with these names, by default of all of them."""
+    """Results of the checks `room.name`, by default of all those of inputs."""
     results = Results(*case.stored, noise=case.noise)
     for check in system.checks:
-        if check.__module__.endswith("_inputs") and (not names or check.__name__ in names):
+        room = check.__module__.rpartition("_")[2]
+        if f"{room}.{check.__name__}" in names or (not names and room == "inputs"):
             check(case, results)
     return results
 
 
 @pytest.fixture(scope="module", params=CASES)
-def opened(request):
+def opened(request, torch_files):
     """(system, case) of each."""
     folder = family_golden.folder(request.param)
     assert system_of(folder) is CASES[request.param]
@@ -45,13 +48,36 @@ def test_inputs(opened):
     assert not [name for name in case.reference.unused if OF_INPUTS.search(name)]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name, quantities", [("F", 490), ("S", 1880)])
+def test_a_whole_case_and_its_training_run(torch_files, name, quantities):
+    results = verify_case.verify(str(family_golden.folder(name)), curve=True)
+    assert not results.failures, "\n".join(str(row) for row in results.failures)
+    assert len(results.rows) > quantities
+    assert not results.left_out and not results.left_to_curve
+
+
+def test_activations_and_losses():
+    """Of FakeVLM, whose case is small; those of SIDA are left to the whole case."""
+    case = FAKEVLM.open_case(family_golden.folder("F"))
+    results = compared(case, FAKEVLM, "forward.check_sight", "forward.check_reading",
+                       "training.check_losses")
+    assert not results.failures, "\n".join(str(row) for row in results.failures)
+    assert {"projected", "last_hidden_valid", "logits_first_answer", "train_loss",
+            "per_sample_loss"} <= {row.quantity for row in results.rows}
+
+
 @pytest.mark.parametrize("folder, check, array, change", [
-    ("F", "check_pixels", "prep336_2_s6", 1e-6), ("F", "check_rows", "train_labels", 1),
-    ("F", "check_prompts", "eval_chat_attention_mask", 1),
-    ("F", "check_full_vocabulary", "full_vocab_train_input_ids", 1),
-    ("S", "check_rows", "stage2_syn_labels", 1), ("S", "check_rows", "twoseg_seg_positions", 1),
-    ("S", "check_pixels", "pre_t1_mask_s8", 1e-3), ("S", "check_pixels", "pre_r0_resize", 1)])
-def test_a_wrong_reference_fails_by_name(folder, check, array, change):
+    ("F", "inputs.check_pixels", "prep336_2_s6", 1e-6),
+    ("F", "inputs.check_rows", "train_labels", 1),
+    ("F", "inputs.check_prompts", "eval_chat_attention_mask", 1),
+    ("F", "inputs.check_full_vocabulary", "full_vocab_train_input_ids", 1),
+    ("F", "forward.check_sight", "projected", 1e-3),
+    ("S", "inputs.check_rows", "stage2_syn_labels", 1),
+    ("S", "inputs.check_rows", "twoseg_seg_positions", 1),
+    ("S", "inputs.check_pixels", "pre_t1_mask_s8", 1e-3),
+    ("S", "inputs.check_pixels", "pre_r0_resize", 1)])
+def test_a_wrong_reference_fails_by_name(torch_files, folder, check, array, change):
     root, system = family_golden.folder(folder), CASES[folder]
     outputs = dict(np.load(root / "outputs.npz"))
     outputs[array].flat[-1] += change
@@ -65,7 +91,8 @@ def test_texts_are_compared(opened):
     if system is FAKEVLM:
         meta["eval"]["eval_raw"]["response"][1] += "?"
         meta["verdicts"][0]["verdict"] = 0
-        wrong = {"eval_raw[1] response", "verdicts[0]"}
+        meta["accuracy_example"]["out"]["category_acc"]["human"]["real_accuracy"] = 0.5555
+        wrong = {"eval_raw[1] response", "verdicts[0]", "accuracy_example human real_accuracy"}
     else:
         meta["conversations"]["stage2_tam"][0] += " "
         meta["remove_repeated_tags"][1]["out"] += " "
@@ -127,6 +154,55 @@ def test_noise_widens_a_tolerance_that_is_narrower():
     assert [row.passed for row in results.rows] == [
         True, True, True, True, True, False, True, True,
         False, False, False, False, False, False, True, True]
+
+
+def test_masks_of_no_answer_have_statistics_of_no_rows():
+    results = Results()
+    results.stats("none", np.zeros((0, 4, 5)), np.zeros((0, 5)), axes=2)
+    results.stats("missing", np.zeros((0, 4, 5)), np.zeros((1, 5)), axes=2)
+    assert [row.passed for row in results.rows] == [True, False]
+
+
+def test_what_is_exactly_zero_in_a_gradient_must_be_so():
+    """Also what has none there; rounding may be some other rounding."""
+    results = Results()
+    wanted = {"none": None, "zero": 0.0, "absent": None, "rounding": 3e-9, "some": 1.0}
+    norms = {"none": 1e-12, "zero": 1e-12, "rounding": 9e-7, "some": 1.0009}
+    learning.check_norms(results, "norm", norms, wanted, total=1.0)
+    learning.check_norms(results, "worse", {"rounding": 2e-6, "some": 1.002},
+                         {"rounding": 3e-9, "some": 1.0}, total=1.0)
+    assert {row.quantity for row in results.failures} == {
+        "norm none", "norm zero", "worse rounding", "worse some"}
+
+
+def test_published_losses_and_their_faults():
+    """In stage 1 both names are of one sum; what is NaN is asked to be, and nothing else."""
+    terms = {"ce": 0.0, "bce": 1.5, "dice": 1.25, "verdict": 0.5}
+    assert sida_training.published_losses(terms, "stage1") == {
+        "loss": 3.25, "cls_loss": 0.5, "mask_loss": 2.75, "mask_bce_loss": 1.375,
+        "mask_dice_loss": 1.375}
+    terms = {"ce": np.nan, "bce": 0.5, "dice": 0.25, "verdict": 0.5}
+    reported = sida_training.published_losses(terms, "stage2")
+    assert reported["mask_bce_loss"] == 1 and reported["mask_dice_loss"] == 0.5
+    assert reported["mask_loss"] == 1.5 and reported["cls_loss"] == 1
+    for changes, wrong in (({}, []), ({"ce_loss": 1.0}, ["ce_loss"]),
+                           ({"cls_loss": np.nan}, ["cls_loss"])):
+        published = {name: np.float64(value) for name, value in (reported | changes).items()}
+        case = types.SimpleNamespace(reference=Stored(published))
+        results = Results(case.reference)
+        sida_training.check_reported(case, results, "", reported)
+        assert [row.quantity for row in results.failures] == wrong
+
+
+def test_the_first_update_is_unsure_only_where_a_gradient_is_near_epsilon():
+    settings = sida_training.run_settings("stage1", learning_rate=1e-3).optimizer
+    grad = np.array([0.5, 1e-3, 1e-7, 0.0, 1e-12], np.float32)
+    off = sida_curve.first_step_rounding(grad, settings, total=10.0, share=1e-6)
+    assert (off[:2] < 1e-9).all() and off[2] > 1e-6
+    assert off[3] == 0  # rounding has no part in what is exactly zero
+    assert off[4] == 2e-3  # no step is longer than the rate
+    unclipped = sida_curve.first_step_rounding(grad, settings, total=0.1, share=1e-6)
+    assert unclipped[2] < off[2]
 
 
 @pytest.mark.parametrize("text, expected", [
