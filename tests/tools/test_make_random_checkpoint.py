@@ -52,7 +52,8 @@ def test_full_sizes_of_the_family(size, number):
             "cls_head", "sida_fc1", "attention_layer")}}[size]
 
 
-@pytest.mark.parametrize("size", ["tiny", "tiny_fakevlm", "tiny_sida"])
+@pytest.mark.parametrize("size", [
+    "tiny", pytest.param("tiny_fakevlm", marks=pytest.mark.slow), "tiny_sida"])
 def test_there_and_back(tmp_path, size):
     made = run_tool("tools.make_random_checkpoint", f"--size={size}", "--output",
                     tmp_path / "torch")
